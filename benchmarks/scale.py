@@ -112,7 +112,13 @@ def simulate(
                 recent=None,
                 publish=publish,
             )
-            plan = Plan(candidates, None, None, finalists=5, order=order)  # type: ignore[arg-type]
+            plan = Plan(
+                candidates=candidates,
+                hours=None,
+                target=None,
+                finalists=5,
+                order=order,  # type: ignore[arg-type]
+            )
             Search(session, make_strategy, space.baselines(), plan).run()
             session.close()
     now, done, _ = marks["ask" if order == "arrival" else "tell"]

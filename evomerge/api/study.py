@@ -227,12 +227,7 @@ class Study(Run):
             for item in self._waiting
             if item.told is None and not self._session.take_scores(item)
         ]
-        return [item for item in self._waiting if not self._is_held(item)]
-
-    def _is_held(self, candidate: Candidate) -> bool:
-        """Whether an earlier candidate with the same recipe is open."""
-        equals = self._session.history.earlier_equals(candidate)
-        return any(item.told is None for item in equals)
+        return [item for item in self._waiting if not self._session.is_held(item)]
 
     def _number(self, candidate: Asked | int) -> int:
         if isinstance(candidate, Asked):
@@ -258,7 +253,7 @@ class Study(Run):
             why = f"the study has given {len(candidates)} candidates so far, from number 0"
         elif candidates[number].told is not None:
             why = "it has an outcome already"
-        elif self._is_held(candidates[number]):
+        elif self._session.is_held(candidates[number]):
             why = "it has the recipe of another open candidate, and gets its score"
         else:
             return candidates[number]

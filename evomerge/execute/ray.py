@@ -53,9 +53,9 @@ class RayWorker(Worker):
     """
 
     def __init__(self, make: Callable[[], RunJob], resources: Mapping[str, float]) -> None:
-        own = dict(resources)
-        cpus, gpus = own.pop("CPU", 0.0), own.pop("GPU", 0.0)
-        self._options = {"num_cpus": cpus, "num_gpus": gpus, "resources": own}
+        others = dict(resources)
+        cpus, gpus = others.pop("CPU", 0.0), others.pop("GPU", 0.0)
+        self._options = {"num_cpus": cpus, "num_gpus": gpus, "resources": others}
         self._make = make
         self._actor: Any = None
         self._answer: Future[Any] | None = None
@@ -85,9 +85,8 @@ class RayWorker(Worker):
         """Return the next answer; see `Worker`."""
         assert self._answer is not None
         answer, self._answer = self._answer, None
-        found: tuple[Any, Records]
-        self.place, found = answer.result()
-        return found
+        self.place, (value, records) = answer.result()
+        return value, records
 
     def close(self) -> None:
         """End the actor."""
@@ -123,8 +122,8 @@ def _find_cause(actor: Any, error: RayError, answer: Future[Any]) -> None:
             return
         else:
             break
-    if found := not_importable(error):
-        answer.set_exception(found)
+    if fault := not_importable(error):
+        answer.set_exception(fault)
     elif is_machine_gone(error):
         answer.set_exception(LostMachineError("its machine is gone"))
     else:

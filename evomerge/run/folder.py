@@ -53,10 +53,10 @@ class RunFolder:
                 f"{shlex.quote(str(path))}`."
             )
         if path.is_dir():
-            found = entries(path, RunFolderError)
-            check_ordinary(found, RunFolderError)
+            files = entries(path, RunFolderError)
+            check_ordinary(files, RunFolderError)
             # A search writes to all of it.
-            check_inside(found, [path.resolve()], "the run", RunFolderError)
+            check_inside(files, [path.resolve()], "the run", RunFolderError)
         for name in (CONFIG, JOURNAL):
             if not (path / name).is_file():
                 raise RunFolderError(
@@ -84,8 +84,8 @@ class RunFolder:
         """Create a run in one step, of the search file as written and what was resolved."""
         cls.check_free(path)
         content = yaml_mapping(search, str(path / CONFIG), "a search file", RunFolderError)
-        known = {**manifest, _DIGEST: _digest([content, manifest])}
-        files = {CONFIG: search, MANIFEST: json.dumps(known, indent=1) + "\n"}
+        signed = {**manifest, _DIGEST: _digest([content, manifest])}
+        files = {CONFIG: search, MANIFEST: json.dumps(signed, indent=1) + "\n"}
         try:
             create_folder(path, {**files, JOURNAL: Lines().encode(HEADER).decode()})
         except OSError as error:

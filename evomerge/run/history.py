@@ -88,8 +88,9 @@ class Candidate:
     @property
     def status(self) -> str:
         """`open`, `scored` or `failed`."""
-        known = "scored" if self.scores("search") else "failed"
-        return known if "search" in self.outcomes else "open"
+        if "search" not in self.outcomes:
+            return "open"
+        return "scored" if self.scores("search") else "failed"
 
     @property
     def failure(self) -> str | None:
@@ -151,8 +152,8 @@ class History:
             case "ask":
                 if event["candidate"] != len(self.candidates):
                     raise ValueError(f"candidate {event['candidate']} is not the next number")
-                known = {name: event[name] for name in _ASKED if name in event}
-                candidate = Candidate(len(self.candidates), digest=event["digest"], **known)
+                fields = {name: event[name] for name in _ASKED if name in event}
+                candidate = Candidate(len(self.candidates), digest=event["digest"], **fields)
                 self.candidates.append(candidate)
                 self._open[candidate.number] = candidate
                 self._by_digest.setdefault(candidate.digest, []).append(candidate)
@@ -228,8 +229,8 @@ class History:
 
 def _values(event: Event) -> tuple[float, ...] | None:
     """Return the values of an event; None if there are none, or one is not finite."""
-    found = tuple(map(float, event.get("values") or ()))
-    return found if found and all(map(math.isfinite, found)) else None
+    values = tuple(map(float, event.get("values") or ()))
+    return values if values and all(map(math.isfinite, values)) else None
 
 
 def outcome_of(event: Event) -> Outcome:

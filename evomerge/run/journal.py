@@ -160,9 +160,9 @@ class Journal:
         assert self._handle is not None, "the journal is closed"
         is_in_place = False
         with suppress(FileNotFoundError):
-            found = self.path.stat()
-            same = os.path.samestat(found, os.fstat(self._handle))
-            is_in_place = same and found.st_size == self._size
+            there = self.path.stat()
+            is_same = os.path.samestat(there, os.fstat(self._handle))
+            is_in_place = is_same and there.st_size == self._size
         if not is_in_place:
             raise SearchError(
                 f"{self.path} was replaced, removed or changed by another process, so this search "

@@ -90,12 +90,12 @@ class Logbook:
         if threads != self.history.threads:
             self.write({"event": "threads", "threads": threads})
 
-    def note_processor(self, kind: str, *known: str) -> None:
+    def note_processor(self, kind: str, *others: str) -> None:
         """Warn of a worker's kind of processor that is new to the run, and journal it.
 
-        `known`: the kinds that the run has otherwise; empty ones are not known.
+        `others`: the kinds that the run has otherwise; empty ones are not known.
         """
-        kinds = [name for name in dict.fromkeys((*known, *self.history.processors)) if name]
+        kinds = [name for name in dict.fromkeys((*others, *self.history.processors)) if name]
         if not kind or kind in kinds:
             return
         self.write({"event": "processor", "processor": kind})
@@ -138,6 +138,9 @@ class Logbook:
             except BaseException as error:  # a SystemExit must not end the search either
                 self._followers.remove(follower)
                 name = getattr(follower, "__qualname__", type(follower).__name__)
-                found = f"{type(error).__name__}: {one_line(error)}"
-                goes_on = "and is not called again; the search goes on."
-                log.warning("%s failed (%s) %s", name, found, goes_on)
+                log.warning(
+                    "%s failed (%s: %s) and is not called again; the search goes on.",
+                    name,
+                    type(error).__name__,
+                    one_line(error),
+                )

@@ -14,12 +14,12 @@ Point: TypeAlias = tuple[float, ...]
 
 def nondominated(points: Collection[Point]) -> list[Point]:
     """Return the points, in their order, that no other one dominates."""
-    items = list(points)
-    if not items:
-        return []
-    rows = np.array(items)
-    kept = [not np.any(np.all(rows >= row, axis=1) & np.any(rows > row, axis=1)) for row in rows]
-    return [item for item, keep in zip(items, kept, strict=True) if keep]
+    rows = np.array(list(points))
+    return [
+        point
+        for point, row in zip(points, rows, strict=True)
+        if not np.any(np.all(rows >= row, axis=1) & np.any(rows > row, axis=1))
+    ]
 
 
 def knee(front: Sequence[Point]) -> Point:
@@ -45,7 +45,7 @@ def spread(front: Sequence[Point], count: int) -> list[Point]:
         gaps = np.linalg.norm(scaled[:, None] - scaled[chosen][None], axis=2).min(axis=1)
         gaps[chosen] = -1.0
         chosen.append(int(np.argmax(gaps)))
-    return [front[place] for place in sorted(chosen)]
+    return [front[index] for index in sorted(chosen)]
 
 
 def hypervolume(front: Sequence[Point], lowest: Point, highest: Point) -> float:

@@ -1,7 +1,8 @@
 """The search loop.
 
-The strategy is asked for recipes. The executor builds and scores each one, as a job. The outcome
-is written to the journal and told to the strategy. At the end the winner is chosen and tested.
+The strategy is asked for recipes. The session has each one built and scored, and journals the
+outcome, which the strategy is told. At the end the winner is chosen and tested. A search that goes
+on first repeats the calls to the strategy that its journal records.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Order: TypeAlias = Literal["generation", "arrival"]
 the number of jobs at a time does not matter; or as soon as there is one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """When the search ends (None: no such end), and when the strategy is told outcomes.
 
@@ -127,11 +128,15 @@ class Search:
             if candidate.label is None and self.is_full:
                 self.tell_pending()
             self.repeat_legs(legs, candidate.number)
-            self.strategy.repeat(candidate.number, candidate.label, candidate.origin)
+            self.repeat(candidate)
             self.pending.append(candidate)
         if self.is_full and legs:
             self.tell_pending()
         self.repeat_legs(legs, len(self.history.candidates))
+
+    def repeat(self, candidate: Candidate) -> None:
+        """Repeat the call that a candidate came from."""
+        self.strategy.repeat(candidate.number, candidate.label, candidate.origin)
 
     def repeat_legs(self, legs: list[Event], number: int) -> None:
         """Tell the strategy the recorded legs before a candidate, and take them off the list."""
@@ -144,12 +149,10 @@ class Search:
         """Repeat the calls that the journal records, telling every outcome where it stands."""
         self.told = len(self.history.told)
         for event in self.session.logbook.events:
-            if event["event"] in ("ask", "tell"):
-                candidate = self.history.candidates[event["candidate"]]
-                if event["event"] == "tell":
-                    self.tell(candidate)
-                else:
-                    self.strategy.repeat(candidate.number, candidate.label, candidate.origin)
+            if event["event"] == "ask":
+                self.repeat(self.history.candidates[event["candidate"]])
+            elif event["event"] == "tell":
+                self.tell(self.history.candidates[event["candidate"]])
 
     @property
     def is_full(self) -> bool:
@@ -169,9 +172,9 @@ class Search:
 
     def ask_baselines(self) -> None:
         """Make candidates of the baselines that the journal does not have yet."""
-        known = {item.label for item in self.history.baselines}
+        labels = {item.label for item in self.history.baselines}
         for label, recipe in self.baselines.items():
-            if label not in known and self.has_room:
+            if label not in labels and self.has_room:
                 origin = self.strategy.add_baseline(len(self.history.candidates), label)
                 self.journal(recipe, origin, {"label": label})
 
@@ -182,22 +185,23 @@ class Search:
         start, they would not have been known. All its candidates are compared with the same
         incumbent, that before its first candidate.
         """
-        asked = [item.number for item in self.pending if item.label is None]
-        start, incumbents = len(self.history.candidates), self.session.incumbents
-        if asked:  # later candidates may have outcomes already
-            start = asked[0]
-            incumbents = leading(self.session.ranking, self.history.candidates[:start])
+        first, incumbents = len(self.history.candidates), self.session.incumbents
+        begun = [item.number for item in self.pending if item.label is None]
+        if begun:  # later candidates may have outcomes already
+            first = begun[0]
+            incumbents = leading(self.session.ranking, self.history.candidates[:first])
 
-        def ends() -> bool:
-            return self.session.logbook.is_stopping or not self.has_room if asked else self.is_spent
+        def may_ask() -> bool:
+            if begun:
+                return self.has_room and not self.session.logbook.is_stopping
+            return not self.is_spent
 
-        if not ends() and isinstance(self.strategy, Descending):
-            for place, reached in self.session.walk(self.strategy.legs()):
-                self.strategy.reach(place, reached)
-        if ends():
-            return
-        while not self.is_full and self.has_room:
-            self.ask(incumbents, start)
+        if may_ask() and isinstance(self.strategy, Descending):
+            for place, result in self.session.walk(self.strategy.legs()):
+                self.strategy.reach(place, result)
+        if may_ask():
+            while not self.is_full and self.has_room:
+                self.ask(incumbents, first)
 
     def ask(self, incumbents: list[Candidate], known: int) -> Candidate:
         """Ask the strategy for a candidate and journal it.
@@ -247,8 +251,8 @@ class Search:
             return True
         incumbents = self.session.incumbents
         # Open candidates do not count: one of them may be better, and then the search goes on.
-        known = self.history.candidates
-        if plan.patience is not None and unimproved(incumbents, known) >= plan.patience:
+        candidates = self.history.candidates
+        if plan.patience is not None and unimproved(incumbents, candidates) >= plan.patience:
             return True
         target, ranking = plan.target, self.session.ranking
         return target is not None and reached(incumbents, ranking, target) is not None

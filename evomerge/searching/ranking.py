@@ -208,8 +208,8 @@ def unimproved(incumbents: Iterable[Candidate], candidates: Sequence[Candidate])
 
 def reached(incumbents: Iterable[Candidate], ranking: Ranking, target: float) -> Candidate | None:
     """Return an incumbent that keeps all constraints and has this fitness; None if none has."""
-    kept = (item for item in incumbents if not violation_on(ranking, item, "search"))
-    return next((item for item in kept if item.values and item.values[0] >= target), None)
+    allowed = (item for item in incumbents if not violation_on(ranking, item, "search"))
+    return next((item for item in allowed if item.values and item.values[0] >= target), None)
 
 
 def values_on(ranking: Ranking, candidate: Candidate, split: Split) -> tuple[float, ...] | None:

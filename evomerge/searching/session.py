@@ -66,7 +66,6 @@ class Session:
     def __post_init__(self) -> None:
         self.history = self.logbook.history
         self.incumbents = leading(self.ranking, self.history.candidates)
-        self._running: dict[int, Candidate] = {}
         self._failures: list[Failure] = []
 
     @cached_property
@@ -111,22 +110,23 @@ class Session:
         self, candidates: Iterable[Candidate], purpose: Purpose
     ) -> Iterator[tuple[Candidate, Outcome]]:
         """Yield candidates with their outcomes; the executor is made when there is a first one."""
+        running: dict[int, Candidate] = {}
 
         def make_jobs() -> Iterator[Job]:
             for candidate in candidates:
-                self._running[candidate.number] = candidate
+                running[candidate.number] = candidate
                 yield self._job(candidate, purpose)
 
         jobs = make_jobs()
         for first in jobs:
             for job, outcome in self.executor.run(chain((first,), jobs)):
                 assert not isinstance(outcome, Reached)
-                yield self._running.pop(job.candidate), outcome
+                yield running.pop(job.candidate), outcome
 
     def _unscored(
         self, candidates: Iterable[Candidate], held: list[Candidate]
     ) -> Iterator[Candidate]:
-        """Yield what is to be scored; `held` has candidates while an equal one is scored."""
+        """Yield what is to be scored; `held` has the others, while an equal one is scored."""
         for candidate in candidates:
             queue, held[:] = [*held, candidate], []
             for item in queue:
@@ -134,11 +134,14 @@ class Session:
                     return
                 if item.told is not None or self.take_scores(item):
                     continue
-                equals = self.history.earlier_equals(item)
-                if any(equal.number in self._running for equal in equals):
+                if self.is_held(item):
                     held.append(item)
                 else:
                     yield item
+
+    def is_held(self, candidate: Candidate) -> bool:
+        """Whether an earlier candidate with the same recipe is open."""
+        return any(item.told is None for item in self.history.earlier_equals(candidate))
 
     def take_scores(self, candidate: Candidate) -> bool:
         """Give a candidate the scores of an earlier one with its recipe; return whether it can."""

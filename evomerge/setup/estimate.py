@@ -103,8 +103,8 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
         searched = max(0, candidates - baselines)
         # Workers that have scored their part of a generation wait for the others.
         together = searched if config.executor.order == "arrival" else generation
-        whole, rest = divmod(searched, max(1, together))
-        parts = [min(candidates, baselines), *[together] * whole, rest]
+        generations, rest = divmod(searched, max(1, together))
+        parts = [min(candidates, baselines), *[together] * generations, rest]
         search = each * sum(math.ceil(part / count) for part in parts)
         search += probe.step_seconds * LEG * math.ceil(searched / min(count, generation))
     finalists, has_front = config.evaluation.validation.finalists, checked.ranking.has_front
@@ -119,7 +119,7 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
     for split, models in scored.items():
         seconds = probe.evaluate_seconds * documents[split] / documents["search"]
         finals += math.ceil(models / count) * (probe.build_seconds + seconds)
-    own = max(0, probe.peak_bytes["process"] - probe.shared_bytes)
+    of_a_worker = max(0, probe.peak_bytes["process"] - probe.shared_bytes)
     return Estimate(
         **vars(probe),
         workers=count,
@@ -127,7 +127,7 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
         search_seconds=search,
         final_seconds=finals,
         hours=None if search is None else (probe.start_seconds + search + finals) / 3600,
-        machine_bytes=probe.shared_bytes + workers.on_a_machine * own,
+        machine_bytes=probe.shared_bytes + workers.on_a_machine * of_a_worker,
     )
 
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import EvomergeError, InputError, SearchError, one_line
-from evomerge.evaluation.inference.device import count_cores, processor, use_only
+from evomerge.evaluation.inference.device import count_cores, keep_threads, processor, use_only
 from evomerge.execute.pool import Pool, Worker
 from evomerge.execute.protocol import Executor, InlineExecutor, Notes, RunJob
 from evomerge.run.folder import RunFolder
 from evomerge.run.logbook import Logbook
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.freeze import package_version
+from evomerge.setup.freeze import installed_versions, package_version
 from evomerge.setup.runs import restore
 from evomerge.setup.worker import make_worker, threads_of
 from evomerge.setup.workers import connect, fitting, ray_workers, worker_devices
@@ -43,25 +43,19 @@ SAME = ("evomerge", "torch", "transformers", "lm_eval")
 
 def make_executor(checked: CheckedSearch, run: Path, logbook: Logbook, notes: Notes) -> Executor:
     """Return the executor of a search in the run folder `run`."""
-    config, known = checked.config, tuple[str, ...]()
+    config, kinds = checked.config, list[str]()
     if config.executor.kind == "inline":
         return _inline(checked, logbook, notes)
     if config.executor.kind == "ray":
         workers = _on_ray(checked, run, logbook)
     else:  # workers of Ray may be on other machines
         workers = _in_processes(checked, run, logbook)
-        known = (config.frozen.processor if config.frozen else "", processor())
-    return Pool(
-        workers,
-        notes,
-        config.executor.timeout,
-        lambda kind: logbook.note_processor(kind, *known),
-    )
+        kinds = [config.frozen.processor if config.frozen else "", processor()]
+    timeout = config.executor.timeout
+    return Pool(workers, notes, timeout, lambda kind: logbook.note_processor(kind, *kinds))
 
 
 def _inline(checked: CheckedSearch, logbook: Logbook, notes: Notes) -> Executor:
-    from evomerge.evaluation.inference.device import keep_threads
-
     put_back = keep_threads()
     worker = make_worker(
         checked,
@@ -132,17 +126,15 @@ def _on_ray(checked: CheckedSearch, run: Path, logbook: Logbook) -> list[Worker]
     config, workers = checked.config, ray_workers(checked.config)
     needed = workers.needed
     connect(config)
-    from evomerge.evaluation.inference.vllm_start import installed_vllm
     from evomerge.execute.ray import RayWorker
 
     # Ray does not hide accelerators that an actor did not ask for.
     device = {} if needed.get("GPU") else {"device": "cpu"}
     make = _maker(checked, run, logbook, max(1, int(needed["CPU"])), **device)
-    paths = tuple(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
-    versions = {name: package_version(name) for name in SAME}
-    if config.evaluation.backend == "vllm" and (found := installed_vllm()) is not None:
-        versions |= {found[0]: found[1]}
-    paths = tuple(map(os.path.abspath, paths))
+    folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    paths = [str(Path(folder).absolute()) for folder in folders if folder]
+    installed = installed_versions(config).items()
+    versions = {name: it for name, it in installed if name in SAME or name.startswith("vllm")}
     there = partial(on_machine, make, workers.count, needed, versions, paths)
     return [RayWorker(there, needed) for _ in range(workers.count)]
 
@@ -167,23 +159,23 @@ def on_machine(
     import ray
 
     sys.path.extend(path for path in paths if path not in sys.path)
-    place = f"On the machine {ray.util.get_node_ip_address()} of the cluster"
-    for name, wanted in versions.items():
-        if (found := package_version(name)) != wanted:
+    where = f"On the machine {ray.util.get_node_ip_address()} of the cluster"
+    for name, version in versions.items():
+        if (here := package_version(name)) != version:
             raise SearchError(
-                f"{place} the version of {name} is {found}, but it is {wanted} where the search "
+                f"{where} the version of {name} is {here}, but it is {version} where the search "
                 "runs; install the same versions on all machines."
             )
-    own = ray.get_runtime_context().get_node_id()
-    resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == own)
+    node_id = ray.get_runtime_context().get_node_id()
+    resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == node_id)
     try:
         return make(neighbours=min(count, max(1, fitting(resources, needed))))
     except InputError as error:
-        why = f"{place}, while all machines must see the same parents and tasks: {error}"
+        why = f"{where}, while all machines must see the same parents and tasks: {error}"
         raise SearchError(why) from error
     except EvomergeError:
         raise
     except Exception as error:
         raise SearchError(
-            f"{place} a worker could not be made ({one_line(error)}); repair it, then resume."
+            f"{where} a worker could not be made ({one_line(error)}); repair it, then resume."
         ) from error

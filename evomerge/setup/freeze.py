@@ -23,8 +23,8 @@ def freeze(checked: CheckedSearch) -> dict[str, Any]:
     """Return the manifest of a run: `config`, with all that was resolved, and `Frozen`."""
     plain = checked.config.model_dump(mode="json")
     for key in ("objectives", "constraints"):
-        for item, found in zip(plain[key], getattr(checked, key), strict=True):
-            item["metric"] = found.metric
+        for item, objective in zip(plain[key], getattr(checked, key), strict=True):
+            item["metric"] = objective.metric
     return {
         "config": plain,
         "versions": installed_versions(checked.config),
@@ -50,12 +50,12 @@ def freeze(checked: CheckedSearch) -> dict[str, Any]:
 def _ranges(genes: Sequence[Gene]) -> list[dict[str, Any]]:
     names: dict[tuple[Any, ...], list[str]] = {}
     for gene in genes:
-        key = (gene.kind, float(gene.low), float(gene.high), gene.choices)
-        names.setdefault(key, []).append(gene.name)
+        of_range = (gene.kind, float(gene.low), float(gene.high), gene.choices)
+        names.setdefault(of_range, []).append(gene.name)
     return [
-        {"genes": found, "kind": kind, "low": low, "high": high}
+        {"genes": genes_of, "kind": kind, "low": low, "high": high}
         | ({"choices": list(choices)} if choices else {})
-        for (kind, low, high, choices), found in names.items()
+        for (kind, low, high, choices), genes_of in names.items()
     ]
 
 
@@ -66,8 +66,8 @@ def installed_versions(config: SearchConfig) -> dict[str, str]:
     of_encoders = ("sentence-transformers", "scikit-learn") if config.encoders else ()
     packages = PACKAGES + of_encoders
     versions = {"python": platform.python_version()} | {n: package_version(n) for n in packages}
-    if config.evaluation.backend == "vllm" and (found := installed_vllm()) is not None:
-        versions[found[0]] = found[1]
+    if config.evaluation.backend == "vllm" and (vllm := installed_vllm()) is not None:
+        versions |= {vllm[0]: vllm[1]}
     return versions
 
 

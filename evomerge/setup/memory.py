@@ -86,8 +86,8 @@ def memory_of(checked: CheckedSearch) -> Memory:
         shares = {name: workers.on_an_accelerator * size for name, size in each.items()}
     if executor.kind == "ray" and executor.ray.address is not None:
         return Memory(machine, shares, device, None)
-    own, total = psutil.Process().memory_info(), total_memory()  # its own is in `libraries`
-    free = min(free_memory() + own.rss - getattr(own, "shared", 0), total)
+    process, total = psutil.Process().memory_info(), total_memory()  # it is in `libraries`
+    free = min(free_memory() + process.rss - getattr(process, "shared", 0), total)
     return Memory(machine, shares, device, device_memory(device), total, free)
 
 
@@ -97,21 +97,23 @@ def _backward_bytes(checked: CheckedSearch) -> float:
 
     host, itemsize = checked.checkpoints[checked.host], _itemsize(checked)
     largest = max(math.prod(info.shape) for info in host.tensors.values())
-    kept = kept_bytes(text_section(host.config), itemsize)
-    return _TOKENS * (kept + (host.config.get("vocab_size") or 0) * 12) + largest * (itemsize + 8)
+    activations = kept_bytes(text_section(host.config), itemsize)
+    return _TOKENS * (activations + (host.config.get("vocab_size") or 0) * 12) + largest * (
+        itemsize + 8
+    )
 
 
 def _prepared_bytes(checked: CheckedSearch) -> float:
     """Return how many bytes a worker needs to keep all merges that it has prepared."""
     from evomerge.merging.methods import get_method
 
-    config, found = checked.config, 0.0
+    config, size = checked.config, 0.0
     methods = () if config.space.kind == "dataflow" else config.space.methods
     for method in map(get_method, methods):
         base = None if method.base == "none" else config.base
         sources = sum(parent != base for parent in config.parents)
-        found += method.cached_bytes * checked.checkpoints[checked.host].parameters * sources
-    return found
+        size += method.cached_bytes * checked.checkpoints[checked.host].parameters * sources
+    return size
 
 
 def memory_rows(checked: CheckedSearch) -> dict[str, object]:

@@ -72,9 +72,9 @@ def check_study(config: SearchConfig) -> None:
     if config.executor.order == "generation":
         keys.append("`executor.order` generation")
     for name, usual in (("evaluation", EvaluationConfig()), ("executor", ExecutorConfig())):
-        own = getattr(config, name)
+        section = getattr(config, name)
         for key in type(usual).model_fields.keys() - _FREE:
-            if getattr(own, key) != getattr(usual, key):
+            if getattr(section, key) != getattr(usual, key):
                 keys.append(f"`{name}.{key}`")
     if keys:
         raise ConfigError(
@@ -175,9 +175,9 @@ def going_on(
 
     ConfigError: the search file has a mistake; RunFolderError: it is that of another search.
     """
-    run, own = RunFolder(path), path / CONFIG
+    run, file = RunFolder(path), path / CONFIG
     asked = absolute_config(parse(data, str(source)), folder_of(source))
-    wrote = absolute_config(parse(run.written(), str(own)), folder_of(own))
+    wrote = absolute_config(parse(run.written(), str(file)), folder_of(file))
     now, then = (_flat(item.model_dump(mode="json")) for item in (asked, wrote))
     changed = [key for key in {**now, **then} if now.get(key) != then.get(key)]
     if changed := [key for key in changed if not is_below(key, ("budget", *MOVES))]:
@@ -204,7 +204,7 @@ def _flat(plain: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     return values
 
 
-def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
+def check_budget(run: RunFolder, bounds: Mapping[str, float]) -> None:
     """Check that new bounds of a run's budget leave something to do.
 
     A new number of candidates may be the one that the run has: the same command can be given again.
@@ -214,19 +214,19 @@ def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
     ConfigError: a new bound is none, such as 0 candidates; RunFolderError: the run has reached a
     bound already, a new one or one that stays.
     """
-    if not given:
+    if not bounds:
         return
-    parsed(BudgetConfig, given, "budget")
+    parsed(BudgetConfig, bounds, "budget")
     history, config = History(run.events()), run.search_file()
     candidates, ranking = history.candidates, ranking_of(config)
     so_far = {**config.budget.model_dump(), **history.budget}
-    budget, count = {**so_far, **given}, len(candidates)
-    is_cut = given.get("candidates", 0) > count == so_far["candidates"]
+    budget, count = {**so_far, **bounds}, len(candidates)
+    is_cut = bounds.get("candidates", 0) > count == so_far["candidates"]
     if is_cut and config.executor.order != "arrival":
         return
     incumbents, hours = leading(ranking, candidates), run.timings.hours()
     worse = unimproved(incumbents, candidates)
-    if budget["candidates"] == count == given.get("candidates"):
+    if budget["candidates"] == count == bounds.get("candidates"):
         budget["candidates"] = None
     for name, so_many, text in (
         ("candidates", count, f"{count} candidates, baselines among them"),

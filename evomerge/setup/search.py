@@ -66,10 +66,10 @@ def run_search(
             run.remove()
         raise
     except OSError as error:
-        place = error.filename2 or error.filename or run.path  # the second one is to be replaced
+        file = error.filename2 or error.filename or run.path  # the second one is to be replaced
         raise SearchError(
             f"The run {run.path} could not be read or written ({error.strerror or error}: "
-            f"{place}); free space, make it writable or move away what is there, then go on with "
+            f"{file}); free space, make it writable or move away what is there, then go on with "
             f"`evomerge resume {shlex.quote(str(run.path))}`."
         ) from error
     except SystemExit as error:  # it would end the search as if it were done
@@ -155,10 +155,10 @@ def check_search_file(run: RunFolder, logbook: Logbook) -> None:
     RunFolderError: the manifest was changed, and its own digest with it.
     """
     digest = run.digest
-    known = next((e["digest"] for e in logbook.events if e.get("event") == "search"), None)
-    if known is None:
+    first = next((e["digest"] for e in logbook.events if e.get("event") == "search"), None)
+    if first is None:
         logbook.write({"event": "search", "digest": digest})
-    elif known != digest:
+    elif first != digest:
         raise RunFolderError(
             f"{run.path / MANIFEST} is not the one that this run's journal was written with; put "
             "it back as it was, or start a new run."
@@ -207,8 +207,8 @@ def evaluate(checked: CheckedSearch, model: str, split: str, examples: int = 0) 
     from evomerge.evaluation.evaluator import score_single
     from evomerge.evaluation.inference.device import use_threads
 
-    chosen = next((known for known in SPLITS if known == split), None)
-    if chosen is None:
+    documents_of = next((name for name in SPLITS if name == split), None)
+    if documents_of is None:
         raise ConfigError(
             f"--split is {split!r}; allowed are {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}"
         )
@@ -217,8 +217,8 @@ def evaluate(checked: CheckedSearch, model: str, split: str, examples: int = 0) 
     return score_single(
         checked.evaluator,
         lambda: load_single(checked.config, checkpoint),
-        chosen,
-        checked.splits[chosen],
+        documents_of,
+        checked.splits[documents_of],
         examples=examples,
         ready=lambda model: use_threads(threads_of(checked.config, checkpoint)),
     )

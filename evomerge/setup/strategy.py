@@ -72,22 +72,22 @@ def make_optimizer(config: SearchConfig, genes: Sequence[Gene]) -> Optimizer:
     """
     from evomerge.optimize import check_name, create, optimizer_names
 
-    wanted, candidates = config.optimizer, config.budget.candidates
-    check_name(wanted.name, (*optimizer_names(), *kinds.strategy_names()))
-    population = None if wanted.population == "auto" else wanted.population
+    optimizer, candidates = config.optimizer, config.budget.candidates
+    check_name(optimizer.name, (*optimizer_names(), *kinds.strategy_names()))
+    population = None if optimizer.population == "auto" else optimizer.population
     objectives = len(config.objectives) if config.mode == "pareto" else 1
-    more = (population, wanted.sigma, candidates, objectives, wanted.options)
-    return create(wanted.name, list(genes), config.seed, *more)
+    more = (population, optimizer.sigma, candidates, objectives, optimizer.options)
+    return create(optimizer.name, list(genes), config.seed, *more)
 
 
 def resolve_optimizer(config: SearchConfig, space: Space) -> SearchConfig:
     """Return the search file with the optimizer that `auto` means for the genes of its space."""
     from evomerge.optimize import choose
 
-    wanted = config.optimizer
-    if wanted.name != "auto" or not space.genes:
+    optimizer = config.optimizer
+    if optimizer.name != "auto" or not space.genes:
         return config
-    population = None if wanted.population == "auto" else wanted.population
+    population = None if optimizer.population == "auto" else optimizer.population
     return config.with_values("optimizer", name=choose(space.genes, population))
 
 
@@ -117,17 +117,17 @@ def find_starts(config: SearchConfig, space: Space, relative_to: Path) -> tuple[
 
     ConfigError: a run is missing or damaged, or has other genes.
     """
-    found: dict[Genome, None] = {}
+    genomes: dict[Genome, None] = {}
     for reference in config.optimizer.start:
         try:
             if not reference.startswith(RUN):
                 raise ConfigError("it is no run; name one as `run:DIR`.")
             paths = [place(reference.removeprefix(RUN), at) for at in (relative_to, Path.cwd())]
             run = RunFolder(next(filter(is_folder, paths), paths[0]))
-            found |= dict.fromkeys(_of_run(run, space.genes))
+            genomes |= dict.fromkeys(_of_run(run, space.genes))
         except InputError as error:
             raise ConfigError(f"optimizer.start has {shown(reference)}: {error}") from error
-    return tuple(found)
+    return tuple(genomes)
 
 
 def _of_run(run: RunFolder, genes: Sequence[Gene]) -> list[Genome]:
@@ -145,9 +145,9 @@ def _of_run(run: RunFolder, genes: Sequence[Gene]) -> list[Genome]:
     genomes: list[Genome] = []
     for item in ranking_of(config).finalists(searched, FINALISTS):
         values = dict(zip(frozen.genes, map(float, item.origin["genome"]), strict=True))
-        genome = [_value(gene, values[gene.name], labels.get(gene.name, ())) for gene in genes]
-        known = tuple(value for value in genome if value is not None)
-        genomes += [known] if len(known) == len(genome) else []
+        here = [_value(gene, values[gene.name], labels.get(gene.name, ())) for gene in genes]
+        genome = tuple(value for value in here if value is not None)
+        genomes += [genome] if len(genome) == len(here) else []
     if not genomes:
         raise ConfigError("it has no scored candidate in the ranges of this search; widen them.")
     return genomes
@@ -202,13 +202,13 @@ def check_descents(
             if loss == "reference" or (loss == "successes" and not is_generated):
                 harness.check_references(task, documents.get(task, ()))
     learned = dict.fromkeys(item.task for item in tasks.info.of_tasks(objectives))
-    written = [task for task in learned if tasks.info.tasks[task].kind == "generate_until"]
+    generating = [task for task in learned if tasks.info.tasks[task].kind == "generate_until"]
     for name in config.optimizer.forms:
-        if name != ANY and name not in written:
+        if name != ANY and name not in generating:
             raise ConfigError(
                 f"`optimizer.form` names {name!r}, which is no task that generates answers; "
-                f"allowed are {', '.join(written) or 'none, so remove it'}."
-                f"{did_you_mean(name, written)}"
+                f"allowed are {', '.join(generating) or 'none, so remove it'}."
+                f"{did_you_mean(name, generating)}"
             )
     if loss == "successes" and config.evaluation.think_end_token is not None:
         raise ConfigError(
@@ -219,8 +219,9 @@ def check_descents(
 
 def has_slope(space: Space, config: SearchConfig) -> bool:
     """Whether a descent moves a gene: a number that does more than to select something."""
-    wanted, smooth = config.space, {PRIORITY: False}
-    for name in wanted.methods if isinstance(wanted, ParametersConfig) else ():
+    methods = config.space.methods if isinstance(config.space, ParametersConfig) else ()
+    smooth = {PRIORITY: False}
+    for name in methods:
         for knob in get_method(name).knobs:
             smooth[knob.name] = smooth.get(knob.name, False) or knob.is_smooth
     return any(
@@ -231,12 +232,12 @@ def has_slope(space: Space, config: SearchConfig) -> bool:
 
 def make_descents(checked: CheckedSearch, count: int) -> GradientStrategy:
     """Return the strategy of so many descents at once."""
-    config, wanted = checked.config, checked.config.optimizer
+    config, optimizer = checked.config, checked.config.optimizer
     info, baselines = checked.evaluator.tasks_of("search").info, checked.space.baselines()
     objectives = list(info.of_tasks(checked.objectives))
     documents = {item.task: checked.splits["search"][item.task] for item in objectives}
     lessons = Lessons(
-        wanted.loss or "reference",
+        optimizer.loss or "reference",
         documents,
         config.seed,
         objectives,
@@ -248,11 +249,11 @@ def make_descents(checked: CheckedSearch, count: int) -> GradientStrategy:
         lessons,
         checked.ranking.ordered,
         lambda scores: violation(checked.constraints, scores),
-        steps=wanted.steps or STEPS,
-        batch=wanted.batch or BATCH,
-        rate=wanted.rate or 0.03,
+        steps=optimizer.steps or STEPS,
+        batch=optimizer.batch or BATCH,
+        rate=optimizer.rate or 0.03,
         descents=count,
         weighed=len(checked.objectives) if config.mode == "pareto" else 0,
-        forms={task: Form(**form.model_dump()) for task, form in wanted.forms.items()},
+        forms={task: Form(**form.model_dump()) for task, form in optimizer.forms.items()},
         seed=config.seed,
     )

@@ -75,20 +75,20 @@ def worker_devices(config: SearchConfig) -> list[tuple[str, ...]]:
     Workers take several accelerators in turn, each `evaluation.tensor_parallel` of them. Without
     one, `workers: auto` gives each as many cores as `evaluation.threads` says, or one.
     """
-    evaluation, wanted = config.evaluation, config.executor.workers
+    evaluation, workers = config.evaluation, config.executor.workers
     size, device = evaluation.tensor_parallel, _accelerator(config)
     # With `device_map`, the model is divided over all accelerators.
     count = count_devices(device) if evaluation.device_map is None or size > 1 else 1
     groups = max(1, count // size)
-    if wanted == "auto":
+    if workers == "auto":
         threads = 1 if evaluation.threads == "auto" else evaluation.threads
         cores = max(1, count_cores() // threads)
-        wanted = cores if device == "cpu" else groups
+        workers = cores if device == "cpu" else groups
     if count == 1:
-        return [()] * wanted
+        return [()] * workers
     devices = [f"{device}:{number}" for number in range(count)]
     parts = [tuple(devices[group * size : (group + 1) * size]) for group in range(groups)]
-    return [parts[number % groups] for number in range(wanted)]
+    return [parts[number % groups] for number in range(workers)]
 
 
 def _accelerator(config: SearchConfig) -> str:
@@ -127,9 +127,9 @@ def check_workers(config: SearchConfig) -> None:
     """
     size, is_vllm = config.evaluation.tensor_parallel, config.evaluation.backend == "vllm"
     if config.executor.kind == "ray":
-        found = ray_workers(config)
-        gpus = found.needed.get("GPU", 0.0)
-        if is_vllm and gpus < 1 and found.on_a_machine > 1:
+        workers = ray_workers(config)
+        gpus = workers.needed.get("GPU", 0.0)
+        if is_vllm and gpus < 1 and workers.on_a_machine > 1:
             raise ConfigError(
                 f"`executor.ray.resources` gives each worker GPU {gpus:g}, but each vLLM engine "
                 "takes an accelerator of its own; set GPU to 1, or `evaluation.backend` to 'hf'."
@@ -142,9 +142,9 @@ def check_workers(config: SearchConfig) -> None:
         )
     devices = worker_devices(config)
     if is_vllm and len(devices) > (enough := len(set(devices))):
-        own = "an accelerator" if size == 1 else f"{size} accelerators"
+        one = "an accelerator" if size == 1 else f"{size} accelerators"
         raise ConfigError(
-            f"`executor.workers` is {config.executor.workers}, but each vLLM engine takes {own} of "
+            f"`executor.workers` is {config.executor.workers}, but each vLLM engine takes {one} of "
             f"its own, which is enough for {enough}; lower it, or set `evaluation.backend` to 'hf'."
         )
 
@@ -163,14 +163,16 @@ def ray_workers(config: SearchConfig) -> Workers:
             "`executor.kind` is 'ray', but Ray is not installed; install it with "
             "`pip install 'evomerge[ray]'`."
         )
-    evaluation, found, given = config.evaluation, machines(config), config.executor.ray.resources
-    if given is None:
+    evaluation, cluster = config.evaluation, machines(config)
+    resources = config.executor.ray.resources
+    if resources is None:
         has_gpu = evaluation.device != "cpu"
         if evaluation.device == "auto":
-            has_gpu = any(machine.get("GPU") for machine in found)
-        given = {"GPU": float(evaluation.tensor_parallel)} if has_gpu else {}
-    needed = {"CPU": 1.0 if evaluation.threads == "auto" else float(evaluation.threads), **given}
-    fits, workers = [fitting(machine, needed) for machine in found], config.executor.workers
+            has_gpu = any(machine.get("GPU") for machine in cluster)
+        resources = {"GPU": float(evaluation.tensor_parallel)} if has_gpu else {}
+    threads = 1.0 if evaluation.threads == "auto" else float(evaluation.threads)
+    needed = {"CPU": threads, **resources}
+    fits, workers = [fitting(machine, needed) for machine in cluster], config.executor.workers
     count = max(1, sum(fits)) if workers == "auto" else workers
     amounts = ", ".join(f"{name} {amount:g}" for name, amount in needed.items())
     if sum(fits) < count:
@@ -229,12 +231,12 @@ def _answering(address: str) -> str:
 
     Ray itself tries for minutes to reach a cluster that is gone.
     """
-    found = address_of(address)
-    if found is None:
+    reachable = address_of(address)
+    if reachable is None:
         raise ConnectionError("no cluster was started on this machine")
-    host, _, port = found.rpartition(":")
+    host, _, port = reachable.rpartition(":")
     with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER):
-        return found
+        return reachable
 
 
 def machines(config: SearchConfig) -> list[Mapping[str, float]]:

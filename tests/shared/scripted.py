@@ -140,7 +140,10 @@ def search(
             recipe_of=partial(recipe_of, searched), publish=lambda front, best: None,
         )  # fmt: skip
         make = make or (lambda: strategy(optimizer, ranking, searched))
-        plan = Plan(candidates, None, target, finalists=3, order=order, patience=patience)
+        plan = Plan(
+            candidates=candidates, hours=None, target=target, finalists=3, order=order,
+            patience=patience,
+        )  # fmt: skip
         Search(session, make, searched.baselines(), plan).run()
     return History(run.events())
 
