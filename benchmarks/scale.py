@@ -49,8 +49,7 @@ from evomerge.searching.loop import Plan, Search
 from evomerge.searching.ranking import WeightedSum
 from evomerge.searching.session import Session
 from evomerge.setup.strategy import recipe_of
-from evomerge.space.blocks import BlockStack
-from evomerge.space.parameters import ParameterSpace
+from evomerge.space.parameters import BlockStack, ParameterSpace
 from evomerge.strategy.genome import GenomeStrategy
 
 OBJECTIVE = Objective("task", "exact_match")

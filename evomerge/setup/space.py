@@ -25,8 +25,7 @@ from evomerge.models.correspondence import TensorNameMap, modality_misfit
 from evomerge.models.encoder_decoder import merged_stacks
 from evomerge.models.stacks import Stack, component_filters, tensor_filters
 from evomerge.recipe import Layer, Recipe, Source
-from evomerge.space.blocks import BlockStack
-from evomerge.space.parameters import ParameterSpace
+from evomerge.space.parameters import BlockStack, ParameterSpace
 from evomerge.space.paths.slices import SliceSpace
 from evomerge.space.paths.slots import SlotSpace
 from evomerge.space.paths.swaps import SwapSpace

@@ -10,16 +10,17 @@ tower are the host's, or places of their own if the search file names them as co
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from typing import Any, Literal, TypeAlias
 
 from evomerge.config.space import ParametersConfig
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.merging.methods.method import Method
 from evomerge.recipe import MODALITIES, Layer, Recipe
 from evomerge.space.baselines import baseline_recipes, experts_of, shares_of
-from evomerge.space.blocks import BlockStack, StackGenes, check_groups
 from evomerge.space.knobs import plan_knobs
 from evomerge.space.layer_genes import LayerGenes, MethodInputs, method_inputs, rounded
 from evomerge.space.pool import ParentPool
@@ -27,6 +28,36 @@ from evomerge.space.protocol import Gene, Genome
 
 REST = "rest"
 """Name of the component of all tensors that belong to no named component."""
+
+Groups: TypeAlias = int | Literal["each", "one"]
+
+
+@dataclass(frozen=True)
+class BlockStack:
+    """A block stack that is merged, with so many layers.
+
+    `prefix` is before the index of a block in the names of its tensors (`model.layers`). `filters`:
+    component -> substrings of these names, in the order in which they are tried. Genes call the
+    stack by its `name`; an encoder-decoder has an `encoder` and a `decoder`.
+    """
+
+    prefix: str
+    layers: int
+    filters: Mapping[str, Sequence[str]]
+    name: str = "layers"
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """The blocks of a stack: each has the values of one place, or lies between two of them.
+
+    Attributes:
+        between: for each block the index of its place and of the next one, and the share of the
+            way from the one to the other.
+    """
+
+    genes: LayerGenes
+    between: Sequence[tuple[int, int, float]]
 
 
 class ParameterSpace:
@@ -36,9 +67,10 @@ class ParameterSpace:
     decoder's last; their tensors of no named component form one more, `rest`. `modalities`: each
     that the host has (`vision`, ...) -> the parents, base included, whose tensors fit the host's.
 
-    Where `embeddings` is false, embeddings and head share the knobs of the first and of the last
-    group (those of `rest`, if there are components). Where `smooth` is true, the genes belong to
-    single blocks, called anchors: as many as `groups`, spread evenly from the first to the last.
+    A stack with fewer blocks than `groups` has a group for each. Where `embeddings` is false,
+    embeddings and head share the knobs of the first and of the last group (those of `rest`, if
+    there are components). Where `smooth` is true, the genes belong to single blocks, called
+    anchors: as many as `groups`, spread evenly from the first to the last; knobs are interpolated.
 
     ConfigError: the settings do not fit each other, the parents, or the methods; or every knob is
     fixed, so that nothing is left to search.
@@ -61,31 +93,44 @@ class ParameterSpace:
         inputs = method_inputs(methods, self.parents, base, pool=most is not None)
         self._pool = None if most is None else ParentPool(inputs, most)
         plan = plan_knobs(methods, config.knobs)
-        known = modalities or {}
-        _check_components(config, stacks, known)
-        check_groups(config.groups, max(stack.layers for stack in stacks), config.smooth)
-        per_stack = [_components(config.components, stack.filters) for stack in stacks]
-        genes = [LayerGenes(inputs, plan, components) for components in per_stack]
-        form = (config.groups, config.smooth)
-        self._stacks = [StackGenes(*pair, *form) for pair in zip(stacks, genes, strict=True)]
-        self._end_genes = LayerGenes(inputs, plan, {})  # of the embeddings, of the head
-        # Each modality that is merged -> the parents that have it.
-        named: list[str] = [name for name in MODALITIES if name in config.components]
-        self._modalities = {name: known[name] for name in named}
-        self._modality_genes = {
-            name: LayerGenes(_having(inputs, name, having), plan, {})
-            for name, having in self._modalities.items()
+        _check_components(config, stacks, modalities or {})
+        _check_groups(config.groups, max(stack.layers for stack in stacks), config.smooth)
+        self._modalities: dict[str, Collection[str]] = {
+            name: (modalities or {})[name] for name in MODALITIES if name in config.components
         }
-        self._embeddings = config.embeddings
+        """Modality that is merged -> the parents that have it."""
+
+        ends = LayerGenes(inputs, plan, {})
+        self._places = [("embeddings", ends)] if config.embeddings else []
+        """The parts of the model with knobs of their own, in the order of the genome."""
+        self._blocks: dict[str, _Blocks] = {}
+        for stack in stacks:
+            genes = LayerGenes(inputs, plan, _components(config.components, stack.filters))
+            names, between = _groups_of(stack, config.groups, config.smooth, len(self._places))
+            self._blocks[stack.prefix] = _Blocks(genes, between)
+            self._places += [(name, genes) for name in names]
+        first, last = self._places[0][1], self._places[-1][1]
+        self._places += [("head", ends)] if config.embeddings else []
+        self._ends = (first, 0), (ends if config.embeddings else last, len(self._places) - 1)
+        """The genes of the embeddings and of the head, and the indices of their places."""
+        for name, owners in self._modalities.items():
+            self._places.append((name, LayerGenes(_inputs_of(name, owners, inputs), plan, {})))
+
         self._shared = int(config.method_per == "model" and len(inputs) > 1)
-        # Number of genes that all places share: the one that chooses the method, or none.
+        """Number of genes that all places share: the one that chooses the method, or none."""
+        pool_genes = self._pool.genes if self._pool else ()
+        counts = [self._shared, len(pool_genes)]
+        counts += [len(genes.genes) - self._shared for _, genes in self._places]
+        parts = pairwise(accumulate(counts))
+        self._of_pool, *self._of_places = (slice(*bounds) for bounds in parts)
+        """The genes of the pool, and those of each place, in a genome."""
         self.genes: tuple[Gene, ...] = (
-            *self._end_genes.genes[: self._shared],
-            *(self._pool.genes if self._pool else ()),
+            *ends.genes[: self._shared],
+            *pool_genes,
             *(
                 replace(gene, name=f"{place}.{gene.name}")
-                for place, layer_genes in self._places()
-                for gene in layer_genes.genes[self._shared :]
+                for place, genes in self._places
+                for gene in genes.genes[self._shared :]
             ),
         )
         if not self.genes:
@@ -97,41 +142,32 @@ class ParameterSpace:
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome."""
         values = [rounded(gene, value) for gene, value in zip(self.genes, genome, strict=True)]
-        shared = values[: self._shared]
-        del values[: self._shared]
-        members = None
-        if self._pool:
-            members = self._pool.members(values[: len(self._pool.genes)])
-            del values[: len(self._pool.genes)]
-        by_place = []
-        for _, layer_genes in self._places():
-            own = len(layer_genes.genes) - self._shared
-            by_place.append(shared + values[:own])
-            del values[:own]
-        towers = reversed(self._modality_genes)
-        modalities: Any = {name: self._modality(name, by_place.pop(), members) for name in towers}
-        first, last = self._stacks[0].genes, self._stacks[-1].genes
-        if self._embeddings:
-            first = last = self._end_genes
-        groups = by_place[1:-1] if self._embeddings else [*by_place]
-        layers = {}
-        for item in self._stacks:
-            count = len(item.places)
-            layers[item.stack.prefix] = item.blocks(groups[:count], members)
-            del groups[:count]
-        return replace(
-            self._frame,
-            embeddings=first.layer(by_place[0], None, members),
-            layers=layers,
-            head=last.layer(by_place[-1], None, members),
-            **modalities,
+        members = self._pool.members(values[self._of_pool]) if self._pool else None
+        of_places = [values[: self._shared] + values[part] for part in self._of_places]
+        embeddings, head = (
+            genes.layer(of_places[index], None, members) for genes, index in self._ends
         )
+        layers = {
+            prefix: tuple(
+                stack.genes.layer(
+                    stack.genes.interpolate(of_places[one], of_places[next_], share), block, members
+                )
+                for block, (one, next_, share) in enumerate(stack.between)
+            )
+            for prefix, stack in self._blocks.items()
+        }
+        modalities: Any = {
+            name: self._modality(name, genes, part, members)
+            for (name, genes), part in zip(self._places, of_places, strict=True)
+            if name in self._modalities
+        }
+        return replace(self._frame, embeddings=embeddings, layers=layers, head=head, **modalities)
 
     def baselines(self) -> dict[str, Recipe]:
         """Return each parent alone, and the average of all but the base; see `baseline_recipes`."""
         experts = experts_of(self.parents, self.base)
-        stacks = {item.stack.prefix: item.stack.layers for item in self._stacks}
-        return baseline_recipes(self.parents, experts, stacks, self._frame, self._modalities)
+        depths = {prefix: len(stack.between) for prefix, stack in self._blocks.items()}
+        return baseline_recipes(self.parents, experts, depths, self._frame, self._modalities)
 
     def baseline_genomes(self) -> dict[str, list[Genome]]:
         """Return genomes of the baselines that this space can express, by label.
@@ -144,41 +180,83 @@ class ParameterSpace:
         genomes: dict[str, list[Genome]] = {}
         order = random.Random(self._frame.seed)
         for label, shares in shares_of(self.parents, self.base).items():
-            found = [
-                layer_genes.mixtures(self._shares(place, shares))
-                for place, layer_genes in self._places()
+            priorities = self._pool.priorities(shares) if self._pool else []
+            if priorities is None:
+                continue
+            mixtures = [
+                genes.mixtures(self._shares(place, shares)) for place, genes in self._places
             ]
-            members = self._pool.priorities(shares) if self._pool else []
-            able = sorted(set(found[0]).intersection(*found[1:]))
-            for method in order.sample(able, len(able)) if members is not None else ():
-                shared = found[0][method][: self._shared]
-                own = (value for values in found for value in values[method][self._shared :])
-                genomes.setdefault(label, []).append((*shared, *(members or ()), *own))
+            able = sorted(set(mixtures[0]).intersection(*mixtures[1:]))
+            for method in order.sample(able, len(able)):
+                shared = mixtures[0][method][: self._shared]
+                rest = (
+                    value for of_place in mixtures for value in of_place[method][self._shared :]
+                )
+                genomes.setdefault(label, []).append((*shared, *priorities, *rest))
         return genomes
-
-    def _places(self) -> list[tuple[str, LayerGenes]]:
-        """Return the places with knobs of their own, in the order of the genome."""
-        places = [place for item in self._stacks for place in item.places]
-        if self._embeddings:
-            places = [("embeddings", self._end_genes), *places, ("head", self._end_genes)]
-        return places + list(self._modality_genes.items())
 
     def _shares(self, place: str, shares: Mapping[str, float]) -> Mapping[str, float]:
         """Return the shares of the parents that have a place; without one the host's is taken."""
         if place not in self._modalities:
             return shares
-        own = {name: share for name, share in shares.items() if name in self._modalities[place]}
-        total = sum(own.values())
-        return {name: share / total for name, share in own.items()} or {self._frame.host: 1.0}
+        owners = {name: share for name, share in shares.items() if name in self._modalities[place]}
+        total = sum(owners.values())
+        return {name: share / total for name, share in owners.items()} or {self._frame.host: 1.0}
 
     def _modality(
-        self, name: str, values: list[float], members: Sequence[Sequence[str]] | None
+        self,
+        name: str,
+        genes: LayerGenes,
+        values: list[float],
+        members: Sequence[Sequence[str]] | None,
     ) -> Layer | None:
         """Return how a modality is made; None, the host's, if a pool takes no parent with it."""
-        having = self._modalities[name]
-        able = members and [[item for item in of if item in having] for of in members]
-        layer = self._modality_genes[name].layer(values, None, able)
+        owners = self._modalities[name]
+        able = members and [[item for item in of if item in owners] for of in members]
+        layer = genes.layer(values, None, able)
         return layer if layer.sources else None
+
+
+def _groups_of(
+    stack: BlockStack, groups: Groups, smooth: bool, index: int
+) -> tuple[list[str], list[tuple[int, int, float]]]:
+    """Return the places of a stack, by names that say which blocks they are, and `_Blocks.between`.
+
+    `index`: that of the first of these places.
+    """
+    layers = stack.layers
+    count = min(_count(groups, layers), layers)
+    firsts = [group * layers // count for group in range(count)]
+    if smooth and (steps := count - 1):
+        firsts = [(2 * anchor * (layers - 1) + steps) // (2 * steps) for anchor in range(count)]
+    bounds = [*pairwise([*firsts, layers])]
+    names = [f"{stack.name}[{a}]" if smooth else f"{stack.name}[{a}:{b}]" for a, b in bounds]
+    between = []
+    for block in range(layers):
+        group = bisect_right(firsts, block) - 1
+        following = min(group + 1, count - 1)
+        first, stop = bounds[group]
+        share = (block - first) / (stop - first) if smooth and following > group else 0.0
+        between.append((index + group, index + following, share))
+    return names, between
+
+
+def _count(groups: Groups, layers: int) -> int:
+    return {"each": layers, "one": 1}[groups] if isinstance(groups, str) else groups
+
+
+def _check_groups(groups: Groups, layers: int, smooth: bool) -> None:
+    """Raise a `ConfigError` unless the deepest stack can have so many groups."""
+    if not isinstance(groups, str) and not 1 <= groups <= layers:
+        raise ConfigError(
+            f"space.groups is {groups!r}, but the model has {layers} blocks; it must be a number "
+            f"from 1 to {layers}, `each` or `one`."
+        )
+    if smooth and min(_count(groups, layers), layers) < 2:
+        raise ConfigError(
+            f"space.smooth is true, but space.groups is {groups!r}; interpolation over depth needs "
+            "2 groups or more, so change space.groups, or set smooth to false."
+        )
 
 
 def _check_components(
@@ -204,27 +282,26 @@ def _components(
     wanted: Sequence[str] | Literal["each"], filters: Mapping[str, Sequence[str]]
 ) -> Mapping[str, Sequence[str]]:
     """Return the components of a stack that a search file names and the rest; none: no names."""
-    named = {name: own for name, own in filters.items() if wanted == "each" or name in wanted}
+    named = {name: parts for name, parts in filters.items() if wanted == "each" or name in wanted}
     return {**named, REST: ("*",)} if named and wanted != "each" else named
 
 
-def _having(
-    inputs: Sequence[MethodInputs], modality: str, having: Collection[str]
+def _inputs_of(
+    modality: str, owners: Collection[str], inputs: Sequence[MethodInputs]
 ) -> list[MethodInputs]:
     """Return what each method merges of a modality: of the parents those that have it."""
-    found = []
+    result = []
     for item in inputs:
-        sources = tuple(name for name in item.sources if name in having)
-        models = [*sources, *(name for name in having if name == item.base)]
+        sources = tuple(name for name in item.sources if name in owners)
         fewest = max(item.method.parents[0], 1 if item.base else 2)
-        if len(sources) < fewest or item.base not in (None, *models):
+        if len(sources) < fewest or (item.base and item.base not in owners):
             needed = f"{fewest} parent{'s' if fewest > 1 else ''} or more"
             if item.base:
                 needed = f"the base {item.base!r} and {needed} beside it"
             raise ConfigError(
                 f"space.components names {modality!r}, which {item.method.name} needs in {needed}, "
-                f"but only {' and '.join(having)} has it in the shapes of the host's; remove "
+                f"but only {' and '.join(owners)} has it in the shapes of the host's; remove "
                 f"{modality!r}, and merges keep the host's."
             )
-        found.append(replace(item, sources=sources))
-    return found
+        result.append(replace(item, sources=sources))
+    return result

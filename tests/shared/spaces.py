@@ -12,8 +12,7 @@ from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
 from evomerge.recipe import Layer, Recipe
 from evomerge.setup.space import path_space
-from evomerge.space.blocks import BlockStack
-from evomerge.space.parameters import ParameterSpace
+from evomerge.space.parameters import BlockStack, ParameterSpace
 from evomerge.space.protocol import Space
 
 STACK = "model.layers"

@@ -11,8 +11,8 @@ from evomerge.errors import ConfigError
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Knob, Method, check_knobs
 from evomerge.recipe import Recipe, knob_at
-from evomerge.space.blocks import BlockStack
 from evomerge.space.layer_genes import rounded
+from evomerge.space.parameters import BlockStack
 from evomerge.testing import check_space
 
 FILTERS = {"attention": ("self_attn",), "mlp": ("mlp", "experts"), "norm": ("layernorm",)}
