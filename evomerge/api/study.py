@@ -127,7 +127,6 @@ class Study(Run):
         self._built: tuple[int, Worker] | None = None
         with ExitStack() as stack:
             journal = stack.enter_context(self._run.writing())
-            self._run.forget_stop()
             logbook = Logbook(self._run, journal, ())
             searches.check_search_file(self._run, logbook)
             searches.note_budget(self._checked, logbook, budget)

@@ -55,8 +55,8 @@ class Worker(ABC):
     deadline = math.inf
     failed_starts = 0
 
-    def wait(self, *, is_ready: bool) -> None:
-        """Have no job, until there is one or, if it is not ready, until it has started."""
+    def rest(self, *, is_ready: bool) -> None:
+        """Have no job; and get none until it has started, if it is not ready."""
         self.job, self.deadline, self.is_ready = None, math.inf, is_ready
 
     @abstractmethod
@@ -167,11 +167,11 @@ class Pool:
         """End all workers."""
         with ExitStack() as ends:  # ends all, also if one of them raises
             for worker in self._workers:
-                worker.wait(is_ready=False)
+                worker.rest(is_ready=False)
                 ends.callback(worker.close)
 
     def _start(self, worker: Worker) -> None:
-        worker.wait(is_ready=False)
+        worker.rest(is_ready=False)
         worker.start()
         self._notes.worker(worker.number, "starting")
 
@@ -202,7 +202,7 @@ class Pool:
             raise SearchError(f"On {place}: {error}" if place and job else str(error)) from error
         for record in records:
             logging.getLogger(record.name).handle(record)
-        worker.wait(is_ready=True)
+        worker.rest(is_ready=True)
         worker.failed_starts = 0
         self._notes.worker(worker.number, "free", worker.place)
         if job is None:

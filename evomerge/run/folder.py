@@ -144,8 +144,12 @@ class RunFolder:
 
     @contextmanager
     def writing(self) -> Iterator[Journal]:
-        """Open the journal for this process alone, and remove what killed writers have left."""
+        """Open the journal for this process alone.
+
+        What killed writers have left is removed, and what asked an earlier session to stop.
+        """
         with Journal(self.journal_path) as journal:
+            (self.path / STOP).unlink(missing_ok=True)
             for folder in (self.path, self.path / "front", self.path / MODELS):
                 remove_abandoned(folder)
             yield journal
@@ -182,10 +186,6 @@ class RunFolder:
                 f"status {shlex.quote(str(self.path))}` says how far it is."
             )
         self.write(STOP, "")
-
-    def forget_stop(self) -> None:
-        """Remove what `ask_to_stop` has written."""
-        (self.path / STOP).unlink(missing_ok=True)
 
     def write(self, name: str, text: str) -> None:
         """Write a file of the run, so that it is never seen half written."""

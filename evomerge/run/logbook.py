@@ -123,7 +123,8 @@ class Logbook:
 
     def note_finals(self, purpose: str, total: int) -> None:
         """Tell followers how many candidates get a final score now; see `Follower`."""
-        self._call_followers({"event": "finals", "purpose": purpose, "total": total})
+        if total:
+            self._call_followers({"event": "finals", "purpose": purpose, "total": total})
 
     def _note(self, entry: Mapping[str, Any]) -> None:
         elapsed = round(time.monotonic() - self._began, 3)

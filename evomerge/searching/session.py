@@ -98,8 +98,8 @@ class Session:
         held: list[Candidate] = []
         if purpose == "search":
             candidates = self._unscored(candidates, held)
-        # A worker drops its model for a parent as itself, so these come last.
-        elif candidates := sorted(candidates, key=lambda it: self._itself(it, purpose) is not None):
+        else:  # a worker drops its model for a parent as itself, so these come last
+            candidates = sorted(candidates, key=lambda it: self._itself(it, purpose) is not None)
             self.logbook.note_finals(purpose, len(candidates))
         for candidate, outcome in self._run(candidates, purpose):
             self.record(candidate, outcome, purpose)

@@ -71,10 +71,10 @@ def worker_of_run(
     config: SearchConfig,
     folder: Path,
     threads: int,
+    *,
     allowed: Permissions = NOTHING,
     neighbours: int = 1,
     devices: Sequence[str] = (),
-    *,
     is_new: bool = False,
 ) -> RunJob:
     """Return a worker of a run, in any process that sees the parents; see `make_worker`.
@@ -103,8 +103,8 @@ def _maker(
     logbook.note_threads(threads)
     # What this process runs was allowed, or passed by the program, which a worker cannot know.
     allowed = replace(checked.allowed, trust_code=True)
-    is_new = not logbook.history.told
-    return partial(worker_of_run, config, run.absolute(), threads, allowed, is_new=is_new)
+    of_run = partial(worker_of_run, config, run.absolute(), threads, allowed=allowed)
+    return partial(of_run, is_new=not logbook.history.told)
 
 
 def _in_processes(checked: CheckedSearch, run: Path, logbook: Logbook) -> list[Worker]:
@@ -135,7 +135,7 @@ def _on_ray(checked: CheckedSearch, run: Path, logbook: Logbook) -> list[Worker]
     paths = [str(Path(folder).absolute()) for folder in folders if folder]
     installed = installed_versions(config).items()
     versions = {name: it for name, it in installed if name in SAME or name.startswith("vllm")}
-    there = partial(on_machine, make, workers.count, needed, versions, paths)
+    there = partial(on_machine, make, workers.count, needed, versions=versions, paths=paths)
     return [RayWorker(there, needed) for _ in range(workers.count)]
 
 
@@ -143,6 +143,7 @@ def on_machine(
     make: Callable[..., RunJob],
     count: int,
     needed: Mapping[str, float],
+    *,
     versions: Mapping[str, str],
     paths: Sequence[str] = (),
 ) -> RunJob:

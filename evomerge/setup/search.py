@@ -86,7 +86,6 @@ def _run_search(
     followers: Sequence[Follower],
 ) -> Candidate:
     with run.writing() as journal, run.logged():
-        run.forget_stop()
         for warning in changes_since(checked.config):
             log.warning(warning)
         notes, logbook = Notes(run.path), Logbook(run, journal, followers)

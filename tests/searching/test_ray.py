@@ -118,7 +118,7 @@ def test_a_machine_with_other_versions_or_parents_ends_the_search(cluster, tmp_p
 
     def message(config: SearchConfig, versions: dict[str, str]) -> str:
         make = partial(worker_of_run, config, run.folder, 1)
-        made = RayWorker(partial(on_machine, make, 1, {"CPU": 1}, versions), {"CPU": 1})
+        made = RayWorker(partial(on_machine, make, 1, {"CPU": 1}, versions=versions), {"CPU": 1})
         made.start()
         with pytest.raises(SearchError) as error:
             made.answer()
