@@ -165,9 +165,14 @@ class Notes:
 
     def worker(self, number: int, state: str, place: str = "", job: Job | None = None) -> None:
         """Note what a worker begins to do; see `WorkerState`."""
-        candidates, split = ((), "") if job is None else ((job.candidate,), job.split)
-        since = round(time.time(), 3)
-        self._workers[number] = WorkerState(number, state, place, candidates, split, since)
+        self._workers[number] = WorkerState(
+            number=number,
+            state=state,
+            place=place,
+            candidates=() if job is None else (job.candidate,),
+            split="" if job is None else job.split,
+            since=round(time.time(), 3),
+        )
         self._is_new = True
 
     def write_if_due(self) -> float | None:

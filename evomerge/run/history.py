@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import takewhile
 from typing import Any
 
@@ -46,6 +46,7 @@ class Candidate:
     number: int
     label: str | None = None
     digest: str = ""
+    _: KW_ONLY
     origin: Mapping[str, Any] = field(default_factory=dict)
     generation: int | None = None
     incumbent: int | None = None

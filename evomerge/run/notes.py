@@ -129,7 +129,7 @@ class Timings:
 _Text = Annotated[str, AfterValidator(lambda text: printable(text))]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WorkerState:
     """What one worker, on a device or a machine, does since a Unix time: start, score, be free."""
 

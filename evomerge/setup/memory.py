@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 
@@ -37,7 +37,7 @@ _NEAR = 0.9  # of the memory that is free: a person is warned from here
 _FULL = 0.8  # of an accelerator's memory that is taken before batches: the same
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Memory:
     """What a search takes and what there is, in bytes, by what takes it; None: it is unknown.
 
@@ -47,7 +47,7 @@ class Memory:
     machine: Mapping[str, float]  # what the processes on one machine take together
     shares: Mapping[str, float]  # what the workers take that share one accelerator
     device: str  # that scores models, such as `cuda`
-    accelerator: int | None
+    accelerator: int | None = None
     total: int | None = None  # of this machine
     free: int | None = None
 
@@ -84,11 +84,12 @@ def memory_of(checked: CheckedSearch) -> Memory:
         machine |= {name: count * size for name, size in each.items()}
     else:
         shares = {name: workers.on_an_accelerator * size for name, size in each.items()}
+    memory = Memory(machine=machine, shares=shares, device=device)
     if executor.kind == "ray" and executor.ray.address is not None:
-        return Memory(machine, shares, device, None)
+        return memory
     process, total = psutil.Process().memory_info(), total_memory()  # it is in `libraries`
     free = min(free_memory() + process.rss - getattr(process, "shared", 0), total)
-    return Memory(machine, shares, device, device_memory(device), total, free)
+    return replace(memory, accelerator=device_memory(device), total=total, free=free)
 
 
 def _backward_bytes(checked: CheckedSearch) -> float:

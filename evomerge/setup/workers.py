@@ -31,13 +31,13 @@ ANSWER = 5.0
 """Seconds that a cluster has to answer."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Workers:
     """How many workers a search has."""
 
-    on_a_machine: int  # the largest number on one
-    count: int  # on all machines together
-    on_an_accelerator: int  # the largest number that share one of this machine; or 1
+    count: int = 1  # on all machines together
+    on_a_machine: int = 1  # the largest number on one
+    on_an_accelerator: int = 1  # the largest number that share one of this machine; or 1
     text: str  # how many there are and where, for people
     needed: Mapping[str, float] = field(default_factory=dict)  # resource of Ray -> amount for each
 
@@ -48,13 +48,14 @@ def workers_of(config: SearchConfig) -> Workers:
     ConfigError: there is no Ray cluster, or it has too little.
     """
     if config.executor.kind == "inline":
-        return Workers(1, 1, 1, "1, in this process")
+        return Workers(text="1, in this process")
     if config.executor.kind == "ray":
         return ray_workers(config)
     devices = worker_devices(config)
     places = sorted({"+".join(group) for group in devices if group})
     text = f"{len(devices)} processes" + (f" on {', '.join(places)}" if places else "")
-    return Workers(len(devices), len(devices), max(Counter(devices).values()), text)
+    count, most = len(devices), max(Counter(devices).values())
+    return Workers(count=count, on_a_machine=count, on_an_accelerator=most, text=text)
 
 
 def describe_workers(config: SearchConfig, generation: int) -> str:
@@ -181,10 +182,14 @@ def ray_workers(config: SearchConfig) -> Workers:
             f"{sum(fits)}; lower `executor.workers` or `executor.ray.resources`."
         )
     used, share = [min(count, fit) for fit in fits if fit], needed.get("GPU", 0.0)
-    on_one = min(math.floor(1 / share), count) if 0 < share < 1 else 1
     where = "this machine" if len(used) == 1 else f"{len(used)} machines"
-    text = f"{count} Ray actors on {where}, each with {amounts}"
-    return Workers(max(used), count, on_one, text, needed)
+    return Workers(
+        count=count,
+        on_a_machine=max(used),
+        on_an_accelerator=min(math.floor(1 / share), count) if 0 < share < 1 else 1,
+        text=f"{count} Ray actors on {where}, each with {amounts}",
+        needed=needed,
+    )
 
 
 def connect(config: SearchConfig) -> None:

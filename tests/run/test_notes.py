@@ -14,7 +14,7 @@ from evomerge.run import logbook
 from evomerge.run.folder import RunFolder
 from evomerge.run.journal import Journal
 from evomerge.run.logbook import Logbook
-from evomerge.run.notes import Spent, WorkerState, read_workers
+from evomerge.run.notes import Spent, read_workers
 
 
 @pytest.fixture
@@ -87,18 +87,21 @@ def test_what_workers_do_is_read_and_each_change_is_written_sooner_or_later(tmp_
     assert wait == 1.0
     now += wait
     assert notes.write_if_due() is None
-    state = WorkerState(1, "scoring", "cuda:1", (4,), job_of(4).split, 1e9)
-    assert read_workers(tmp_path) == ([state], 1)
+    (state,), lost = read_workers(tmp_path)
+    split = job_of(4).split
+    assert [*asdict(state).values()] == [1, "scoring", "cuda:1", (4,), split, 1e9] and lost == 1
     (tmp_path / "workers.json").write_text('{"workers": [{"number": "x"}], "lost": 0}')
     assert read_workers(tmp_path) == ([], 0)
 
 
 def test_of_many_workers_those_are_shown_that_take_longest():
     def state(number, name, since):
-        return WorkerState(number, name, "", (number,) * (name == "scoring"), "search", since)
+        numbers = (number,) * (name == "scoring")
+        about = {"number": number, "state": name, "candidates": numbers, "since": since}
+        return about | {"place": "", "split": "search"}
 
     states = [state(number, "scoring", 100.0 - number) for number in range(40)]
-    workers = [asdict(item) for item in [*states, state(40, "free", 0.0)]]
+    workers = [*states, state(40, "free", 0.0)]
     assert in_words({"workers": workers}) == {"workers": "41: 40 scoring, 1 free"}
     rows = worker_rows(workers, 160.0)
     assert [row[0] for row in rows] == [f"worker {number}" for number in range(30, 40)]
