@@ -86,9 +86,7 @@ def bare(problem: CheckedSearch, worker: Worker) -> float:
         model = worker.build(recipe)
         (task,) = {objective.task for objective in problem.objectives}
         documents = list(evaluator.requests("search", task).values())
-        prompts = [
-            request.prompt for requests in documents for request in requests if request.prompt
-        ]
+        prompts = [prompt for requests in documents for item in requests for prompt in item.prompts]
         forward = evaluator.forward
         new = [
             len(tokens)

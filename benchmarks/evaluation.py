@@ -43,7 +43,7 @@ from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig
 
 from evomerge import zoo
-from evomerge.compat.transformers import cache_options
+from evomerge.compat.transformers import cache_arguments
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.forward import continuation_rows
 from evomerge.evaluation.inference.generation import make_batches
@@ -147,13 +147,15 @@ def bare_generation(
         batch = torch.tensor(tokens, device=model.device)
         batches.append((batch, max(new[i] for i in chosen)))
 
+    cache_argument, last = cache_arguments(model.__class__)
+
     def run() -> None:
         with torch.inference_mode():
             for tokens, steps in batches:
-                cache = DynamicCache(config=model.config)
+                options = {cache_argument: DynamicCache(config=model.config), **last}
                 step = tokens
                 for _ in range(steps):
-                    logits = model(step, **cache_options(model, cache, last=True)).logits
+                    logits = model(step, **options).logits
                     step = logits[:, -1].argmax(-1, keepdim=True)
 
     return run
@@ -190,7 +192,7 @@ def measure(
     evaluator.prepare(model, tokenizer, {"search": {task: ids}})
     evaluator.score(model)
     documents = list(evaluator.requests("search", task).values())
-    prompts = [request.prompt for requests in documents for request in requests if request.prompt]
+    prompts = [prompt for requests in documents for item in requests for prompt in item.prompts]
     if prompts:
         forward = evaluator.forward
         groups = make_batches(prompts, forward.batching)

@@ -161,7 +161,7 @@ def bare(evaluator: Evaluator, model: Any, device: torch.device, task: str, roun
     """Return the milliseconds of the forward passes alone on a task's documents."""
     forward = evaluator.forward
     documents = list(evaluator.requests("search", task).values())
-    prompts = [request.prompt for requests in documents for request in requests if request.prompt]
+    prompts = [prompt for requests in documents for item in requests for prompt in item.prompts]
     if prompts:
         groups = make_batches(prompts, forward.batching)
         new = [len(tokens) for tokens in forward.generate(model, prompts, groups)]

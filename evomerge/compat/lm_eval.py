@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from evomerge.compat import need
-from evomerge.errors import SearchError
 
 
 class Group(NamedTuple):
@@ -72,20 +71,10 @@ def only_documents(task: Any, ids: Sequence[int]) -> Iterator[None]:
         del task.doc_iterator
 
 
-def apply_filters(task: Any, instances: list[Any]) -> list[str]:
-    """Set the `filtered_resps` of a task's instances by all its filters; return their names."""
-    task._instances = instances
-    if need("lm_eval", task, "instances") is not instances:
-        raise SearchError("lm_eval keeps a task's requests elsewhere; install an older version.")
-    for instance in instances:
-        instance.filtered_resps = {}
-    task.apply_filters()
-    return list(instances[0].filtered_resps)
-
-
-def filter_names(task: Any) -> tuple[str, ...]:
-    """Return the names of a task's filters."""
-    return tuple(item.name for item in need("lm_eval", task, "_filters"))
+def filters_of(task: Any) -> list[Any]:
+    """Return a task's filters, which set `filtered_resps[filter.name]` of instances."""
+    filters: list[Any] = need("lm_eval", task, "_filters")
+    return filters
 
 
 def encode_pair(lm: Any, context: str, continuation: str) -> tuple[list[int], list[int]]:

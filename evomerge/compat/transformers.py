@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import inspect
+from functools import cache
 from typing import Any
 
 
-def cache_options(model: Any, cache: Any, *, last: bool = False) -> dict[str, Any]:
-    """Return the forward arguments for a cache of keys and values.
+@cache
+def cache_arguments(kind: type[Any]) -> tuple[str, dict[str, int]]:
+    """Return by which argument models of a class take a cache of keys and values.
 
-    Args:
-        last: whether the model may leave out all logits but those of the last position.
+    Behind it are the arguments with which they leave out all logits but those of the last position.
     """
-    known = inspect.signature(model.forward).parameters
-    options: dict[str, Any] = {"cache" if "cache" in known else "past_key_values": cache}
-    return options | ({"logits_to_keep": 1} if last and "logits_to_keep" in known else {})
+    names = inspect.signature(kind.forward).parameters
+    last = {"logits_to_keep": 1} if "logits_to_keep" in names else {}
+    return "cache" if "cache" in names else "past_key_values", last
 
 
 def checkpoint_weights(model: Any) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import CandidateError, one_line
 from evomerge.evaluation.answers import PROPERTIES, Answers, TaskSet
+from evomerge.evaluation.inference.device import is_device_failure
 from evomerge.evaluation.inference.forward import Forward
-from evomerge.evaluation.inference.memory import is_device_failure
 from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM, Request
 from evomerge.evaluation.inference.vllm import EngineForward, VllmEngine
 from evomerge.evaluation.nll import nll, of_reference

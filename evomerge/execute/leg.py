@@ -13,7 +13,7 @@ from typing import Any
 
 from evomerge.errors import CandidateError
 from evomerge.evaluation.evaluator import Documents
-from evomerge.evaluation.inference.memory import is_exhausted
+from evomerge.evaluation.inference.device import is_exhausted
 from evomerge.evaluation.inference.rows import Form
 from evomerge.evaluation.loss import Loss
 from evomerge.merging.resident import Resident

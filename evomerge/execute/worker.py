@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -20,13 +20,13 @@ from evomerge.errors import (
     one_line,
 )
 from evomerge.evaluation.evaluator import Evaluator, score_single
-from evomerge.evaluation.inference.features import ImageFeatures
-from evomerge.evaluation.inference.memory import (
+from evomerge.evaluation.inference.device import (
     free_weights,
     is_device_failure,
     is_exhausted,
     peak_memory,
 )
+from evomerge.evaluation.inference.features import ImageFeatures
 from evomerge.evaluation.loss import Loss
 from evomerge.evaluation.racing import Race, score_in_race
 from evomerge.evaluation.tasks.functions import traceback_lines
@@ -77,7 +77,7 @@ class Worker:
         load_parent: loads a parent as itself: reference -> model, tokenizer.
         space: the genes that the legs of descents move.
         keeps_right: whether scores have the answers that are right (`Scores.right`).
-        features: maximum bytes of image features that are kept for later candidates.
+        features: maximum bytes of image features that are kept for later candidates, if any.
         threads: number of CPU threads that torch scores with; whoever makes the worker sets it.
     """
 
@@ -141,11 +141,12 @@ class Worker:
                 return self._score_parent(job)
         model = self.build(job.recipe, times)
         with _phase(times, "evaluate"):
-            self.evaluator.set_callbacks(
-                partial(self.build, job.recipe),
-                lambda model: self._features.kept(model, self._ready().tower),
-            )
+            scoring_context = self._keep_features if self.features else nullcontext
+            self.evaluator.set_callbacks(partial(self.build, job.recipe), scoring_context)
             return self.score(job, model)
+
+    def _keep_features(self, model: Any) -> AbstractContextManager[None]:
+        return self._features.kept(model, self._ready().tower)
 
     def try_functions(self) -> None:
         """Call each objective function with one document of a parent, before the first candidate.

@@ -82,6 +82,7 @@ def make_worker(
     from evomerge.merging.backend import resident, tokenizer
 
     config, checkpoints, where = checked.config, checked.checkpoints, place(checked.config)
+    shows_images = any(it.shows_images for it in checked.evaluator.info.tasks.values())
     baselines = list(checked.space.baselines().values())
     first, host = baselines[0], checkpoints[checked.host]
 
@@ -106,7 +107,7 @@ def make_worker(
         race=make_race(config),
         space=checked.space,
         keeps_right=config.optimizer.loss == "successes",
-        features=cache_memory(workers) // 2,
+        features=cache_memory(workers) // 2 if shows_images else 0,
         report=report,
         load_parent=partial(load_parent, checked),
     )

@@ -211,8 +211,8 @@ def test_a_prefix_that_documents_share_changes_no_score(
     evaluator, scores = ours(model, tokenizer, tmp_path, names, fewshot=3)
     shares = kind not in ("mamba", "bloom")
     assert evaluator.forward.shared == shares
-    prepared = evaluator.forward._prepared.values()
-    assert any(batch.prefix for batches, *_ in prepared for batch in batches) == shares
+    plans = evaluator.forward._plans.values()
+    assert any(batch.prefix for plan in plans for batch in plan.batches) == shares
     if dtype == "float32":
         assert_equal(evaluator, scores, reference(model, tmp_path, names, num_fewshot=3))
     assert evaluator.score(model).values == scores.values

@@ -10,8 +10,8 @@ from lm_eval.models.huggingface import HFLM
 from evomerge import zoo
 from evomerge.errors import ConfigError
 from evomerge.evaluation.evaluator import Evaluator
+from evomerge.evaluation.inference.calls import seeded
 from evomerge.evaluation.inference.generation import seed_of
-from evomerge.evaluation.inference.quiet import seeded
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.setup.preflight import repeats_warning
 

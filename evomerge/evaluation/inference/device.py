@@ -1,17 +1,23 @@
-"""What models are scored with: the device, the processor, CPU threads and memory."""
+"""What models are scored with: device, processor, CPU threads and memory; errors that it fails."""
 
 from __future__ import annotations
 
 import os
 import platform
+import resource
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
 from evomerge.errors import ConfigError, one_line
+
+if TYPE_CHECKING:
+    from torch import nn
 
 LIMITS = ("NUMBA_CPU_NAME", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
 """Environment variables that keep libraries from instructions of the processor."""
@@ -19,6 +25,13 @@ LIMITS = ("NUMBA_CPU_NAME", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MK
 SMALL = 30_000_000
 """A model with fewer parameters than this is scored on one CPU thread: several would wait for each
 other most of the time."""
+
+
+_EXHAUSTED = ("out of memory", "can't allocate memory", "_status_alloc_failed")
+_BROKEN = (
+    *("cuda error", "hip error", "cublas_status_", "cudnn_status_", "cudnn error", "nccl error"),
+    "device-side assert",
+)
 
 
 def choose_device(wanted: str) -> str:
@@ -159,3 +172,53 @@ def keep_threads() -> Callable[[], None]:
     import torch
 
     return partial(torch.set_num_threads, torch.get_num_threads())
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or _says(error, _EXHAUSTED)
+
+
+def is_device_failure(error: BaseException) -> bool:
+    """Return whether an error says that an accelerator no longer works in this process."""
+    import torch
+
+    # Old supported versions of torch have no AcceleratorError.
+    is_kind = isinstance(error, getattr(torch, "AcceleratorError", ()))
+    return not is_exhausted(error) and (is_kind or _says(error, _BROKEN))
+
+
+def _says(error: BaseException, signs: tuple[str, ...]) -> bool:
+    return isinstance(error, RuntimeError) and any(s in one_line(error).lower() for s in signs)
+
+
+def peak_memory() -> dict[str, int]:
+    """Return the largest memory of this process so far, in bytes.
+
+    `process` is resident memory, in which mapped files count; `accelerator` is what torch has
+    reserved on all accelerators together, if it uses one.
+    """
+    import torch
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = {"process": most if sys.platform == "darwin" else 1024 * most}
+    with suppress(OSError, IndexError, ValueError):
+        # The number of `getrusage` may be that of the process which has started this one.
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        found["process"] = 1024 * int(status.split("VmHWM:")[1].split()[0])
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        devices = range(torch.cuda.device_count())
+        found["accelerator"] = sum(map(torch.cuda.max_memory_reserved, devices))
+    return found
+
+
+def free_weights(model: nn.Module | None) -> None:
+    """Free the memory of a model's weights, even if other references to the model exist."""
+    import torch
+
+    with suppress(Exception):  # an objective function may have changed the model in any way
+        for tensor in () if model is None else (*model.parameters(), *model.buffers()):
+            tensor.grad = None
+            tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)

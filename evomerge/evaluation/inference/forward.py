@@ -14,16 +14,16 @@ from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 
 from evomerge.errors import CandidateError, ConfigError, EvomergeError, one_line
 from evomerge.evaluation.inference import generation, likelihood
 from evomerge.evaluation.inference.batches import batching
+from evomerge.evaluation.inference.device import is_device_failure, is_exhausted
 from evomerge.evaluation.inference.generation import Prompt, unsupported_setting
 from evomerge.evaluation.inference.likelihood import Batch, LogLikelihood
-from evomerge.evaluation.inference.memory import is_device_failure, is_exhausted
 from evomerge.evaluation.inference.reference import ReferenceLM, Request
 from evomerge.evaluation.inference.rows import Row, by_prefix, pack, separate, spread
 
@@ -32,9 +32,24 @@ log = logging.getLogger(__name__)
 DocumentRequests: TypeAlias = Sequence[Request]
 """The requests of one document, for example one for each choice of a question."""
 
-_MAX_PREPARED = 8  # sets of documents whose batches are kept
+_MAX_PLANS = 8  # sets of documents whose batches are kept
 _CACHED_PER_TOKEN = 4  # cached tokens that take about as much memory as one computed token
 _SCORED, _CONTINUED = 3, 4  # documents of each task on which the ways of running are compared
+
+
+class _Plan(NamedTuple):
+    """The requests of a set of documents by who answers them, and what the model reads for them.
+
+    Those `scored` have continuations, which are in `batches`; those `prompted` have the `prompts`,
+    of which each of the `groups` is a batch of places; those `left` are for lm-eval itself.
+    """
+
+    scored: list[Request]
+    batches: list[Batch]
+    prompted: list[Request]
+    prompts: list[Prompt]
+    groups: list[list[int]]
+    left: list[Request]
 
 
 class Forward:
@@ -64,7 +79,7 @@ class Forward:
         self.shared = False
         self.batching, self.oom_backoffs = batching(model, batch_size), 0
         self.pad = int(tokenizer.pad_token_id or 0)
-        self._prepared: dict[Hashable, tuple[list[Batch], list[Prompt], list[list[int]]]] = {}
+        self._plans: dict[Hashable, _Plan] = {}
         self._stops = cache(partial(generation.stop_detector, tokenizer))
 
     def __call__(self, model: Any, key: Hashable, documents: Sequence[DocumentRequests]) -> None:
@@ -104,7 +119,7 @@ class Forward:
             self._check_scoring(model, scored)
         for documents in few:
             requests = [request for document in documents for request in document]
-            prompted = [request for request in requests if request.prompt is not None]
+            prompted = [request for request in requests if request.prompts]
             if prompted and self.own_loop:
                 self._check_generation(model, prompted)
             for left in list(filter(self._is_left, requests))[:1]:
@@ -113,7 +128,7 @@ class Forward:
 
     def _is_left(self, request: Request) -> bool:
         """Return whether lm-eval itself answers a request."""
-        is_ours = self.own_loop and request.prompt is not None
+        is_ours = self.own_loop and bool(request.prompts)
         return self.reference.is_alone or (request.kind == "generate_until" and not is_ours)
 
     def _check_scoring(self, model: Any, samples: Sequence[DocumentRequests]) -> None:
@@ -146,7 +161,7 @@ class Forward:
         Each token must be the likeliest one in a pass without a cache. lm-eval's loop needs a pass
         over all weights for each token, so it continues only the prompt whose text ends first.
         """
-        prompts = [replace(r.prompt, sampling=None) for r in requests if r.prompt is not None]
+        prompts = [replace(request.prompts[0], sampling=None) for request in requests]
         try:
             groups = generation.make_batches(prompts, self.batching)
             texts = self.generate(model, prompts, groups)
@@ -174,34 +189,39 @@ class Forward:
         return batches
 
     def _answer(self, model: Any, key: Hashable, documents: Sequence[DocumentRequests]) -> None:
+        if key not in self._plans:
+            while len(self._plans) >= _MAX_PLANS:
+                self._plans.pop(next(iter(self._plans)))
+            self._plans[key] = self._plan(documents, model.device)
+        plan = self._plans[key]
+        if plan.scored:
+            count = sum(len(request.continuations) for request in plan.scored)
+            scores = iter(likelihood.score(model, plan.batches, count, self.gather))
+            for request in plan.scored:
+                request.answer_scored([next(scores) for _ in request.continuations])
+        texts = iter(self.generate(model, plan.prompts, plan.groups))
+        for request in plan.prompted:
+            self.reference.answer(request, [next(texts) for _ in request.prompts])
+        for request in plan.left:
+            self.reference.answer_alone(model, request)
+
+    def _plan(self, documents: Sequence[DocumentRequests], device: torch.device) -> _Plan:
         requests = [request for document in documents for request in document]
         left = [request for request in requests if self._is_left(request)]
+        prompted = [request for request in requests if request.prompts and self.own_loop]
         scored = [r for r in requests if r.kind != "generate_until" and not self._is_left(r)]
-        prompted = [r for r in requests if r.prompt is not None and self.own_loop]
-        if key not in self._prepared:
-            rows = continuation_rows(documents, self.packed)
-            batches = self._batches(rows, model.device, self.shared)
-            prompts = [prompt for request in prompted for prompt in request.prompts]
-            groups = generation.make_batches(prompts, self.batching)
-            while len(self._prepared) >= _MAX_PREPARED:
-                self._prepared.pop(next(iter(self._prepared)))
-            self._prepared[key] = batches, prompts, groups
-        batches, prompts, groups = self._prepared[key]
-        count = sum(len(request.continuations) for request in scored)
-        remaining = iter(likelihood.score(model, batches, count, self.gather))
-        for request in scored:
-            request.answer_scored([next(remaining) for _ in request.continuations])
-        generated = iter(self.generate(model, prompts, groups))
-        for request in prompted:
-            self.reference.answer(request, [next(generated) for _ in request.prompts])
-        for request in left:
-            self.reference.answer_alone(model, request)
+        rows = continuation_rows(documents, self.packed)
+        prompts = [prompt for request in prompted for prompt in request.prompts]
+        groups = generation.make_batches(prompts, self.batching)
+        return _Plan(
+            scored, self._batches(rows, device, self.shared), prompted, prompts, groups, left
+        )
 
     def halve(self, oom_backoffs: int) -> None:
         """Halve the batch limits until they have been halved `oom_backoffs` times or more."""
         while self.oom_backoffs < oom_backoffs:
             self.batching, self.oom_backoffs = self.batching.halved(), self.oom_backoffs + 1
-            self._prepared.clear()
+            self._plans.clear()
 
     def generate(
         self, model: Any, prompts: Sequence[Prompt], groups: Sequence[Sequence[int]]
@@ -232,8 +252,8 @@ def _samples(documents: Sequence[DocumentRequests]) -> list[DocumentRequests]:
     """Return a few documents of different lengths, the shortest and the longest among them."""
 
     def size(requests: DocumentRequests) -> int:
-        read = [item for r in requests for item in (*r.continuations, r.prompt) if item is not None]
-        return sum(len(item.tokens) for item in read)
+        prompts = sum(len(request.prompts[0].tokens) for request in requests if request.prompts)
+        return prompts + sum(len(c.tokens) for request in requests for c in request.continuations)
 
     is_scored = any(request.continuations for requests in documents for request in requests)
     return spread(sorted(documents, key=size), _SCORED if is_scored else _CONTINUED)

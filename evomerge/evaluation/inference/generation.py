@@ -17,10 +17,9 @@ from typing import Any
 
 import torch
 
-from evomerge.compat.transformers import cache_options
+from evomerge.compat.transformers import cache_arguments
 from evomerge.errors import CandidateError, ConfigError, one_line
 from evomerge.evaluation.inference.batches import MASKED, Batching
-from evomerge.evaluation.inference.likelihood import head_reads
 
 _LOOK_BACK = 2  # a stop sequence may take 2 tokens more than its own encoding, as in lm-eval
 
@@ -244,17 +243,19 @@ def continue_prompts(
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     generated: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))  # the prompt that each row of the tensors belongs to
-    kept_states = DynamicCache(config=model.config.get_text_config())
-    options = cache_options(model, kept_states, last=True)
+    cache_argument, last = cache_arguments(model.__class__)
+    states = DynamicCache(config=model.config.get_text_config())
+    options: dict[str, Any] = {cache_argument: states, "use_cache": True, **last}
     sampling, seeds = prompts[0].sampling, [prompt.seed for prompt in prompts]
     draw = None if sampling is None else drawer(sampling, seeds, device)
     # For the slice `hidden[:, -1:, :]` of several rows, torch copies a weight without a gradient
     # for each row: with 49,000 tokens and 100 rows, gigabytes and four times the CPU time.
-    with torch.inference_mode(), head_reads(model, torch.Tensor.contiguous):
+    head = model.get_output_embeddings() or torch.nn.Identity()
+    hook = head.register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
+    with torch.inference_mode(), hook:
         for step in range(limit):
             inputs = {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
-            output = model(**inputs, use_cache=True, **options)
-            logits = output.logits[:, -1].to(device).float()
+            logits = model(**inputs, **options).logits[:, -1].to(device).float()
             if step == 0 and bool(logits.isnan().any()):
                 raise CandidateError("The model's logits are not numbers (NaN).")
             following = logits.argmax(-1) if draw is None else draw(tokens, logits, rows)
@@ -267,7 +268,7 @@ def continue_prompts(
                 break
             if len(kept) < len(rows):
                 chosen = torch.tensor(kept)  # on the CPU: layers may be on several devices
-                kept_states.batch_select_indices(chosen)
+                states.batch_select_indices(chosen)
                 following, mask, positions = following[chosen], mask[chosen], positions[chosen]
                 rows = [rows[line] for line in kept]
             tokens = following[:, None]

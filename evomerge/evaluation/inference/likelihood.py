@@ -7,8 +7,7 @@ head is applied only to the positions that predict a target.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
-from evomerge.compat.transformers import cache_options
+from evomerge.compat.transformers import cache_arguments
 from evomerge.evaluation.inference.rows import Row, Tokens
 
 if TYPE_CHECKING:
@@ -131,8 +130,9 @@ def _read(model: Any, prefix: Tokens) -> _Layers:
     from transformers import DynamicCache
 
     cache: Any = DynamicCache()
+    cache_argument, last = cache_arguments(model.__class__)
     tokens = torch.tensor([prefix], device=model.device)
-    model(input_ids=tokens, use_cache=True, **cache_options(model, cache, last=True))
+    model(**{"input_ids": tokens, "use_cache": True, cache_argument: cache, **last})
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
@@ -145,33 +145,26 @@ def _logits(model: Any, batch: Batch, gather: bool, layers: _Layers) -> torch.Te
         from transformers import DynamicCache
 
         cache, rows = DynamicCache(), len(batch.tokens)
-        for place, (keys, values) in enumerate(layers):
-            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), place)
-        inputs |= cache_options(model, cache)
+        for number, (keys, values) in enumerate(layers):
+            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), number)
+        inputs[cache_arguments(model.__class__)[0]] = cache
     if batch.branch is not None:
         inputs["position_ids"] = batch.positions
         inputs["attention_mask"] = attention_mask(model, batch)
     if not gather:
-        return select(model(**inputs).logits, batch.where)
-    with head_reads(model, partial(select, where=batch.where)):
+        return _scored(model(**inputs).logits, batch)
+    head = model.get_output_embeddings() or torch.nn.Identity()  # without a head nothing is changed
+    with head.register_forward_pre_hook(lambda _, args: (_scored(args[0], batch), *args[1:])):
         logits: torch.Tensor = model(**inputs).logits
     if logits.dim() != 2:
         raise ValueError("the head of this model cannot be applied to scored positions only")
     return logits
 
 
-def select(states: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+def _scored(states: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Return the states at the scored positions: (rows, length, features) -> (scored, features)."""
-    where = where.to(states.device)
-    return states[where[0], where[1]]
-
-
-@contextlib.contextmanager
-def head_reads(model: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """While the context is open, the output head gets other states, by a hook."""
-    head = model.get_output_embeddings() or torch.nn.Identity()  # without a head nothing is changed
-    with head.register_forward_pre_hook(lambda _, inputs: (change(inputs[0]), *inputs[1:])):
-        yield
+    rows, columns = batch.where.to(states.device)
+    return states[rows, columns]
 
 
 def attention_mask(model: Any, batch: Batch) -> Any:

@@ -14,10 +14,16 @@ from torch import nn
 
 from evomerge.compat.lm_eval import encode_pair, replace_model, seeing
 from evomerge.errors import CandidateError, ConfigError, one_line
-from evomerge.evaluation.inference import generation
-from evomerge.evaluation.inference.generation import SETTINGS, Prompt, is_sampled
+from evomerge.evaluation.inference.calls import SEED, calling
+from evomerge.evaluation.inference.generation import (
+    SETTINGS,
+    Prompt,
+    Sampling,
+    is_sampled,
+    seed_of,
+    unsupported_setting,
+)
 from evomerge.evaluation.inference.likelihood import LogLikelihood
-from evomerge.evaluation.inference.quiet import quiet, seeded
 from evomerge.evaluation.inference.rows import Continuation
 from evomerge.models.files import PROCESSOR_FILES
 
@@ -31,14 +37,15 @@ class Request:
     Attributes:
         continuations: what is scored: one for `loglikelihood`, one for each window of the text for
             `loglikelihood_rolling`, none for `generate_until` and encoder-decoders.
-        prompt: what is continued; None where lm-eval itself answers, as with beams or penalties.
+        prompts: what is continued: one, or one for each text that is sampled; none where lm-eval
+            itself answers, as with beams or penalties.
         seeds: the seeds of the texts that are sampled in answer, one for each repeat of the task.
         generated: number of tokens of each text that was generated, its end token included.
     """
 
     instance: Instance
     continuations: tuple[Continuation, ...] = ()
-    prompt: Prompt | None = None
+    prompts: tuple[Prompt, ...] = ()
     seeds: tuple[int, ...] = ()
     generated: list[int] = field(default_factory=list)
 
@@ -46,13 +53,6 @@ class Request:
     def kind(self) -> str:
         """`loglikelihood`, `loglikelihood_rolling` or `generate_until`."""
         return str(self.instance.request_type)
-
-    @property
-    def prompts(self) -> list[Prompt]:
-        """What is continued: the prompt once, or once for each text that is sampled."""
-        if self.prompt is None:
-            return []
-        return [replace(self.prompt, seed=seed) for seed in self.seeds] or [self.prompt]
 
     def answer_texts(self, texts: Sequence[str], tokens: Sequence[int]) -> None:
         """Store a text for each repeat of the task, or one for all, and their numbers of tokens."""
@@ -103,7 +103,7 @@ class ReferenceLM:
         self._reasoning = reasoning
         self._defaults = model.generation_config
         self.is_alone = bool(model.config.is_encoder_decoder)
-        with quiet():
+        with calling():
             from lm_eval.models.huggingface import HFLM
 
             kind = seeing(processor_of(str(model.name_or_path), tokenizer)) if sees else HFLM
@@ -143,11 +143,11 @@ class ReferenceLM:
         if instance.request_type == "generate_until":
             context, options, *images = instance.args
             repeats = range(instance.repeats if is_sampled(options) else 0)
-            names = (f"{name}/{instance.idx}/{repeat}" for repeat in repeats)
-            seeds = tuple(map(generation.seed_of, names))
-            plain = not images and not self.is_alone
-            prompt = self.prompt(context, options, instance.task_name) if plain else None
-            return Request(instance, prompt=prompt, seeds=seeds)
+            seeds = tuple(seed_of(f"{name}/{instance.idx}/{repeat}") for repeat in repeats)
+            prompts = tuple[Prompt, ...]()
+            if not images and not self.is_alone:
+                prompts = self._prompts(context, options, instance.task_name, seeds)
+            return Request(instance, prompts=prompts, seeds=seeds)
         if self.is_alone:
             return Request(instance)
         is_rolling = instance.request_type == "loglikelihood_rolling"
@@ -183,12 +183,14 @@ class ReferenceLM:
         )
         return [make_disjoint_window(window) for window in windows]
 
-    def prompt(self, context: str, options: Mapping[str, Any], task: str) -> Prompt | None:
-        """Return the prompt of a `generate_until` request, as HFLM would feed it.
+    def _prompts(
+        self, context: str, options: Mapping[str, Any], task: str, seeds: Sequence[int]
+    ) -> tuple[Prompt, ...]:
+        """Return the prompt of a `generate_until` request, as HFLM would feed it, with each seed.
 
-        It is None if the options, the task's `generation_kwargs`, ask for more than greedy decoding
-        or sampling (beams, penalties), or the model's generation config has a setting that our own
-        generation does not support.
+        There is none if the options, the task's `generation_kwargs`, ask for more than greedy
+        decoding or sampling (beams, penalties), or the model's generation config has a setting that
+        our own generation does not support.
 
         Raises:
             ConfigError: the task asks for more new tokens than the model can read, or samples with
@@ -199,7 +201,7 @@ class ReferenceLM:
         rest = dict(normalize_gen_kwargs(dict(options), self._lm.max_gen_toks))
         stops = handle_stop_sequences(rest.pop("until", None), eos=self._end)
         limit = int(rest.pop("max_gen_toks"))
-        sampling = generation.Sampling.of(rest, self._defaults, task) if is_sampled(rest) else None
+        sampling = Sampling.of(rest, self._defaults, task) if is_sampled(rest) else None
         others = rest.keys() - {"do_sample", *SETTINGS}  # the last do not change greedy decoding
         room = self.max_length - limit
         if room <= 0:
@@ -207,8 +209,8 @@ class ReferenceLM:
                 f"objectives: a task asks for {limit} new tokens, but the model reads at most "
                 f"{self.max_length} tokens in all; lower max_gen_toks in the task's YAML."
             )
-        if others or generation.unsupported_setting(self._defaults, sampled=sampling is not None):
-            return None
+        if others or unsupported_setting(self._defaults, sampled=sampling is not None):
+            return ()
         try:
             tokens = self._lm.tok_batch_encode([context], left_truncate_len=room)[0][0].tolist()
         except Exception as error:  # a tokenizer raises anything for settings that do not fit
@@ -217,7 +219,8 @@ class ReferenceLM:
                 f"({type(error).__name__}: {one_line(error).rstrip('.')}); correct "
                 "tokenizer_config.json of the host."
             ) from error
-        return Prompt(tuple(tokens), tuple(stop for stop in stops if stop), limit, sampling)
+        prompt = Prompt(tuple(tokens), tuple(stop for stop in stops if stop), limit, sampling)
+        return tuple(replace(prompt, seed=seed) for seed in seeds) or (prompt,)
 
     def answered(self, request: Request, answer: str, *, ended: bool) -> Continuation:
         """Return an answer to a `generate_until` request as a continuation of its prompt.
@@ -226,14 +229,13 @@ class ReferenceLM:
         """
         tokens = self._lm.tok_encode(answer, add_special_tokens=False)
         tokens = [*tokens, self._lm.eot_token_id] if ended else tokens
-        asked, prompt = request.prompt, request.instance.args[0]
-        before = list(asked.tokens) if asked else self._lm.tok_encode(prompt)
-        return Continuation.of(before, tokens, self.max_length)
+        prompts, text = request.prompts, request.instance.args[0]
+        context = prompts[0].tokens if prompts else self._lm.tok_encode(text)
+        return Continuation.of(context, tokens, self.max_length)
 
     def answer(self, request: Request, generated: Sequence[Sequence[int]]) -> None:
         """Store the new tokens of each of the request's `prompts` as its answers."""
-        stops = request.prompt.stops if request.prompt else ()
-        texts = [self.text(tokens, stops) for tokens in generated]
+        texts = [self.text(tokens, request.prompts[0].stops) for tokens in generated]
         request.answer_texts(texts, [len(tokens) for tokens in generated])
 
     def text(self, tokens: Sequence[int], stops: Sequence[str]) -> str:
@@ -252,13 +254,13 @@ class ReferenceLM:
     def answer_alone(self, model: nn.Module, request: Request) -> None:
         """Store what lm-eval itself answers to a request: texts, or a log-likelihood."""
         if request.kind == "generate_until":
-            seeds = request.seeds or (1234,)
+            seeds = request.seeds or (SEED,)
             texts = [self._text(model, request.instance, seed) for seed in seeds]
             counts = [len(self._lm.tok_encode(text, add_special_tokens=False)) for text in texts]
             request.answer_texts(texts, counts)
             return
         replace_model(self._lm, model)
-        with quiet(bars=True):
+        with calling(SEED):
             (answer,) = getattr(self._lm, request.kind)([request.instance], disable_tqdm=True)
         is_rolling = request.kind == "loglikelihood_rolling"
         request.answer_scored([(answer, False) if is_rolling else answer])
@@ -269,12 +271,12 @@ class ReferenceLM:
         kept = {name: value for name, value in options.items() if name not in SETTINGS}
         return self._text(model, SimpleNamespace(args=(context, {**kept, "do_sample": False})))
 
-    def _text(self, model: nn.Module, instance: Instance, seed: int = 1234) -> str:
+    def _text(self, model: nn.Module, instance: Instance, seed: int = SEED) -> str:
         """Return the text that lm-eval generates for an instance."""
         replace_model(self._lm, model)
         gc.freeze()  # it collects garbage after each image, which takes long beside many objects
         try:
-            with quiet(bars=True), seeded(seed):
+            with calling(seed):
                 return str(self._lm.generate_until([instance], disable_tqdm=True)[0])
         finally:
             gc.unfreeze()

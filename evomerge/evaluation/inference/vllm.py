@@ -206,14 +206,14 @@ class EngineForward:
         requests = [r for task in tasks for document in task for r in document]
         setting = generation.unsupported_setting(model.generation_config)
         for request in requests:
-            if request.kind == "generate_until" and request.prompt is None:
+            if request.kind == "generate_until" and not request.prompts:
                 also = "" if setting is None else f", which sets {setting!r},"
                 raise ConfigError(
                     "evaluation.backend is 'vllm', which generates greedily or samples, but "
                     f"generation_config.json{also} or generation_kwargs of the task "
                     f"{request.instance.task_name!r} ask for more; remove it, or use 'hf'."
                 )
-        prompts = [r.prompt for r in requests if r.prompt is not None][:_TRIED]
+        prompts = [prompt for r in requests for prompt in r.prompts[:1]][:_TRIED]
         self._try([replace(p, sampling=None, limit=min(p.limit, _NEW)) for p in prompts], model)
         self.scorer.check(model, [_scored(task) for task in tasks])
 
@@ -249,7 +249,7 @@ class EngineForward:
         """
         if scored := _scored(documents):
             self.scorer(model, key, scored)
-        prompted = [r for document in documents for r in document if r.prompt is not None]
+        prompted = [r for document in documents for r in document if r.prompts]
         if prompted:
             self.engine.load(checkpoint_weights(model))
             prompts = [prompt for request in prompted for prompt in request.prompts]

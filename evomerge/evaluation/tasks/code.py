@@ -29,10 +29,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from evomerge.errors import SearchError, one_line
-from evomerge.evaluation.inference.quiet import quiet, seeded
+from evomerge.evaluation.inference.calls import SEED, calling
 from evomerge.evaluation.tasks.loading import TaskLoader
-from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, document_metrics
-from evomerge.evaluation.tasks.templates import templates_in_sandbox
+from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, TaskMetrics
 from evomerge.run.atomic import TemporaryFolder
 
 SECONDS, SECONDS_MORE = 30, 2  # of a document, and of each of its answers
@@ -161,7 +160,7 @@ def main(descriptor: int) -> None:
             include, origin, documents, seconds = connection.recv()
             reply: list[Outcome] | str
             try:
-                with quiet(bars=True), seeded(), templates_in_sandbox(), ExitStack() as children:
+                with calling(SEED), ExitStack() as children:
                     if origin not in tasks:
                         loader = TaskLoader(include, allow_code=True)
                         tasks[origin] = loader.load(origin[0], "objectives")[0][origin[1]]
@@ -187,7 +186,7 @@ def _child(task: Any, requests: Sequence[Instance], seconds: int) -> Iterator[Co
     if process == 0:
         try:
             _limit(folder, seconds, writing.fileno())
-            (row,) = document_metrics(task, [requests])
+            (row,) = TaskMetrics(task)([requests])
             numbers = {key: float(value) for key, value in row.items()}
             found = [numbers, [dict(instance.filtered_resps) for instance in requests]]
             writing.send_bytes(json.dumps(found, default=str).encode())

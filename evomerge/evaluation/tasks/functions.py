@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 from evomerge.errors import CandidateError, ConfigError, InputError, one_line, printable
-from evomerge.evaluation.inference.memory import is_device_failure
-from evomerge.evaluation.inference.quiet import seeded
+from evomerge.evaluation.inference.calls import seeded
+from evomerge.evaluation.inference.device import is_device_failure
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 from evomerge.registry import Registry
 from evomerge.trust.modules import is_installed

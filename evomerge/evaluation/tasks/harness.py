@@ -12,15 +12,14 @@ from typing import Any
 
 from evomerge.compat.lm_eval import Group, only_documents
 from evomerge.errors import ConfigError
-from evomerge.evaluation.inference.quiet import quiet, seeded
+from evomerge.evaluation.inference.calls import SEED, calling
 from evomerge.evaluation.inference.reference import ReferenceLM
 from evomerge.evaluation.inference.rows import spread
 from evomerge.evaluation.tasks.code import CodeProcess, Origin
 from evomerge.evaluation.tasks.digests import RENDERED, plain, task_digests
 from evomerge.evaluation.tasks.info import TaskInfo, describe
 from evomerge.evaluation.tasks.loading import TaskLoader, runs_code, shows_images, task_manager
-from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, document_metrics
-from evomerge.evaluation.tasks.templates import Rendered, rendered_once, templates_in_sandbox
+from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, TaskMetrics
 from evomerge.scores import NLL, TOKENS
 
 
@@ -56,12 +55,12 @@ class Harness:
         self.apply_chat_template = apply_chat_template
         self.tasks: dict[str, Any] = {}
         self._groups: dict[str, Group] = {}
-        self._rendered: Rendered = {}
+        self._metrics: dict[str, TaskMetrics] = {}
         folders = [str(folder) for folder in include]
         self._code = CodeProcess(folders)
         self._loader = TaskLoader(folders, fewshot, generation or {}, allow_code, tasks)
         self.origins: dict[str, Origin] = {}
-        with quiet(bars=True), seeded(), templates_in_sandbox():
+        with calling(SEED):
             task_manager(folders, tasks, "objectives")
             for name in dict.fromkeys(tasks):
                 self._load(name, name, "objectives")
@@ -81,8 +80,8 @@ class Harness:
         """
         other = copy.copy(self)
         other.tasks, other._groups = dict(self.tasks), dict(self._groups)
-        other.origins = dict(self.origins)
-        with quiet(bars=True), seeded(), templates_in_sandbox():
+        other.origins, other._metrics = dict(self.origins), dict(self._metrics)
+        with calling(SEED):
             task_manager(self._loader.include, [*replacements.values()], f"{where}.tasks")
             for name, source in replacements.items():
                 other._load(name, source, f"{where}.tasks")
@@ -111,13 +110,14 @@ class Harness:
             if runs_code(task):
                 self.origins[leaf] = source, source if leaf == name else leaf
         self.tasks |= tasks
+        self._metrics |= {leaf: TaskMetrics(task) for leaf, task in tasks.items()}
         self._groups |= groups
 
     def _tried(self, task: str, requests: Sequence[Instance]) -> DocumentMetrics:
         """Return the metrics of a document; none if code that it runs gives no result."""
         if task in self.origins:
             return self._code.metrics(self.origins[task], [requests], {})[0]
-        return document_metrics(self.tasks[task], [requests])[0]
+        return self._metrics[task]([requests])[0]
 
     def _select_split(self, name: str, task_split: str, where: str) -> TaskInfo:
         """Replace a task by one that includes it and sets `test_split`; return its info."""
@@ -138,6 +138,7 @@ class Harness:
             # Only if `fewshot_split` is set does lm-eval leave out the document itself.
             changes["fewshot_split"] = changes["test_split"]
         task = self.tasks[name] = self._loader.load(info.name, where, changes)[0][info.name]
+        self._metrics[name] = TaskMetrics(task)
         return replace(info, documents=len(task.eval_docs), task_split=task_split)
 
     def build(
@@ -154,8 +155,8 @@ class Harness:
         """
         subject, is_chat = self.tasks[task], self.apply_chat_template
         template = reference.chat_template if reference else _turns
-        with quiet(bars=True), seeded(), templates_in_sandbox(), only_documents(subject, ids):
-            subject.set_fewshot_seed(seed=1234)  # the default of simple_evaluate
+        with calling(SEED), only_documents(subject, ids):
+            subject.set_fewshot_seed(seed=SEED)
             subject.build_all_requests(
                 samples=dict.fromkeys(ids),  # lm-eval tests `in samples` for every document
                 system_instruction=None,
@@ -179,18 +180,16 @@ class Harness:
         Chat templates belong to the tokenizer, so prompts count without them.
         """
         requests = self.build(task, spread(ids, RENDERED), None)
-        with quiet(), templates_in_sandbox():
+        with calling():
             return task_digests(self.tasks[task], ids, requests)
 
     def measure(self, task: str, documents: Sequence[Sequence[Instance]]) -> list[DocumentMetrics]:
         """Return the metrics of each document, from the answers (`resps`) in its requests."""
-        subject = self.tasks[task]
         if task in self.origins:
             metrics = {**self.info.tasks[task].metrics, NLL: None, TOKENS: None}
             worst = {key: 1.0 - item.higher_is_better for key, item in metrics.items() if item}
             return self._code.metrics(self.origins[task], documents, worst)
-        with quiet(), templates_in_sandbox(), rendered_once(subject, self._rendered):
-            return document_metrics(subject, documents)
+        return self._metrics[task](documents)
 
     def reference_answer(self, task: str, document: Any) -> tuple[str, str]:
         """Return the reference answer of a document, and the task's delimiter before it.
@@ -199,7 +198,7 @@ class Harness:
             ConfigError: the document has none.
         """
         subject = self.tasks[task]
-        with quiet(), templates_in_sandbox():
+        with calling():
             target = subject.doc_to_target(document)
             if isinstance(target, int) and subject.get_config("doc_to_choice"):
                 target = subject.doc_to_choice(document)[target]
@@ -225,7 +224,7 @@ class Harness:
             ConfigError: the document has none.
         """
         subject = self.tasks[task]
-        with quiet(), templates_in_sandbox():
+        with calling():
             # Where the choices are in the prompt, this is what says which one is right.
             is_in_prompt = getattr(subject, "multiple_input", False)
             target = (subject.doc_to_text if is_in_prompt else subject.doc_to_target)(document)
@@ -240,7 +239,7 @@ class Harness:
 
     def choice_lengths(self, task: str, document: Any, metric: str) -> tuple[float, ...]:
         """Return by what a metric divides the log-likelihood of each choice of a document."""
-        with quiet(), templates_in_sandbox():
+        with calling():
             choices = self.tasks[task].doc_to_choice(document)
         if metric not in ("acc_norm", "acc_bytes"):
             return (1.0,) * len(choices)
@@ -277,7 +276,7 @@ class Harness:
             content = documents[document]
             found = [json.dumps(dict(content), sort_keys=True, default=plain)]
             if rendered:
-                with templates_in_sandbox():
+                with calling():
                     parts = [subject.doc_to_text(content), subject.doc_to_target(content)]
                     if subject.get_config("doc_to_choice"):
                         parts.append(subject.doc_to_choice(content))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
-from evomerge.compat.lm_eval import Group, filter_names
+from evomerge.compat.lm_eval import Group, filters_of
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluation.inference.generation import is_sampled
 from evomerge.evaluation.tasks.loading import shows_images
@@ -196,7 +196,7 @@ def _task_info(name: str, task: Any, measure: Measure) -> TaskInfo:
         repeats=int(get("repeats") or 1),
         is_sampled=kind == "generate_until" and is_sampled(get("generation_kwargs") or {}),
         has_filters=bool(get("filter_list")),
-        filters=filter_names(task),
+        filters=tuple(item.name for item in filters_of(task)),
         shows_images=shows_images(task),
     )
 

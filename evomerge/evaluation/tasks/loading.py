@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 from evomerge.compat.lm_eval import Group, load_tasks
 from evomerge.errors import ConfigError, did_you_mean, one_line
-from evomerge.evaluation.tasks.templates import templates_in_sandbox
 from evomerge.models.references import is_folder
 from evomerge.trust.task_files import has_script
 
@@ -115,7 +114,7 @@ class TaskLoader:
         """
         changed = {"group": "changed", "task": [{"task": name, **(changes or {})}]}
         try:
-            with templates_in_sandbox(), _code_may_load(self.allow_code):
+            with _code_may_load(self.allow_code):
                 manager = task_manager(self.include, [*self.names, name], where)
                 tasks, groups = load_tasks(manager, changed if changes else name)
         except (ConfigError, KeyboardInterrupt):

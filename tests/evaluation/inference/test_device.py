@@ -10,10 +10,11 @@ from evomerge.evaluation.inference.device import (
     SMALL,
     choose_threads,
     free_memory,
+    is_device_failure,
+    is_exhausted,
     total_memory,
     use_only,
 )
-from evomerge.evaluation.inference.memory import is_device_failure, is_exhausted
 
 LIMIT, USED, FILES = 10**8, 8 * 10**7, 3 * 10**7
 

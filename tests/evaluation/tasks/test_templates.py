@@ -9,8 +9,8 @@ from lm_eval import utils
 from task_files import write_task
 
 from evomerge.errors import ConfigError
+from evomerge.evaluation.inference.calls import TaskTemplates, calling
 from evomerge.evaluation.tasks.harness import Harness
-from evomerge.evaluation.tasks.templates import TaskTemplates, templates_in_sandbox
 
 TASKS = Path(lm_eval.__file__).parent / "tasks"
 DOCUMENT = {
@@ -78,8 +78,8 @@ def test_a_template_that_may_not_be_used_is_named(tmp_path, key):
 
 def test_lm_evals_own_templates_are_back_behind_the_last_context():
     own = utils.env
-    with templates_in_sandbox():
-        with templates_in_sandbox():
+    with calling():
+        with calling():
             assert isinstance(utils.env, TaskTemplates)
         assert isinstance(utils.env, TaskTemplates)
     assert utils.env is own

@@ -1,0 +1,118 @@
+"""Calls of lm-eval: silent, from its own seeds, with the Jinja templates of tasks in a sandbox.
+
+In Jinja's sandbox a template cannot reach other Python objects, so a task of a stranger cannot run
+code by its template.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr
+from functools import cache, lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+from jinja2 import Environment
+from jinja2.sandbox import SandboxedEnvironment
+
+from evomerge.compat import need
+from evomerge.errors import ConfigError, one_line
+from evomerge.parsing.values import shown
+
+SEED = 1234
+"""The seed of numpy, of torch and of few-shot examples in lm-eval's `simple_evaluate`."""
+
+
+@contextmanager
+def calling(seed: int | None = None) -> Iterator[None]:
+    """Within, lm-eval logs errors only, and keeps and renders templates in a sandbox.
+
+    With a seed, that of torch, it also starts from the seeds of `simple_evaluate`, and what is
+    written to stderr is discarded: its progress bars.
+    """
+    logger = logging.getLogger("lm_eval")
+    with ExitStack() as stack:
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.ERROR)
+        if seed is not None:
+            stack.enter_context(redirect_stderr(io.StringIO()))
+            stack.enter_context(seeded(seed))
+        utils = _utils()
+        stack.callback(setattr, utils, "env", utils.env)
+        utils.env = env if isinstance(env := utils.env, TaskTemplates) else _sandbox(env)
+        yield
+
+
+@contextmanager
+def seeded(seed: int = SEED) -> Iterator[None]:
+    """Within, the global random generators have the seeds of `simple_evaluate`, torch this one.
+
+    Their states before are restored.
+    """
+    import numpy as np
+    import torch
+
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(0)
+    np.random.seed(SEED)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+class TaskTemplates(SandboxedEnvironment):
+    """Renders as another environment does, in the sandbox, and keeps compiled templates.
+
+    lm-eval compiles a template at each use.
+    """
+
+    def __init__(self, plain: Environment) -> None:
+        super().__init__(
+            loader=plain.loader,
+            undefined=plain.undefined,
+            keep_trailing_newline=plain.keep_trailing_newline,
+        )
+        self.filters.update(plain.filters)
+        self._compiled = lru_cache(maxsize=1000)(super().from_string)
+
+    def from_string(self, source: Any, *_: Any, **__: Any) -> Any:
+        """Return what renders a text as a template; ConfigError: it is none, or fails."""
+        with _explained(str(source)):
+            template = self._compiled(source)
+
+        def render(*values: Any, **named: Any) -> str:
+            with _explained(str(source)):
+                return template.render(*values, **named)
+
+        return SimpleNamespace(render=render)
+
+
+@contextmanager
+def _explained(text: str) -> Iterator[None]:
+    """Raise a sentence with the text of a template for what it raises."""
+    try:
+        yield
+    except Exception as error:  # a template may call anything of a document, or divide by zero
+        reason = f"{type(error).__name__}: {one_line(error)}".rstrip(".")
+        raise ConfigError(
+            f"The template {shown(text)} of a task cannot be used ({reason}); change it in the "
+            "task's YAML."
+        ) from error
+
+
+_sandbox = lru_cache(maxsize=1)(TaskTemplates)
+
+
+@cache
+def _utils() -> Any:
+    from lm_eval import utils
+
+    need("lm_eval", utils, "env")
+    return utils
