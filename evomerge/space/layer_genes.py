@@ -12,8 +12,6 @@ from evomerge.recipe import Knob, Layer, Source
 from evomerge.space.knobs import KnobPlan, SearchedKnob
 from evomerge.space.protocol import Gene
 
-_KINDS = {"real": "real", "integer": "integer", "flag": "binary"}
-
 
 @dataclass(frozen=True)
 class MethodInputs:
@@ -87,29 +85,29 @@ class LayerGenes:
         components: Mapping[str, Sequence[str]],
     ) -> None:
         self._inputs = tuple(inputs)
-        self._fixed = plan.fixed
         self._components = dict(components)
-        self._names = tuple(item.method.name for item in inputs)
+        names = tuple(item.method.name for item in inputs)
+        choice = (Gene("method", "choice", 0, len(names) - 1, 0, choices=names),)
+        choice = choice if len(names) > 1 else ()
+        self._choices = len(choice)
         self._knob_genes = self._list_knob_genes(plan)
-        choice = Gene("method", "choice", 0, len(self._names) - 1, 0, choices=self._names)
-        self._choices = int(len(self._names) > 1)
-        # What each method takes from the values, listed once for thousands of layers.
-        self._knob_places = [
+        self._searched = [
             [
-                (item.parent, item.knob.name, place)
-                for place, item in enumerate(self._knob_genes, self._choices)
+                (item.parent, item.knob.name, index)
+                for index, item in enumerate(self._knob_genes, self._choices)
                 if item.is_of(used)
             ]
             for used in inputs
         ]
-        self._fixed_knobs = [
+        """For each method the parents and names of its searched knobs, and indices of values."""
+        self._fixed = [
             {
                 per: {key[2]: value for key, value in plan.fixed.items() if key[:2] == (name, per)}
                 for per in ("merge", "source")
             }
-            for name in self._names
+            for name in names
         ]
-        self.genes = ((choice,) if self._choices else ()) + tuple(map(self._gene, self._knob_genes))
+        self.genes = (*choice, *map(self._gene, self._knob_genes))
 
     def layer(
         self,
@@ -126,10 +124,10 @@ class LayerGenes:
             members: for each merge method, the parents of a pool that are merged; None: all.
         """
         number = int(values[0]) if self._choices else 0
-        used, fixed = self._inputs[number], self._fixed_knobs[number]
+        used, fixed = self._inputs[number], self._fixed[number]
         numbers: dict[str | None, dict[str, list[float]]] = {}
-        for parent, knob, place in self._knob_places[number]:
-            numbers.setdefault(parent, {}).setdefault(knob, []).append(values[place])
+        for parent, knob, index in self._searched[number]:
+            numbers.setdefault(parent, {}).setdefault(knob, []).append(values[index])
 
         def knobs(parent: str | None) -> dict[str, Knob]:
             searched = {
@@ -162,45 +160,42 @@ class LayerGenes:
         ]
 
     def mixtures(self, shares: Mapping[str, float]) -> dict[int, list[float]]:
-        """Return place of a method -> values that merge the parents in the given shares.
+        """Return index of a method -> values that merge the parents in these shares.
 
         `weight` is the parent's share, `density` and `lambda` are 1, and `t` is the share of the
         last source. The knobs of the other methods are set likewise, so that nothing but the method
         is between two of these.
         """
         starts = [rounded(gene, gene.start) for gene in self.genes]
-        methods = enumerate(self._inputs)
-        able = [n for n, used in methods if self._set_shares(used, shares, starts.copy())]
-        found: dict[int, list[float]] = {}
+        numbers = range(len(self._inputs))
+        able = [number for number in numbers if self._set_shares(number, shares, starts.copy())]
+        mixtures: dict[int, list[float]] = {}
         for number in able:
-            found[number] = starts.copy()
+            values = mixtures[number] = starts.copy()
             for other in [*able, number]:  # its own knobs last
-                self._set_shares(self._inputs[other], shares, found[number])
-            found[number][: self._choices] = [float(number)] * self._choices
-        return found
+                self._set_shares(other, shares, values)
+            values[: self._choices] = [float(number)] * self._choices
+        return mixtures
 
-    def _set_shares(
-        self, used: MethodInputs, shares: Mapping[str, float], values: list[float]
-    ) -> bool:
+    def _set_shares(self, number: int, shares: Mapping[str, float], values: list[float]) -> bool:
         """Write the knobs of one method into `values`; return whether it can express the shares."""
+        used = self._inputs[number]
         method = used.method
         has_knob = {"weight", "t"} & {knob.name for knob in method.knobs}
         if not (has_knob and set(shares) <= {*used.sources, used.base}):
             return False
-        wanted = {"density": 1.0, "lambda": 1.0, "t": shares.get(used.sources[-1], 0.0)}
-        searched = set()
-        for index, knob_gene in enumerate(self._knob_genes, self._choices):
-            knob = knob_gene.knob
-            if knob_gene.is_of(used):
-                searched.add(knob.name)
-                wanted["weight"] = shares.get(knob_gene.parent or "", 0.0)
-                values[index] = rounded(self.genes[index], wanted.get(knob.name, values[index]))
-                if abs(values[index] - wanted.get(knob.name, values[index])) > 1e-6:
-                    return False
-        for spec in method.knobs:
-            if spec.name not in searched:
-                value = self._fixed.get((method.name, spec.per, spec.name), spec.default)
-                if spec.name == "weight" or wanted.get(spec.name, value) != value:
+        targets = {"density": 1.0, "lambda": 1.0, "t": shares.get(used.sources[-1], 0.0)}
+        for parent, name, index in self._searched[number]:
+            targets["weight"] = shares.get(parent or "", 0.0)
+            target = targets.get(name, values[index])
+            values[index] = rounded(self.genes[index], target)
+            if abs(values[index] - target) > 1e-6:
+                return False
+        searched = {name for _, name, _ in self._searched[number]}
+        for knob in method.knobs:
+            if knob.name not in searched:
+                value = self._fixed[number][knob.per].get(knob.name, knob.default)
+                if knob.name == "weight" or targets.get(knob.name, value) != value:
                     return False
         return True
 
@@ -220,10 +215,10 @@ class LayerGenes:
         same_name = [item.knob for item in self._knob_genes if item.knob.name == knob.name]
         # Methods that search one knob in different ranges have a gene each, named by the methods.
         methods = "" if all(k == knob for k in same_name) else f"{'+'.join(knob.methods)}."
-        places = (knob_gene.component, knob_gene.parent)
-        name = "".join(f"{place}." for place in places if place) + methods + knob.name
-        kind = _KINDS[knob.kind]
-        return Gene(name, kind, knob.low, knob.high, knob.start)  # type: ignore[arg-type]
+        address = (knob_gene.component, knob_gene.parent)
+        name = "".join(f"{part}." for part in address if part) + methods + knob.name
+        kind = "binary" if knob.kind == "flag" else knob.kind
+        return Gene(name, kind, knob.low, knob.high, knob.start)
 
     def _knob(self, numbers: list[float], block: int | None) -> Knob:
         if block is None or not self._components:

@@ -54,10 +54,9 @@ class SliceSpace(PathSpace):
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome."""
         values = {gene.name: value for gene, value in zip(self.genes, genome, strict=True)}
-        wanted = round(values.get("slices", self._count[0]))
-        count = min(max(wanted, self._count[0]), self._count[1], self._most)
-        named = [self._slice(values, index) for index in range(self._count[1])]
-        slices = self._shorten(self._grow(named, count))
+        count = min(round(values.get("slices", self._count[0])), self._most)
+        possible = [self._slice(values, index) for index in range(self._count[1])]
+        slices = self._shorten(self._grow(possible, count))
         return self._decoded(
             tuple(
                 Hop(parent, layer, scale if layer == first and index else 1.0)
@@ -75,14 +74,14 @@ class SliceSpace(PathSpace):
         fits = self._fewest <= depth <= self._most and count <= depth
         if not fits or not self._is_unscaled(count):
             return None
-        named = {"slices": float(count)}
+        values = {"slices": float(count)}
         for index in range(count):
-            named |= {
+            values |= {
                 f"slice{index}.parent": float(self._names.index(parent)),
                 f"slice{index}.first": float(index),
                 f"slice{index}.last": float(index if index < count - 1 else depth - 1),
             }
-        return tuple(named.get(gene.name, gene.start) for gene in self.genes)
+        return tuple(values.get(gene.name, gene.start) for gene in self.genes)
 
     def _make_genes(self, host_depth: int) -> tuple[Gene, ...]:
         fewest, most = self._count
@@ -105,13 +104,10 @@ class SliceSpace(PathSpace):
 
     def _slice(self, values: Mapping[str, float], index: int) -> Slice:
         """Return the slice at an index, given the values of the genes by name."""
-        chosen = values.get(f"slice{index}.parent", 0.0)
-        parent = self._names[min(max(round(chosen), 0), len(self._names) - 1)]
-        deepest = self._parents[parent] - 1
+        parent = self._names[round(values.get(f"slice{index}.parent", 0.0))]
         ends = (values[f"slice{index}.{end}"] for end in ("first", "last"))
-        one, two = (min(max(round(value), 0), deepest) for value in ends)
-        scale = values.get(f"slice{index}.scale", self._bounds[0])
-        return parent, min(one, two), max(one, two), scale
+        first, last = sorted(min(round(end), self._parents[parent] - 1) for end in ends)
+        return parent, first, last, values.get(f"slice{index}.scale", self._bounds[0])
 
     def _grow(self, slices: list[Slice], count: int) -> list[Slice]:
         """Return the first `count` slices, extended and with further slices if too short."""

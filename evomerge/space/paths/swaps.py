@@ -42,14 +42,13 @@ class SwapSpace(PathSpace):
 
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome."""
-        top = len(self._names) - 1
         scales = (1.0, *(genome[self._depth :] or [self._bounds[0]] * (self._depth - 1)))
-        chosen = [self._names[min(max(round(item), 0), top)] for item in genome[: self._depth]]
-        return self._decoded(map(Hop, chosen, range(self._depth), scales))
+        parents = [self._names[round(value)] for value in genome[: self._depth]]
+        return self._decoded(map(Hop, parents, range(self._depth), scales))
 
     def own_path(self, parent: str) -> Genome | None:
         """Return the genome of all blocks of a parent, without scales, if there is one."""
         if self._parents[parent] != self._depth or not self._is_unscaled(self._depth):
             return None
-        chosen = float(self._names.index(parent))
-        return (*[chosen] * self._depth, *(gene.start for gene in self.genes[self._depth :]))
+        number = float(self._names.index(parent))
+        return (*[number] * self._depth, *(gene.start for gene in self.genes[self._depth :]))
