@@ -18,7 +18,7 @@ from evomerge.strategy.kinds import strategy_names
 MODULE = """
 from evomerge.config.fields import Section
 from evomerge.merging.kernels.passes import write_sum
-from evomerge.merging.methods.method import Knob, method
+from evomerge.merging.methods.method import knob, method
 from evomerge.optimize import create
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.space.baselines import baseline_recipes
@@ -26,12 +26,9 @@ from evomerge.space.protocol import Gene
 from evomerge.strategy.kinds import StrategyKind, options_of
 
 
-@method("the first source, scaled", Knob("scale", 1.0, 0, 2, search=(0.5, 1.5)), parents=(1, None))
-def t_scaled(given):
-    def merge(sources, knobs, out):
-        write_sum(given.tensors[:1], [knobs["scale"]], out)
-
-    return merge
+@method("the first source, scaled", parents=(1, None))
+def t_scaled(given, out, *, scale=knob(1.0, 0, 2, search=(0.5, 1.5))):
+    write_sum(given.tensors[:1], [scale], out)
 
 
 def t_objective(model, tokenizer, documents):

@@ -59,12 +59,12 @@ def _methods() -> list[dict[str, Any]]:
 
 
 def _knob(method: Method, knob: Knob) -> str:
-    """Return `name (scope, range, default)`, and `slope`, if it has one, perhaps with its kind."""
+    """Return `name (scope, range, default)`, and the kind of its gradient, if it has one."""
     default = "required" if knob.default is None else f"{knob.default:g}"
-    kind = "smoothed " if knob.name in method.smoothed else "exact " if method.slopes else ""
-    slope = f", {kind}slope" if knob.is_smooth else ""
+    kind = "smoothed " if knob.name in method.smoothed else "exact " if method.gradients else ""
+    gradient = f", {kind}gradient" if knob.is_smooth else ""
     scope = "each parent" if knob.per == "source" else "merge"
-    return f"{knob.name} ({scope}, {knob.low:g}..{knob.high:g}, {default}{slope})"
+    return f"{knob.name} ({scope}, {knob.low:g}..{knob.high:g}, {default}{gradient})"
 
 
 def _optimizers() -> list[dict[str, Any]]:

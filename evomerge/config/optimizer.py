@@ -89,5 +89,5 @@ class OptimizerConfig(Section):
 
     @property
     def descends(self) -> bool:
-        """Whether the search goes down the slope of a loss."""
+        """Whether the search goes against the gradient of a loss."""
         return self.name == GRADIENT

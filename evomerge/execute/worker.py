@@ -30,7 +30,7 @@ from evomerge.evaluation.inference.features import ImageFeatures
 from evomerge.evaluation.loss import Loss
 from evomerge.evaluation.racing import Race, score_in_race
 from evomerge.evaluation.tasks.functions import traceback_lines
-from evomerge.execute.leg import walk
+from evomerge.execute.chunk import Stepper
 from evomerge.execute.protocol import Job, Result
 from evomerge.recipe import Recipe
 from evomerge.scores import Failure, Objective, Scores, Split
@@ -100,7 +100,7 @@ class Worker:
         self._features = ImageFeatures(self.features)
         self._resident: Resident | None = None
         self._model: Any = None
-        self._loss: Loss | None = None
+        self._stepper: Stepper | None = None
         try:
             self._prepare()
         except Exception as error:  # transformers raises anything for a config that does not fit
@@ -134,8 +134,10 @@ class Worker:
             assert self.space is not None
             with _phase(times, "descend"):
                 resident = self._ready()
-                self._loss = self._loss or Loss(self.evaluator, self.objectives)
-                return walk(job.leg, self.space, resident, self._loss)
+                if self._stepper is None:
+                    loss = Loss(self.evaluator, self.objectives)
+                    self._stepper = Stepper(self.space, resident, loss)
+                return self._stepper.walk(job.leg)
         if job.as_itself:
             with _phase(times, "evaluate"):
                 return self._score_parent(job)
@@ -218,7 +220,7 @@ class Worker:
     def _drop(self, *, engine: bool = False) -> None:
         self.evaluator.release(engine=engine)
         free_weights(self._model)  # a function may keep it
-        self._resident = self._model = self._loss = None
+        self._resident = self._model = self._stepper = None
 
     def _ready(self) -> Resident:
         """Return the resident model, made again if it was dropped.

@@ -5,8 +5,8 @@ steps, and a resumed search goes on from there::
 
     descent = Descent.at(genome)
     for step in range(steps):
-        slope = ...                                   # of the loss at descent.genome
-        descent = descent.step(slope, genes, rate=0.05, steps=steps)
+        gradient = ...                                # of the loss at descent.genome
+        descent = descent.step(gradient, genes, rate=0.05, steps=steps)
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class Descent:
         return cls(tuple(map(float, genome)), nothing, nothing)
 
     def step(
-        self, slope: Sequence[float], genes: Sequence[Gene], *, rate: float, steps: int
+        self, gradient: Sequence[float], genes: Sequence[Gene], *, rate: float, steps: int
     ) -> Descent:
         """Return the descent after one step; genes that are not real stay as they are.
 
         Args:
-            slope: derivative of the loss by each gene.
+            gradient: derivative of the loss by each gene.
             rate: length of a first step, as a share of the gene's range.
             steps: number of steps of the whole descent, over which the rate falls.
         """
@@ -63,10 +63,10 @@ class Descent:
         fall = math.cos(math.pi * min(1.0, self.done / steps)) / 2 + 0.5
         now = rate * self.brake * (LAST_RATE + (1 - LAST_RATE) * fall)
         genome, first, second = [], [], []
-        for gene, value, m, v, own in zip(
-            genes, self.genome, self.first, self.second, slope, strict=True
+        for gene, value, m, v, g in zip(
+            genes, self.genome, self.first, self.second, gradient, strict=True
         ):
-            m, v = beta * m + (1 - beta) * own, gamma * v + (1 - gamma) * own * own
+            m, v = beta * m + (1 - beta) * g, gamma * v + (1 - gamma) * g * g
             first.append(m)
             second.append(v)
             if gene.kind == "real":

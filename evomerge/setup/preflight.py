@@ -24,7 +24,7 @@ from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.memory import fit_warnings, memory_rows, weights_of
 from evomerge.setup.parents import plan_tokenizers
 from evomerge.setup.parents_as_themselves import parent_notes
-from evomerge.setup.strategy import generation_of, has_slope
+from evomerge.setup.strategy import generation_of, has_gradient
 from evomerge.setup.task_digests import task_facts
 from evomerge.setup.tasks import leaves_of
 from evomerge.setup.worker import serves_paths
@@ -229,7 +229,7 @@ def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:
         population = generation_of(config, checked.space)
         has_answers = checked.evaluator.default.harness is not None
         can_learn = has_answers and not is_encoder_decoder(checked.checkpoints[checked.host])
-        suits = can_learn and has_slope(checked.space, config)
+        suits = can_learn and has_gradient(checked.space, config)
         yield (
             f"optimizer.name is {config.optimizer.name!r}, but {searched} candidates for {genes} "
             f"genes are {searched / population:.1f} of its generations of {population}, from which "

@@ -168,16 +168,16 @@ def check_descents(
     evaluator: Evaluator,
     documents: Mapping[str, Sequence[int]],
 ) -> None:
-    """Check that a search file suits descents: genes with a slope, documents with a loss.
+    """Check that a search file suits descents: genes with a gradient, documents with a loss.
 
     Args:
         documents: the search documents, by task.
 
     ConfigError: it does not.
     """
-    if not has_slope(space, config):
+    if not has_gradient(space, config):
         raise ConfigError(
-            "`optimizer.name` is gradient, but no gene of this space is a number with a slope; "
+            "`optimizer.name` is gradient, but no gene of this space is a number with a gradient; "
             "search weights or another number, or take another optimizer."
         )
     if config.executor.order == "arrival":
@@ -217,7 +217,7 @@ def check_descents(
         )
 
 
-def has_slope(space: Space, config: SearchConfig) -> bool:
+def has_gradient(space: Space, config: SearchConfig) -> bool:
     """Whether a descent moves a gene: a number that does more than to select something."""
     methods = config.space.methods if isinstance(config.space, ParametersConfig) else ()
     smooth = {PRIORITY: False}

@@ -43,7 +43,7 @@ class Strategy(Protocol):
 
 @runtime_checkable
 class Descending(Strategy, Protocol):
-    """A strategy whose proposals need the slopes of a loss.
+    """A strategy whose proposals need the gradient of a loss.
 
     Before `ask`, its legs are walked, in any order, and `reach` is told each result.
     """

@@ -10,7 +10,7 @@ import numpy as np
 
 from evomerge.errors import CandidateError
 from evomerge.merging.kernels.noise import Noise
-from evomerge.merging.methods.method import Knob, Merge, Method, Operands, Prepare
+from evomerge.merging.methods.method import Knob, Merge, Method, Operands
 from evomerge.testing.require import require
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def check_method(method: Method, samples: int = 20, seed: int = 0) -> None:
         _check_tensor(method, tensors[:count], base, sources, knobs)
 
 
-def on_tensors(prepare: Prepare) -> Callable[..., Merge]:
-    """Return the first step of a merge for torch tensors, given the one on arrays.
+def on_tensors(prepare: Callable[[Operands], Merge]) -> Callable[..., Callable[..., None]]:
+    """Return `Method.prepare` for torch tensors.
 
     It takes the attributes of `Operands`; its merges write torch tensors.
     """
@@ -53,7 +53,7 @@ def on_tensors(prepare: Prepare) -> Callable[..., Merge]:
         *,
         reuse: bool = False,
         tokens: bool = False,
-    ) -> Merge:
+    ) -> Callable[..., None]:
         start = None if base is None else as_array(base)
         merge = prepare(Operands([as_array(it) for it in tensors], start, noise, reuse, tokens))
         return lambda sources, knobs, out: merge(sources, knobs, as_array(out))

@@ -49,7 +49,7 @@ def _method(row: dict[str, object]) -> str:
     assert isinstance(knobs, list)
     facts = [f"parents: {row['parents']}", f"base: {row['base']}"]
     paper = [str(row["paper"])] if row["paper"] else []
-    table = _table(("knob", "one number for", "range", "default", "slope"), map(_knob, knobs))
+    table = _table(("knob", "one number for", "range", "default", "gradient"), map(_knob, knobs))
     return "\n".join(
         [
             f"### `{row['name']}` {{ #{row['name']} }}\n",
@@ -60,16 +60,20 @@ def _method(row: dict[str, object]) -> str:
     )
 
 
-_SLOPES = {"slope": "by two merges", "smoothed slope": "smoothed", "exact slope": "exact"}
+_GRADIENTS = {
+    "gradient": "by two merges",
+    "smoothed gradient": "smoothed",
+    "exact gradient": "exact",
+}
 
 
 def _knob(text: str) -> list[str]:
-    """Return the cells of `name (scope, range, default)`, perhaps with `slope` at the end.
+    """Return the cells of `name (scope, range, default)`, perhaps with `gradient` at the end.
 
-    The last cell says how its slope is found.
+    The last cell says how its gradient is found.
     """
     name, _, rest = text.removesuffix(")").partition(" (")
-    scope, bounds, default, *slope = rest.split(", ")
+    scope, bounds, default, *gradient = rest.split(", ")
     low, high = bounds.split("..")
     scope = "the merge" if scope == "merge" else scope
     return [
@@ -77,7 +81,7 @@ def _knob(text: str) -> list[str]:
         scope,
         low if low == high else f"{low} to {high}",
         default,
-        _SLOPES[slope[0]] if slope else "",
+        _GRADIENTS[gradient[0]] if gradient else "",
     ]
 
 

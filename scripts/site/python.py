@@ -16,7 +16,8 @@ PUBLIC = {
 
 EXTENDING = {
     "Merge methods": tuple(
-        f"merging.methods.method.{name}" for name in ("Method", "Knob", "Prepare", "Merge")
+        f"merging.methods.method.{name}"
+        for name in ("method", "knob", "Operands", "Knob", "Method")
     ),
     "Optimizers": ("optimize.protocol.Optimizer",),
     "Objective functions": ("evaluation.tasks.functions",),

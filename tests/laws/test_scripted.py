@@ -59,8 +59,8 @@ def walked(job: Job) -> Outcome | Reached:
     texts = "".join(job.leg.answers.get("task", {}).values())
     for batch in job.leg.batches:
         wanted = 0.6 + (sum(batch["task"]) + sum(map(ord, texts))) % 97 / 500
-        slope = [2 * (value - wanted) for value in descent.genome]
-        descent = descent.step(slope, SPACE.genes, rate=job.leg.rate, steps=job.leg.steps)
+        gradient = [2 * (value - wanted) for value in descent.genome]
+        descent = descent.step(gradient, SPACE.genes, rate=job.leg.rate, steps=job.leg.steps)
     losses = (1.0,) * len(job.leg.batches)
     return Reached(descent, losses, 1 / descent.done, {ANY: Form(delimiter=False)})
 

@@ -16,7 +16,7 @@ GENES = [Gene("a", "real", -2.0, 2.0, 0.0), Gene("b", "real", 0.0, 1.0, 0.5)]
 TARGET = (1.25, 0.25)
 
 
-def slope(genome):
+def gradient(genome):
     return [
         2 * (value - wanted) * (1 + 9 * i)
         for i, (value, wanted) in enumerate(zip(genome, TARGET, strict=True))
@@ -31,8 +31,8 @@ def test_steps_are_those_of_torchs_adam():
     for step in range(30):
         fall = math.cos(math.pi * step / 30) / 2 + 0.5
         adam.param_groups[0]["lr"] = 0.01 * 100 * (LAST_RATE + (1 - LAST_RATE) * fall)
-        weights.grad = torch.tensor(slope(weights.tolist()), dtype=torch.float64)
-        descent = descent.step(slope(descent.genome), genes, rate=0.01, steps=30)
+        weights.grad = torch.tensor(gradient(weights.tolist()), dtype=torch.float64)
+        descent = descent.step(gradient(descent.genome), genes, rate=0.01, steps=30)
         adam.step()
         assert descent.genome == pytest.approx(weights.tolist(), rel=1e-9)
 
@@ -40,7 +40,7 @@ def test_steps_are_those_of_torchs_adam():
 def test_it_finds_the_lowest_point_within_the_ranges():
     descent = Descent.at((-2.0, 1.0))
     for _ in range(200):
-        descent = descent.step(slope(descent.genome), GENES, rate=0.05, steps=200)
+        descent = descent.step(gradient(descent.genome), GENES, rate=0.05, steps=200)
         assert all(g.low <= value <= g.high for g, value in zip(GENES, descent.genome, strict=True))
     assert descent.genome == pytest.approx(TARGET, abs=0.02)
 
@@ -65,6 +65,6 @@ def test_a_failed_step_moves_nothing_and_slows_the_next_one():
 def test_the_journal_gives_the_same_bits_back():
     descent = Descent.at((0.1, 0.2))
     for _ in range(7):
-        descent = descent.step(slope(descent.genome), GENES, rate=0.07, steps=9)
+        descent = descent.step(gradient(descent.genome), GENES, rate=0.07, steps=9)
     reached = Reached(descent.failed_step(), (1.0, None), None, {"a": Form(True, "none")})
     assert Reached.from_json(json.loads(json.dumps(reached.to_json()))) == reached

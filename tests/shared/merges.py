@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -63,3 +64,14 @@ def path(host: Checkpoint, hops: Sequence[tuple[str, int | None]], **more: Any) 
     layers = [Layer("passthrough", [Source(*hop)]) for hop in hops]
     whole = Layer("passthrough", [Source(host.reference)])
     return Recipe(host.reference, {host.decoder_stack.prefix: layers}, whole, whole, **more)
+
+
+def rates_of(resident, moves):
+    """Return the rates of genes, given (lower recipe, upper recipe, distance) of each."""
+    from evomerge.merging.gradients import knob_changes
+
+    rates = defaultdict(list)
+    for gene, (lower, upper, distance) in enumerate(moves):
+        for (name, key), change in knob_changes(resident.planner, lower, upper).items():
+            rates[name].append((gene, key, change / distance))
+    return rates

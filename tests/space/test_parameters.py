@@ -19,14 +19,14 @@ FILTERS = {"attention": ("self_attn",), "mlp": ("mlp", "experts"), "norm": ("lay
 NAMES = ("linear", "slerp", "task_arithmetic", "ties", "dare_linear", "dare_ties")
 
 
-def odd_method(tensors, base, noise, *, reuse):
+def odd_method(given, out, **knobs):
     raise NotImplementedError
 
 
 ODD = Method(
     name="odd",
     title="knobs of every kind, some shared with other methods in another range",
-    prepare=odd_method,
+    function=odd_method,
     knobs=(
         Knob("weight", 1.0, -2, 2, "source", search=(-1.0, 1.0), start=0.25),
         Knob("rank", 4, 1, 64, "source", "integer", search=(1, 9)),

@@ -54,8 +54,8 @@ def make(**options) -> GradientStrategy:
 def walk(leg: Leg, watched: float | None = None) -> Reached:
     descent = leg.descent
     for _ in leg.batches:
-        slope = [2 * (value - best) for value, best in zip(descent.genome, TARGET, strict=True)]
-        descent = descent.step(slope, Plane.genes, rate=leg.rate, steps=leg.steps)
+        gradient = [2 * (value - best) for value, best in zip(descent.genome, TARGET, strict=True)]
+        descent = descent.step(gradient, Plane.genes, rate=leg.rate, steps=leg.steps)
     distance = math.dist(descent.genome, TARGET)
     return Reached(descent, (1.0,) * len(leg.batches), distance if watched is None else watched)
 

@@ -8,7 +8,7 @@ from optimizer_runs import COUNTS
 from spaces import parameters
 
 from evomerge.merging.methods import get_method, method_names
-from evomerge.merging.methods.method import Knob, method
+from evomerge.merging.methods.method import Knob, knob, method
 from evomerge.optimize import create
 from evomerge.space.protocol import Gene
 from evomerge.testing import check_method, check_optimizer, check_space
@@ -132,29 +132,21 @@ def test_a_flawed_space_is_caught(flaw, sentence):
 
 
 def flawed_method(flaw):
-    calls, weight = [], Knob("weight", 1.0, 0, 1, "source", search=(0.1, 0.9))
-
-    @method("", weight, parents=(1, None), torch=True)
-    def flawed(given):
-        def merge(sources, knobs, out):
-            calls.append(sources)
-            total = sum(
-                source["weight"] * tensor.float()
-                for source, tensor in zip(sources, given.tensors, strict=True)
-            )
-            if flaw == "reuse":
-                total = total + given.reuse
-            if flaw == "memory":
-                total = total + len(calls)
-            if flaw == "infinite":
-                total = total / 0
-            if flaw == "writes":
-                given.tensors[0].zero_()
-            if flaw == "rounds":
-                total = total.to(out.dtype) + 1
-            out.copy_(total)
-
-        return merge
+    @method("", parents=(1, None), preparation=lambda given: [], torch=True)
+    def flawed(given, out, *, weight=knob(1.0, 0, 1, per="source", search=(0.1, 0.9))):
+        given.prepared.append(weight)
+        total = sum(w * tensor.float() for w, tensor in zip(weight, given.tensors, strict=True))
+        if flaw == "reuse":
+            total = total + given.reuse
+        if flaw == "memory":
+            total = total + len(given.prepared)
+        if flaw == "infinite":
+            total = total / 0
+        if flaw == "writes":
+            given.tensors[0].zero_()
+        if flaw == "rounds":
+            total = total.to(out.dtype) + 1
+        out.copy_(total)
 
     return flawed
 

@@ -65,8 +65,8 @@ def change_products(
     sums = np.zeros(count)
     for span, values in _loaded(changes, count, len(gradient), row_length):
         add_gradient_products(gradient[span], values, sums)
-    found: list[float] = sums.tolist()
-    return found
+    products: list[float] = sums.tolist()
+    return products
 
 
 def elected_products(
@@ -78,12 +78,12 @@ def elected_products(
     row_length: int = 1,
     margin: float = MARGIN,
 ) -> tuple[list[float], list[float], float]:
-    """Return dot products of a gradient from which the slopes of an elected consensus follow.
+    """Return dot products of a gradient from which the gradients of an elected consensus follow.
 
     The election is that of `write_consensus` with the same arguments. Where it turns, the consensus
-    jumps. A loss of many elements has a slope there, too: their number in a small step. So the jump
-    of an element counts if the magnitude of its plain sum is below the share `margin` of the sum of
-    magnitudes, with the density of a uniform distribution over these sums.
+    jumps. A loss of many elements has a gradient there, too: their number in a small step. So the
+    jump of an element counts if the magnitude of its plain sum is below the share `margin` of the
+    sum of magnitudes, with the density of a uniform distribution over these sums.
 
     A source with the factor 0 takes no part in the election, and counts where it would with a small
     positive factor: where its change has the elected sign, or where the sum is 0. If there are

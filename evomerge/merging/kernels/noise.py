@@ -7,6 +7,8 @@ A draw is a 16-bit integer, uniform over -32768 .. 32767. An element stays if it
 threshold, so a probability is exact to 2^-16, and what stays at a low density also stays at a
 higher one. 256 counters of the generator give 2048 draws: the low and high halves of the first
 words of all 256 come first, then those of the second words, and so on.
+
+A task vector of which a random share stays is a `Drawn`, or a `DrawnByRank`.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from functools import cached_property
 
 import numpy as np
 
-from evomerge.merging.kernels.compiled import Array, compiled
+from evomerge.merging.kernels.compiled import Array, compiled, widen
+from evomerge.merging.kernels.passes import Sparse, TaskVector, spans
 
 STEPS = 1 << 16
 """Number of different values of a draw."""
@@ -104,3 +107,155 @@ def rounded_probability(probability: float) -> float:
     if not 0 < probability < 1:
         return min(max(probability, 0.0), 1.0)
     return min(max(round(probability * STEPS), 1), STEPS - 1) / STEPS
+
+
+class Drawn(TaskVector):
+    """A task vector of which each element stays with one probability.
+
+    `reuse`: the random numbers are kept for many selections. The result has the same bits.
+    """
+
+    def __init__(self, source: Array, base: Array, noise: Noise, *, reuse: bool) -> None:
+        super().__init__(source, base)
+        self._noise = noise
+        self._kept = noise.array(0, self.size) if reuse else None
+
+    def select(self, density: float, rescale: bool) -> Sparse:
+        """Keep each element with the probability `density`; `rescale` divides by it."""
+        probability = rounded_probability(density)
+        if probability in (0, 1):
+            return (1.0, self.load) if probability else None
+        limit = np.int32(LOWEST + round(probability * STEPS))
+
+        def write(span: slice, out: Array) -> None:
+            _load_drawn(self.source[span], self.base[span], self.draws(span), limit, out)
+
+        return (1 / probability if rescale else 1.0), write
+
+    def draws(self, span: slice) -> Array:
+        """Return the random numbers (int16) of a span, kept in memory or drawn again."""
+        if self._kept is not None:
+            return self._kept[span]
+        return self._noise.array(span.start, span.stop)
+
+
+@compiled
+def _load_drawn(source: Array, base: Array, draws: Array, limit: np.int32, out: Array) -> None:
+    """Write the elements of a task vector whose draw is below `limit`, 0 for others; NaN stays."""
+    for i in range(len(out)):
+        stays = np.float32(1) if draws[i] < limit else np.float32(0)
+        out[i] = (widen(source[i]) - widen(base[i])) * stays
+
+
+class DrawnByRank(Drawn):
+    """A task vector of which large elements of a row stay with a higher probability.
+
+    For the ranks, magnitudes are compared to 9 significant bits; among equal ones the higher index
+    ranks higher.
+    """
+
+    def __init__(self, source: Array, base: Array, noise: Noise, *, reuse: bool) -> None:
+        super().__init__(source, base, noise, reuse=reuse)
+        self.row_length = max(source.shape[-1] if source.ndim else 1, 1)
+        self._cached: tuple[Array, Array] | None = None
+        if reuse:
+            ranks = np.empty(self.size, dtype=np.int16)
+            means = np.empty(self.size // self.row_length, dtype=np.float32)
+            for span in spans(self.size, row_length=self.row_length):
+                rows = slice(span.start // self.row_length, span.stop // self.row_length)
+                ranks[span], means[rows] = self._ranks(span)
+            self._cached = ranks, means
+
+    def select_by_rank(self, density: float, epsilon: float, rescale: bool) -> Sparse:
+        """Keep elements with a probability that rises with the rank of the magnitude in the row.
+
+        It is from density - epsilon for the smallest element to density + epsilon for the largest.
+        If one of these is outside of 0 .. 1, a smaller epsilon is used, so that the mean is still
+        the density. `rescale`: each row is multiplied by a factor of its own, which keeps the
+        expected L1 norm.
+        """
+        if density in (0, 1):
+            return (1.0, self.load) if density else None
+        epsilon = min(epsilon, density, 1 - density)
+        least, spread = np.float32(density - epsilon), np.float32(2 * epsilon)
+        line = spread, np.float32(LOWEST + density * STEPS)
+
+        def write(span: slice, out: Array) -> None:
+            ranks, mean_ranks = self._ranks(span)
+            factors = 1 / (least + spread * mean_ranks) if rescale else np.ones_like(mean_ranks)
+            task_vector = self.source[span], self.base[span]
+            _load_ranked(*task_vector, self.draws(span), ranks, line, factors, out)
+
+        return 1.0, write
+
+    def _ranks(self, span: slice) -> tuple[Array, Array]:
+        """Return the rank of each element of a span (flat), and the mean rank of each row."""
+        row = self.row_length
+        if self._cached is not None:
+            ranks, mean_ranks = self._cached
+            return ranks[span], mean_ranks[span.start // row : span.stop // row]
+        ranks, mean_ranks = row_ranks(self.magnitudes(span).reshape(-1, row))
+        return ranks.reshape(-1), mean_ranks
+
+
+@compiled
+def _load_ranked(
+    source: Array,
+    base: Array,
+    draws: Array,
+    ranks: Array,
+    line: tuple[np.float32, np.float32],
+    factors: Array,
+    out: Array,
+) -> None:
+    """Write the elements of a task vector whose draw is below rise * rank + middle (`line`).
+
+    They are multiplied by the factor of their row; the others become 0 (NaN stays NaN).
+    """
+    (rise, middle), length = line, len(out) // len(factors)
+    for row in range(len(factors)):
+        part = slice(row * length, (row + 1) * length)
+        end, start, draw, rank = source[part], base[part], draws[part], ranks[part]
+        factor, target = factors[row], out[part]
+        for i in range(length):
+            bound = np.float32(rank[i]) * rise + middle
+            stays = np.float32(1) if np.float32(draw[i]) < bound else np.float32(0)
+            target[i] = (widen(end[i]) - widen(start[i])) * stays * factor
+
+
+def row_ranks(magnitudes: Array) -> tuple[Array, Array]:
+    """Return the rank of each element of a float32 matrix in its row, and each row's mean rank.
+
+    Ranks are int16, from -32768 (smallest) to 32767 (largest). A mean rank is that of the row's
+    ranks, weighted by magnitude and mapped to 0 .. 1 (1/2 for a row of zeros).
+    """
+    width = magnitudes.shape[1]
+    kind = np.dtype(np.uint32 if width <= 1 << 16 else np.uint64)
+    # Magnitude in the upper half of a key, column in the lower half.
+    keys: Array = (magnitudes.view(np.uint32) >> 15).astype(kind)
+    keys <<= 4 * kind.itemsize
+    keys |= np.arange(width, dtype=kind)
+    keys.sort(axis=1)
+    codes = np.zeros(1, dtype=np.int16)  # the rank of each place of a sorted row
+    if width > 1:
+        steps = np.arange(width, dtype=np.float64) * ((STEPS - 1) / (width - 1))
+        codes = (np.round(steps) + LOWEST).astype(np.int16)
+    ranks = np.empty(magnitudes.shape, dtype=np.int16)
+    mean_ranks = np.empty(len(magnitudes), dtype=np.float32)
+    _rank(magnitudes, keys, codes, ranks, mean_ranks)
+    return ranks, mean_ranks
+
+
+@compiled
+def _rank(magnitudes: Array, order: Array, codes: Array, ranks: Array, mean_ranks: Array) -> None:
+    mask = order.dtype.type((1 << (order.itemsize * 4)) - 1)
+    for row in range(len(magnitudes)):
+        whole = weighted = 0.0
+        for place in range(len(codes)):
+            column = order[row, place] & mask
+            ranks[row, column] = codes[place]
+            magnitude = np.float64(magnitudes[row, column])
+            whole += magnitude
+            weighted += magnitude * codes[place]
+        mean = (weighted / whole - LOWEST) / (STEPS - 1) if whole > 0 else 0.5
+        mean_ranks[row] = np.float32(mean)

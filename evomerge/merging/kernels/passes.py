@@ -8,10 +8,11 @@ float32 to the dtype of the output.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from evomerge.errors import CandidateError
 from evomerge.merging.kernels.compiled import LANES, Array, compiled, dot, fma, narrow, widen
 
 SPAN = 1 << 16
@@ -19,6 +20,13 @@ SPAN = 1 << 16
 
 BLOCK = 1 << 11
 """Elements that one `dot` sums. Buffers of this size fit in L1 cache."""
+
+WriteSparse = Callable[[slice, Array], None]
+"""Writes a span of a sparse task vector as float32; dropped elements are 0, a NaN stays."""
+
+Sparse = tuple[float, WriteSparse] | None
+"""A factor on a sparse task vector, and what writes a span of it without the factor. None if no
+element stays."""
 
 _buffers = threading.local()
 
@@ -168,6 +176,58 @@ def write_sum(
             store_changed(start[span], total, np.float32(scale), target[span])
 
 
+class TaskVector:
+    """The differences of a source from a base: computed span by span, and never stored.
+
+    Attributes:
+        row_length: a span has whole rows of this many elements.
+    """
+
+    row_length = 1
+
+    def __init__(self, source: Array, base: Array) -> None:
+        self.source, self.base = source.reshape(-1), base.reshape(-1)
+        self.size = len(self.source)
+
+    def load(self, span: slice, out: Array) -> None:
+        """Write a span as float32."""
+        load_change(self.source[span], self.base[span], out)
+
+    def magnitudes(self, part: slice | Array) -> Array:
+        """Return the magnitudes of a span, or at indices, in a buffer that is reused."""
+        source = self.source[part]
+        values = scratch(len(source), "magnitudes")
+        load_change(source, self.base[part], values)
+        return np.abs(values, out=values)
+
+
+def normalized(weights: Sequence[float], switch: str | None = "normalize") -> list[float]:
+    """Return the weights divided by their sum; `CandidateError` if that is about 0 (1e-8).
+
+    `switch` is the knob that turns this off, if any.
+    """
+    total = sum(weights)
+    if abs(total) < 1e-8:
+        raise CandidateError(
+            f"The weights {list(weights)} sum to {total:g} and cannot be normalized; change a "
+            f"weight{f' or set {switch} to false' if switch else ''}."
+        )
+    return [weight / total for weight in weights]
+
+
+def weight_gradients(
+    products: Sequence[float], weights: Sequence[float], normalize: bool, scale: float = 1.0
+) -> tuple[list[float], float]:
+    """Return the gradients by the weights of scale sum_i w_i x_i, and by the scale.
+
+    `products` are <gradient, x_i>; with `normalize` the weights are divided by their sum.
+    """
+    total, shares = (sum(weights), normalized(weights)) if normalize else (1.0, weights)
+    merged = sum(share * product for share, product in zip(shares, products, strict=True))
+    shift = merged if normalize else 0.0  # a larger weight takes from the shares of all others
+    return [scale * (product - shift) / total for product in products], merged
+
+
 def products(tensors: Sequence[Array], base: Array | None = None) -> Array:
     """Return the matrix of dot products of tensors, or of their differences from a base.
 
@@ -192,8 +252,8 @@ def gradient_products(
     sums = np.zeros(len(sources))
     for span in spans(len(gradient)):
         add_gradient_products(gradient[span], loaded(sources, start, span), sums)
-    found: list[float] = sums.tolist()
-    return found
+    products: list[float] = sums.tolist()
+    return products
 
 
 @compiled

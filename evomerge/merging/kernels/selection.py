@@ -1,5 +1,7 @@
 """Selecting exactly the k elements of largest magnitude; among equal ones, the lowest index first.
 
+A task vector of which those stay is a `Largest`.
+
 Differences of bf16 weights have few distinct magnitudes, so a threshold alone would select more or
 fewer than k. So a selection is a `MagnitudeCut`: a magnitude, and an index for the elements of
 exactly this magnitude. A NaN counts as larger than every number.
@@ -13,8 +15,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evomerge.merging.kernels.compiled import Array, compiled
-from evomerge.merging.kernels.passes import SPAN, spans
+from evomerge.merging.kernels.compiled import LANES, Array, compiled
+from evomerge.merging.kernels.passes import (
+    BLOCK,
+    SPAN,
+    Sparse,
+    TaskVector,
+    WriteSparse,
+    scratch,
+    spans,
+)
 
 Magnitudes = Callable[["slice | Array"], Array]
 """Returns the magnitudes (float32, not negative) of a slice of a flat tensor, or at indices, in a
@@ -182,3 +192,60 @@ def _nth_equal(magnitudes: Magnitudes, size: int, value: float, counts: Array, w
     some = magnitudes(slice(start, min(start + SPAN, size)))
     equal = np.flatnonzero(some == np.float32(value))
     return start + int(equal[wanted - int(counts[:number].sum()) - 1])
+
+
+class Largest(TaskVector):
+    """A task vector of which the elements of some ranks of magnitude stay.
+
+    `reuse`: they are sorted once, for many selections. The result has the same bits.
+    """
+
+    def __init__(self, source: Array, base: Array, *, reuse: bool) -> None:
+        super().__init__(source, base)
+        self._order = MagnitudeOrder(self.magnitudes, self.size) if reuse else None
+
+    def select(self, density: float, gamma: float, rescale: bool) -> Sparse:
+        """Of n elements, drop the floor(gamma n) largest, and keep the next floor(density n).
+
+        If these are more than n together, fewer of the largest are dropped. `rescale` keeps the L1
+        norm of the task vector.
+        """
+        count = int(density * self.size)
+        skipped = min(int(gamma * self.size), self.size - count)
+        if count <= 0:
+            return None
+        if not skipped and count >= self.size:
+            return 1.0, self.load
+        lower = self._cut(skipped + count)
+        upper = self._cut(skipped) if skipped else None
+
+        def write(span: slice, out: Array) -> None:
+            self.load(span, out)
+            lower.clear(out, span.start, before=False)
+            if upper is not None:
+                upper.clear(out, span.start, before=True)
+
+        return (self._factor(write) if rescale else 1.0), write
+
+    def _cut(self, count: int) -> MagnitudeCut:
+        if self._order is not None:
+            return self._order.cut(count)
+        return find_cut(self.magnitudes, self.size, count)
+
+    def _factor(self, write: WriteSparse) -> float:
+        """Return the L1 norm of the task vector divided by that of the sparse one."""
+        whole = kept = 0.0
+        for span in spans(self.size):
+            values = scratch(span.stop - span.start, "sparse")
+            write(span, values)
+            kept += _sum(np.abs(values))
+            whole += _sum(self.magnitudes(span))
+        return whole / kept if kept else 1.0
+
+
+def _sum(values: Array) -> float:
+    """Return the sum of a float32 span, in the order in which `dot` adds."""
+    padded = np.zeros(-(-len(values) // BLOCK) * BLOCK, dtype=np.float32)
+    padded[: len(values)] = values
+    lanes = padded.reshape(-1, BLOCK // LANES, LANES).sum(1)
+    return float(lanes.cumsum(dtype=np.float64)[-1])

@@ -1,4 +1,4 @@
-"""All merge methods by name, one file for each family. Importing this does not import torch."""
+"""All merge methods by name, one file for each family. None of them imports torch or numba."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from evomerge.merging.methods.method import Method
 from evomerge.registry import Registry
 
 _FAMILIES = {
-    "linear": "linear passthrough",
-    "spherical": "slerp nuslerp multislerp karcher model_stock",
+    "averages": "linear passthrough slerp nuslerp multislerp karcher model_stock",
     "task_vectors": "task_arithmetic ties dare_linear dare_ties della della_linear breadcrumbs "
     "breadcrumbs_ties",
     "elementwise": "nearswap arcee_fusion ram ramplus sce",

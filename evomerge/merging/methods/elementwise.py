@@ -2,57 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from functools import cache, lru_cache
+from collections.abc import Callable, Iterator
+from functools import cache, lru_cache, partial
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from evomerge.merging.kernels.compiled import Array
-from evomerge.merging.kernels.passes import spans
-from evomerge.merging.kernels.selection import MagnitudeCut, find_cut
 from evomerge.merging.methods.blocks import SIZE, blocks, total
-from evomerge.merging.methods.method import Knob, Merge, Operands, Sources, Values, flag, method
+from evomerge.merging.methods.method import Operands, flag, knob, method
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_EPSILON = Knob("epsilon", 1e-5, 0, 1, help="smallest change that counts", has_slope=False)
+    from evomerge.merging.kernels.compiled import Array
+    from evomerge.merging.kernels.selection import MagnitudeCut
+
+_EPSILON = knob(1e-5, 0, 1, help="smallest change that counts", selects=True)
 
 
 @method(
     "the base, with each weight moved towards the source by at most t",
-    Knob("t", None, 0, 100, search=(0.0, 0.01), help="largest change of a weight"),
     parents=(1, 1),
     base="required",
     torch=True,
 )
-def nearswap(given: Operands) -> Merge:
-    """Prepare out = base + clamp(x - base, -t, t): a weight changes by at most t."""
+def nearswap(
+    given: Operands,
+    out: Tensor,
+    *,
+    t: float = knob(None, 0, 100, search=(0.0, 0.01), help="largest change of a weight"),
+) -> None:
+    """Write base + clamp(x - base, -t, t): a weight changes by at most t."""
+    for _, base, changes, target in blocks(given, out):
+        target.copy_(base + changes[0].clamp(-t, t))
 
-    def merge(sources: Sources, knobs: Values, out: Tensor) -> None:
-        for _, base, changes, target in blocks(given, out):
-            target.copy_(base + changes[0].clamp(-knobs["t"], knobs["t"]))
 
-    return merge
-
-
-@method(
-    "the base, with the source's most important weights",
-    parents=(1, 1),
-    base="required",
-    paper="Goddard et al. 2024, arXiv 2403.13257",
-    cached_bytes=1.0,
-    working_bytes=lambda shape, _: 8.5 * prod(shape),
-    torch=True,
-)
-def arcee_fusion(given: Operands) -> Merge:
-    """Prepare a merge with the most important weights of the source and the others of the base.
-
-    The importance of a weight is |x - base| times the divergence of its row, KL(softmax(row of x)
-    || softmax(row of base)). A weight is important if that is at least the median of all
-    importances + 1.5 * (upper quartile - lower quartile), each the lower of two elements.
-    """
+def _important(given: Operands) -> Tensor:
+    """Return where the source counts in `arcee_fusion`."""
     import numpy as np
     import torch
 
@@ -60,91 +45,145 @@ def arcee_fusion(given: Operands) -> Merge:
     pair, tall = (*given.tensors, given.base), max(SIZE // width, 1)
     rows = (tensor.reshape(-1, width).split(tall) for tensor in pair)
 
-    def important(x: Tensor, y: Tensor) -> Tensor:
+    def of_rows(x: Tensor, y: Tensor) -> Tensor:
         # 1e-8 keeps the logarithm finite where softmax underflows.
         p, q = x.softmax(1) + 1e-8, y.softmax(1) + 1e-8
         return (x - y).abs() * (p * (p / q).log()).sum(1, keepdim=True)
 
-    importance = torch.cat([important(x.float(), y.float()) for x, y in zip(*rows, strict=True)])
+    importance = torch.cat([of_rows(x.float(), y.float()) for x, y in zip(*rows, strict=True)])
     ranks = [int((importance.numel() - 1) * share) for share in (0.25, 0.5, 0.75)]
     low, middle, high = np.partition(importance.flatten().numpy(), ranks)[ranks].tolist()
     # A NaN counts as important, but one of the base stays.
-    chosen = (importance < middle + 1.5 * (high - low)).logical_not_().view(given.base.shape)
+    chosen: Tensor = (
+        (importance < middle + 1.5 * (high - low)).logical_not_().view(given.base.shape)
+    )
     del importance
     chosen &= given.base == given.base
+    return chosen
 
-    def merge(sources: Sources, knobs: Values, out: Tensor) -> None:
-        out.copy_(torch.where(chosen, given.tensors[0], given.base))
 
-    return merge
+@method(
+    "the base, with the source's most important weights",
+    parents=(1, 1),
+    base="required",
+    paper="Goddard et al. 2024, arXiv 2403.13257",
+    preparation=_important,
+    cached_bytes=1.0,
+    working_bytes=lambda shape, _: 8.5 * prod(shape),
+    torch=True,
+)
+def arcee_fusion(given: Operands, out: Tensor) -> None:
+    """Write the most important weights of the source and the others of the base.
+
+    The importance of a weight is |x - base| times the divergence of its row, KL(softmax(row of x)
+    || softmax(row of base)). A weight is important if that is at least the median of all
+    importances + 1.5 * (upper quartile - lower quartile), each the lower of two elements.
+    """
+    import torch
+
+    out.copy_(torch.where(given.prepared, given.tensors[0], given.base))
+
+
+def _ratios(given: Operands, epsilon: float) -> Tensor:
+    """Return shared_i / alone_i (see `ramplus`), of shape (sources, 1, 1)."""
+    import torch
+
+    alone, shared = torch.zeros(2, len(given.tensors), 1, 1, dtype=torch.float64)
+    for _, _, changes, _ in blocks(given):
+        changed = (changes.abs() > epsilon).float()
+        single = changed * (total(changed) == 1)
+        alone += single.sum((1, 2), keepdim=True)
+        shared += (changed - single).sum((1, 2), keepdim=True)
+    ratios: Tensor = (shared / alone.clamp(min=1)).float()
+    return ratios
+
+
+_CHANGED: dict[str, Any] = {
+    "parents": (2, None),
+    "base": "required",
+    "paper": "Behavior Knowledge Merge in Reinforced Agentic Models, 2026",
+    "torch": True,
+}
+
+
+@method("changes that one source makes alone, and the mean of those that several make", **_CHANGED)
+def ram(given: Operands, out: Tensor, *, epsilon: float = _EPSILON) -> None:
+    """Write base + the mean of the changes |x - base| > epsilon of each element."""
+    _write_changed(given, out, epsilon, None)
 
 
 @method(
     "RAM, with the changes that one source makes alone multiplied by a factor",
-    _EPSILON,
-    Knob("r", 0.1, 0, 10, search=(0.0, 1.0), help="strength of that factor"),
-    Knob("alpha", 0.2, 0, 10, help="upper limit of shared / alone in that factor"),
-    parents=(2, None),
-    base="required",
-    paper="Behavior Knowledge Merge in Reinforced Agentic Models, 2026",
-    torch=True,
+    preparation=lambda given: lru_cache(1)(partial(_ratios, given)),
+    **_CHANGED,
 )
-def ramplus(given: Operands) -> Merge:
-    """Prepare base + the mean of the changes |x - base| > epsilon of each element.
+def ramplus(
+    given: Operands,
+    out: Tensor,
+    *,
+    epsilon: float = _EPSILON,
+    r: float = knob(0.1, 0, 10, search=(0.0, 1.0), help="strength of that factor"),
+    alpha: float = knob(0.2, 0, 10, help="upper limit of shared / alone in that factor"),
+) -> None:
+    """Write RAM, with what only source i changes times 1 + r min(shared_i / alone_i, alpha).
 
-    One that only source i makes is multiplied by 1 + r min(shared_i / alone_i, alpha), where
     alone_i is the number of elements that only source i changes, and shared_i that of those which
-    others change, too. RAM is the same without this factor.
+    others change, too.
     """
+    more = r * given.prepared(epsilon).clamp(max=alpha) if r else None
+    _write_changed(given, out, epsilon, more)
+
+
+def _write_changed(given: Operands, out: Tensor, epsilon: float, more: Tensor | None) -> None:
+    """Write RAM; `more`: what is added to the factor 1 of what each source changes alone."""
+    for _, base, changes, target in blocks(given, out):
+        changed = (changes.abs() > epsilon).float()
+        changes *= changed  # a NaN stays
+        number = total(changed)
+        mean = total(changes) / number.clamp(min=1)
+        if more is not None:
+            mean += total(changes * more) * (number == 1)
+        target.copy_(base + mean)
+
+
+def _variances(given: Operands) -> Callable[[slice | Array], Array]:
+    """Return what gives the variances over the task vectors at some elements."""
     import torch
 
-    @lru_cache(1)
-    def ratios(epsilon: float) -> Tensor:
-        """Return shared_i / alone_i (see `ramplus`), of shape (sources, 1, 1)."""
-        alone, shared = torch.zeros(2, len(given.tensors), 1, 1, dtype=torch.float64)
-        for _, _, changes, _ in blocks(given):
-            changed = (changes.abs() > epsilon).float()
-            single = changed * (total(changed) == 1)
-            alone += single.sum((1, 2), keepdim=True)
-            shared += (changed - single).sum((1, 2), keepdim=True)
-        found: Tensor = (shared / alone.clamp(min=1)).float()
-        return found
+    start, *sources = (tensor.reshape(-1) for tensor in (given.base, *given.tensors))
 
-    def merge(sources: Sources, knobs: Values, out: Tensor) -> None:
-        epsilon, more = knobs["epsilon"], None
-        if knobs.get("r"):
-            more = knobs["r"] * ratios(epsilon).clamp(max=knobs["alpha"])
-        for _, base, changes, target in blocks(given, out):
-            changed = (changes.abs() > epsilon).float()
-            changes *= changed  # a NaN stays
-            number = total(changed)
-            mean = total(changes) / number.clamp(min=1)
-            if more is not None:
-                mean += total(changes * more) * (number == 1)
-            target.copy_(base + mean)
+    def variances(part: slice | Array) -> Array:
+        base = start[part].float()
+        array: Array = _variance(torch.stack([it[part].float() - base for it in sources])).numpy()
+        return array
 
-    return merge
+    return variances
 
 
-ram = replace(
-    ramplus,
-    name="ram",
-    title="changes that one source makes alone, and the mean of those that several make",
-    knobs=(_EPSILON,),
-)
+def _varying(given: Operands) -> int:
+    """Return the number of elements that differ between the task vectors."""
+    from evomerge.merging.kernels.passes import spans
+
+    variances = _variances(given)
+    return sum(int((variances(span) != 0).sum()) for span in spans(given.base.numel()))
 
 
 @method(
     "task vectors where they vary most, weighted by their energy, with elected signs",
-    Knob("select_topk", 1.0, 0, 1, search=(0.1, 1.0), help="share that stays", has_slope=False),
-    flag("int8_mask", False, "accepted, changes nothing"),
     parents=(2, None),
     base="required",
     paper="Wan et al. 2024, arXiv 2408.07990",
+    preparation=lambda given: cache(partial(_varying, given)),
     torch=True,
 )
-def sce(given: Operands) -> Merge:
-    """Prepare SCE, which has three steps.
+def sce(
+    given: Operands,
+    out: Tensor,
+    *,
+    select_topk: float = knob(1.0, 0, 1, search=(0.1, 1.0), help="share that stays", selects=True),
+    int8_mask: bool = flag(False, "accepted, changes nothing"),
+) -> None:
+    """Write SCE, which has three steps.
 
     - Select: of the n elements that differ between the task vectors, the floor(select_topk n) with
       the largest variance stay (among equal ones, those with the lowest index); the others become
@@ -156,45 +195,38 @@ def sce(given: Operands) -> Merge:
     """
     import torch
 
-    start, sources = given.base.reshape(-1), [tensor.reshape(-1) for tensor in given.tensors]
+    from evomerge.merging.kernels.selection import find_cut
 
-    def variances(part: slice | Array) -> Array:
-        base = start[part].float()
-        array: Array = _variance(torch.stack([it[part].float() - base for it in sources])).numpy()
-        return array
+    size = given.base.numel()
+    kept = size if select_topk == 1 else int(select_topk * given.prepared())
+    cut = find_cut(_variances(given), size, kept) if 0 < kept < size else None
+    energies = torch.zeros(len(given.tensors), 1, 1, dtype=torch.float64)
+    for _, changes, _target in _selected(given, cut, out) if kept else ():
+        energies += changes.square().sum((1, 2), keepdim=True, dtype=torch.float64)
+    if not energies.any():
+        out.copy_(given.base)
+        return
+    weights = (energies / energies.sum()).float()
+    for base, changes, target in _selected(given, cut, out):
+        sign = torch.copysign(torch.ones(()), total(changes) + 0.0)  # that of 0 is 1
+        along = (changes * sign).clamp_(min=0)  # 0: it has not the elected sign
+        divisor = total(along.sign() * weights).clamp_(min=1e-37)  # where there are none
+        target.copy_(base + total(along * weights) / divisor * sign)
 
-    @cache
-    def varying() -> int:
-        return sum(int((variances(span) != 0).sum()) for span in spans(len(start)))
 
-    def selected(cut: MagnitudeCut | None, out: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield blocks of the base, of the task vectors before a cut, and of the result."""
-        for (_, at), base, changes, target in blocks(given, out):
-            if cut is not None:
-                variance = _variance(changes)
-                index = torch.arange(at.start, at.start + changes.shape[-1])
-                after = (variance == cut.magnitude) & (index >= cut.index)
-                changes.masked_fill_(after | (variance < cut.magnitude), 0)
-            yield base, changes, target
+def _selected(
+    given: Operands, cut: MagnitudeCut | None, out: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield blocks of the base, of the task vectors before a cut, and of the result."""
+    import torch
 
-    def merge(own: Sources, knobs: Values, out: Tensor) -> None:
-        share = knobs["select_topk"]
-        kept = len(start) if share == 1 else int(share * varying())
-        cut = find_cut(variances, len(start), kept) if 0 < kept < len(start) else None
-        energies = torch.zeros(len(sources), 1, 1, dtype=torch.float64)
-        for _, changes, _target in selected(cut, out) if kept else ():
-            energies += changes.square().sum((1, 2), keepdim=True, dtype=torch.float64)
-        if not energies.any():
-            out.copy_(given.base)
-            return
-        weights = (energies / energies.sum()).float()
-        for base, changes, target in selected(cut, out):
-            sign = torch.copysign(torch.ones(()), total(changes) + 0.0)  # that of 0 is 1
-            along = (changes * sign).clamp_(min=0)  # 0: it has not the elected sign
-            divisor = total(along.sign() * weights).clamp_(min=1e-37)  # where there are none
-            target.copy_(base + total(along * weights) / divisor * sign)
-
-    return merge
+    for (_, at), base, changes, target in blocks(given, out):
+        if cut is not None:
+            variance = _variance(changes)
+            index = torch.arange(at.start, at.start + changes.shape[-1])
+            after = (variance == cut.magnitude) & (index >= cut.index)
+            changes.masked_fill_(after | (variance < cut.magnitude), 0)
+        yield base, changes, target
 
 
 def _variance(changes: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from math import nan, prod
 from typing import TYPE_CHECKING
 
 from evomerge.merging.methods.blocks import blocks, total
-from evomerge.merging.methods.method import Knob, Merge, Operands, Sources, Values, method
+from evomerge.merging.methods.method import Operands, Sources, knob, method
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,20 +23,43 @@ def _working_bytes(shape: Sequence[int], sources: Sources) -> float:
     return 8 * (8.5 + 4 * len(sources)) * prod(shape[-2:]) + 4 * prod(shape)
 
 
+def _merged_change(given: Operands) -> Tensor | None:
+    """Return U S V^T of each matrix (see `tsv`), float32; None: the mean is taken instead."""
+    import torch
+
+    base, count = given.base, len(given.tensors)
+    if given.tokens or base.ndim not in (2, 3) or min(base.shape[-2:]) < count:
+        return None
+    stacks = [tensor.reshape(-1, *base.shape[-2:]) for tensor in (base, *given.tensors)]
+    merged = torch.full(stacks[0].shape, nan)
+    for i, (start, *matrices) in enumerate(zip(*stacks, strict=True)):
+        task_vectors = [matrix.double() - start.double() for matrix in matrices]
+        if all(bool(torch.isfinite(item).all()) for item in task_vectors):
+            merged[i] = _joined_singular_vectors(task_vectors)
+    return merged
+
+
 @method(
     "largest singular components of each task vector, their vectors made orthogonal",
-    Knob("lambda", 1.0, -100, 100, search=(0.0, 2.0), help="factor on the merged task vector"),
     parents=(2, None),
     base="required",
     paper="Gargiulo et al. 2025, arXiv 2412.00081",
+    preparation=_merged_change,
     cached_bytes=2.0,
     in_mergekit=False,
     costly=True,
     working_bytes=_working_bytes,
     torch=True,
 )
-def tsv(given: Operands) -> Merge:
-    """Prepare base + lambda * U S V^T of the largest singular components of all task vectors.
+def tsv(
+    given: Operands,
+    out: Tensor,
+    *,
+    lambda_: float = knob(
+        1.0, -100, 100, search=(0.0, 2.0), help="factor on the merged task vector"
+    ),
+) -> None:
+    """Write base + lambda * U S V^T of the largest singular components of all task vectors.
 
     Each of T task vectors gives the floor(r / T) largest of its r components. U and V have the
     singular vectors of all of them as columns, made orthogonal: A becomes the partial isometry of
@@ -49,26 +72,16 @@ def tsv(given: Operands) -> Merge:
     """
     import torch
 
-    base, count = given.base, len(given.tensors)
-    if given.tokens or base.ndim not in (2, 3) or min(base.shape[-2:]) < count:
-
-        def merge_mean(sources: Sources, knobs: Values, out: Tensor) -> None:
-            for _, start, changes, target in blocks(given, out):
-                target.copy_(start + knobs["lambda"] * total(changes) / count)
-
-        return merge_mean
-    stacks = [tensor.reshape(-1, *base.shape[-2:]) for tensor in (base, *given.tensors)]
-    merged = torch.full(stacks[0].shape, nan)
-    for i, (start, *matrices) in enumerate(zip(*stacks, strict=True)):
-        task_vectors = [matrix.double() - start.double() for matrix in matrices]
-        if all(bool(torch.isfinite(item).all()) for item in task_vectors):
-            merged[i] = _joined_singular_vectors(task_vectors)
-
-    def merge(sources: Sources, knobs: Values, out: Tensor) -> None:
-        for start, change, target in zip(stacks[0], merged, out.view(merged.shape), strict=True):
-            target.copy_(torch.add(start.float(), change, alpha=knobs["lambda"]))
-
-    return merge
+    merged = given.prepared
+    if merged is None:
+        for _, start, changes, target in blocks(given, out):
+            target.copy_(start + lambda_ * total(changes) / len(given.tensors))
+        return
+    shape = merged.shape
+    for start, change, target in zip(
+        given.base.reshape(shape), merged, out.view(shape), strict=True
+    ):
+        target.copy_(torch.add(start.float(), change, alpha=lambda_))
 
 
 def _joined_singular_vectors(task_vectors: Sequence[Tensor]) -> Tensor:

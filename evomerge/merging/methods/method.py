@@ -1,30 +1,33 @@
-"""The definition of a merge method: its knobs, its inputs, and how it makes one merged tensor.
+"""The definition of a merge method: a function that merges one tensor, with knobs in its signature.
 
-A method works on one tensor at a time, in two steps. The function under `@method` gets the source
-tensors and computes what does not depend on knobs. It returns a `Merge`, which is called for each
-candidate with its knobs, and writes the merged tensor::
+The function under `@method` gets the tensors of all sources and the tensor to write. Its other
+parameters are its knobs: their defaults, `knob(...)`, say the range and the default of each::
 
-    @method("one source, multiplied", Knob("scale", 1.0, 0, 2, "source"), parents=(1, 1))
-    def scaled(given: Operands) -> Merge:
-        def merge(sources: Sources, knobs: Values, out: Array) -> None:
-            write_sum(given.tensors, [sources[0]["scale"]], out)
+    @method("one source, multiplied", parents=(1, 1))
+    def scaled(given, out, *, scale=knob(1.0, 0, 2, per="source")):
+        write_sum(given.tensors, scale, out)
 
-        return merge
+What does not depend on knobs, its `preparation` computes once for all candidates of a search.
 
 Tensors are numpy arrays of stored weights, which compiled loops read (see `kernels.compiled`), so
 that a merge of files needs no torch; or torch tensors, for a method declared with `torch=True` (see
-`blocks`).
+`blocks`). What a method computes with it imports in the function, so that names and knobs are read
+without it.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from keyword import iskeyword
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from evomerge.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
+    from evomerge.merging.kernels.compiled import Array
     from evomerge.merging.kernels.noise import Noise
 
 
@@ -41,7 +44,7 @@ class Knob:
         search: range that is searched if the search file gives none; None: it keeps its default.
         start: value at which a search starts, or None for the middle of the range.
         help: what it is, in a few words for a reader of the code.
-        has_slope: False for a number that only selects elements, such as a density.
+        selects: whether it only selects elements, as a density does, so that it has no gradient.
     """
 
     name: str
@@ -53,36 +56,56 @@ class Knob:
     search: tuple[float, float] | None = None
     start: float | None = None
     help: str = ""
-    has_slope: bool = True
+    selects: bool = False
 
     @property
     def is_smooth(self) -> bool:
-        """Whether merged weights have a slope by this knob."""
-        return self.kind == "real" and self.has_slope
+        """Whether merged weights have a gradient by this knob."""
+        return self.kind == "real" and not self.selects
 
 
-def flag(name: str, default: bool, help: str) -> Knob:
-    """Return a knob of the merge that is off (0) or on (1)."""
-    return Knob(name, float(default), 0, 1, kind="flag", help=help)
+def knob(default: float | None, low: float, high: float, **fields: Any) -> Any:
+    """Return the default of a parameter that is a knob; `fields` are attributes of `Knob`.
+
+    A knob of each source is a list in the order of the sources. A parameter `lambda_` is the knob
+    `lambda`.
+    """
+    return Knob("", default, low, high, **fields)
 
 
-def weight_knob(help: str) -> Knob:
-    """Return the knob `weight` of each source."""
-    return Knob("weight", 1.0, -100, 100, "source", search=(0.0, 1.0), help=help)
+def flag(default: bool, help: str) -> Any:
+    """Return the default of a parameter that is a knob of the merge, off (0) or on (1)."""
+    return Knob("", float(default), 0, 1, kind="flag", help=help)
+
+
+def weight_knob(help: str) -> Any:
+    """Return the default of the parameter `weight`, a knob of each source."""
+    return Knob("", 1.0, -100, 100, "source", search=(0.0, 1.0), help=help)
+
+
+def knobs_of(function: Callable[..., object]) -> tuple[Knob, ...]:
+    """Return the knobs in the signature of a function."""
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(
+        replace(it.default, name=it.name.rstrip("_"))
+        for it in parameters
+        if isinstance(it.default, Knob)
+    )
 
 
 @dataclass(frozen=True)
 class Operands:
-    """The tensors of one merge. The `Merge` may keep and read them; nothing may write to them.
+    """The tensors of one merge, which nothing may write to.
 
     Attributes:
         tensors: one for each source, all of one shape, of any floating dtype: arrays of stored
             weights (uint16 for bfloat16, int16 for float16, float32, float64), or torch tensors.
         base: the base's tensor; None if there is none.
         noise: the random numbers of each source, if the method is `random`.
-        reuse: whether the `Merge` will be called for many candidates, so that memory may make each
-            call fast. The bits of the result must not depend on it.
+        reuse: whether the merge is called for many candidates, so that memory may make each call
+            fast. The bits of the result must not depend on it.
         tokens: whether it is an embedding or a head, with a row for each token.
+        prepared: what the method's `preparation` has returned.
     """
 
     tensors: Sequence[Any]
@@ -90,7 +113,11 @@ class Operands:
     noise: Sequence[Noise] = ()
     reuse: bool = False
     tokens: bool = False
+    prepared: Any = None
 
+
+Floats: TypeAlias = Sequence[float]
+"""A knob of each source, in their order."""
 
 Values: TypeAlias = Mapping[str, float]
 """Knobs by name."""
@@ -98,22 +125,10 @@ Values: TypeAlias = Mapping[str, float]
 Sources: TypeAlias = Sequence[Values]
 """The `source` knobs of every source, in order."""
 
-Merge: TypeAlias = Callable[[Sources, Values, Any], None]
-"""Writes the merged tensor: takes all `source` knobs, all `merge` knobs, and the tensor to write.
-
-That is contiguous, of the sources' shape and any floating dtype. Arithmetic is float32, rounded
-once. Raises `CandidateError` if the knobs have no finite result (for example, the weights sum to 0
-and `normalize` is 1)."""
-
-Prepare: TypeAlias = Callable[[Operands], Merge]
+_TYPES: Mapping[str, type] = {"real": float, "integer": int, "flag": bool}
 
 KnobKey: TypeAlias = tuple[int | None, str]
-"""A knob of one tensor: the place of its source (None: the merge as a whole), and its name."""
-
-SlopesOf: TypeAlias = Callable[[Any, Sources, Values, Any], Mapping[KnobKey, float]]
-"""Takes the `Merge`, its knobs, and the gradient of a loss by the merged tensor (float32, flat).
-
-Returns the slopes of the loss by the knobs."""
+"""A knob of one tensor: the number of its source (None: the merge as a whole), and its name."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +137,13 @@ class Method:
 
     Attributes:
         title: one line that says what the method does, for `evomerge list methods`.
-        prepare: the first step of a merge, on arrays.
+        function: takes the operands, the tensor to write and the knobs. The tensor is contiguous,
+            of the sources' shape and any floating dtype. Arithmetic is float32, rounded once.
+            Raises `CandidateError` if the knobs have no finite result (for example, the weights sum
+            to 0 and `normalize` is on).
+        preparation: takes the operands, and returns what does not depend on knobs; None: nothing.
+        torch: whether tensors are torch's. Then it runs with one thread, since different tensors
+            are merged in different threads.
         parents: smallest and largest number of sources (None: no limit), not counting the base.
         base: whether a base model is `required`, `optional`, or `none` (never used).
         paper: its publication (authors, year, arXiv id), or "" if there is none.
@@ -131,62 +152,89 @@ class Method:
             in bytes for each element of each source.
         in_mergekit: whether a mergekit config can name it.
         costly: whether preparing a matrix (none with `tokens`) takes far longer than reading it.
-        slopes: by all knobs that are smooth; None: they are central differences of the merge.
-        smoothed: knobs by which a merge jumps, so that `slopes` smooths it; by others it is exact.
         working_bytes: takes a tensor's shape and the `source` knobs, and returns the bytes that its
             merge takes beside the sources and the result; None: some megabytes.
+        gradients: takes the operands, the gradient of a loss by the merged tensor (float32, flat)
+            and the knobs, and returns the gradients by all knobs that are smooth; None: they are
+            central differences of the merge.
+        smoothed: knobs by which a merge jumps, so that `gradients` smooths it; by others it is
+            exact.
     """
 
     name: str
     title: str
-    prepare: Prepare
+    function: Callable[..., None]
     knobs: tuple[Knob, ...]
     parents: tuple[int, int | None]
     base: Literal["required", "optional", "none"] = "none"
     paper: str = ""
+    preparation: Callable[[Operands], Any] | None = None
+    torch: bool = False
     random: bool = False
     cached_bytes: float = 0.0
     in_mergekit: bool = True
     costly: bool = False
     working_bytes: Callable[[Sequence[int], Sources], float] | None = None
-    slopes: SlopesOf | None = None
+    gradients: Callable[..., Mapping[KnobKey, float]] | None = None
     smoothed: tuple[str, ...] = ()
 
+    def prepare(self, given: Operands) -> Merge:
+        """Return the merge of these tensors (arrays of stored weights) for any knobs."""
+        if self.torch:
+            from evomerge.merging.kernels.torch_views import as_tensor, one_thread
 
-def method(
-    title: str, *knobs: Knob, torch: bool = False, **fields: Any
-) -> Callable[[Prepare], Method]:
-    """Make a merge method of the function under it, whose name it gets.
+            base = None if given.base is None else as_tensor(given.base)
+            given = replace(given, tensors=[as_tensor(it) for it in given.tensors], base=base)
+        if self.preparation is not None:
+            with one_thread() if self.torch else nullcontext():
+                given = replace(given, prepared=self.preparation(given))
+        return Merge(self, given)
 
-    `torch`: whether it works on torch tensors, with one thread, since different tensors are merged
-    in different threads. `fields` are other attributes of `Method`.
-    """
+    def arguments(self, sources: Sources, knobs: Values) -> dict[str, Any]:
+        """Return the knobs as the function takes them."""
+        found: dict[str, Any] = {}
+        for knob in self.knobs:
+            name, of = f"{knob.name}_" if iskeyword(knob.name) else knob.name, _TYPES[knob.kind]
+            if knob.per == "source":
+                found[name] = [of(source[knob.name]) for source in sources]
+            else:
+                found[name] = of(knobs[knob.name])
+        return found
 
-    def declare(prepare: Prepare) -> Method:
-        first_step = on_arrays(prepare) if torch else prepare
-        return Method(prepare.__name__, title, first_step, knobs, **fields)
 
-    return declare
+@dataclass(frozen=True)
+class Merge:
+    """A method with the tensors of one merge."""
 
+    method: Method
+    given: Operands
 
-def on_arrays(prepare: Prepare) -> Prepare:
-    """Return the first step of a merge on arrays, given the one on torch tensors."""
-
-    def prepare_arrays(given: Operands) -> Merge:
+    def __call__(self, sources: Sources, knobs: Values, out: Array) -> None:
+        """Write the merged tensor, given all knobs; see `Method.function`."""
+        arguments = self.method.arguments(sources, knobs)
+        if not self.method.torch:
+            self.method.function(self.given, out, **arguments)
+            return
         from evomerge.merging.kernels.torch_views import as_tensor, one_thread
 
-        tensors = [as_tensor(item) for item in given.tensors]
-        base = None if given.base is None else as_tensor(given.base)
         with one_thread():
-            merge = prepare(replace(given, tensors=tensors, base=base))
+            self.method.function(self.given, as_tensor(out), **arguments)
 
-        def merge_arrays(sources: Sources, knobs: Values, out: Any) -> None:
-            with one_thread():
-                merge(sources, knobs, as_tensor(out))
+    def gradients(
+        self, sources: Sources, knobs: Values, gradient: Array
+    ) -> Mapping[KnobKey, float]:
+        """Return the gradients by knobs that the method has of its own, at these knobs."""
+        if self.method.gradients is None:
+            return {}
+        return self.method.gradients(self.given, gradient, **self.method.arguments(sources, knobs))
 
-        return merge_arrays
 
-    return prepare_arrays
+def method(title: str, **fields: Any) -> Callable[[Callable[..., None]], Method]:
+    """Make a merge method of the function under it, whose name it gets.
+
+    `fields` are other attributes of `Method`; `parents` is needed.
+    """
+    return lambda function: Method(function.__name__, title, function, knobs_of(function), **fields)
 
 
 def check_knobs(

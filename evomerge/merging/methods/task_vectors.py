@@ -1,156 +1,281 @@
 """Methods that sparsify task vectors (differences from a base), combine them and add them back.
 
-    out = base + lambda * consensus_i(w_i * sparsify_i(x_i - base))
+    out = base + lambda * consensus_i(w_i * sparse_i(x_i - base))
 
-The methods differ in how they sparsify a task vector (`sparsify`) and in the consensus: the sum, or
-the sum of the changes of one elected sign (`elect`).
+The methods differ in which elements of a task vector stay (the five functions of papers below), and
+in the consensus: the sum, or the sum of the changes of one elected sign. `rescale` keeps the
+expected L1 norm of a task vector; for DARE the factor is 1 / density, as in its paper.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from evomerge.merging.kernels import consensus
-from evomerge.merging.kernels.compiled import Array
-from evomerge.merging.kernels.passes import gradient_products, write_copy, write_sum
-from evomerge.merging.methods.linear import normalized, weighted_slopes
 from evomerge.merging.methods.method import (
-    Knob,
+    Floats,
     KnobKey,
     Method,
     Operands,
-    Sources,
-    Values,
     flag,
+    knob,
+    knobs_of,
     weight_knob,
 )
-from evomerge.merging.methods.sparsify import (
-    Bernoulli,
-    Magnitude,
-    MagnitudeOutliers,
-    MagPrune,
-    Sparsifier,
-    row_length,
+
+if TYPE_CHECKING:
+    from evomerge.merging.kernels.compiled import Array
+    from evomerge.merging.kernels.consensus import Changes
+    from evomerge.merging.kernels.noise import Drawn, DrawnByRank
+    from evomerge.merging.kernels.passes import Sparse, TaskVector
+    from evomerge.merging.kernels.selection import Largest
+
+_DENSITY = knob(1.0, 0, 1, per="source", search=(0.1, 1.0), help="share", selects=True)
+
+
+@dataclass(frozen=True)
+class _Sparsifier:
+    """Chooses which elements of a task vector stay.
+
+    Attributes:
+        stays: what stays, in the titles of methods.
+        paper, cached_bytes, random: see `Method`.
+        vectors: returns what `select` takes of each source: what does not depend on its knobs.
+        select: takes a task vector, whether it is rescaled, and the knobs of its source.
+    """
+
+    stays: str
+    paper: str
+    vectors: Callable[[Operands], list[Any]]
+    select: Callable[..., Sparse]
+    cached_bytes: float = 0.0
+    random: bool = False
+
+
+def _sparsifier(
+    stays: str, paper: str, vectors: Callable[[Operands], list[Any]], **fields: Any
+) -> Callable[[Callable[..., Sparse]], _Sparsifier]:
+    return lambda select: _Sparsifier(stays, paper, vectors, select, **fields)
+
+
+def _plain(given: Operands) -> list[TaskVector]:
+    from evomerge.merging.kernels.passes import TaskVector
+
+    return [TaskVector(tensor, given.base) for tensor in given.tensors]
+
+
+def _largest(given: Operands) -> list[Largest]:
+    from evomerge.merging.kernels.selection import Largest
+
+    return [Largest(tensor, given.base, reuse=given.reuse) for tensor in given.tensors]
+
+
+def _drawn(given: Operands, *, by_rank: bool = False) -> list[Drawn]:
+    from evomerge.merging.kernels.noise import Drawn, DrawnByRank
+
+    kind = DrawnByRank if by_rank else Drawn
+    pairs = zip(given.tensors, given.noise, strict=True)
+    return [kind(tensor, given.base, noise, reuse=given.reuse) for tensor, noise in pairs]
+
+
+@_sparsifier("task vectors", "Ilharco et al. 2023, arXiv 2212.04089", _plain)
+def everything(
+    vector: TaskVector,
+    rescale: bool,
+    *,
+    density: float = knob(1.0, 1, 1, per="source", help="share", selects=True),
+) -> Sparse:
+    """All elements stay (task arithmetic)."""
+    return 1.0, vector.load
+
+
+@_sparsifier(
+    "the largest changes", "Yadav et al. 2023, arXiv 2306.01708", _largest, cached_bytes=4.0
 )
+def largest(vector: Largest, rescale: bool, *, density: float = _DENSITY) -> Sparse:
+    """Of n elements, the floor(density n) of largest magnitude stay (TIES).
+
+    Among equal magnitudes, the lowest index stays first.
+    """
+    return vector.select(density, 0.0, rescale)
 
 
-class _TaskVectors:
-    """The prepared merge of a method of this file; `elect`: whether signs are elected."""
+@_sparsifier(
+    "the changes that are neither among the largest nor the smallest",
+    "Davari and Belilovsky 2023, arXiv 2312.06795",
+    _largest,
+    cached_bytes=4.0,
+)
+def without_outliers(
+    vector: Largest,
+    rescale: bool,
+    *,
+    density: float = _DENSITY,
+    gamma: float = knob(0.01, 0, 1, per="source", help="share that is too large", selects=True),
+) -> Sparse:
+    """Of n elements, the floor(gamma n) largest go, the next floor(density n) stay (Breadcrumbs).
 
-    def __init__(self, given: Operands, kind: type[Sparsifier], elect: bool) -> None:
-        self._tensors, self._base = given.tensors, given.base
-        self._is_whole, self._elect = kind is Sparsifier, elect
-        self._row_length = row_length(given.base) if kind is MagPrune else 1
-        self._sparsifiers = [
-            kind(tensor, given.base, given.noise[i] if kind.random else None, reuse=given.reuse)
-            for i, tensor in enumerate(given.tensors)
-        ]
-
-    def __call__(self, sources: Sources, knobs: Values, out: Array) -> None:
-        weights = [source["weight"] for source in sources]
-        if knobs["normalize"] and not self._elect:
-            weights = normalized(weights)
-        if self._is_whole:
-            write_sum(self._tensors, weights, out, self._base, knobs["lambda"])
-            return
-        places = [place for place, weight in enumerate(weights) if weight]
-        factors, changes = self._sparse(sources, knobs, places)
-        if not factors:
-            write_copy(self._base, out)
-            return
-        scale, normalize = knobs["lambda"], knobs["normalize"]
-        how = self._votes(weights, factors, normalize)
-        consensus.write_consensus(changes, out, self._base, scale=scale, elect=self._elect, **how)
-
-    def slopes(self, sources: Sources, knobs: Values, gradient: Array) -> dict[KnobKey, float]:
-        """Return the slopes by weights and lambda, where the same elements stay.
-
-        Where signs are elected, those by weights are smoothed (`elected_products`). The slope by a
-        weight of 0 is that to larger weights.
-        """
-        scale, normalize = knobs["lambda"], bool(knobs["normalize"])
-        if self._is_whole:
-            products = gradient_products(gradient, self._tensors, self._base)
-            return weighted_slopes(products, sources, normalize, scale)
-        factors, changes = self._sparse(sources, knobs, range(len(sources)))
-        products = [0.0] * len(sources)
-        if not self._elect:
-            found = consensus.change_products(changes, gradient, len(factors), self._row_length)
-            for (place, factor), product in zip(factors.items(), found, strict=True):
-                products[place] = factor * product
-            return weighted_slopes(products, sources, normalize, scale)
-        weights = [source["weight"] for source in sources]
-        how = self._votes(weights, factors, normalize)
-        own, shared, merged = consensus.elected_products(changes, gradient, **how)
-        slopes: dict[KnobKey, float] = {(i, "weight"): 0.0 for i in range(len(sources))}
-        for (place, factor), product, mean in zip(factors.items(), own, shared, strict=True):
-            away = mean if weights[place] >= 0 else -mean  # the divisor grows with the weight
-            slopes[place, "weight"] = scale * (factor * product - (away if normalize else 0.0))
-        return slopes | {(None, "lambda"): merged}
-
-    def _votes(
-        self, weights: Sequence[float], factors: Mapping[int, float], normalize: float
-    ) -> dict[str, Any]:
-        """Return what the loops of `consensus` take beside the changes."""
-        return {
-            "factors": [weights[place] * factor for place, factor in factors.items()],
-            "divisors": [abs(weights[place]) for place in factors] if normalize else None,
-            "row_length": self._row_length,
-        }
-
-    def _sparse(
-        self, sources: Sources, knobs: Values, places: Iterable[int]
-    ) -> tuple[dict[int, float], consensus.Changes]:
-        """Return place -> factor of those sparse task vectors that have elements, and these."""
-        sparse, rescale = {}, bool(knobs["rescale"])
-        for place in places:
-            found = self._sparsifiers[place].sparsify(sources[place], rescale=rescale)
-            if found is not None:
-                sparse[place] = found
-
-        def changes(span: slice, values: Array) -> None:
-            for (_, write), row in zip(sparse.values(), values, strict=True):
-                write(span, row)
-
-        return {place: factor for place, (factor, _) in sparse.items()}, changes
+    If these are more than n together, fewer of the largest go.
+    """
+    return vector.select(density, gamma, rescale)
 
 
-def _method(
-    name: str, kind: type[Sparsifier], *, elect: bool = False, normalize: bool = False
-) -> Method:
-    density = Knob("density", 1.0, 0, 1, "source", search=(0.1, 1.0), help="share", has_slope=False)
-    if kind is Sparsifier:  # all elements stay
-        density = replace(density, low=1, search=None)
+@_sparsifier(
+    "a random share of each task vector",
+    "Yu et al. 2024, arXiv 2311.03099",
+    _drawn,
+    cached_bytes=2.0,
+    random=True,
+)
+def drawn(vector: Drawn, rescale: bool, *, density: float = _DENSITY) -> Sparse:
+    """Each element stays with the probability `density` (DARE)."""
+    return vector.select(density, rescale)
+
+
+@_sparsifier(
+    "a random share of each task vector, large changes likelier",
+    "Deep et al. 2024, arXiv 2406.11617",
+    partial(_drawn, by_rank=True),
+    cached_bytes=4.0,
+    random=True,
+)
+def drawn_by_rank(
+    vector: DrawnByRank,
+    rescale: bool,
+    *,
+    density: float = _DENSITY,
+    epsilon: float = knob(0.15, 0, 1, per="source", help="spread of density", selects=True),
+) -> Sparse:
+    """Large elements of a row stay with a higher probability (DELLA)."""
+    return vector.select_by_rank(density, epsilon, rescale)
+
+
+def _merge(
+    kind: _Sparsifier,
+    elect: bool,
+    given: Operands,
+    out: Array,
+    *,
+    weight: Floats = weight_knob("factor on the task vector"),
+    lambda_: float = knob(1.0, -100, 100, help="factor on the merged task vector"),
+    normalize: bool = flag(False, "divide by the sum of the weights that count"),
+    rescale: bool = flag(False, "keep the L1 norm of a sparsified task vector"),
+    int8_mask: bool = flag(False, "accepted, changes nothing"),
+    **sparsity: Floats,
+) -> None:
+    """Write the merge of a method of this file; `sparsity`: the knobs of `kind`."""
+    from evomerge.merging.kernels import consensus, passes
+
+    weights = passes.normalized(weight) if normalize and not elect else weight
+    if kind is everything:
+        passes.write_sum(given.tensors, weights, out, given.base, lambda_)
+        return
+    used = [number for number, weight in enumerate(weights) if weight]
+    factors, changes = _sparse(given, kind, rescale, sparsity, used)
+    if not factors:
+        passes.write_copy(given.base, out)
+        return
+    votes = _votes(given, weights, factors, normalize)
+    consensus.write_consensus(changes, out, given.base, scale=lambda_, elect=elect, **votes)
+
+
+def _gradients(
+    kind: _Sparsifier,
+    elect: bool,
+    given: Operands,
+    gradient: Array,
+    *,
+    weight: Floats,
+    lambda_: float,
+    normalize: bool,
+    rescale: bool,
+    int8_mask: bool,
+    **sparsity: Floats,
+) -> dict[KnobKey, float]:
+    """Return the gradients by weights and lambda, where the same elements stay.
+
+    Where signs are elected, those by weights are smoothed (`elected_products`). The gradient by a
+    weight of 0 is that to larger weights.
+    """
+    from evomerge.merging.kernels import consensus, passes
+
+    factors, changes = _sparse(given, kind, rescale, sparsity, range(len(weight)))
+    votes = _votes(given, weight, factors, normalize)
+    by_weights = [0.0] * len(weight)
+    if elect:
+        each, shared, merged = consensus.elected_products(changes, gradient, **votes)
+        for (number, factor), product, mean in zip(factors.items(), each, shared, strict=True):
+            away = mean if weight[number] >= 0 else -mean  # the divisor grows with the weight
+            by_weights[number] = lambda_ * (factor * product - (away if normalize else 0.0))
+    else:
+        each = consensus.change_products(changes, gradient, len(factors), votes["row_length"])
+        for (number, factor), product in zip(factors.items(), each, strict=True):
+            by_weights[number] = factor * product
+        by_weights, merged = passes.weight_gradients(by_weights, weight, normalize, lambda_)
+    named: dict[KnobKey, float] = {(i, "weight"): value for i, value in enumerate(by_weights)}
+    return named | {(None, "lambda"): merged}
+
+
+def _votes(
+    given: Operands, weights: Floats, factors: Mapping[int, float], normalize: bool
+) -> dict[str, Any]:
+    """Return what the loops of `consensus` take beside the changes."""
+    return {
+        "factors": [weights[number] * factor for number, factor in factors.items()],
+        "divisors": [abs(weights[number]) for number in factors] if normalize else None,
+        "row_length": given.prepared[0].row_length,
+    }
+
+
+def _sparse(
+    given: Operands,
+    kind: _Sparsifier,
+    rescale: bool,
+    sparsity: Mapping[str, Floats],
+    numbers: Iterable[int],
+) -> tuple[dict[int, float], Changes]:
+    """Return number -> factor of those sparse task vectors that have elements, and these."""
+    sparse = {}
+    for number in numbers:
+        knobs = {name: values[number] for name, values in sparsity.items()}
+        kept = kind.select(given.prepared[number], rescale, **knobs)
+        if kept is not None:
+            sparse[number] = kept
+
+    def changes(span: slice, values: Array) -> None:
+        for (_, write), row in zip(sparse.values(), values, strict=True):
+            write(span, row)
+
+    return {number: factor for number, (factor, _) in sparse.items()}, changes
+
+
+def _method(name: str, kind: _Sparsifier, *, elect: bool = False, on: Sequence[str] = ()) -> Method:
+    """Return a method of this file; `on`: the flags that are on by default."""
+    weight, *shared = knobs_of(_merge)
+    shared = [replace(knob, default=1.0) if knob.name in on else knob for knob in shared]
     return Method(
         name,
         f"sum of {kind.stays}{', with elected signs' if elect else ''}",
-        lambda given: _TaskVectors(given, kind, elect),
-        (
-            weight_knob("factor on the task vector"),
-            density,
-            *kind.knobs,
-            Knob("lambda", 1.0, -100, 100, help="factor on the merged task vector"),
-            flag("normalize", normalize, "divide by the sum of the weights that count"),
-            flag("rescale", kind.rescale, "keep the L1 norm of a sparsified task vector"),
-            flag("int8_mask", False, "accepted, changes nothing"),
-        ),
+        partial(_merge, kind, elect),
+        (weight, *knobs_of(kind.select), *shared),
         parents=(1, None),
         base="required",
         paper=kind.paper,
+        preparation=kind.vectors,
         random=kind.random,
         cached_bytes=kind.cached_bytes,
-        slopes=_TaskVectors.slopes,
+        gradients=partial(_gradients, kind, elect),
         smoothed=("weight",) if elect else (),
     )
 
 
-task_arithmetic = _method("task_arithmetic", Sparsifier)
-ties = _method("ties", Magnitude, elect=True, normalize=True)
-dare_linear = _method("dare_linear", Bernoulli)
-dare_ties = _method("dare_ties", Bernoulli, elect=True)
-della = _method("della", MagPrune, elect=True, normalize=True)
-della_linear = _method("della_linear", MagPrune)
-breadcrumbs = _method("breadcrumbs", MagnitudeOutliers)
-breadcrumbs_ties = _method("breadcrumbs_ties", MagnitudeOutliers, elect=True)
+task_arithmetic = _method("task_arithmetic", everything)
+ties = _method("ties", largest, elect=True, on=["normalize"])
+dare_linear = _method("dare_linear", drawn, on=["rescale"])
+dare_ties = _method("dare_ties", drawn, elect=True, on=["rescale"])
+della = _method("della", drawn_by_rank, elect=True, on=["normalize", "rescale"])
+della_linear = _method("della_linear", drawn_by_rank, on=["rescale"])
+breadcrumbs = _method("breadcrumbs", without_outliers)
+breadcrumbs_ties = _method("breadcrumbs_ties", without_outliers, elect=True)

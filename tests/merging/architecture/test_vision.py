@@ -8,14 +8,14 @@ import pytest
 import seeing
 import tiny
 import torch
-from merges import every, mix
+from merges import every, mix, rates_of
 from model_digest import digest
 
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.merging.architecture.depth import count_keys
 from evomerge.merging.architecture.naming import with_host_names
+from evomerge.merging.gradients import Gradients
 from evomerge.merging.resident import Resident
-from evomerge.merging.slopes import Move, Slopes, rates
 from evomerge.merging.tensors.plan import Planner
 from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.merging.writer import write_model
@@ -151,7 +151,7 @@ def test_the_token_of_an_image_is_never_lost(tmp_path):
     assert plan("t")["image_token_index"] == len(few) + 1
 
 
-def test_slopes_reach_the_tower_through_what_the_model_sees(tmp_path):
+def test_gradients_reach_the_tower_through_what_the_model_sees(tmp_path):
     parents = {name: seeing.make(tmp_path / name, "llava", seed) for seed, name in enumerate("ab")}
     resident = Resident(parents, "a", "float64")
     pixels = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double()
@@ -167,15 +167,15 @@ def test_slopes_reach_the_tower_through_what_the_model_sees(tmp_path):
         return replace(recipe_of(parents["a"], {"a": 1.0}, **towers), dtype="float64")
 
     names = ("vision", "projector")
-    moves = [Move(recipe(**{name: 0.39}), recipe(**{name: 0.41}), 0.02) for name in names]
-    slopes = Slopes(resident, rates(resident.planner, moves), 2)
-    with slopes.of(recipe()) as (model, found):
+    moves = [(recipe(**{name: 0.39}), recipe(**{name: 0.41}), 0.02) for name in names]
+    gradients, rates = Gradients(resident, 2), rates_of(resident, moves)
+    with gradients.of(recipe(), rates) as (model, found):
         loss(model).backward()
     with torch.no_grad():
-        ends = [[loss(resident.apply(it)) for it in (move.upper, move.lower)] for move in moves]
-    expected = [float(upper - lower) / 0.02 for upper, lower in ends]
+        ends = [[loss(resident.apply(it)) for it in pair] for *pair, _ in moves]
+    expected = [float(upper - lower) / 0.02 for lower, upper in ends]
     assert found == pytest.approx(expected, rel=0.05) and all(map(abs, expected))
-    with slopes.of(recipe()) as (model, found):
+    with gradients.of(recipe(), rates) as (model, found):
         loss(model, image=False).backward()
     assert found == [0.0, 0.0], "a text says nothing about a tower"
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from evomerge.merging.kernels.compiled import are_finite
 from evomerge.merging.kernels.noise import LOWEST, STEPS, Noise, philox, rounded_probability
 from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor
-from evomerge.merging.methods.method import method
+from evomerge.merging.methods.method import knob, method
 from evomerge.merging.tensors.make import count_bad
 from evomerge.testing.methods import on_tensors
 
@@ -34,14 +34,13 @@ def test_arrays_and_tensors_are_views_of_the_same_bits(name):
 def test_a_method_on_tensors_gets_tensors_and_one_thread(dtype, threads):
     seen = []
 
-    @method("", parents=(1, None), torch=True)
-    def summed(given):
-        def merge(sources, knobs, out):
-            seen.append(torch.get_num_threads())
-            out.copy_(sum(given.tensors) + given.base * knobs["scale"])
-
+    def note(given):
         seen.extend((torch.get_num_threads(), *(it.dtype for it in (*given.tensors, given.base))))
-        return merge
+
+    @method("", parents=(1, None), preparation=note, torch=True)
+    def summed(given, out, *, scale=knob(1.0, 0, 1)):
+        seen.append(torch.get_num_threads())
+        out.copy_(sum(given.tensors) + given.base * scale)
 
     one, two, base = torch.randn(3, 2, 3).to(dtype)
     out = torch.empty(2, 3, dtype=dtype)

@@ -302,8 +302,8 @@ def test_listing_methods_imports_no_torch():
 
 def test_another_package_can_add_a_method(monkeypatch):
     added = [
-        EntryPoint("mine", "evomerge.merging.methods.linear:linear", "evomerge.methods"),
-        EntryPoint("linear", "evomerge.merging.methods.linear:passthrough", "evomerge.methods"),
+        EntryPoint("mine", "evomerge.merging.methods.averages:linear", "evomerge.methods"),
+        EntryPoint("linear", "evomerge.merging.methods.averages:passthrough", "evomerge.methods"),
         EntryPoint("broken", "no_such_module:METHOD", "evomerge.methods"),
     ]
     monkeypatch.setattr(

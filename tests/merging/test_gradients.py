@@ -1,4 +1,4 @@
-"""Slopes equal finite differences of the loss, for every method and knob that has one."""
+"""Gradients equal finite differences of the loss, for every method and knob that has one."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from merges import of_method
+from merges import of_method, rates_of
 
+from evomerge.merging.gradients import Gradients, knob_changes
 from evomerge.merging.methods import get_method, method_names
 from evomerge.merging.resident import Resident
-from evomerge.merging.slopes import Move, Slopes, rates
 from evomerge.recipe import Layer, Recipe, Source
 
 VALUES = {"weight": 0.6, "lambda": 0.8, "density": 0.5, "t": 0.4, "scale": 1.1}
-"""Knobs at which the slopes are compared; others have their defaults."""
+"""Knobs at which the gradients are compared; others have their defaults."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def value(resident, recipe):
 def knobs_of(method):
     """Return the parent (None: the merge) and the name of every knob without jumps.
 
-    tests/merging/methods/test_task_vector_slopes.py is about those with jumps.
+    tests/merging/methods/test_task_vector_gradients.py is about those with jumps.
     """
     sources, found = of_method(method, None, VALUES).sources, get_method(method)
     smooth = [it for it in found.knobs if it.is_smooth and it.name not in found.smoothed]
@@ -51,12 +51,11 @@ def knobs_of(method):
 
 
 @pytest.mark.parametrize("method", method_names())
-def test_slopes_equal_finite_differences_of_the_loss(method, checkpoints):
+def test_gradients_equal_finite_differences_of_the_loss(method, checkpoints):
     resident, step = Resident(checkpoints, "base", "float64"), 0.01
     ends = [[recipe(method, {key: way * step}) for way in (-1, 1)] for key in knobs_of(method)]
-    moves = [Move(lower, upper, 2 * step) for lower, upper in ends]
-    slopes = Slopes(resident, rates(resident.planner, moves), len(moves))
-    with slopes.of(recipe(method)) as (model, found):
+    rates = rates_of(resident, [(*pair, 2 * step) for pair in ends])
+    with Gradients(resident, len(ends)).of(recipe(method), rates) as (model, found):
         loss(model).backward()
     values = [[value(resident, end) for end in pair] for pair in ends]
     expected = [(upper - lower) / (2 * step) for lower, upper in values]
@@ -66,15 +65,15 @@ def test_slopes_equal_finite_differences_of_the_loss(method, checkpoints):
 
 def test_no_weight_keeps_a_gradient(checkpoints):
     resident = Resident(checkpoints, "base", "float64")
-    moves = [Move(recipe("linear", {("a", "weight"): -0.1}), recipe("linear"), 0.1)]
-    slopes = Slopes(resident, rates(resident.planner, moves), 1)
-    with slopes.of(recipe("linear")) as (model, _):
+    moves = [(recipe("linear", {("a", "weight"): -0.1}), recipe("linear"), 0.1)]
+    gradients = Gradients(resident, 1)
+    with gradients.of(recipe("linear"), rates_of(resident, moves)) as (model, _):
         loss(model).backward()
         assert all(weight.grad is None for weight in model.parameters())
     assert not any(weight.requires_grad for weight in model.parameters())
 
 
-def test_a_gene_that_changes_a_source_has_no_slope(checkpoints):
+def test_a_gene_that_changes_a_source_has_no_gradient(checkpoints):
     resident = Resident(checkpoints, "base", "float64")
     other = replace(recipe("linear"), head=Layer("linear", [Source("b", None)]))
-    assert not rates(resident.planner, [Move(recipe("linear"), other, 1.0)])
+    assert not knob_changes(resident.planner, recipe("linear"), other)

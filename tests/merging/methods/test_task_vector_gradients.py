@@ -1,4 +1,4 @@
-"""Slopes of methods that sparsify task vectors equal differences of their merges."""
+"""Gradients of methods that sparsify task vectors equal differences of their merges."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Merges:
         self.merge(*self.knobs(weights, shared), out)
         return out.astype(np.float64)
 
-    def slopes(self, weights, gradient, **shared):
-        return self.method.slopes(self.merge, *self.knobs(weights, shared), gradient.reshape(-1))
+    def gradients(self, weights, gradient, **shared):
+        return self.merge.gradients(*self.knobs(weights, shared), gradient.reshape(-1))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -60,7 +60,7 @@ def test_they_equal_differences_where_no_sign_turns(name):
         known = whole > 0 if normalize else np.full(SHAPE, True)
         far = (np.abs(np.sum(parts, 0)) >= 0.31 * whole + 0.01) | (whole == 0)
         gradient = np.where(known & far, merges.gradient, 0).astype(np.float32)
-        found = merges.slopes(weights, gradient, **shared)
+        found = merges.gradients(weights, gradient, **shared)
         expected = {}
         for place, weight in enumerate(weights):
             ends = [np.array(weights) + step * sign * np.eye(3)[place] for sign in (-1, 1)]
@@ -79,7 +79,7 @@ def test_signs_that_turn_count_by_their_number(name):
     """The gradient pulls to the first source, which more elements follow with a larger weight."""
     merges, weights, step = Merges(name), (0.7, 1.1, 0.4), 0.05
     gradient = merges(np.eye(3)[0]).astype(np.float32)
-    found = merges.slopes(weights, gradient)[0, "weight"]
+    found = merges.gradients(weights, gradient)[0, "weight"]
     low, high = (merges((0.7 + h, 1.1, 0.4)) for h in (-step, step))
     expected = float(((high - low) * gradient).sum() / (2 * step))
     assert found == pytest.approx(expected, rel=0.1)
@@ -102,4 +102,4 @@ def test_where_nothing_stays_they_are_0(name):
     sources, shared = merges.knobs((1.0, 1.0, 1.0), {})
     nothing = [{**source, "density": 0.0} for source in sources]
     gradient = merges.gradient.reshape(-1)
-    assert not any(merges.method.slopes(merges.merge, nothing, shared, gradient).values())
+    assert not any(merges.merge.gradients(nothing, shared, gradient).values())

@@ -1,6 +1,6 @@
-"""Measures what a step of a descent takes: merge, forward pass, backward pass, slopes by the genes.
+"""Measures what a step of a descent takes: merge, forward pass, backward pass, gradient by genes.
 
-    python benchmarks/slopes.py [--quick] [FILE ...]
+    python benchmarks/gradients.py [--quick] [FILE ...]
 
 Each FILE is a search file, of which the parents, the base and the tasks are taken; without one it
 is configs/quickstart.yaml. Its space is replaced: by the weights of task_arithmetic, by those of
@@ -8,9 +8,9 @@ ties and of dare_ties (density 0.5, with lambda), and by t of slerp, each for ev
 every tensor. A step has 16 documents.
 
 Printed are CPU milliseconds on one thread, each the least of several repetitions: `merge`, a merge
-of which every tensor has changed; `forward`, the loss without a slope; `backward`, what the
-gradients by all merged weights take in addition; `slopes`, what it takes in addition to contract
-them with the sources. The last line is one JSON object: method and genes -> slopes / backward.
+of which every tensor has changed; `forward`, the loss without a gradient; `backward`, what the
+gradients by all merged weights take in addition; `genes`, what it takes in addition to contract
+them with the sources. The last line is one JSON object: method and genes -> genes / backward.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ import torch
 from evomerge.config.schema import load
 from evomerge.evaluation.loss import Loss
 from evomerge.execute.allocator import keep_freed_memory
-from evomerge.execute.leg import moves
+from evomerge.execute.chunk import Stepper
+from evomerge.merging.gradients import Gradients
 from evomerge.merging.resident import Resident
-from evomerge.merging.slopes import Slopes, rates
 from evomerge.optimize.descent import Leg
 from evomerge.setup.runs import prepare
 from evomerge.setup.strategy import make_strategy
@@ -45,13 +45,13 @@ KNOBS = {
     "dare_ties": MASKED,
     "slerp": "{t: [0.0, 1.0]}",
 }
-COLUMNS = ("merge", "forward", "backward", "slopes")
+COLUMNS = ("merge", "forward", "backward", "genes")
 
 
-class Freed(Slopes):
-    """Gradients are used up without a slope."""
+class Freed(Gradients):
+    """Gradients by weights are used up without those by genes."""
 
-    def _knob_slopes(self, plan: Any, keys: Any, gradient: Any) -> Any:
+    def _by_knobs(self, plan: Any, keys: Any, gradient: Any) -> Any:
         return dict.fromkeys(keys, 0.0)
 
 
@@ -70,7 +70,7 @@ def main() -> None:
                 cells = " | ".join(f"{spent[name]:.1f}" for name in COLUMNS)
                 print(f"| {file.stem} | {method} | {genes} | {cells} |", flush=True)
                 name = f"{file.stem} {method} {genes}"
-                ratios[name] = round(spent["slopes"] / spent["backward"], 3)
+                ratios[name] = round(spent["genes"] / spent["backward"], 3)
     print(json.dumps(ratios))
 
 
@@ -89,15 +89,15 @@ def step(file: Path, method: str, components: str, repeats: int) -> tuple[int, d
     worker.build(leg.recipe)
     resident: Resident = worker._builder  # type: ignore[assignment]
     genome = leg.descent.genome
-    found = rates(resident.planner, moves(checked.space, genome))
     loss, documents = Loss(worker.evaluator, checked.objectives), leg.batches[0]
+    rates = Stepper(checked.space, resident, loss)._rates(genome)
     other = checked.space.decode(tuple(0.8 * value for value in genome))
 
-    def stepped(kind: type[Slopes]) -> Callable[[], None]:
-        slopes = kind(resident, found, len(genome))
+    def stepped(kind: type[Gradients]) -> Callable[[], None]:
+        gradients = kind(resident, len(genome))
 
         def run() -> None:
-            with slopes.of(leg.recipe) as (model, _):
+            with gradients.of(leg.recipe, rates) as (model, _):
                 loss.backward(model, documents)
 
         return run
@@ -107,7 +107,7 @@ def step(file: Path, method: str, components: str, repeats: int) -> tuple[int, d
         "back": lambda: resident.apply(leg.recipe),
         "forward": lambda: loss(resident.module, documents),
         "freed": stepped(Freed),
-        "whole": stepped(Slopes),
+        "whole": stepped(Gradients),
     }
     least = dict.fromkeys(parts, math.inf)
     for _ in range(repeats + 1):  # the first one compiles loops
@@ -119,7 +119,7 @@ def step(file: Path, method: str, components: str, repeats: int) -> tuple[int, d
         "merge": least["merge"],
         "forward": least["forward"],
         "backward": least["freed"] - least["forward"],
-        "slopes": least["whole"] - least["freed"],
+        "genes": least["whole"] - least["freed"],
     }
 
 

@@ -1,4 +1,4 @@
-"""A step for which memory runs out is made again with less of it; scales have their own slopes."""
+"""Steps of a descent: where memory runs out, where scales move together, how answers look."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import tiny
 import torch
 from transformers import AutoModelForCausalLM
 
-from evomerge.execute import leg
+from evomerge.execute.chunk import Stepper
 from evomerge.merging.resident import Resident
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.optimize.descent import Descent
+from evomerge.optimize.descent import Descent, Leg
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.space.baselines import baseline_recipes
 
@@ -38,9 +38,10 @@ def test_a_step_is_made_again_once_if_memory_runs_out(error, always, calls):
         return 0.5
 
     loss = SimpleNamespace(saves_memory=False, backward=backward)
-    slopes = SimpleNamespace(of=lambda recipe: nullcontext(("model", [1.0, 2.0])))
+    stepper = Stepper(SimpleNamespace(genes=()), None, loss)
+    stepper._gradients = SimpleNamespace(of=lambda *_: nullcontext(("model", [1.0, 2.0])))
     with pytest.raises(RuntimeError) if always else nullcontext():
-        assert leg._slope(slopes, None, loss, {}) == ([1.0, 2.0], 0.5)
+        assert stepper._step(None, {}, {}) == ([1.0, 2.0], 0.5)
     assert made == [False, True][:calls]
 
 
@@ -65,17 +66,18 @@ class Likelihood:
         return float(loss.detach())
 
 
-def test_the_slopes_of_scales_are_those_of_each_step(tmp_path):
-    """Each scale also moves what the others do, so two legs of a step are as one of two steps."""
+def test_the_gradients_of_scales_are_those_of_each_step(tmp_path):
+    """Each scale also moves what the others do, so two chunks of a step are as one of two steps."""
     resident = Resident(opened_in(tmp_path, "a", "b"), "a", "float32")
     end = Layer("passthrough", (Source("a"),))
     frame = Recipe("a", {}, end, end, dtype="float32")
     space = spaces.paths("swaps", {"a": 3, "b": 3}, frame, scales=(0.5, 1.5))
     start = Descent.at([gene.start for gene in space.genes])
-    one = leg.Leg(start, ({},), {}, 0.2, 8, space.decode(start.genome))
-    two = leg.walk(replace(one, batches=({}, {})), space, resident, Likelihood())
-    first = leg.walk(one, space, resident, Likelihood())
-    second = leg.walk(replace(one, descent=first.descent), space, resident, Likelihood())
+    one = Leg(start, ({},), {}, 0.2, 8, space.decode(start.genome))
+    stepper = Stepper(space, resident, Likelihood())
+    two = stepper.walk(replace(one, batches=({}, {})))
+    first = stepper.walk(one)
+    second = stepper.walk(replace(one, descent=first.descent))
     assert two.descent.genome == pytest.approx(second.descent.genome, abs=1e-6)
 
 
@@ -86,17 +88,32 @@ def test_forms_are_tried_on_the_parents_their_average_and_the_base(tmp_path):
     end = Layer("passthrough", (Source("base"),))
     frame = Recipe("base", {}, end, end, dtype="float32")
     recipes = baseline_recipes(["a", "b"], ["a", "b"], {"model.layers": 3}, frame)
-    space = SimpleNamespace(baselines=lambda: recipes)
+    space = SimpleNamespace(genes=(), baselines=lambda: recipes)
 
     def tried(models, documents):
         return [float(model.model.layers[2].mlp.up_proj.weight.detach().sum()) for model in models]
 
     head = Layer("ties", [Source("a"), Source("b")], Source("base"))
-    loss, start = SimpleNamespace(choose_forms=tried), Descent.at([0.5])
-    merged = leg.Leg(start, (), {}, 0.1, 1, replace(frame, head=head))
-    one, two, mean, base = leg._forms(merged, space, resident, loss, {})
+    stepper = Stepper(space, resident, SimpleNamespace(choose_forms=tried))
+    merged = Leg(Descent.at([0.5]), (), {}, 0.1, 1, replace(frame, head=head))
+    one, two, mean, base = stepper._forms(merged, {})
     assert mean == pytest.approx((one + two) / 2, rel=1e-4)
     assert [one, two, base] == tried(
         (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in opened), {}
     )
-    assert len(leg._forms(replace(merged, recipe=frame), space, resident, loss, {})) == 3
+    assert len(stepper._forms(replace(merged, recipe=frame), {})) == 3
+
+
+def test_genes_that_are_moved_at_once_have_the_rates_of_each_alone(tmp_path, monkeypatch):
+    """Also where the other genes choose another method."""
+    resident, decoded = Resident(opened_in(tmp_path, "a", "b", "base"), "base"), []
+    space = spaces.parameters(["task_arithmetic", "ties"], layers=3, groups="each")
+    kept, decode = Stepper(space, resident, None), space.decode
+    monkeypatch.setattr(space, "decode", lambda genome: decoded.append(genome) or decode(genome))
+    for share in (0.2, 0.8, 0.3, 0.9):
+        decoded.clear()
+        numbers = (gene.low + share * (gene.high - gene.low) for gene in space.genes[1:])
+        genome = (float(share > 0.5), *numbers)
+        found = kept._rates(genome)
+        assert (len(decoded) == 2) == (share in (0.3, 0.9))
+        assert found == Stepper(space, resident, None)._rates(genome) != {}

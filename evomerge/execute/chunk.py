@@ -1,0 +1,137 @@
+"""A chunk: a few steps of a descent, in one worker. Its result is one line of the journal.
+
+In each step the model of the descent's genome is built, and the genes move against the gradient of
+its loss on a batch of documents. These are part of the chunk, so any worker makes the same steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from evomerge.errors import CandidateError
+from evomerge.evaluation.evaluator import Documents
+from evomerge.evaluation.inference.device import is_exhausted
+from evomerge.evaluation.inference.rows import Form
+from evomerge.evaluation.loss import Loss
+from evomerge.merging.gradients import FACTOR, Gradients, KnobOf, Rates, knob_changes
+from evomerge.merging.resident import Resident
+from evomerge.optimize.descent import Leg, Reached
+from evomerge.recipe import Recipe
+from evomerge.space.baselines import alone
+from evomerge.space.protocol import Genome, Space
+
+REACH = 0.02
+"""How far genes are moved to find how they move the knobs, as a share of their ranges."""
+
+
+class Stepper:
+    """Makes the steps of chunks, with what it has learned of the space by the chunks before."""
+
+    def __init__(self, space: Space, resident: Resident, loss: Loss) -> None:
+        self.space, self.resident, self.loss = space, resident, loss
+        self._gradients = Gradients(resident, len(space.genes))
+        self._owners: dict[tuple[int, ...], Mapping[KnobOf, int]] = {}
+        """Values of the genes that do not move -> which gene moves a knob, if one alone does."""
+
+    def walk(self, leg: Leg) -> Reached:
+        """Make the steps of a chunk; forms of answers it lacks are those that baselines prefer.
+
+        EvomergeError: something other than the genome is at fault.
+        """
+        descent, losses, loss = leg.descent, list[float | None](), self.loss
+        loss.answers, loss.weights = leg.answers, leg.weights
+        for task, recipe in leg.teachers.items():
+            loss.teach(task, recipe.digest, leg.lesson[task], partial(self.resident.apply, recipe))
+        loss.forms = leg.forms
+        asked = {task: ids for task, ids in leg.batches[0].items() if task not in leg.teachers}
+        if unknown := loss.without_form(asked):
+            loss.forms = {**leg.forms, **self._forms(leg, unknown)}
+        rates = self._rates(descent.genome)
+        have_factors = any(key == FACTOR for of in rates.values() for _, key, _ in of)
+        for number, documents in enumerate(leg.batches):
+            if have_factors and number:  # one is a product of scales, which moves with all of them
+                rates = self._rates(descent.genome)
+            try:
+                gradient, value = self._step(self.space.decode(descent.genome), rates, documents)
+            except CandidateError:  # the loss or a merged weight is not finite
+                descent = descent.failed_step()
+                losses.append(None)
+            else:
+                rate, steps = leg.rate, leg.steps
+                descent = descent.step(gradient, self.space.genes, rate=rate, steps=steps)
+                losses.append(value)
+        watched = None
+        if leg.watched:
+            with contextlib.suppress(CandidateError):
+                model = self.resident.apply(self.space.decode(descent.genome))
+                watched = loss(model, leg.watched)
+        return Reached(descent, tuple(losses), watched, loss.forms)
+
+    def _step(
+        self, recipe: Recipe, rates: Rates, documents: Documents
+    ) -> tuple[list[float], float]:
+        """Return gradient and loss at a recipe; if memory runs out, with less from then on."""
+        try:
+            with self._gradients.of(recipe, rates) as (model, gradient):
+                value = self.loss.backward(model, documents)
+        except RuntimeError as error:
+            if self.loss.saves_memory or not is_exhausted(error):
+                raise
+            self.loss.saves_memory = True
+            return self._step(recipe, rates, documents)
+        return gradient, value
+
+    def _forms(self, leg: Leg, documents: Documents) -> dict[str, Form]:
+        """Return the form of each task's answers that a parent or the base finds most likely."""
+        recipes = list(self.space.baselines().values())
+        if (base := leg.recipe.head.base) is not None:
+            recipes.append(alone(base.parent, recipes[-1]))
+
+        def models() -> Iterator[Any]:
+            for recipe in recipes:
+                with contextlib.suppress(CandidateError):
+                    yield self.resident.apply(recipe)
+
+        return self.loss.choose_forms(models(), documents)
+
+    def _rates(self, genome: Genome) -> Rates:
+        """Return how fast the real genes move knobs at a genome.
+
+        To find which knobs each gene moves, it is moved alone. If each knob then belongs to one
+        gene, they are all moved at once from then on.
+        """
+        ends, fixed = dict[int, tuple[float, float]](), list[int]()
+        for number, (gene, value) in enumerate(zip(self.space.genes, genome, strict=True)):
+            reach = REACH * (gene.high - gene.low)
+            if gene.kind == "real":
+                ends[number] = max(gene.low, value - reach), min(gene.high, value + reach)
+            else:
+                fixed.append(math.floor(value))
+
+        def changes(moved: Collection[int]) -> dict[KnobOf, float]:
+            lower, upper = (
+                tuple(ends[i][side] if i in moved else value for i, value in enumerate(genome))
+                for side in (0, 1)
+            )
+            recipes = self.space.decode(lower), self.space.decode(upper)
+            return knob_changes(self.resident.planner, *recipes)
+
+        owners = self._owners.get(tuple(fixed))
+        together = changes(ends) if owners else {}
+        if owners and together.keys() == owners.keys():
+            found = [(owners[knob], knob, change) for knob, change in together.items()]
+        else:
+            found = [(i, knob, change) for i in ends for knob, change in changes([i]).items()]
+            owners = {knob: number for number, knob, _ in found}
+            if len(owners) == len(found):
+                self._owners[tuple(fixed)] = owners
+        rates = defaultdict(list)
+        for number, (tensor, key), change in found:
+            low, high = ends[number]
+            rates[tensor].append((number, key, change / (high - low)))
+        return rates
