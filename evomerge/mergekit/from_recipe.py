@@ -8,6 +8,7 @@ if their knobs are others, filters name their tensors, and so become the scales 
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +59,8 @@ def express(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str:
                 f"mergekit cannot merge the classification heads of {recipe.host!r} and "
                 f"{parent.reference!r}, or not in the order of their labels."
             )
-    Planner(checkpoints, recipe.host).check_blocks(recipe)
+    rows = plan_tokenizer(recipe, checkpoints).rows
+    deque(Planner(checkpoints, recipe.host, rows).plan(recipe), maxlen=0)  # it can be built
     methods = sorted({layer.method for layer in recipe.every_layer()})
     if len(methods) > 1:
         raise RecipeError(

@@ -72,10 +72,9 @@ def write_model(
     tokenizer, host = tokenizer or TokenizerPlan(), checkpoints[recipe.host]
     planner = Planner(checkpoints, recipe.host, tokenizer.rows)
     maker = TensorMaker(planner, release=True)
-    planner.check_blocks(recipe)
+    plans = list(planner.plan(recipe))
     config = merged_config(recipe, checkpoints, vocabulary=tokenizer.rows)
     check_loadable(config, recipe, checkpoints, tokenizer.rows)
-    plans = list(planner.plan(recipe))
     threads = min(threads or count_threads(), MOST_THREADS, _threads_in(memory, plans, maker))
     texts = {"config.json": json.dumps(config, indent=2) + "\n", **tokenizer.files}
     texts |= extra_files or {}

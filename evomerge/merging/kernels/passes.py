@@ -63,6 +63,19 @@ def loaded(sources: Sequence[Array], base: Array | None, span: slice) -> Array:
 
 
 @compiled
+def are_finite(values: Array) -> bool:
+    """Whether no stored weight is NaN or infinite, after conversion to float32."""
+    lanes = np.zeros(LANES, dtype=np.float32)
+    whole = len(values) // LANES * LANES
+    for at in range(0, whole, LANES):
+        for lane in range(LANES):  # infinity times 0 is NaN, and a sum with NaN stays NaN
+            lanes[lane] = fma(widen(values[at + lane]), np.float32(0), lanes[lane])
+    for i in range(whole, len(values)):
+        lanes[i - whole] = fma(widen(values[i]), np.float32(0), lanes[i - whole])
+    return bool((lanes == np.float32(0)).all())
+
+
+@compiled
 def load(source: Array, out: Array) -> None:
     """Write a stored span as float32."""
     for i in range(len(out)):

@@ -20,9 +20,9 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 
 from evomerge.errors import CandidateError, CheckpointError
-from evomerge.merging.kernels.compiled import Array, are_finite
+from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.kernels.noise import Noise
-from evomerge.merging.kernels.passes import load, write_copy
+from evomerge.merging.kernels.passes import are_finite, load, write_copy
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Merge, Operands
 from evomerge.merging.tensors.plan import Planner, SourceTensor, TensorPlan

@@ -20,7 +20,7 @@ from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap
 from evomerge.models.safetensors import TensorInfo
-from evomerge.models.stacks import Stack, is_buffer, modality_of
+from evomerge.models.stacks import is_buffer, modality_of
 from evomerge.recipe import MODALITIES, Layer, Recipe, Source, knob_at
 
 if TYPE_CHECKING:
@@ -34,6 +34,10 @@ _MOST_BLOCKS = 1 << 12
 """Blocks of merged models whose tensors are kept; each takes some kilobytes."""
 
 _BEFORE, _AFTER = "<before the stacks>", "<after the stacks>"
+"""Sections of the host beside its stacks."""
+
+_COPIES, _LACKING = "<copies>", "<what parents lack>"
+"""Parts of a model that are the host's, as they are or in the recipe's dtype."""
 
 _Knobs: TypeAlias = tuple[tuple[Mapping[str, float], ...], Mapping[str, float]]
 """The `source` knobs of every source, and the `merge` knobs."""
@@ -100,16 +104,19 @@ class TensorPlan:
 
 
 class _Origin(NamedTuple):
-    """What of a layer decides which tensors it makes; sources and base are (parent, block)."""
+    """What of a layer decides which tensors it makes.
+
+    `inputs` are (parent, block), of the first `sources` and of the base.
+    """
 
     method: str
-    sources: tuple[tuple[str, int | None], ...]
-    base: tuple[str, int | None] | None
+    inputs: tuple[tuple[str, int | None], ...]
+    sources: int
 
-    @property
-    def inputs(self) -> tuple[tuple[str, int | None], ...]:
-        """The sources, and the base if there is one."""
-        return (*self.sources, self.base) if self.base else self.sources
+    @classmethod
+    def of(cls, layer: Layer) -> _Origin:
+        inputs = tuple((item.parent, item.layer) for item in layer.inputs)
+        return cls(layer.method, inputs, len(layer.sources))
 
 
 class Planner:
@@ -127,10 +134,10 @@ class Planner:
         self.checkpoints, self.vocabulary = checkpoints, vocabulary
         self.host = self._parent(host)
         self._fits = {name: TensorNameMap(self.host, item) for name, item in checkpoints.items()}
-        self._methods: dict[str, Method] = {}
+        self._method = lru_cache(None)(get_method)
         self._block = lru_cache(_MOST_BLOCKS)(self._find_block)
         self._outside = lru_cache(_MOST_BLOCKS)(self._find_outside)
-        self._copy_of_host = Layer("passthrough", (Source(host),))
+        self._unmerged = Layer("passthrough", (Source(host),))
 
     def plan(self, recipe: Recipe, beside: Recipe | None = None) -> Iterator[TensorPlan]:
         """Yield the plan of every tensor, embeddings first, blocks in order.
@@ -152,37 +159,21 @@ class Planner:
             if layer is None:
                 yield from tensors
                 continue
-            method = self._method(layer.method)
+            method, dtype = self._method(layer.method), STORED[recipe.dtype]
             knobs_at, seed = _knobs_of(layer, method), recipe.seed if method.random else 0
             for tensor in tensors:
                 if tensor.method is None:
                     yield tensor
                     continue
-                knobs, merge_knobs = knobs_at(tensor.name)
-                rescaling = rescalings.get(tensor.name)
-                yield replace(
-                    tensor,
-                    dtype=STORED[recipe.dtype],
-                    knobs=knobs,
-                    merge_knobs=merge_knobs,
-                    seed=seed,
-                    factor=rescaling.factor if rescaling else 1.0,
-                    offset=rescaling.offset if rescaling else 0.0,
-                )
+                knobs, shared = knobs_at(tensor.name)
+                plan = replace(tensor, dtype=dtype, knobs=knobs, merge_knobs=shared, seed=seed)
+                scale = rescalings.get(tensor.name)
+                yield replace(plan, factor=scale.factor, offset=scale.offset) if scale else plan
 
     def fit(self, reference: str) -> TensorNameMap:
         """Return which tensors of a parent correspond to which of the host."""
         self._parent(reference)
         return self._fits[reference]
-
-    def check_blocks(self, recipe: Recipe) -> None:
-        """Raise `RecipeError` unless the parents have what a recipe names."""
-        for modality, layer in recipe.modalities.items():
-            self._check_modality(modality, _origin(layer))
-        for prefix, layers in recipe.layers.items():
-            self._stack(prefix)
-            for position, layer in enumerate(layers):
-                self._check_block(prefix, position, _origin(layer))
 
     def _parts(
         self, recipe: Recipe
@@ -190,14 +181,18 @@ class Planner:
         """Yield each part of a recipe, its layer (None: copies), and its tensors without knobs."""
         outside: dict[str, Layer | None] = {"embeddings": recipe.embeddings, "head": recipe.head}
         outside |= {name: getattr(recipe, name) for name in MODALITIES}
-        origins = tuple((name, layer and _origin(layer)) for name, layer in outside.items())
-        outside["copies"], outside["copies of the host's head"] = None, self._copy_of_host
+        origins = tuple((name, layer and _Origin.of(layer)) for name, layer in outside.items())
+        outside |= {_COPIES: None, _LACKING: self._unmerged}
         for prefix in recipe.layers:
-            self._stack(prefix)
+            if prefix not in self.host.stacks:
+                raise RecipeError(
+                    f"layers.{prefix}: the host has no such block stack; it has "
+                    f"{', '.join(self.host.stacks)}.{did_you_mean(prefix, self.host.stacks)}"
+                )
         for section in (_BEFORE, *self.host.stacks, _AFTER):
             if section in recipe.layers:
                 for position, layer in enumerate(recipe.layers[section]):
-                    tensors = self._block(section, position, _origin(layer))
+                    tensors = self._block(section, position, _Origin.of(layer))
                     yield (section, position), layer, tensors
             else:
                 for part, tensors in self._outside(section, origins):
@@ -221,99 +216,29 @@ class Planner:
         else:
             of, is_before = host.places.items(), section == _BEFORE
             names = [name for name, place in of if is_before == (place == "embeddings")]
-        found = []
+        tensors = []
         for name in names:
             part: str = host.places.get(name, "kept")
             if part in ("kept", "buffer"):
                 part = modality_of(name) or ""
                 if by_part.get(part) is None or is_buffer(name, host.tensors[name]):
-                    part = "copies"
+                    part = _COPIES
             elif name == host.head and host.tied:
                 continue
             elif part == "head" and name in lacks:
-                part = "copies of the host's head"
-            found.append((part, self._tensor_outside(name, part, by_part)))
-        runs = groupby(found, key=lambda pair: pair[0])
+                part = _LACKING
+            if part == _COPIES:
+                tensors.append((part, self._copy(name, SourceTensor(host.reference, name))))
+                continue
+            origin = by_part.get(part) or _Origin.of(self._unmerged)
+            fits = [self.fit(parent) for parent, _ in origin.inputs]
+            maps = [fit.modalities if part in MODALITIES else fit.non_layer for fit in fits]
+            tensors.append((part, self._tensor(name, origin, [them.get(name) for them in maps])))
+        runs = groupby(tensors, key=lambda pair: pair[0])
         return tuple((part, tuple(tensor for _, tensor in run)) for part, run in runs)
-
-    def _tensor_outside(
-        self, name: str, part: str, by_part: Mapping[str, _Origin | None]
-    ) -> TensorPlan:
-        origin = by_part.get(part)
-        if part == "copies":
-            return self._copy(name, SourceTensor(self.host.reference, name))
-        if origin is None:
-            origin = _origin(self._copy_of_host)
-        fits = [self.fit(parent) for parent, _ in origin.inputs]
-        maps = [fit.modalities if part in MODALITIES else fit.non_layer for fit in fits]
-        return self._tensor(name, origin, [names.get(name) for names in maps])
 
     def _find_block(self, prefix: str, position: int, origin: _Origin) -> tuple[TensorPlan, ...]:
         """Return the tensors of a block of the merged model, without knobs."""
-        self._check_block(prefix, position, origin)
-        blocks = [(self.fit(parent), layer or 0) for parent, layer in origin.inputs]
-        tensors, (lead, index) = [], blocks[0]
-        for suffix in lead.block(prefix, index, position):
-            name = self.host.stacks[prefix].name(position, suffix)
-            names = [fit.inside(prefix, layer, suffix) for fit, layer in blocks]
-            source = SourceTensor(origin.sources[0][0], names[0] or "")
-            if names[0] is not None and is_buffer(suffix, self._info(source)):
-                tensors.append(self._copy(name, source))
-            else:
-                tensors.append(self._tensor(name, origin, names))
-        return tuple(tensors)
-
-    def _tensor(self, name: str, origin: _Origin, names: Sequence[str | None]) -> TensorPlan:
-        """Return a tensor that has these names in the parents of an origin's inputs."""
-        by_token = self.vocabulary is not None and name in self.host.token_tensors
-        inputs = []
-        for (parent, _), own in zip(origin.inputs, names, strict=True):
-            if own is None:
-                raise RecipeError(
-                    f"Tensor {name!r} has no counterpart in {parent!r}; leave that out."
-                )
-            inputs.append(SourceTensor(parent, own, name if by_token else ""))
-        if not origin.sources:
-            raise RecipeError(f"Tensor {name!r} has no sources; name at least one.")
-        base = inputs[-1] if origin.base else None
-        # Integer and boolean buffers (position ids, masks) have no meaningful average.
-        if not all(self._info(item).floating for item in inputs):
-            return self._copy(name, base or inputs[0])
-        return TensorPlan(
-            name=name,
-            shape=self._shape(name, inputs),
-            dtype="",  # the recipe's
-            method=origin.method,
-            sources=tuple(inputs[: len(origin.sources)]),
-            base=base if self._method(origin.method).base != "none" else None,
-            tokens=name in self.host.token_tensors,
-        )
-
-    def _copy(self, name: str, source: SourceTensor) -> TensorPlan:
-        info = self._info(source)
-        return TensorPlan(name, info.shape, info.dtype, None, (source,))
-
-    def _shape(self, name: str, inputs: Sequence[SourceTensor]) -> tuple[int, ...]:
-        shapes = {item.parent: self._info(item).shape for item in inputs}
-        if self.vocabulary is not None and inputs[0].rows_of:
-            return (self.vocabulary.size, *self._info(inputs[0]).shape[1:])
-        if len(set(shapes.values())) > 1:
-            told = ", ".join(f"{list(shape)} in {parent!r}" for parent, shape in shapes.items())
-            raise RecipeError(
-                f"Tensor {name!r} has different shapes: {told}; merge parents of one size; if only "
-                "vocabularies differ, set `tokenizer: union` (mergekit: `tokenizer_source: union`)."
-            )
-        return self._info(inputs[0]).shape
-
-    def _check_modality(self, modality: str, origin: _Origin) -> None:
-        for name in (self.host.reference, *(parent for parent, _ in origin.inputs)):
-            if modality not in self._parent(name).modalities:
-                raise RecipeError(
-                    f"`{modality}` is merged, but {name!r} has no tensors of this kind; name "
-                    "only parents that have some, or remove the key."
-                )
-
-    def _check_block(self, prefix: str, position: int, origin: _Origin) -> None:
         where = f"layers.{prefix}[{position}]"
         for parent, layer in origin.inputs:
             count = len(self.fit(parent).stacks.get(prefix, ()))
@@ -324,19 +249,62 @@ class Planner:
                 )
         if not origin.sources:
             raise RecipeError(f"{where} has no sources; name at least one.")
+        blocks = [(self.fit(parent), layer or 0) for parent, layer in origin.inputs]
+        tensors, (lead, index) = [], blocks[0]
+        for suffix in lead.block(prefix, index, position):
+            name = self.host.stacks[prefix].name(position, suffix)
+            names = [fit.inside(prefix, layer, suffix) for fit, layer in blocks]
+            source = SourceTensor(origin.inputs[0][0], names[0] or "")
+            if names[0] is not None and is_buffer(suffix, self._info(source)):
+                tensors.append(self._copy(name, source))
+            else:
+                tensors.append(self._tensor(name, origin, names))
+        return tuple(tensors)
 
-    def _stack(self, prefix: str) -> Stack:
-        if prefix not in self.host.stacks:
+    def _tensor(self, name: str, origin: _Origin, names: Sequence[str | None]) -> TensorPlan:
+        """Return a tensor that has these names in the parents of an origin's inputs."""
+        tokens, inputs = name in self.host.token_tensors, []
+        rows_of = name if tokens and self.vocabulary is not None else ""
+        for (parent, _), own in zip(origin.inputs, names, strict=True):
+            if own is None:
+                raise RecipeError(
+                    f"Tensor {name!r} has no counterpart in {parent!r}; leave that out."
+                )
+            inputs.append(SourceTensor(parent, own, rows_of))
+        if not origin.sources:
+            raise RecipeError(f"Tensor {name!r} has no sources; name at least one.")
+        sources, base = tuple(inputs[: origin.sources]), next(iter(inputs[origin.sources :]), None)
+        # Integer and boolean buffers (position ids, masks) have no meaningful average.
+        if not all(self._info(item).floating for item in inputs):
+            return self._copy(name, base or inputs[0])
+        base = base if self._method(origin.method).base != "none" else None
+        shape = self._shape(name, inputs)
+        return TensorPlan(name, shape, "", origin.method, sources, base=base, tokens=tokens)
+
+    def _copy(self, name: str, source: SourceTensor) -> TensorPlan:
+        info = self._info(source)
+        return TensorPlan(name, info.shape, info.dtype, None, (source,))
+
+    def _shape(self, name: str, inputs: Sequence[SourceTensor]) -> tuple[int, ...]:
+        shapes = {item.parent: self._info(item).shape for item in inputs}
+        shape = self._info(inputs[0]).shape
+        if self.vocabulary is not None and inputs[0].rows_of:
+            return (self.vocabulary.size, *shape[1:])
+        if len(set(shapes.values())) > 1:
+            told = ", ".join(f"{list(shape)} in {parent!r}" for parent, shape in shapes.items())
             raise RecipeError(
-                f"layers.{prefix}: the host has no such block stack; it has "
-                f"{', '.join(self.host.stacks)}.{did_you_mean(prefix, self.host.stacks)}"
+                f"Tensor {name!r} has different shapes: {told}; merge parents of one size; if only "
+                "vocabularies differ, set `tokenizer: union` (mergekit: `tokenizer_source: union`)."
             )
-        return self.host.stacks[prefix]
+        return shape
 
-    def _method(self, name: str) -> Method:
-        if name not in self._methods:
-            self._methods[name] = get_method(name)
-        return self._methods[name]
+    def _check_modality(self, modality: str, origin: _Origin) -> None:
+        for name in (self.host.reference, *(parent for parent, _ in origin.inputs)):
+            if modality not in self._parent(name).modalities:
+                raise RecipeError(
+                    f"`{modality}` is merged, but {name!r} has no tensors of this kind; name "
+                    "only parents that have some, or remove the key."
+                )
 
     def _info(self, source: SourceTensor) -> TensorInfo:
         return self.checkpoints[source.parent].tensors[source.name]
@@ -347,11 +315,6 @@ class Planner:
                 f"Parent {reference!r} was not opened; name one of {', '.join(self.checkpoints)}."
             )
         return self.checkpoints[reference]
-
-
-def _origin(layer: Layer) -> _Origin:
-    sources, base = ((it.parent, it.layer) for it in layer.sources), layer.base
-    return _Origin(layer.method, tuple(sources), (base.parent, base.layer) if base else None)
 
 
 def _knobs_of(layer: Layer, method: Method) -> _KnobsAt:

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evomerge.merging.kernels.compiled import are_finite
 from evomerge.merging.kernels.noise import LOWEST, STEPS, Noise, philox, rounded_probability
+from evomerge.merging.kernels.passes import are_finite
 from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor
 from evomerge.merging.methods.method import knob, method
 from evomerge.merging.tensors.make import count_bad
