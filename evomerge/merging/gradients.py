@@ -147,7 +147,7 @@ class Gradients:
 
 
 def _part_of(gradient: Tensor, weight: Tensor, view: Tensor) -> Tensor:
-    """Return the part of a weight's gradient, which has its strides, that a view is of the weight."""
+    """Return the part of a weight's gradient, of its strides, that a view is of the weight."""
     offset = gradient.storage_offset() + view.storage_offset() - weight.storage_offset()
     return gradient.as_strided(view.shape, view.stride(), offset)
 
