@@ -87,8 +87,8 @@ class LayerGenes:
         self._inputs = tuple(inputs)
         self._components = dict(components)
         names = tuple(item.method.name for item in inputs)
-        choice = (Gene("method", "choice", 0, len(names) - 1, 0, choices=names),)
-        choice = choice if len(names) > 1 else ()
+        last = len(names) - 1
+        choice = [Gene("method", "choice", 0, last, 0, choices=names)] if last else []
         self._choices = len(choice)
         self._knob_genes = self._list_knob_genes(plan)
         self._searched = [

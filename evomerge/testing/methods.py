@@ -11,7 +11,6 @@ import numpy as np
 from evomerge.errors import CandidateError
 from evomerge.merging.kernels.noise import Noise
 from evomerge.merging.methods.method import Knob, Merge, Method, Operands
-from evomerge.testing.require import require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,19 +22,16 @@ def check_method(method: Method, samples: int = 20, seed: int = 0) -> None:
 
     for knob in method.knobs:
         _check_knob(knob)
-    generator = np.random.RandomState(seed)
-    torch_generator = torch.Generator().manual_seed(seed)
+    random, of_torch = np.random.RandomState(seed), torch.Generator().manual_seed(seed)
     fewest, most = method.parents
     for number in range(samples):
-        count = int(generator.randint(fewest, (most or fewest + 2) + 1))
+        count = int(random.randint(fewest, (most or fewest + 2) + 1))
         shape = ((), (7,), (5, 6), (2, 3, 4))[number % 4]
         dtype = (torch.float32, torch.bfloat16)[number // 4 % 2]
-        tensors = [
-            torch.randn(shape, generator=torch_generator).to(dtype) for _ in range(count + 1)
-        ]
+        tensors = [torch.randn(shape, generator=of_torch).to(dtype) for _ in range(count + 1)]
         base = None if method.base == "none" else tensors[-1]
-        sources = [_knobs(method, "source", generator.uniform) for _ in range(count)]
-        knobs = _knobs(method, "merge", generator.uniform)
+        sources = [_knobs(method, "source", random.uniform) for _ in range(count)]
+        knobs = _knobs(method, "merge", random.uniform)
         _check_tensor(method, tensors[:count], base, sources, knobs)
 
 
@@ -72,9 +68,12 @@ def _check_tensor(
 
     noise = [Noise(0, f"parent{i}", "weight") for i in range(len(tensors))]
     prepare = on_tensors(method.prepare)
-    copies = [tensor.clone() for tensor in (*tensors, *([] if base is None else [base]))]
+    inputs = tensors if base is None else [*tensors, base]
+    copies = [tensor.clone() for tensor in inputs]
 
-    def run(dtype: torch.dtype, *, reuse: bool, before: Sequence[float] = ()) -> Tensor | None:
+    def run(
+        dtype: torch.dtype = torch.float32, *, reuse: bool = False, before: Sequence[float] = ()
+    ) -> Tensor | None:
         merge = prepare(tensors, base, noise, reuse=reuse)
         out = torch.full(tensors[0].shape, math.nan, dtype=dtype)
         try:
@@ -86,47 +85,39 @@ def _check_tensor(
             return None
         return out
 
-    once = run(torch.float32, reuse=False)
-    for copy, tensor in zip(copies, (*tensors, *([] if base is None else [base])), strict=True):
-        require(torch.equal(copy, tensor), f"{method.name} writes into the tensors it merges.")
+    once = run()
+    unchanged = all(map(torch.equal, copies, inputs))
+    assert unchanged, f"{method.name} writes into the tensors it merges."
     if once is None:
         return
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if threads > 1 else 2)
-    results = {"the result depends on the number of threads": run(torch.float32, reuse=False)}
+    results = {"the result depends on the number of threads": run()}
     torch.set_num_threads(threads)
-    again = run(torch.float32, reuse=True, before=(0.0, 1.0))
-    results |= {
-        "reuse=True and reuse=False give different bits": run(torch.float32, reuse=True),
-        "the result depends on earlier calls of the merge": again,
-    }
+    results["reuse=True and reuse=False give different bits"] = run(reuse=True)
+    again = run(reuse=True, before=(0.0, 1.0))
+    results["the result depends on earlier calls of the merge"] = again
     for sentence, result in results.items():
-        require(result is None or torch.equal(once, result), f"{method.name}: {sentence}.")
-    require(
-        torch.isfinite(once).all(),
+        assert result is None or torch.equal(once, result), f"{method.name}: {sentence}."
+    assert torch.isfinite(once).all(), (
         f"{method.name}: the result for the knobs {sources} {knobs} is not finite; such knobs must "
-        "raise CandidateError.",
+        "raise CandidateError."
     )
-    rounded = run(torch.bfloat16, reuse=False)
-    require(
-        rounded is None or torch.equal(rounded, once.to(torch.bfloat16)),
-        f"{method.name}: a bfloat16 result is not the float32 result rounded once.",
+    rounded, expected = run(torch.bfloat16), once.to(torch.bfloat16)
+    assert rounded is None or torch.equal(rounded, expected), (
+        f"{method.name}: a bfloat16 result is not the float32 result rounded once."
     )
 
 
 def _check_knob(knob: Knob) -> None:
     for value in (knob.default, *(knob.search or ())):
-        require(
-            value is None or knob.low <= value <= knob.high,
-            f"Knob {knob.name}: {value} is outside of {knob.low} to {knob.high}.",
+        assert value is None or knob.low <= value <= knob.high, (
+            f"Knob {knob.name}: {value} is outside of {knob.low} to {knob.high}."
         )
-    if knob.search is None:
-        return
-    low, high = knob.search
-    require(low < high, f"Knob {knob.name}: the search range {knob.search} is empty.")
-    require(
-        knob.start is None or low <= knob.start <= high,
-        f"Knob {knob.name} starts at {knob.start}, outside of its search range {knob.search}.",
+    low, high = knob.search or (-math.inf, math.inf)
+    assert low < high, f"Knob {knob.name}: the search range {knob.search} is empty."
+    assert knob.start is None or low <= knob.start <= high, (
+        f"Knob {knob.name} starts at {knob.start}, outside of its search range {knob.search}."
     )
 
 
@@ -136,8 +127,9 @@ def _knobs(method: Method, per: str, share: Callable[[], float]) -> dict[str, fl
     for knob in method.knobs:
         if knob.per == per:
             low, high = knob.search or (knob.default, knob.default)
-            if low is None or high is None:
-                raise AssertionError(f"Knob {knob.name} has neither a default nor a range.")
+            assert low is not None and high is not None, (
+                f"Knob {knob.name} has neither a default nor a range."
+            )
             value = low + share() * (high - low)
             is_real = knob.kind == "real" or knob.search is None
             values[knob.name] = value if is_real else float(round(value))

@@ -9,39 +9,34 @@ import numpy as np
 from evomerge.recipe import Recipe
 from evomerge.space.protocol import Gene, Genome, Space
 from evomerge.testing.optimizers import check_range
-from evomerge.testing.require import require
 
 
 def check_space(space: Space, samples: int = 100, seed: int = 0) -> None:
     """Check the laws of `evomerge.space.protocol.Space`."""
     genes = tuple(space.genes)
-    require(genes, "The space has no genes.")
-    names = [gene.name for gene in genes]
-    require(len(set(names)) == len(names), "Two genes have the same name.")
+    assert genes, "The space has no genes."
+    assert len({gene.name for gene in genes}) == len(genes), "Two genes have the same name."
     for gene in genes:
-        require(gene.low < gene.high, f"Gene {gene.name} has an empty range.")
-        require(gene.low <= gene.start <= gene.high, f"Gene {gene.name} starts out of its range.")
-        require(
-            gene.kind != "choice" or len(gene.choices) == gene.high + 1,
-            f"Gene {gene.name} has {len(gene.choices)} choices, but values up to {gene.high:g}.",
+        assert gene.low < gene.high, f"Gene {gene.name} has an empty range."
+        assert gene.low <= gene.start <= gene.high, f"Gene {gene.name} starts out of its range."
+        assert gene.kind != "choice" or len(gene.choices) == gene.high + 1, (
+            f"Gene {gene.name} has {len(gene.choices)} choices, but values up to {gene.high:g}."
         )
-    generator = np.random.RandomState(seed)
+    random = np.random.RandomState(seed)
     ends = [tuple(gene.low for gene in genes), tuple(gene.high for gene in genes)]
-    for genome in [*ends, *(random_genome(genes, generator) for _ in range(samples - 2))]:
+    for genome in [*ends, *(random_genome(genes, random) for _ in range(samples - 2))]:
         recipe = space.decode(genome)
-        require(space.decode(genome) == recipe, "One genome was decoded to two different recipes.")
-        require(
-            Recipe.from_dict(recipe.to_dict()) == recipe,
-            "Recipe.from_dict(recipe.to_dict()) gives another recipe.",
-        )
+        assert space.decode(genome) == recipe, "One genome was decoded to two different recipes."
+        again = Recipe.from_dict(recipe.to_dict())
+        assert again == recipe, "Recipe.from_dict(recipe.to_dict()) gives another recipe."
         _check_depth(recipe, space)
     baselines = space.baselines()
     for label, recipe in baselines.items():
-        require(isinstance(recipe, Recipe), f"Baseline {label} is not a Recipe.")
+        assert isinstance(recipe, Recipe), f"Baseline {label} is not a Recipe."
         _check_depth(recipe, space)
-    for label, found in space.baseline_genomes().items():
-        require(label in baselines, f"baseline_genomes() has {label}, but baselines() has not.")
-        for genome in found:
+    for label, genomes in space.baseline_genomes().items():
+        assert label in baselines, f"baseline_genomes() has {label}, but baselines() has not."
+        for genome in genomes:
             check_range(genes, genome)
 
 
@@ -56,10 +51,7 @@ def random_genome(genes: Sequence[Gene], random: np.random.RandomState) -> Genom
 
 
 def _check_depth(recipe: Recipe, space: Space) -> None:
-    stacks = recipe.layers.items()
-    decoders = [layers for name, layers in stacks if len(stacks) == 1 or "decoder" in name]
-    depth = max(map(len, decoders))
-    require(
-        depth <= space.max_depth,
-        f"A recipe has {depth} blocks, but max_depth is {space.max_depth}.",
-    )
+    stacks = recipe.layers
+    depth = max(len(stacks[name]) for name in stacks if len(stacks) == 1 or "decoder" in name)
+    text = f"A recipe has {depth} blocks, but max_depth is {space.max_depth}."
+    assert depth <= space.max_depth, text

@@ -14,7 +14,6 @@ from evomerge.errors import SearchError
 from evomerge.execute.protocol import Executor, Job, RunJob
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.scores import Failure, Outcome, Scores, Split
-from evomerge.testing.require import require
 
 _SPLITS: tuple[Split, ...] = ("search", "validation", "test")
 
@@ -75,9 +74,9 @@ def _check_outcomes(create: Callable[[Callable[[], RunJob]], Executor]) -> None:
         jobs = [job_of(number) for number in candidates]
         found = []
         for job, outcome in executor.run(jobs):
-            require(outcome == pretend.outcome(job), f"{job.candidate} has another's outcome.")
+            assert outcome == pretend.outcome(job), f"{job.candidate} has another's outcome."
             found.append(job.candidate)
-        require(sorted(found) == sorted(candidates), "A job was lost, or came twice.")
+        assert sorted(found) == sorted(candidates), "A job was lost, or came twice."
     next(executor.run([job_of(0), job_of(1)]))  # closed in the middle of a job
     executor.close()
     executor.close()
@@ -95,8 +94,8 @@ def _check_order(create: Callable[[Callable[[], RunJob]], Executor]) -> None:
     for job, _ in executor.run(jobs()):
         found.append(job.candidate)
     executor.close()
-    require(sorted(found) == list(range(40)), "A job was lost, or came twice.")
-    require(max(ahead) <= MOST_WORKERS, "Jobs were taken before there was room for them.")
+    assert sorted(found) == list(range(40)), "A job was lost, or came twice."
+    assert max(ahead) <= MOST_WORKERS, "Jobs were taken before there was room for them."
 
 
 def _check_faults(create: Callable[[Callable[[], RunJob]], Executor]) -> None:
@@ -110,13 +109,13 @@ def _check_losses(create: Callable[[Callable[[], RunJob]], Executor]) -> None:
     executor = create(pretend)
     found = {job.candidate: (job, out) for job, out in executor.run(map(job_of, range(7)))}
     executor.close()
-    require(sorted(found) == list(range(7)), "A job was lost, or came twice.")
+    assert sorted(found) == list(range(7)), "A job was lost, or came twice."
     for number, (job, outcome) in found.items():
         ends = number in pretend.ending
         is_lost = isinstance(outcome, Failure) and outcome.stage == "lost"
-        require(is_lost or not ends, f"Job {number} ended its process, but is not `lost`.")
+        assert is_lost or not ends, f"Job {number} ended its process, but is not `lost`."
         fits = ends or outcome == pretend.outcome(job)
-        require(fits, f"Job {number} suffered for another job.")
+        assert fits, f"Job {number} suffered for another job."
 
 
 def job_of(candidate: int) -> Job:

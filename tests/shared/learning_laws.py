@@ -11,7 +11,6 @@ import numpy as np
 from evomerge.optimize.protocol import Optimizer
 from evomerge.space.protocol import Gene, Genome
 from evomerge.testing.optimizers import Create
-from evomerge.testing.require import require
 from evomerge.testing.spaces import random_genome
 
 Told: TypeAlias = tuple[Sequence[float] | None, float]
@@ -37,15 +36,13 @@ def check_learning(create: Create, genes: Sequence[Gene], objectives: int = 1) -
     def plain(trial: int, values: list[float]) -> Told:
         return values, 0.0
 
-    require(play(plain) != play(plain, seed=4), "Two seeds give the same proposals.")
+    assert play(plain) != play(plain, seed=4), "Two seeds give the same proposals."
     _check_each_counts(play, population, is_real=math.isinf(_size(genes)))
     _check_ranks(play, objectives, objectives == 1)
     if _size(genes) > 50 * trials:
         flat = play(lambda trial, values: ([0.5] * objectives, 0.0))
         repeats = len(flat) - len(set(flat))
-        require(
-            repeats <= REPEATED * len(flat), f"{repeats} of {len(flat)} proposals were repeats."
-        )
+        assert repeats <= REPEATED * len(flat), f"{repeats} of {len(flat)} proposals were repeats."
 
 
 def _check_each_counts(play: Callable[..., list[Genome]], population: int, is_real: bool) -> None:
@@ -66,7 +63,7 @@ def _check_each_counts(play: Callable[..., list[Genome]], population: int, is_re
             play(lambda number, values: tell(number, values, told), count=end)  # noqa: B023
             for told in (_BEST, _LOWEST)
         )
-        require(best != worst, f"Of trial {trial}: it has not learned this outcome.")
+        assert best != worst, f"Of trial {trial}: it has not learned this outcome."
 
 
 def _check_ranks(play: Callable[..., list[Genome]], objectives: int, by_value: bool) -> None:
@@ -97,7 +94,7 @@ def _check_ranks(play: Callable[..., list[Genome]], objectives: int, by_value: b
             (lowest, 0.0), lambda told: ([-100 - told[1]], 0.0)
         )
     for law, other in others.items():
-        require(with_failures == other, law)
+        assert with_failures == other, law
 
 
 def _play(

@@ -18,7 +18,6 @@ from known_problems import PROBLEMS, Problem
 from evomerge.optimize.protocol import Optimizer
 from evomerge.space.protocol import Gene, Genome
 from evomerge.testing.optimizers import Create
-from evomerge.testing.require import require
 from evomerge.testing.spaces import random_genome
 
 Reference: TypeAlias = Callable[[Problem, int, int], float]
@@ -89,7 +88,7 @@ def search(
     for _ in range(trials):
         genome = optimizer.ask()
         found.append(problem.losses(genome))
-        require(not is_real or genome not in asked, "A genome was proposed again.")
+        assert not is_real or genome not in asked, "A genome was proposed again."
         if found[-1] == (0.0,):  # nothing is better
             break
         asked.add(genome)
@@ -146,21 +145,18 @@ def check_search(
             if any(gene.kind == "real" for gene in problem.genes):
                 early = [quality(problem, run[: trials // 3]) for run in runs]
                 still = sum(after < before for before, after in zip(early, own, strict=True))
-                require(
-                    2 * still >= seeds,
-                    f"It found nothing better on {name}, with {label}: it has stalled.",
-                )
+                stalled = f"It found nothing better on {name}, with {label}: it has stalled."
+                assert 2 * still >= seeds, stalled
         worse = rank_sum(pairs)
         if reference is None:
-            require(worse < 0.01, f"It is not better than random search, with {label}.")
+            assert worse < 0.01, f"It is not better than random search, with {label}."
             continue
         medians = [
             f"{np.median(own):.3g} against {np.median(other):.3g} on {name}"
             for name, (own, other) in zip(chosen, pairs, strict=True)
         ]
-        require(
-            1 - worse > ERROR / len(conditions),
-            f"{WORSE}, with {label}; medians of the losses: {', '.join(medians)}.",
+        assert 1 - worse > ERROR / len(conditions), (
+            f"{WORSE}, with {label}; medians of the losses: {', '.join(medians)}."
         )
 
 
