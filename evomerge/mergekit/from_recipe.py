@@ -8,7 +8,6 @@ if their knobs are others, filters name their tensors, and so become the scales 
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,21 +16,19 @@ from typing import Any
 import yaml
 
 from evomerge.errors import RecipeError
-from evomerge.mergekit.parameters import SliceContext, SliceKnobs
+from evomerge.mergekit.parameters import SliceKnobs
 from evomerge.mergekit.sources import BASE_IS_FIRST
 from evomerge.merging.methods import get_method
-from evomerge.merging.methods.method import Method
-from evomerge.merging.tensors.plan import Planner
+from evomerge.merging.tensors.plan import Planner, TensorPlan
 from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.merging.tokenizers.rows import TRUNCATE
 from evomerge.merging.tokenizers.templates import template_of
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.correspondence import TensorNameMap
 from evomerge.models.files import is_from_hub
 from evomerge.models.heads import is_reordered
 from evomerge.models.references import split_adapter
 from evomerge.parsing.values import replaced
-from evomerge.recipe import Layer, Recipe, knob_at
+from evomerge.recipe import Layer, Recipe
 
 _IGNORED_KEYS = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
 
@@ -59,8 +56,6 @@ def express(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str:
                 f"mergekit cannot merge the classification heads of {recipe.host!r} and "
                 f"{parent.reference!r}, or not in the order of their labels."
             )
-    rows = plan_tokenizer(recipe, checkpoints).rows
-    deque(Planner(checkpoints, recipe.host, rows).plan(recipe), maxlen=0)  # it can be built
     methods = sorted({layer.method for layer in recipe.every_layer()})
     if len(methods) > 1:
         raise RecipeError(
@@ -75,10 +70,23 @@ class _Writer:
     def __init__(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> None:
         self.recipe, self.checkpoints = recipe, checkpoints
         self.host = checkpoints[recipe.host]
-        method, prefix = get_method(recipe.embeddings.method), self._only_stack()
-        fits = {name: TensorNameMap(self.host, item) for name, item in checkpoints.items()}
-        self.layers = recipe.layers[prefix]
-        self.context = SliceContext(method, prefix, fits, self._factors(method))
+        self.method, self.prefix = get_method(recipe.embeddings.method), self._only_stack()
+        self.layers = recipe.layers[self.prefix]
+        by_token = recipe.tokenizer != "base"
+        rows = plan_tokenizer(recipe, checkpoints).rows if by_token else None
+        self.planner = Planner(checkpoints, recipe.host, rows)
+        self.outside: dict[str, list[TensorPlan]] = {"embeddings": [], "head": []}
+        self.blocks: list[list[TensorPlan]] = [[] for _ in self.layers]
+        for plan in self.planner.plan(recipe):
+            if plan.method is None:  # a copied buffer
+                continue
+            if plan.name.startswith(f"{self.prefix}."):
+                self.blocks[int(plan.name[len(self.prefix) + 1 :].split(".")[0])].append(plan)
+            else:
+                self.outside[self.host.places[plan.name]].append(plan)
+            is_scaled = plan.factor != 1
+            if is_scaled and (plan.offset or self.method.name != "passthrough"):
+                raise RecipeError("A mergekit file cannot have scales between merged blocks.")
         for outside, block, where, which in (
             (recipe.embeddings, self.layers[0], "embeddings", "first"),
             (recipe.head, self.layers[-1], "head", "last"),
@@ -89,7 +97,7 @@ class _Writer:
                 )
 
     def text(self) -> str:
-        recipe, method, base = self.recipe, self.context.method, self._base()
+        recipe, method, base = self.recipe, self.method, self._base()
         theirs = "ramplus_tl" if method.name == "ramplus" else method.name
         data: dict[str, Any] = {"merge_method": theirs}
         slices = [self._slice(run) for run in self._runs()]
@@ -122,17 +130,6 @@ class _Writer:
             )
         return next(iter(layers))
 
-    def _factors(self, method: Method) -> Mapping[str, float]:
-        """Return the factors that the scales of a path become, by merged tensor."""
-        if all(layer.scale == 1 for layer in self.recipe.every_layer()):
-            return {}
-        from evomerge.merging.architecture.folding import fold_scales
-
-        rescalings = fold_scales(self.recipe, self.host)
-        if method.name != "passthrough" or any(item.offset for item in rescalings.values()):
-            raise RecipeError("A mergekit file cannot have scales between merged blocks.")
-        return {name: item.factor for name, item in rescalings.items()}
-
     def _base(self) -> str | None:
         """Return `base_model` of the file, or None. mergekit takes the config from it."""
         recipe, layer = self.recipe, self.recipe.embeddings
@@ -141,9 +138,9 @@ class _Writer:
         changes_rows = by_token and len(recipe.parents) > 2
         if layer.base is not None:
             base = layer.base.parent
-        elif self.context.method.name in BASE_IS_FIRST:
+        elif self.method.name in BASE_IS_FIRST:
             base = layer.sources[0].parent
-        elif self.context.method.base != "none" or changes_rows:
+        elif self.method.base != "none" or changes_rows:
             self._check_configs()
             return None
         else:
@@ -179,38 +176,31 @@ class _Writer:
             return False
         pairs = zip(old.inputs, new.inputs, strict=True)
         follows = all(two.layer == (one.layer or 0) + 1 for one, two in pairs)
-        return follows and self._values(old, position - 1) == self._values(new, position)
+        return follows and self._values(position - 1) == self._values(position)
 
-    def _values(self, layer: Layer, position: int) -> dict[str, list[Any]]:
-        """Return the values of all knobs for each tensor of a block, to compare blocks."""
-        knobs = [layer.knobs, *(source.knobs for source in layer.sources)]
-        return {
-            suffix: [
-                self.context.factors.get(name, 1.0),
-                *({key: knob_at(knob, name) for key, knob in part.items()} for part in knobs),
-            ]
-            for suffix, name in self.context.block_names(layer, position).items()
-        }
+    def _values(self, position: int) -> dict[str, Any]:
+        """Return all knobs of each tensor of a block, to compare blocks."""
+        start = len(f"{self.prefix}.{position}.")
+        plans = self.blocks[position]
+        return {plan.name[start:]: (plan.factor, plan.knobs, plan.merge_knobs) for plan in plans}
 
     def _whole(self, base: str | None) -> bool:
         """Whether the file can have `models`: one slice with all blocks of every parent."""
-        context, first = self.context, self.layers[0]
+        first = self.layers[0]
         for source in first.inputs:
-            stack = context.fits[source.parent].stacks[context.prefix]
+            stack = self.planner.fit(source.parent).stacks[self.prefix]
             if source.layer != 0 or len(stack) != len(self.layers):
                 return False
-        return context.method.base != "none" or base is None or base in _names(first)
+        return self.method.base != "none" or base is None or base in _names(first)
 
     def _slice(self, run: range) -> dict[str, Any]:
-        layers = self.layers[run.start : run.stop]
-        ends = {"embeddings": self.recipe.embeddings} if run.start == 0 else {}
-        if run.stop == len(self.layers):
-            ends["head"] = self.recipe.head
-        places = self.host.places.items()
-        outside = [(name, layer) for end, layer in ends.items() for name, p in places if p == end]
+        first = self.layers[run.start]
+        blocks = [plan for position in run for plan in self.blocks[position]]
+        outside = [*self.outside["embeddings"]] if run.start == 0 else []
+        outside += self.outside["head"] if run.stop == len(self.layers) else []
 
         def parameters(source: int | None) -> dict[str, Any]:
-            knobs = SliceKnobs(self.context, run.start, layers, outside, source)
+            knobs = SliceKnobs(self.method, self.prefix, first, blocks, outside, source)
             found = knobs.parameters()
             return {"parameters": found} if found else {}
 
@@ -218,9 +208,9 @@ class _Writer:
             {
                 "model": _reference(self.checkpoints[source.parent]),
                 "layer_range": [source.layer or 0, (source.layer or 0) + len(run)],
-                **(parameters(i) if i < len(layers[0].sources) else {}),
+                **(parameters(i) if i < len(first.sources) else {}),
             }
-            for i, source in enumerate(layers[0].inputs)
+            for i, source in enumerate(first.inputs)
         ]
         return {"sources": sources, **parameters(None)}
 
