@@ -101,7 +101,7 @@ def stop(directory: RunFolderArgument) -> None:
 
 
 def _check_tracker(tracker: Tracker | None) -> None:
-    from evomerge.report.trackers import check_installed
+    from evomerge.api.trackers import check_installed
 
     if tracker is not None:
         check_installed(tracker)
@@ -109,10 +109,10 @@ def _check_tracker(tracker: Tracker | None) -> None:
 
 def _run(opened: Opened, tracker: Tracker | None) -> None:
     """Run a search with a display, and say what came out of it."""
+    from evomerge.api.trackers import tracked
     from evomerge.cli.live import SearchDisplay, named
     from evomerge.errors import Terminated
     from evomerge.report.progress import doubt_about_winner
-    from evomerge.report.trackers import tracked
     from evomerge.report.view import View
     from evomerge.run.history import History
     from evomerge.setup.search import run_search

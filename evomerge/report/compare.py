@@ -28,7 +28,7 @@ from evomerge.models.stacks import component_of, is_buffer, modality_of
 _Floats: TypeAlias = npt.NDArray[np.float64]
 
 _BLOCK = 1 << 16  # elements, 256 KB of float32 for each model
-_SHOWN = ("attention", "mlp", "embeddings", "head", "vision", "projector", "audio")
+_COLUMNS = ("attention", "mlp", "embeddings", "head", "vision", "projector", "audio")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ParentComparison:
 
     def change(self, component: str | None = None) -> _Floats:
         """Return the norm of each parent's change as a share of the base's, shape (n,)."""
-        gram = self._whole if component is None else self.products[component]
+        gram = self._total if component is None else self.products[component]
         return _ratio(np.sqrt(np.diagonal(gram)[1:]), np.sqrt(gram[0, 0]))
 
     def cosines(self) -> _Floats:
@@ -59,7 +59,7 @@ class ParentComparison:
 
         Without a base, between their weights. It is nan if a parent has not changed.
         """
-        gram = self._whole
+        gram = self._total
         inner = gram[1:, 1:]
         if self.base is None:
             inner = gram[0, 0] + gram[0, 1:, None] + gram[0, None, 1:] + inner
@@ -67,14 +67,14 @@ class ParentComparison:
         return _ratio(inner, np.outer(norms, norms))
 
     @property
-    def _whole(self) -> _Floats:
+    def _total(self) -> _Floats:
         total: _Floats = np.sum(list(self.products.values()), axis=0)
         return total
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
         """Return headers and rows: changes of a parent in per cent, and the nearest other."""
         columns = {"parent": [self.names[parent] for parent in self.parents]}
-        for name in _SHOWN if self.base is not None else ():
+        for name in _COLUMNS if self.base is not None else ():
             if name in self.products:
                 shares = 100 * self.change(name)
                 columns[name] = [_decimal(item, 2 if item < 10 else 1) for item in shares]
@@ -90,16 +90,17 @@ class ParentComparison:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; what is not defined is None."""
         parents: list[dict[str, Any]] = [{"parent": item} for item in self.parents]
-        for place, item in enumerate(parents if self.base is not None else ()):
-            item["change"] = _plain(self.change()[place])
-            item["components"] = {name: _plain(self.change(name)[place]) for name in self.products}
+        for i, item in enumerate(parents if self.base is not None else ()):
+            item["change"] = _plain(self.change()[i])
+            item["components"] = {name: _plain(self.change(name)[i]) for name in self.products}
         cosines = self.cosines()
         pairs = [
             {"parents": [self.parents[i], self.parents[j]], "cosine": _plain(cosines[i, j])}
             for i, j in itertools.combinations(range(len(parents)), 2)
         ]
-        found = {"base": self.base, "parents": parents, "pairs": pairs}
-        return {**found, "notes": list(self.notes)}
+        return {
+            "base": self.base, "parents": parents, "pairs": pairs, "notes": list(self.notes),
+        }  # fmt: skip
 
 
 def compare_parents(
@@ -122,10 +123,10 @@ def compare_parents(
             )
     notes = list(_texts(list(dict.fromkeys(models)), names))
     if left_out:
-        shown = f"{', '.join(left_out[:2])}{', ...' if len(left_out) > 2 else ''}"
+        examples = f"{', '.join(left_out[:2])}{', ...' if len(left_out) > 2 else ''}"
         notes.append(
             f"Not compared, since a model lacks them or has another shape: {len(left_out)} of the "
-            f"tensors ({shown})."
+            f"tensors ({examples})."
         )
     if base is None:
         notes.append("What each parent changed is not known without a base; give --base.")
@@ -141,13 +142,13 @@ def _products(models: Sequence[Checkpoint]) -> tuple[dict[str, _Floats], list[st
     room, left_out = np.empty((len(models), _BLOCK), np.float32), []
     products: dict[str, _Floats] = {}
     for component, names in _tensors(host, maps):
-        found = [(str(number), name) for number, name in enumerate(names) if name is not None]
-        shapes = {known[number].tensors[name].shape for number, name in found}
-        if len(found) < len(models) or len(shapes) > 1:
+        pairs = [(str(number), name) for number, name in enumerate(names) if name is not None]
+        shapes = {known[number].tensors[name].shape for number, name in pairs}
+        if len(pairs) < len(models) or len(shapes) > 1:
             left_out.append(names[0] or "")
             continue
         gram = products.setdefault(component, np.zeros((len(models), len(models))))
-        sources = [SourceTensor(number, name) for number, name in found]
+        sources = [SourceTensor(number, name) for number, name in pairs]
         flat = [reader.read(source).reshape(-1) for source in sources]
         for start in range(0, len(flat[0]), _BLOCK):
             first, *others = (_float32(item[start : start + _BLOCK]) for item in flat)
@@ -199,8 +200,8 @@ def _texts(models: Sequence[Checkpoint], names: Mapping[str, str]) -> Iterator[s
     have = [item for item in models if (item.folder / "tokenizer.json").is_file()]
     tokens = {item.reference: Tokens.of(item).ids for item in have}
     for other in have[1:]:
-        first, own = tokens[have[0].reference], tokens[other.reference]
-        if new := sum(first.get(token) != number for token, number in own.items()):
+        first = tokens[have[0].reference]
+        if new := sum(first.get(it) != number for it, number in tokens[other.reference].items()):
             host = names[have[0].reference]
             yield f"{new:,} tokens of {names[other.reference]} are not those of {host}."
     templates: dict[str | None, list[str]] = {}
@@ -224,5 +225,5 @@ def _plain(value: float) -> float | None:
 def _ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> _Floats:
     """Return a quotient; nan where it would be by 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        found: _Floats = np.where(np.asarray(below) == 0, np.nan, np.divide(above, below))
-        return found
+        quotient: _Floats = np.where(np.asarray(below) == 0, np.nan, np.divide(above, below))
+        return quotient

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
@@ -82,16 +82,21 @@ class Comparison:
     is_turned: bool = False
 
     @property
-    def shown(self) -> Interval:
+    def raw_difference(self) -> Interval:
         """The difference in the sign of the scores beside it: below 0 for fewer nats."""
         one = self.difference
-        turned = replace(one, value=-one.value, low=-one.high, high=-one.low)
+        turned = Interval(-one.value, -one.high, -one.low, one.is_exact)
         return turned if self.is_turned else one
+
+    @property
+    def cell(self) -> str:
+        """The difference as text, without a unit: `+7.8 [+5.9, +9.7]`."""
+        return " ".join(self.raw_difference.texts(self.factor, "+")).strip()
 
     @property
     def amount(self) -> str:
         """The difference as text: `+7.8 points [+5.9, +9.7]`."""
-        value, bounds = self.shown.texts(self.factor, "+")
+        value, bounds = self.raw_difference.texts(self.factor, "+")
         return f"{value}{' points' if self.factor == 100.0 else ''} {bounds}".rstrip()
 
     @property
@@ -108,7 +113,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {"difference": self.shown.to_dict(), "probability": self.probability}
+        return {"difference": self.raw_difference.to_dict(), "probability": self.probability}
 
 
 class Mean(NamedTuple):
@@ -146,14 +151,14 @@ def intervals(objectives: Sequence[Objective], scores: Scores) -> dict[str, Inte
     The interval is unknown if a score is not the mean of its values (a perplexity), if there are no
     values, or if there is one only, which is neither right nor wrong.
     """
-    found = {}
+    estimates = {}
     for item in objectives:
         value = scores.aggregates[item.key]
         if item.is_exact:
-            found[item.key] = Interval(value, value, value, is_exact=True)
+            estimates[item.key] = Interval(value, value, value, is_exact=True)
         else:
-            found[item.key] = _estimate(value, [_mean_of_task([(item, 1.0)], scores, None)])
-    return found
+            estimates[item.key] = _estimate(value, [_mean_of_task([(item, 1.0)], scores, None)])
+    return estimates
 
 
 def fitness_interval(objectives: Sequence[Objective], scores: Scores) -> Interval:
@@ -194,8 +199,8 @@ def compare(objectives: Sequence[Objective], ours: Scores, theirs: Scores) -> Co
         exact = Interval(apart, apart, apart, is_exact=True)
         return Comparison(exact, probability, 1.0, 0, is_turned)
     same = ours.documents == theirs.documents
-    found = _means(objectives, ours, theirs) if same else [None]
-    difference, known = _estimate(apart, found), [item for item in found if item is not None]
+    means = _means(objectives, ours, theirs) if same else [None]
+    difference, known = _estimate(apart, means), [item for item in means if item is not None]
     if not difference.has_interval:
         return None
     factor = factor_of_fitness(objectives, (ours, theirs))
@@ -203,10 +208,10 @@ def compare(objectives: Sequence[Objective], ours: Scores, theirs: Scores) -> Co
     return Comparison(difference, confidence(known), factor, documents, is_turned)
 
 
-def _estimate(value: float, found: Sequence[Mean | None]) -> Interval:
+def _estimate(value: float, means: Sequence[Mean | None]) -> Interval:
     """Return a sum of means with its interval; unknown if one is None."""
-    known = [item for item in found if item is not None]
-    return Interval(value, *interval(known)) if len(known) == len(found) else Interval(value)
+    known = [item for item in means if item is not None]
+    return Interval(value, *interval(known)) if len(known) == len(means) else Interval(value)
 
 
 def _means(
@@ -235,13 +240,13 @@ def _mean_of_task(
     values: Any = 0.0
     are_shares = len({unit > 0 for _, unit in items}) == 1
     for item, model, unit in columns:
-        own = np.asarray(model.values.get(item.key, ()), dtype=np.float64)
-        if not own.size or not math.isfinite(mean := model.aggregates[item.key]):
+        column = np.asarray(model.values.get(item.key, ()), dtype=np.float64)
+        if not column.size or not math.isfinite(mean := model.aggregates[item.key]):
             return None
-        if not math.isclose(own.mean(), mean, rel_tol=1e-9, abs_tol=1e-12):
+        if not math.isclose(column.mean(), mean, rel_tol=1e-9, abs_tol=1e-12):
             return None
-        values = values + unit * own
-        are_shares = are_shares and bool(own.min() >= 0 and own.max() <= 1)
+        values = values + unit * column
+        are_shares = are_shares and bool(column.min() >= 0 and column.max() <= 1)
     values = np.where(np.abs(values) <= 1e-12, 0.0, values)  # sums that are 0 up to rounding
     unit = sum(abs(unit) for _, unit in items) * (1.0 if items[0][1] > 0 else -1.0)
     return mean_of(values, unit, is_share=are_shares, is_difference=theirs is not None)
@@ -312,12 +317,12 @@ def confidence(means: Sequence[Mean]) -> float:
     if abs(total) <= 1e-12:
         return 0.5
 
-    def nearest(probability: float) -> float:
-        low, high = interval(means, 2 * probability - 1)
+    def nearest(level: float) -> float:
+        low, high = interval(means, 2 * level - 1)
         return low if total > 0 else -high
 
     if nearest(_SUREST) > 0 or nearest(0.5) <= 0:
-        found = _SUREST if nearest(_SUREST) > 0 else 0.5
+        probability = _SUREST if nearest(_SUREST) > 0 else 0.5
     else:
-        found = float(brentq(nearest, 0.5, _SUREST))
-    return found if total > 0 else 1 - found
+        probability = float(brentq(nearest, 0.5, _SUREST))
+    return probability if total > 0 else 1 - probability

@@ -35,7 +35,7 @@ def write_page(run: RunFolder, target: Path) -> None:
     write_output(target, page(run), "--out")
 
 
-def _shown(value: Any) -> Any:
+def _without_controls(value: Any) -> Any:
     """Return what a template shows of a value: texts of a run lose control characters."""
     return value if hasattr(value, "__html__") else without_controls(str(value))
 
@@ -45,7 +45,7 @@ def _template() -> Template:
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
-        finalize=_shown,
+        finalize=_without_controls,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -104,11 +104,11 @@ def _answers(view: View) -> list[list[tuple[str, Example]]]:
     """Return the answers of the baselines and the best candidate, by document: name and answer."""
     baselines = view.history.baselines
     names = short_names(item.name for item in baselines)
-    found: dict[tuple[str, int], list[tuple[str, Example]]] = {}
-    shown = {item.number: item for item in [*baselines, *([view.best] if view.best else [])]}
-    for candidate in shown.values():
+    answers: dict[tuple[str, int], list[tuple[str, Example]]] = {}
+    models = {item.number: item for item in [*baselines, *([view.best] if view.best else [])]}
+    for candidate in models.values():
         scores = candidate.scores("test") or candidate.scores("search")
         label = "searched" if candidate is view.best else names[candidate.name]
         for item in scores.examples if scores else ():
-            found.setdefault((item.task, item.document), []).append((label, item))
-    return list(found.values())
+            answers.setdefault((item.task, item.document), []).append((label, item))
+    return list(answers.values())

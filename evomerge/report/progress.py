@@ -88,13 +88,12 @@ def _with_interval(best: Candidate | None, ranking: Ranking) -> dict[str, Any] |
     if best is None or (scores := best.scores("search")) is None:
         return None
     known: dict[str, Any] = {"candidate": best.number, "origin": best.name}
-    if not ranking.has_front:
-        known["fitness"] = best.fitness
-    known["scores"] = scores_of(scores, ranking)
-    found = fitness_interval(ranking.objectives, scores)
-    if found.has_interval and not ranking.has_front:
-        known |= {"low": found.low, "high": found.high}
-    return known
+    of_all = {"scores": scores_of(scores, ranking)}
+    if ranking.has_front:
+        return known | of_all
+    estimate = fitness_interval(ranking.objectives, scores)
+    bounds = {"low": estimate.low, "high": estimate.high} if estimate.has_interval else {}
+    return known | {"fitness": best.fitness} | of_all | bounds
 
 
 def points(candidate: Candidate, ranking: Ranking) -> str:
@@ -128,11 +127,11 @@ def doubt_about_baselines(history: History) -> tuple[str, tuple[Example, ...]] |
     """
     scores = [item.scores("search") for item in history.baselines]
     examples = [item for one in scores if one is not None for item in one.examples]
-    shown = tuple(scores[-1].examples[:3]) if scores and scores[-1] else ()
+    some = tuple(scores[-1].examples[:3]) if scores and scores[-1] else ()
     if examples and all(item.parsed == _INVALID for item in examples):
-        return "the task's filter cannot parse the answers of the baselines", shown
+        return "the task's filter cannot parse the answers of the baselines", some
     text = "all baselines have the same fitness, so it may not show which model is better; compare "
-    return (f"{text}answers and targets", shown) if _are_equal(history.baselines) else None
+    return (f"{text}answers and targets", some) if _are_equal(history.baselines) else None
 
 
 def doubt_about_winner(history: History) -> str | None:
@@ -172,10 +171,8 @@ def _speed(run: RunFolder, budget: Mapping[str, float | None], finished: int) ->
     rate = run.timings.candidates_per_hour()
     if rate is None:
         return {}
-    found = {"candidates_per_hour": round(rate, 1)}
     candidates, hours = budget["candidates"], budget["hours"]
     left = [] if candidates is None else [(candidates - finished) / rate]
     left += [] if hours is None else [hours - run.timings.hours()]
-    if left:
-        found["remaining_hours"] = round(max(0.0, min(left)), 4)
-    return found
+    end = {"remaining_hours": round(max(0.0, min(left)), 4)} if left else {}
+    return {"candidates_per_hour": round(rate, 1), **end}

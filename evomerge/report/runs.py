@@ -55,7 +55,7 @@ def _name(view: View) -> str:
 def _row(views: Sequence[View]) -> dict[str, Any]:
     ranking, is_share, score = views[0].ranking, False, None
     winners = [view.history.winner for view in views]
-    tests = [found for item in winners if item and (found := item.scores("test")) is not None]
+    tests = [scores for item in winners if item and (scores := item.scores("test")) is not None]
     if tests and not ranking.has_front:
         is_share = factor_of_fitness(ranking.objectives, tests) == 100
         bounds = (0.0, 1.0) if is_share else (-math.inf, math.inf)
@@ -78,12 +78,12 @@ def _row(views: Sequence[View]) -> dict[str, Any]:
 
 def _baseline(views: Sequence[View], *, is_uniform: bool) -> float | None:
     """Return the mean fitness on test documents of the uniform merge, or of the best parent."""
-    found = []
+    best = []
     for view in views:
         values = [
             fitness(view.ranking.objectives, scores)
             for item in view.history.baselines
             if (item.label == UNIFORM) == is_uniform and (scores := item.scores("test")) is not None
         ]
-        found += [max(values)] if values and not view.ranking.has_front else []
-    return fmean(found) if found else None
+        best += [max(values)] if values and not view.ranking.has_front else []
+    return fmean(best) if best else None

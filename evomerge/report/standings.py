@@ -47,6 +47,13 @@ class Standing:
     candidate: int
     estimates: dict[tuple[Split, str], Interval]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        splits: dict[str, dict[str, Any]] = {split: {} for split in SPLITS}
+        for (split, column), item in self.estimates.items():
+            splits[split][column] = item.to_dict()
+        return {"label": self.label, "candidate": self.candidate, "splits": splits}
+
 
 class ScoreTable(NamedTuple):
     """A table of scores: a row for each model, of its name and of cells (see `Standings.cell`)."""
@@ -99,16 +106,13 @@ class Standings:
     @property
     def use_of_documents(self) -> str:
         """What the documents of each split were used for, in sentences."""
-        what, last = (
-            "winner",
-            f" This is the {ordinal(self.earlier + 1)} winner that they measured.",
-        )
-        if self.has_front:
-            what, last = "front", " They measured an earlier front, too."
+        last = f" This is the {ordinal(self.earlier + 1)} winner that they measured."
+        last = " They measured an earlier front, too." if self.has_front else last
         return (
-            f"Candidates were compared on the search documents, the {what} was chosen on the "
-            "validation documents, and nothing was chosen on the test documents."
-        ) + (last if self.earlier else "")
+            f"Candidates were compared on the search documents, the "
+            f"{'front' if self.has_front else 'winner'} was chosen on the validation documents, "
+            f"and nothing was chosen on the test documents.{last if self.earlier else ''}"
+        )
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -129,7 +133,7 @@ class Standings:
         if column == FITNESS:
             return min(map(self.factor, self.objectives))
         items = (item for row in self.rows for item in row.estimates.items())
-        return factor_of((found.value for (_, key), found in items if key == column), column)
+        return factor_of((estimate.value for (_, key), estimate in items if key == column), column)
 
     def cell(self, row: Standing, split: Split, column: str) -> tuple[str, str]:
         """Return a value and its interval as texts: `("83.0", "[80.9, 84.9]")`; `-` if unknown."""
@@ -149,46 +153,39 @@ class Standings:
 
         def table(title: str, heads: Mapping[tuple[Split, str], str]) -> ScoreTable:
             rows = [
-                (self.names[row.label], [self.cell(row, *place) for place in heads])
+                (self.names[row.label], [self.cell(row, *column) for column in heads])
                 for row in self.rows
             ]
             return ScoreTable(title, ("model", *heads.values()), rows)
 
-        found, shown = [], sorted(self.columns, key=lambda column: column != self.main_column)
+        tables, single = [], sorted(self.columns, key=lambda column: column != self.main_column)
         if self.has_front:
             split, names = self.compared_on or "search", short_scores(self.columns)
             where = "" if self.is_study else f" on {split}"
             heads = {(split, column): f"{names[column]}{where}" for column in self.columns}
             title = "scores" if self.is_study else f"on {split} documents"
-            found, shown = [table(title, heads)], shown[1:]
-        for column in shown:
+            tables, single = [table(title, heads)], single[1:]
+        for column in single:
             title = f"{column} in %" if self.factor(column) == 100 else column
             splits = reversed(self.splits)
-            found.append(
-                table(title, {(s, column): "score" if self.is_study else s for s in splits})
-            )
-        return found
+            heads = {(split, column): "score" if self.is_study else split for split in splits}
+            tables.append(table(title, heads))
+        return tables
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        rows = []
-        for row in self.rows:
-            splits: dict[str, dict[str, Any]] = {split: {} for split in SPLITS}
-            for (split, column), item in row.estimates.items():
-                splits[split][column] = item.to_dict()
-            rows.append({"label": row.label, "candidate": row.candidate, "splits": splits})
-        found = {
-            "rows": rows,
+        plain: dict[str, Any] = {
+            "rows": [row.to_dict() for row in self.rows],
             "compared_on": self.compared_on,
             "comparisons": {label: item.to_dict() for label, item in self.comparisons.items()},
             "missing": dict(self.missing),
         }
         if self.front is not None:
-            found["front"] = {
+            plain["front"] = {
                 merge: {name: {k: it.to_dict() for k, it in d.items()} for name, d in each.items()}
                 for merge, each in self.front.items()
             }
-        return found if self.note is None else {**found, "note": self.note}
+        return plain if self.note is None else {**plain, "note": self.note}
 
 
 def standings(history: History, ranking: Ranking) -> Standings:
@@ -216,9 +213,9 @@ def scored_as_themselves(history: History, names: Mapping[str, str]) -> str | No
     if not parents:
         return None
     splits = [split for split in SPLITS if any(split in item.as_itself for item in parents)]
-    shown = listed(names.get(item.name, item.name) for item in parents)
+    who = listed(names.get(item.name, item.name) for item in parents)
     return (
-        f"On the {listed(splits)} documents {shown} {'is' if len(parents) == 1 else 'are'} scored "
+        f"On the {listed(splits)} documents {who} {'is' if len(parents) == 1 else 'are'} scored "
         "with the parent's own config, tokenizer, chat template and dtype, as `evomerge evaluate` "
         "does; on the search documents with those of the merge, as a candidate of the space."
     )
@@ -242,10 +239,10 @@ def _with_rows(
     for row, (_, candidate) in zip(rows, candidates, strict=True):
         for split in SPLITS:
             if (scores := candidate.scores(split)) is not None:
-                found = intervals(measured(ranking), scores)
+                estimates = intervals(measured(ranking), scores)
                 if FITNESS in columns:
-                    found[FITNESS] = fitness_interval(ranking.objectives, scores)
-                row.estimates.update({(split, column): found[column] for column in columns})
+                    estimates[FITNESS] = fitness_interval(ranking.objectives, scores)
+                row.estimates.update({(split, column): estimates[column] for column in columns})
     return Standings(rows, columns, [item.key for item in ranking.objectives], **more)
 
 
@@ -257,41 +254,42 @@ def _of_winner(history: History, ranking: Ranking, best: Candidate | None) -> St
     earlier = tested.index(best) if best in tested else len(tested)
     table = _with_rows(ranking, [*rows, ("searched", best)], earlier=earlier)
     for split in reversed(SPLITS):
-        own = best.scores(split)
+        ours = best.scores(split)
         # A baseline that failed is named; one that is not scored yet waits on the split before.
-        if own is None or not any(split in item.outcomes for item in baselines):
+        if ours is None or not any(split in item.outcomes for item in baselines):
             continue
-        kept, missing, parents = {}, {}, {}
+        every = {item.name: item.scores(split) for item in baselines}
+        known, missing = dict[str, Comparison](), dict[str, str]()
         for item in baselines:
-            theirs = item.scores(split)
-            if theirs is not None and item.label != UNIFORM:
-                parents[item.name] = theirs
-            if item is not best:
-                found = None if theirs is None else compare(objectives, own, theirs)
-                if found is not None:
-                    kept[item.name] = found
-                else:
-                    missing[item.name] = _why_not_compared(item, split)
-        losses = _losses(objectives, own, parents)
-        return replace(table, comparisons=kept, compared_on=split, missing=missing, losses=losses)
+            theirs = None if item is best else every[item.name]
+            if theirs and (comparison := compare(objectives, ours, theirs)):
+                known[item.name] = comparison
+            elif item is not best:
+                missing[item.name] = _why_not_compared(item, split)
+        losses = _losses(objectives, ours, every)
+        return replace(table, comparisons=known, compared_on=split, missing=missing, losses=losses)
     return table
 
 
 def _losses(
-    objectives: Sequence[Objective], own: Scores, parents: Mapping[str, Scores]
+    objectives: Sequence[Objective], ours: Scores, every: Mapping[str, Scores | None]
 ) -> list[tuple[str, str, Comparison]]:
-    """Return each of several objectives in which the best parent is better; see `Standings`."""
-    found = []
+    """Return each of several objectives in which the best parent is better; see `Standings`.
+
+    `every`: label of a baseline -> its scores.
+    """
+    losses = []
+    parents = {name: it for name, it in every.items() if it is not None and name != UNIFORM}
     for item in objectives if len(objectives) > 1 else ():
         values = {name: item.value(scores) for name, scores in parents.items()}
         known = [name for name, value in values.items() if not math.isnan(value)]
         name = max(known, key=values.__getitem__, default=None)
-        if name is not None and item.value(own) < values[name]:
+        if name is not None and item.value(ours) < values[name]:
             factor, turned = factor_of_fitness([item], [parents[name]]), not item.higher_is_better
-            apart = Interval(item.value(own) - values[name])
+            apart = Interval(item.value(ours) - values[name])
             plain = Comparison(apart, math.nan, factor, is_turned=turned)
-            found.append((item.key, name, compare([item], own, parents[name]) or plain))
-    return found
+            losses.append((item.key, name, compare([item], ours, parents[name]) or plain))
+    return losses
 
 
 def _of_front(history: History, ranking: Ranking, best: Candidate | None) -> Standings:
@@ -302,8 +300,8 @@ def _of_front(history: History, ranking: Ranking, best: Candidate | None) -> Sta
         knee = " (knee)" if item is best else ""
         return item.label or f"candidate {item.number}{knee}"
 
-    shown = {item.number: item for item in (*baselines, *history.bases, *front)}
-    rows = [(label(item), item) for item in shown.values()]
+    models = {item.number: item for item in (*baselines, *history.bases, *front)}
+    rows = [(label(item), item) for item in models.values()]
     earlier = sum(item not in front for item in history.tested)
     table = _with_rows(ranking, rows, has_front=True, earlier=earlier)
     for split in reversed(SPLITS):
@@ -314,8 +312,8 @@ def _of_front(history: History, ranking: Ranking, best: Candidate | None) -> Sta
         merges = [item for item in front if item.label is None]
         against: dict[str, dict[str, Differences]] = {label(item): {} for item in merges}
         for merge, parent in itertools.product(merges, parents):
-            if found := _differences(ranking.objectives, merge, parent, split):
-                against[label(merge)][label(parent)] = found
+            if differences := _differences(ranking.objectives, merge, parent, split):
+                against[label(merge)][label(parent)] = differences
         missing = {
             label(item): _why_not_compared(item, split)
             for item in (*parents, *merges)
@@ -328,11 +326,12 @@ def _of_front(history: History, ranking: Ranking, best: Candidate | None) -> Sta
 def _differences(
     objectives: Sequence[Objective], merge: Candidate, parent: Candidate, split: Split
 ) -> Differences:
+    """Return how a merge and a parent differ in each objective."""
     ours, theirs = merge.scores(split), parent.scores(split)
     if ours is None or theirs is None:
         return {}
-    found = {item.key: compare([item], ours, theirs) for item in objectives}
-    return {key: item for key, item in found.items() if item is not None}
+    each = {item.key: compare([item], ours, theirs) for item in objectives}
+    return {key: item for key, item in each.items() if item is not None}
 
 
 def _why_not_compared(candidate: Candidate, split: Split) -> str:

@@ -41,17 +41,17 @@ def verdict(table: Standings, best: Candidate | None, advice: str = "") -> Verdi
     if best is None:
         return Verdict(None, "No candidate has been scored yet.")
     if table.is_study:
-        found = _verdict_of_study(table, best)
+        answer = _verdict_of_study(table, best)
     elif table.has_front:
-        found = _verdict_of_front(table, best)
+        answer = _verdict_of_front(table, best)
     else:
-        found = _verdict_of_winner(table, best, advice)
+        answer = _verdict_of_winner(table, best, advice)
     if not table.broken:
-        return found
+        return answer
     who = "the knee" if table.has_front else table.names.get(best.name, f"candidate {best.number}")
     where = "" if table.is_study else f" on the {table.broken_on} documents"
-    works = False if found.works else found.works
-    return Verdict(works, f"{found.text} But {who} breaks{where}: {table.broken}.")
+    works = False if answer.works else answer.works
+    return Verdict(works, f"{answer.text} But {who} breaks{where}: {table.broken}.")
 
 
 def _verdict_of_study(table: Standings, best: Candidate) -> Verdict:
@@ -90,16 +90,16 @@ def _verdict_of_winner(table: Standings, best: Candidate, advice: str) -> Verdic
     if worse:
         text = f"No: {where} is worse than {listed(names[label] for label in worse)}{of}.{losses}"
         return Verdict(False, f"{text} The largest difference is to {figures}{besides}{advice}")
-    told = f"{of}.{losses} The closest is {figures}{_needed(table, closest)}{besides}"
+    close = f"{of}.{losses} The closest is {figures}{_needed(table, closest)}{besides}"
     if doubtful:
         others = listed(names[label] for label in doubtful)
         text = f"No evidence of improvement: {where} may be no better than {others}"
-        return Verdict(False, f"{text}{told}{advice}")
+        return Verdict(False, f"{text}{close}{advice}")
     if missing:
         better = f"{where} is better than {listed(names[label] for label in table.comparisons)}{of}"
         return Verdict(None, f"No verdict: {better}, but {missing}.{losses}")
     every = "each parent and the uniform merge" if UNIFORM in table.comparisons else "each parent"
-    return Verdict(True, f"Yes: {where} is better than {every}{told}")
+    return Verdict(True, f"Yes: {where} is better than {every}{close}")
 
 
 def _missing(table: Standings) -> str:
@@ -114,14 +114,14 @@ def _beside_others(table: Standings, winner: str, of: str) -> str:
     if not others or table.compared_on != "test":
         return ""
     nearest, closest = _nearest(others)
-    told = f"against {table.names[nearest]} {table.names[winner]} has {closest.text}{of}"
+    how = f"against {table.names[nearest]} {table.names[winner]} has {closest.text}{of}"
     if not wins:
-        return f" On the test documents, {told}."
+        return f" On the test documents, {how}."
     sure = not table.missing and all(1 - p.probability <= level(1) for p in others.values())
     helped = "Averaging alone helped" if sure else "Nor is it sure that averaging helped"
     if any(item.probability <= level(1) for item in others.values()):
         helped = "Averaging alone made it worse"
-    return f" {helped}: on the test documents, {told}."
+    return f" {helped}: on the test documents, {how}."
 
 
 def _nearest(comparisons: Mapping[str, Comparison]) -> tuple[str, Comparison]:
@@ -131,12 +131,15 @@ def _nearest(comparisons: Mapping[str, Comparison]) -> tuple[str, Comparison]:
 
 def _lost(table: Standings) -> str:
     """Return the objectives in which the winner is worse than the best parent, in sentences."""
-    found: dict[str, list[str]] = {"is": [], "may be": []}
+    losses: dict[str, list[str]] = {"is": [], "may be": []}
     for column, parent, against in table.losses:
         text = f"{column} ({against.amount} against {table.names[parent]})"
-        found["is" if against.sign < 0 else "may be"].append(text)
-    said = {verb: listed(parts) for verb, parts in found.items() if parts}
-    return "".join(f" The winner {v} worse than the best parent in {o}." for v, o in said.items())
+        losses["is" if against.sign < 0 else "may be"].append(text)
+    return "".join(
+        f" The winner {verb} worse than the best parent in {listed(parts)}."
+        for verb, parts in losses.items()
+        if parts
+    )
 
 
 def _needed(table: Standings, closest: Comparison) -> str:
@@ -153,10 +156,10 @@ def next_step(table: Standings, config: SearchConfig, tried: int) -> str:
     """Return what to do after a search of `tried` candidates without evidence, in a sentence."""
     is_merge = bool(table.comparisons) and table.names["searched"] == "searched"
     if is_merge and config.evaluation.test.documents != "all":
-        found = min(table.comparisons.values(), key=lambda item: item.probability)
+        least = min(table.comparisons.values(), key=lambda item: item.probability)
         z = NormalDist().inv_cdf
-        if 0.84 < found.probability < 1:  # one standard error ahead
-            needed = found.documents * (z(1 - level(table.earlier + 1)) / z(found.probability)) ** 2
+        if 0.84 < least.probability < 1:  # one standard error ahead
+            needed = least.documents * (z(1 - level(table.earlier + 1)) / z(least.probability)) ** 2
             return f" Next: a new run with more test documents; it takes about {needed:,.0f}."
     genes, descends = len((config.frozen or Frozen()).genes), config.optimizer.descends
     has_answers = not any(o.metric == TOKENS or ":" in (o.task or ":") for o in config.objectives)
@@ -176,14 +179,14 @@ def _verdict_of_front(table: Standings, best: Candidate) -> Verdict:
     merges = f"{len(table.front)} merge{'s' * (len(table.front) > 1)}"
     text = f"No verdict on a front of {merges}: which is best depends on what counts."
     knee = next(row.label for row in table.rows if row.candidate == best.number)
-    for parent, found in table.front.get(knee, {}).items():
-        how = _in_words(found, short_scores(table.columns))
+    for parent, differences in table.front.get(knee, {}).items():
+        how = _in_words(differences, short_scores(table.columns))
         text += f" Against {table.names[parent]}, {table.names[knee]} is {how}."
     missing = _missing(table)
     return Verdict(None, f"{text} Besides, {missing}." if missing else text)
 
 
-def _in_words(found: Differences, names: Mapping[str, str]) -> str:
+def _in_words(differences: Differences, names: Mapping[str, str]) -> str:
     """Return how a merge differs: `better in acc (+3.0 points [1.0, 5.1]), worse in tokens (...)`.
 
     `names`: `task/metric` -> what people read. Better and worse are beyond doubt: their 95 %
@@ -191,7 +194,7 @@ def _in_words(found: Differences, names: Mapping[str, str]) -> str:
     """
     parts = []
     for sign, words in {1: "better in", -1: "worse in", 0: "perhaps the same in"}.items():
-        texts = [f"{names[k]} ({it.amount})" for k, it in found.items() if it.sign == sign]
+        texts = [f"{names[k]} ({it.amount})" for k, it in differences.items() if it.sign == sign]
         parts += [f"{words} {listed(texts)}"] if texts else []
     return ", ".join(parts)
 
@@ -200,10 +203,7 @@ def front_rows(table: Standings) -> tuple[tuple[str, ...], list[tuple[str, ...]]
     """Return headers and rows of the merges on a front: by what they differ from each parent."""
     names, rows = short_scores(table.columns), []
     for merge, parents in (table.front or {}).items():
-        for parent, found in parents.items():
-            texts = (
-                " ".join(found[key].shown.texts(found[key].factor, "+")) if key in found else "-"
-                for key in names
-            )
-            rows.append((f"{table.names[merge]} - {table.names[parent]}", *map(str.strip, texts)))
+        for parent, differences in parents.items():
+            cells = [differences[key].cell if key in differences else "-" for key in names]
+            rows.append((f"{table.names[merge]} - {table.names[parent]}", *cells))
     return ((f"on {table.compared_on}", *names.values()), rows) if rows else None

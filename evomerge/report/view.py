@@ -85,16 +85,18 @@ class View:
     @cached_property
     def figures(self) -> dict[str, Any]:
         """The pictures that this run can have, as matplotlib figures by name."""
-        found: dict[str, Any] = {}
+        figures: dict[str, Any] = {}
         if self.table.rows and not self.table.is_study:
-            found["standings"] = pictures.standings_chart(self.table)
+            figures["standings"] = pictures.standings_chart(self.table)
         if self.table.has_front:
-            found["front"] = pictures.front_chart(self.history, self.ranking)
+            figures["front"] = pictures.front_chart(self.history, self.ranking)
         else:
-            found["course"] = pictures.best_so_far(self.history, self.ranking)
-        if recipe := self.recipe:
-            found["recipe"] = recipe_picture(recipe, short_names(recipe.parents))
-        return {name: figure for name, figure in found.items() if figure is not None}
+            figures["course"] = pictures.best_so_far(self.history, self.ranking)
+        if (recipe := self.recipe) and (
+            figure := recipe_picture(recipe, short_names(recipe.parents))
+        ):
+            figures["recipe"] = figure
+        return figures
 
     @property
     def lm_eval(self) -> str | None:

@@ -30,6 +30,7 @@ from run_folders import asked, scores, told, write_run
 
 from evomerge.__main__ import main
 from evomerge.__main__ import run as call
+from evomerge.api.trackers import tracked
 from evomerge.cli import live, terminal
 from evomerge.errors import EvomergeError, without_controls
 from evomerge.export.card import Merge, search_card
@@ -37,7 +38,6 @@ from evomerge.export.parents import Parent
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.report.page import page, write_page
 from evomerge.report.pictures import svg_text
-from evomerge.report.trackers import tracked
 from evomerge.report.view import View
 from evomerge.report.words import storable
 from evomerge.run.folder import RunFolder

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from scripted import OBJECTIVES, ScriptedExecutor, search
 
-from evomerge.report.trackers import tracked
+from evomerge.api.trackers import tracked
 from evomerge.run.folder import RunFolder
 from evomerge.scores import Failure, Scores
 from evomerge.searching.ranking import WeightedSum

@@ -75,7 +75,7 @@ def tracked(
             if event["event"] == "complete":
                 return
             scores = candidate.scores("search")
-            found: dict[str, Any] = {
+            step: dict[str, Any] = {
                 "candidate": candidate.number,
                 "generation": candidate.generation,
                 "fitness": candidate.fitness,
@@ -86,10 +86,9 @@ def tracked(
             }
             if scores is not None:
                 of = measured(ranking)
-                found |= {f"search/{item.key}": search_score(scores, item) for item in of}
-            found |= {f"seconds/{phase}": s for phase, s in event.get("seconds", {}).items()}
-            known = {key: value for key, value in found.items() if value is not None}
-            tracker.log(storable(known))
+                step |= {f"search/{item.key}": search_score(scores, item) for item in of}
+            step |= {f"seconds/{phase}": s for phase, s in event.get("seconds", {}).items()}
+            tracker.log(storable({k: value for k, value in step.items() if value is not None}))
 
     with safely():
         tracker = _begin(name, run)
