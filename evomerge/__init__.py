@@ -54,8 +54,8 @@ _MODULES += ("api.compare", "api.validate", "api.study")
 
 def __getattr__(name: str) -> Any:
     for module in _MODULES if name in __all__ else ():
-        if hasattr(found := import_module(f"evomerge.{module}"), name):
-            return getattr(found, name)
+        if hasattr(home := import_module(f"evomerge.{module}"), name):
+            return getattr(home, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -173,8 +173,8 @@ def usage_sentence(error: Any, arguments: Sequence[str]) -> str | None:
     format_message, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
     if format_message is None:
         return None
-    found = error.__cause__  # newer versions of Typer read numbers and choices by pydantic
-    if isinstance(found, ValidationError) and (first := found.errors()[0])["type"] != "value_error":
+    cause = error.__cause__  # newer versions of Typer read numbers and choices by pydantic
+    if isinstance(cause, ValidationError) and (first := cause.errors()[0])["type"] != "value_error":
         return f"{error.param.opts[0]} is {first['input']}; it {expectation(first)}."
     said = " ".join(str(format_message()).split()).replace("Value error, ", "")
     if said.startswith("Usage:"):

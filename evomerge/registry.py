@@ -88,8 +88,8 @@ def _outside(group: str, here: Path, searched: tuple[str, ...]) -> tuple[EntryPo
     To ask all packages takes a tenth of a second, and a merge asks for each tensor; `searched` only
     tells calls apart.
     """
-    found = entry_points(group=group)
-    return tuple(point for point in found if not point.dist or _folder(point.dist) != here)
+    every = entry_points(group=group)
+    return tuple(point for point in every if not point.dist or _folder(point.dist) != here)
 
 
 def _folder(distribution: Distribution) -> Path:

@@ -40,12 +40,12 @@ def compare(
         raise InputError(
             f"parents is {shown(parents)}; give a list of models, as [{shown(str(parents))}]."
         )
-    own = None if base is None else absolute_parent(str(base), Path.cwd())
-    given = [absolute_parent(_on_base(str(parent), own), Path.cwd()) for parent in parents]
-    if twice := next((item for item in given if given.count(item) > 1), None):
+    origin = None if base is None else absolute_parent(str(base), Path.cwd())
+    paths = [absolute_parent(_on_base(str(parent), origin), Path.cwd()) for parent in parents]
+    if twice := next((item for item in paths if paths.count(item) > 1), None):
         raise InputError(f"The parent {twice!r} is given twice; give each parent once.")
-    names = [*([] if own is None else [own]), *given]
-    if not given or len(set(names)) < 2:
+    names = [*([] if origin is None else [origin]), *paths]
+    if not paths or len(set(names)) < 2:
         raise InputError(
             f"There is one model only ({', '.join(dict.fromkeys(names))}), and nothing to compare "
             "it with; give another parent, or --base."
@@ -53,8 +53,8 @@ def compare(
     opened = {name: open_parent(name, Path.cwd()) for name in dict.fromkeys(names)}
     sizes = {item.vocabulary for item in opened.values()}
     models = fitting(opened, names[0], vocabularies=len(sizes) == 1)
-    first = None if own is None else models[own]
-    return compare_parents(first, [models[name] for name in given], short_names(names))
+    first = None if origin is None else models[origin]
+    return compare_parents(first, [models[name] for name in paths], short_names(names))
 
 
 def _on_base(parent: str, base: str | None) -> str:

@@ -140,11 +140,11 @@ class Run:
 
         InputError: there is no such candidate, or it is a baseline, which has no genes.
         """
-        found = self._candidate(candidate)
-        if not found.genome:
-            who = f"Candidate {found.number} ({found.name})"
+        chosen = self._candidate(candidate)
+        if not chosen.genome:
+            who = f"Candidate {chosen.number} ({chosen.name})"
             raise InputError(f"{who} has no genes; give a candidate that the optimizer proposed.")
-        return dict(zip(self._view.genes, found.genome, strict=False))
+        return dict(zip(self._view.genes, chosen.genome, strict=False))
 
     def recipe(self, candidate: int | str = "best") -> Recipe:
         """Return the recipe of a candidate, with pins. The parents must be there.

@@ -1,42 +1,20 @@
-"""Starting and continuing a search: from Python, and what the command line shares with it."""
+"""Starting and continuing a search from Python."""
 
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from copy import deepcopy
 from os import PathLike
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-from evomerge.api.objectives import with_named_functions
+from evomerge.api.opening import Opened, content_of, go_on, start, warn
 from evomerge.api.run import Run
-from evomerge.errors import ConfigError, RunFolderError
-from evomerge.parsing.values import path_of, shown
-from evomerge.run.atomic import check_writable
-from evomerge.run.folder import RunFolder, is_begun
+from evomerge.parsing.values import path_of
+from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.logbook import Follower
 from evomerge.trust.consent import Permissions
-
-if TYPE_CHECKING:
-    from evomerge.setup.checked import CheckedSearch
-
-
-class Opened(NamedTuple):
-    """A run that can be searched: its checked search, and bounds of the budget that are new."""
-
-    run: RunFolder
-    checked: CheckedSearch
-    bounds: Mapping[str, float]
-    is_new: bool
-
-    @property
-    def candidates(self) -> float | None:
-        """The largest number of candidates; None: another bound ends the search."""
-        return self.bounds.get("candidates") or self.checked.config.budget.candidates
 
 
 def search(
@@ -86,34 +64,6 @@ def search(
     return _run(opened, progress, followers)
 
 
-def warn(checked: CheckedSearch, level: int = 3) -> None:
-    """Warn of what a person should know of a checked search, `level` calls above this one."""
-    from evomerge.setup.preflight import warnings as warnings_of
-
-    for note in dict.fromkeys(warnings_of(checked, allow_benchmarks=False)):
-        warnings.warn(note, stacklevel=level)
-
-
-def content_of(
-    config: str | PathLike[str] | Mapping[str, Any],
-) -> tuple[Mapping[str, Any], Path]:
-    """Return the content of a search file, and the path that relative paths start from.
-
-    ConfigError: it is no path and no mapping, the file cannot be read, or a function cannot be
-    found again by its name.
-    """
-    from evomerge.config.schema import read
-
-    if isinstance(config, Mapping):
-        return with_named_functions(config), Path("config")
-    if not isinstance(config, (str, PathLike)):
-        raise ConfigError(
-            f"config is {shown(config)}; give the path of a search file, or its content as a "
-            "mapping."
-        )
-    return read(Path(config)), Path(config)
-
-
 def resume(
     run: str | PathLike[str] | Run,
     *,
@@ -146,55 +96,6 @@ def resume(
     moves = [f"executor.{key}={json.dumps(value)}" for key, value in executor.items()]
     allowed = Permissions(allow_code, trust_code)
     return _run(go_on(folder, bounds, moves, allowed), progress, followers)
-
-
-def start(
-    data: Mapping[str, Any],
-    source: Path,
-    folder: Path,
-    candidates: int | None,
-    allowed: Permissions,
-    *,
-    resume: bool = False,
-) -> Opened:
-    """Check a search and create its run in a free folder, or open the run there; see `search`."""
-    from evomerge.config.schema import override, parse
-    from evomerge.setup.runs import begin, folder_of, going_on, prepare
-
-    content = deepcopy(dict(data))  # the caller's mapping stays as it is
-    if candidates is not None:
-        override(content, f"budget.candidates={candidates}")
-    if resume and is_begun(folder):
-        return _continued(RunFolder(folder), *going_on(folder, content, source), allowed)
-    RunFolder.check_free(folder)
-    wrote = parse(content, str(source))
-    checked = prepare(wrote, folder_of(source), allowed)
-    return Opened(begin(folder, checked, wrote, source), checked, {}, is_new=True)
-
-
-def go_on(
-    run: RunFolder,
-    bounds: Mapping[str, float | None],
-    moves: Sequence[str],
-    allowed: Permissions,
-) -> Opened:
-    """Open a run again; a bound that is None is as before, `moves` are `executor.KEY=VALUE`."""
-    from evomerge.setup.runs import check_budget
-
-    new = {name: value for name, value in bounds.items() if value is not None}
-    check_budget(run, new)
-    return _continued(run, new, moves, allowed)
-
-
-def _continued(
-    run: RunFolder, bounds: Mapping[str, float], moves: Sequence[str], allowed: Permissions
-) -> Opened:
-    from evomerge.setup.runs import continued
-
-    fix = "make it writable, or continue a copy of it"
-    what = f"{run.path} cannot be continued"
-    check_writable(run.path / "lock", what, fix, RunFolderError)
-    return Opened(run, continued(run, moves, allowed), bounds, is_new=False)
 
 
 def _run(opened: Opened, progress: bool, followers: Sequence[Follower]) -> Run:

@@ -7,18 +7,16 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from copy import deepcopy
 from operator import index
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from evomerge.api.opening import start_study
 from evomerge.api.run import Run
-from evomerge.api.search import content_of, warn
 from evomerge.errors import InputError, RunFolderError, SearchError, did_you_mean
 from evomerge.parsing.values import path_of, shown
 from evomerge.recipe import Recipe
-from evomerge.run.folder import RunFolder, is_begun
 from evomerge.run.history import Candidate
 from evomerge.run.logbook import Logbook
 from evomerge.scores import TOLD, Failure, Scores
@@ -114,7 +112,7 @@ class Study(Run):
         folder = path_of(run, "run").absolute()
         if folder in _studies:
             _studies[folder].close()
-        budget = _begin(folder, config, candidates)
+        budget = start_study(config, folder, candidates)
         super().__init__(run)
         self._checked = reopen(self._run)
         if not self._checked.config.is_study:
@@ -261,24 +259,23 @@ class Study(Run):
     def _scores(self, score: float | Mapping[str, float]) -> Scores:
         config = self._checked.config
         names = list(dict.fromkeys(i.metric for i in (*config.objectives, *config.constraints)))
-        given = score if isinstance(score, Mapping) else {names[0]: score}
-        wrong = [name for name in given if name not in names]
-        if wrong or len(given) < len(names):
-            near = did_you_mean(str(wrong[0]), names) if wrong else ""
+        values = score if isinstance(score, Mapping) else {names[0]: score}
+        unknown = [name for name in values if name not in names]
+        if unknown or len(values) < len(names):
+            near = did_you_mean(str(unknown[0]), names) if unknown else ""
             raise InputError(
                 f"The score is {shown(score)}, but the search file wants numbers for "
                 f"{', '.join(names)}; tell a mapping with these names.{near}"
             )
         try:
-            if any(isinstance(value, str | bytes) for value in given.values()):
+            if any(isinstance(value, str | bytes) for value in values.values()):
                 raise TypeError  # which `float` would read
-            values = {f"{TOLD}/{name}": float(value) for name, value in given.items()}
+            return Scores({}, {}, {f"{TOLD}/{name}": float(x) for name, x in values.items()})
         except (TypeError, ValueError, OverflowError):
             raise InputError(
                 f"The score is {shown(score)}, but must be a number, or None for a candidate that "
                 "has failed; `reason` says why."
             ) from None
-        return Scores({}, {}, values)
 
     def _model(self, number: int) -> tuple[Any, Any]:
         """See `Asked.model`. It takes the memory of the last model, which is all written again."""
@@ -306,41 +303,3 @@ class Study(Run):
             model = worker.build(self._session.recipe(candidate))
             worker.evaluator.is_touched = True  # the caller may change the model
             return model, worker.evaluator.tokenizer
-
-
-def _begin(
-    folder: Path,
-    config: str | PathLike[str] | Mapping[str, Any] | None,
-    candidates: int | None,
-) -> dict[str, float]:
-    """Begin the run of a study, if the folder has none; return the bounds that are new."""
-    from evomerge.config.messages import parsed
-    from evomerge.config.schema import BudgetConfig, override, parse
-    from evomerge.setup.check import check_search
-    from evomerge.setup.runs import begin, check_study, folder_of, going_on
-    from evomerge.setup.search import check_weights_are_finite
-
-    given = {} if candidates is None else {"candidates": candidates}
-    if given:
-        parsed(BudgetConfig, given, "budget")
-    if config is None:
-        if not is_begun(folder):
-            raise RunFolderError(
-                f"{folder} has no study that could go on; give a search file, with which one "
-                "begins."
-            )
-        return dict(given)
-    data, source = content_of(config)
-    own = deepcopy(dict(data))
-    if candidates is not None:
-        override(own, f"budget.candidates={candidates}")
-    if is_begun(folder):
-        return going_on(folder, own, source)[0]
-    RunFolder.check_free(folder)
-    wrote = parse(own, str(source))
-    check_study(wrote)
-    checked = check_search(wrote.with_values("executor", order="arrival"), folder_of(source))
-    check_weights_are_finite(checked)
-    warn(checked, level=4)
-    begin(folder, checked, wrote, source)
-    return {}

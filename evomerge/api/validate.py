@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
-from evomerge.api.search import content_of
+from evomerge.api.opening import content_of
 from evomerge.trust.consent import Permissions
 
 

@@ -78,8 +78,8 @@ def _scores_in_words(item: Mapping[str, Any]) -> str:
     # A mean is below all of the scores only if signs are turned in it, since less is better.
     if fitness is None or any(map(is_nats, scores)) or fitness < min(scores.values()):
         return scores_in_words(scores)
-    found = Interval(fitness, item.get("low", math.nan), item.get("high", math.nan))
-    return estimate(found, min(factor_of([value], key) for key, value in scores.items()))
+    interval = Interval(fitness, item.get("low", math.nan), item.get("high", math.nan))
+    return estimate(interval, min(factor_of([value], key) for key, value in scores.items()))
 
 
 def _latest_in_words(item: Mapping[str, Any]) -> str:
@@ -108,12 +108,12 @@ def _states(directory: Path) -> Iterator[dict[str, Any]]:
 
 def news(directory: Path) -> Iterator[dict[str, Any]]:
     """Yield the progress of a run whenever something has changed, to its end."""
-    shown = None
+    before = None
     for values in _states(directory):
-        found = [values.get(key) for key in _NEWS]
-        if found != shown:
+        state = [values.get(key) for key in _NEWS]
+        if state != before:
             yield values
-        shown = found
+        before = state
 
 
 def watch(directory: Path) -> None:

@@ -32,21 +32,21 @@ def brief_rows(
     The winner's status is `winner`, local parents have short names, and shares are in per cent.
     """
     names = short_names(row["origin"] for row in rows)
-    kept = {name: name for name in _BRIEF}
+    heads = {name: name for name in _BRIEF}
     if all(row["fitness"] is None for row in rows):  # in a search for a front
-        kept |= {f"search {key}": short for key, short in short_scores(score_keys(rows)).items()}
+        heads |= {f"search {key}": short for key, short in short_scores(score_keys(rows)).items()}
     brief = []
     for row in rows_in_per_cent(rows, objectives):
         plain = {name: name.removesuffix(" in %") for name in row}
-        found = {n.replace(p, kept[p]): row[n] for n, p in plain.items() if p in kept}
-        found["origin"] = names[row["origin"]]
+        cells = {n.replace(p, heads[p]): row[n] for n, p in plain.items() if p in heads}
+        cells["origin"] = names[row["origin"]]
         if row.get("front"):
-            found["status"] = "knee" if row["winner"] else "front"
+            cells["status"] = "knee" if row["winner"] else "front"
         elif row["winner"]:
-            found["status"] = "winner"
-        brief.append(found)
-    shown = [name for name in (brief or [{}])[0] if any(row[name] is not None for row in brief)]
-    return [{name: row[name] for name in shown} for row in brief]
+            cells["status"] = "winner"
+        brief.append(cells)
+    used = [name for name in (brief or [{}])[0] if any(row[name] is not None for row in brief)]
+    return [{name: row[name] for name in used} for row in brief]
 
 
 def best_rows(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
@@ -61,7 +61,7 @@ def best_rows(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]
 
 def runs_in_words(rows: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], list[list[str]]]:
     """Return headers and rows for people; of `2 of 3` runs one has not ended."""
-    found = []
+    lines = []
     for row in rows:
         seeds, factor = str(row["seeds"]), 100.0 if row["percent"] else 1.0
         if row["seeds"] < row["runs"]:
@@ -71,8 +71,8 @@ def runs_in_words(rows: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], lis
             scores[0] = Interval(row["score"], row["low"], row["high"])
         texts = (" ".join(item.texts(factor)).strip() for item in scores)
         costs = (f"{row[name]:,.0f}" for name in ("candidates", "cpu_seconds"))
-        found.append([row["search"], seeds, *texts, *costs])
-    return _HEADS, found
+        lines.append([row["search"], seeds, *texts, *costs])
+    return _HEADS, lines
 
 
 def _no_formula(cell: Any) -> Any:

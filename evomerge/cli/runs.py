@@ -24,7 +24,7 @@ from evomerge.run.folder import RunFolder
 from evomerge.trust.consent import Permissions
 
 if TYPE_CHECKING:
-    from evomerge.api.search import Opened
+    from evomerge.api.opening import Opened
 
 
 def search(
@@ -42,7 +42,7 @@ def search(
     track: TrackOption = None,
 ) -> None:
     """Start a search; with --resume start or continue, whichever it is."""
-    from evomerge.api.search import start
+    from evomerge.api.opening import start
     from evomerge.config.schema import read
     from evomerge.setup.preflight import warnings
 
@@ -82,7 +82,7 @@ def resume(
     track: TrackOption = None,
 ) -> None:
     """Continue a search, with a larger budget or with other workers if you say so."""
-    from evomerge.api.search import go_on
+    from evomerge.api.opening import go_on
 
     _check_tracker(track)
     bounds = {"candidates": candidates, "hours": hours, "patience": patience, "target": target}

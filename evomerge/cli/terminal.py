@@ -105,16 +105,16 @@ def print_standings(table: Standings) -> None:
     from evomerge.report.verdict import front_rows
 
     if out.is_terminal:
-        shown = table.tables() if table.columns else []
-        for item in shown[:1] if table.has_front else shown:
+        tables = table.tables() if table.columns else []
+        for item in tables[:1] if table.has_front else tables:
             rows = [[name, *(" ".join(it).strip() for it in cells)] for name, cells in item.rows]
             intervals = "" if table.is_study else ", with 95 % intervals"
             print_table(item.heads, rows, title=f"{item.title}{intervals}")
     else:
-        places = [(split, column) for column in table.columns for split in table.splits]
-        heads = ["model", *(f"{column} {split}" for split, column in places)]
+        columns = [(split, column) for column in table.columns for split in table.splits]
+        heads = ["model", *(f"{column} {split}" for split, column in columns)]
         rows = [
-            [table.names[row.label], *(" ".join(table.cell(row, *p)).strip() for p in places)]
+            [table.names[row.label], *(" ".join(table.cell(row, *it)).strip() for it in columns)]
             for row in table.rows
         ]
         print_table(heads, rows)

@@ -58,21 +58,21 @@ def sentence(error: ValidationError, data: Any) -> str:
     first = problems[0]
     location = first["loc"]
     if (unknown := _unknown_key(first)) is not None:
-        key, allowed, above = unknown.key, unknown.allowed, _found(location, data)[0]
+        key, allowed, above = unknown.key, unknown.allowed, _at(location, data)[0]
         place = f" in `{_dotted(above)}`" if above else ""
         names, near = ", ".join(allowed) or "none, so remove it", did_you_mean(key, allowed)
         if key in _INSTEAD:
             near = f" {_INSTEAD[key]}"
         return f"unknown key `{key}`{place}; allowed are {names}.{near}"
     if first["type"] == "missing":
-        key = _dotted((*_found(location[:-1], data)[0], location[-1]))
+        key = _dotted((*_at(location[:-1], data)[0], location[-1]))
         return f"the key `{key}` is missing and has no default."
     is_tag = first["type"] == "union_tag_invalid"
     if is_tag:
         location = (*location, first["ctx"]["discriminator"].strip("'"))
-    location, there = _found(location, data)
+    location, there = _at(location, data)
     key, size = _dotted(location), len(location)
-    related = [item for item in problems if _found(item["loc"], data)[0][:size] == location]
+    related = [item for item in problems if _at(item["loc"], data)[0][:size] == location]
     message = " or ".join(dict.fromkeys(map(expectation, related or [first])))
     message = message.replace(" or must be ", " or ")
     value = there if is_tag or len(related) > 1 else first["input"]
@@ -111,7 +111,7 @@ def expectation(item: Any) -> str:
     return f"must be {wanted}" if wanted else str(item["msg"]).lower()
 
 
-def _found(location: tuple[int | str, ...], data: Any) -> tuple[tuple[int | str, ...], Any]:
+def _at(location: tuple[int | str, ...], data: Any) -> tuple[tuple[int | str, ...], Any]:
     """Return the location, without what pydantic adds for members of a union, and its value."""
     known: list[int | str] = []
     for part in location:

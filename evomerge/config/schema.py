@@ -214,8 +214,10 @@ class SearchConfig(Section):
     @property
     def run_constraints(self) -> tuple[Constraint, ...]:
         """The constraints of a run."""
-        found = ((c.source, c.metric, c.at_least, c.at_most) for c in self.constraints)
-        return tuple(Constraint(*item) for item in found)
+        return tuple(
+            Constraint(item.source, item.metric, item.at_least, item.at_most)
+            for item in self.constraints
+        )
 
     @property
     def run_documents(self) -> Mapping[Split, Documents]:

@@ -54,12 +54,13 @@ class _SpaceConfig(Section):
     @classmethod
     def _of_its_kind(cls, data: Any) -> Any:
         """Refuse the keys of other kinds."""
-        own, given = cls.model_fields, data if isinstance(data, Mapping) else {}
-        kind = ", ".join(f"`{tag}` {given.get(tag)!r}" for tag in ("kind", "variant") if tag in own)
-        for key in sorted(given.keys() & _KEYS - own.keys()):
+        keys, section = cls.model_fields, data if isinstance(data, Mapping) else {}
+        tags = (tag for tag in ("kind", "variant") if tag in keys)
+        kind = ", ".join(f"`{tag}` {section.get(tag)!r}" for tag in tags)
+        for key in sorted(section.keys() & _KEYS - keys.keys()):
             raise ValueError(
-                f"has `{key}` {shown(given[key])}, which has no meaning for {kind}, whose keys are "
-                f"{', '.join(sorted(own))}; remove it"
+                f"has `{key}` {shown(section[key])}, which has no meaning for {kind}, whose keys "
+                f"are {', '.join(sorted(keys))}; remove it"
             )
         return data
 
@@ -198,8 +199,8 @@ def _with_kind(data: Any) -> Any:
     """Return a section with its kind and variant."""
     if not isinstance(data, Mapping):
         return data
-    given = {"kind": "parameters", **data}
-    return {"variant": "sakana", **given} if given["kind"] == "dataflow" else given
+    section = {"kind": "parameters", **data}
+    return {"variant": "sakana", **section} if section["kind"] == "dataflow" else section
 
 
 AnyPathConfig: TypeAlias = (

@@ -63,14 +63,14 @@ def override(data: dict[str, Any], item: str) -> None:
     target: Any = data
     *above, last = path.split(".")
     for key in above:
-        place = _place(target, key, item)
+        index = _index(target, key, item)
         if isinstance(target, dict):
-            target.setdefault(place, {})
-        target = target[place]
-    target[_place(target, last, item)] = value
+            target.setdefault(index, {})
+        target = target[index]
+    target[_index(target, last, item)] = value
 
 
-def _place(target: Any, key: str, item: str) -> str | int:
+def _index(target: Any, key: str, item: str) -> str | int:
     """Return the key of a mapping, or the index of a list, that a part of a path means."""
     if isinstance(target, dict):
         return key

@@ -141,8 +141,8 @@ def front_chart(history: History, ranking: Ranking) -> Figure:
         better = "" if objective.higher_is_better else " (less is better)"
         return label_text(objective.key, 60) + _unit(factors[objective.key]) + better
 
-    for place, other in enumerate(others, start=1):
-        axes = _axes(figure, label(other), label(first), place=(len(others), 1, place))
+    for number, other in enumerate(others, start=1):
+        axes = _axes(figure, label(other), label(first), panel=(len(others), 1, number))
         axes.set_title(f"on {split} documents", loc="left", fontsize=10, color=SOFT)
         _draw_front(axes, scored, front, split, (other, first), factors)
     _add_legend(figure)
@@ -166,13 +166,13 @@ def _draw_front(
     def draw(items: Sequence[Scores], mark: str, colour: str, size: float, label: str) -> None:
         points = [[factors[o.key] * scores.aggregates[o.key] for o in pair] for scores in items]
         if points:
-            named = {"markersize": size, "label": label}
-            axes.plot(*zip(*points, strict=True), mark, color=colour, **named)
+            xs, ys = zip(*points, strict=True)
+            axes.plot(xs, ys, mark, color=colour, markersize=size, label=label)
         for scores in items if split == "test" else ():
             x, y = (intervals(pair, scores)[objective.key] for objective in pair)
             if x.has_interval:
-                ends = [across * x.low, across * x.high]
-                axes.plot(ends, [up * y.value] * 2, color=colour, lw=1)
+                bar = [across * x.low, across * x.high]
+                axes.plot(bar, [up * y.value] * 2, color=colour, lw=1)
             if y.has_interval:
                 axes.plot([across * x.value] * 2, [up * y.low, up * y.high], color=colour, lw=1)
 
@@ -186,8 +186,8 @@ def _draw_front(
     corners = sorted((across * signs[0] * x, up * signs[1] * y) for x, y in nondominated(values))
     if corners:
         where = "pre" if pair[0].higher_is_better else "post"
-        places = zip(*corners, strict=True)
-        axes.step(*places, where=where, color=ACCENT, lw=1.5, label="front")
+        points = zip(*corners, strict=True)
+        axes.step(*points, where=where, color=ACCENT, lw=1.5, label="front")
 
 
 def _axes(
@@ -196,10 +196,10 @@ def _axes(
     up: str = "",
     *,
     grid: str = "y",
-    place: tuple[int, int, int] = (1, 1, 1),
+    panel: tuple[int, int, int] = (1, 1, 1),
 ) -> Any:
     """Return axes of a figure with these labels, and with grid lines across `x` or `y`."""
-    axes = figure.add_subplot(*place)
+    axes = figure.add_subplot(*panel)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(LINE)
     axes.tick_params(colors=INK, labelsize=10, color=LINE)
@@ -263,8 +263,8 @@ def inline_svg(name: str, figure: Any, caption: str) -> str:
     All ids get the name as a prefix, since matplotlib uses the same ones in all figures. The
     caption is for people who do not see it.
     """
-    whole = svg_text(figure)
-    svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", whole[whole.index("<svg") :])
+    document = svg_text(figure)
+    svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", document[document.index("<svg") :])
     for variable, (colour, _) in PALETTE.items():
         svg = svg.replace(colour, f"var(--{variable})")
     label = html.escape(without_controls(caption))

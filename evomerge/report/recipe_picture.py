@@ -101,7 +101,7 @@ def _path_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     figure, panels = _panels_below(height, [2.4, 1.0] if scaled else [1.0])
     for number, (letter, parent) in enumerate(parent_letters(recipe).items()):
         colour = _COLOURS[number % len(_COLOURS)]
-        points = [(place, hop.layer) for place, hop in enumerate(path) if hop.parent == parent]
+        points = [(depth, hop.layer) for depth, hop in enumerate(path) if hop.parent == parent]
         if points:
             panels[0].plot(*zip(*points, strict=True), "s", color=colour, ms=4, label=letter)
     for start, hop in enumerate(path[:-1]):
@@ -118,8 +118,8 @@ def _path_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     for axes in panels:
         axes.set_xlim(-0.7, len(path) - 0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.set_major_locator(_few_ticks(8, whole=True))
-    panels[0].yaxis.set_major_locator(_few_ticks(6, whole=True))
+        axes.xaxis.set_major_locator(_few_ticks(8, integer=True))
+    panels[0].yaxis.set_major_locator(_few_ticks(6, integer=True))
     panels[-1].set_xlabel("\n".join([_DEPTH, *map(plain_text, notes)]), loc="left", **_TEXT)
     return figure
 
@@ -169,11 +169,11 @@ def _heat_map(figure: Any, axes: Any, title: str, grid: _Grid) -> None:
         bar.set_ticks([low], labels=[f"{low:.3g}"])
 
 
-def _few_ticks(most: int, *, whole: bool = False) -> Any:
-    """Return a matplotlib locator of at most `most` ticks; `whole`: at whole numbers only."""
+def _few_ticks(most: int, *, integer: bool = False) -> Any:
+    """Return a matplotlib locator of at most `most` ticks; `integer`: at whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(nbins=most, integer=whole)
+    return MaxNLocator(nbins=most, integer=integer)
 
 
 def _stacks(recipe: Recipe) -> dict[str, tuple[Layer, ...]]:
@@ -193,36 +193,36 @@ def _knob_grids(recipe: Recipe, labels: Mapping[str, str]) -> dict[str, _Grid]:
     some tensors has a row for each kind, in which a value for all tensors stands, too.
     """
     depth = (recipe.embeddings, *_blocks(recipe), recipe.head, *recipe.modalities.values())
-    found: dict[str, dict[str, _Grid]] = {}
+    rows_of: dict[str, dict[str, _Grid]] = {}
     for column, layer in enumerate(depth):
         owners = [(labels[source.parent], source.knobs) for source in layer.sources]
         for owner, knobs in [*owners, (_ALL, layer.knobs)]:
             for knob, value in knobs.items():
-                rows = found.setdefault(knob, {}).setdefault(owner, {})
+                rows = rows_of.setdefault(knob, {}).setdefault(owner, {})
                 for kind, number in [("", value)] if isinstance(value, float) else value:
                     name = "rest" if kind == "*" else kind.strip(".")
                     rows.setdefault(name, [math.nan] * len(depth))[column] = number
     grids: dict[str, _Grid] = {}
-    for knob, rows_of in found.items():
+    for knob, of_owner in rows_of.items():
         grid = grids[knob] = {}
-        for owner in (label for label in [*labels.values(), _ALL] if label in rows_of):
-            whole = rows_of[owner].pop("", [math.nan] * len(depth))
-            for kind, row in sorted(rows_of[owner].items()):
-                pairs = zip(row, whole, strict=True)
-                grid[f"{owner} {kind}"] = [w if math.isnan(value) else value for value, w in pairs]
-            if not rows_of[owner]:
-                grid[owner] = whole
+        for owner in (label for label in [*labels.values(), _ALL] if label in of_owner):
+            usual = of_owner[owner].pop("", [math.nan] * len(depth))
+            for kind, row in sorted(of_owner[owner].items()):
+                pairs = zip(row, usual, strict=True)
+                grid[f"{owner} {kind}"] = [u if math.isnan(value) else value for value, u in pairs]
+            if not of_owner[owner]:
+                grid[owner] = usual
     return grids
 
 
 def _depth_ticks(depths: Sequence[int], modalities: Iterable[str]) -> tuple[list[int], list[str]]:
-    """Return places and labels of the columns `E`, some of the blocks, `H`, the modalities.
+    """Return numbers and labels of the columns `E`, some of the blocks, `H`, the modalities.
 
     `depths`: number of blocks of each stack.
     """
     blocks = sum(depths)
     step = next(size for size in (1, 2, 4, 5, 8, 10, 20, 50, 100, blocks + 1) if blocks / size <= 9)
-    shown = [
+    ticks = [
         (1 + sum(depths[:number]) + block, str(block))
         for number, depth in enumerate(depths)
         for block in range(0, depth, step)
@@ -230,4 +230,4 @@ def _depth_ticks(depths: Sequence[int], modalities: Iterable[str]) -> tuple[list
     ]
     more = [name[0].upper() for name in modalities]
     last = range(blocks + 1, blocks + 2 + len(more))
-    return [0, *(place for place, _ in shown), *last], ["E", *(i for _, i in shown), "H", *more]
+    return [0, *(x for x, _ in ticks), *last], ["E", *(name for _, name in ticks), "H", *more]

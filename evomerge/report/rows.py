@@ -54,19 +54,19 @@ def rows_in_per_cent(
     """Return rows for people: shares are in per cent, and the names of their columns say so."""
     shares: set[str] = set()
     for key in score_keys(rows):
-        own = [f"{split} {key}" for split in SPLITS]
-        values = [row[name] for row in rows for name in own if row[name] is not None]
+        columns = [f"{split} {key}" for split in SPLITS]
+        values = [row[name] for row in rows for name in columns if row[name] is not None]
         if values and factor_of(values, key) == 100:
-            shares |= set(own)
+            shares |= set(columns)
     if all(f"search {item.key}" in shares for item in objectives):
         shares |= {"fitness", "error"}
 
-    def shown(name: str, value: Any) -> tuple[str, Any]:
+    def cell(name: str, value: Any) -> tuple[str, Any]:
         if name not in shares:
             return name, value
         return f"{name} in %", None if value is None else 100 * value
 
-    return [dict(shown(*item) for item in row.items()) for row in rows]
+    return [dict(cell(*item) for item in row.items()) for row in rows]
 
 
 def score_keys(rows: Sequence[dict[str, Any]]) -> list[str]:

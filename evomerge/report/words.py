@@ -86,11 +86,11 @@ def size_text(count: float) -> str:
 
 def duration(seconds: float) -> str:
     """Return a time as text: `48 s`, `12 min 5 s`, `3 h 20 min`, `2 d 4 h`."""
-    whole = round(seconds)
+    rest = round(seconds)
     for name, size, below, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
-        if whole >= size:
-            return f"{whole // size} {name} {whole % size // part} {below}"
-    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
+        if rest >= size:
+            return f"{rest // size} {name} {rest % size // part} {below}"
+    return f"{rest // 60} min {rest % 60} s" if rest >= 60 else f"{rest} s"
 
 
 def fine_duration(seconds: float) -> str:

@@ -1,0 +1,153 @@
+"""Opening what is to be searched: a search file becomes a run, or a run goes on."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from evomerge.api.objectives import with_named_functions
+from evomerge.errors import ConfigError, RunFolderError
+from evomerge.parsing.values import shown
+from evomerge.run.atomic import check_writable
+from evomerge.run.folder import RunFolder, is_begun
+from evomerge.trust.consent import Permissions
+
+if TYPE_CHECKING:
+    from evomerge.setup.checked import CheckedSearch
+
+
+class Opened(NamedTuple):
+    """A run that can be searched: its checked search, and bounds of the budget that are new."""
+
+    run: RunFolder
+    checked: CheckedSearch
+    bounds: Mapping[str, float]
+    is_new: bool
+
+    @property
+    def candidates(self) -> float | None:
+        """The largest number of candidates; None: another bound ends the search."""
+        return self.bounds.get("candidates") or self.checked.config.budget.candidates
+
+
+def content_of(
+    config: str | PathLike[str] | Mapping[str, Any],
+) -> tuple[Mapping[str, Any], Path]:
+    """Return the content of a search file, and the path that relative paths start from.
+
+    ConfigError: it is no path and no mapping, the file cannot be read, or a function cannot be
+    found again by its name.
+    """
+    from evomerge.config.schema import read
+
+    if isinstance(config, Mapping):
+        return with_named_functions(config), Path("config")
+    if not isinstance(config, (str, PathLike)):
+        raise ConfigError(
+            f"config is {shown(config)}; give the path of a search file, or its content as a "
+            "mapping."
+        )
+    return read(Path(config)), Path(config)
+
+
+def start(
+    data: Mapping[str, Any],
+    source: Path,
+    folder: Path,
+    candidates: int | None,
+    allowed: Permissions,
+    *,
+    resume: bool = False,
+) -> Opened:
+    """Check a search and create its run in a free folder, or open the run there; see `search`."""
+    from evomerge.config.schema import parse
+    from evomerge.setup.runs import begin, folder_of, going_on, prepare
+
+    content = _with_candidates(data, candidates)
+    if resume and is_begun(folder):
+        return _continued(RunFolder(folder), *going_on(folder, content, source), allowed)
+    RunFolder.check_free(folder)
+    wrote = parse(content, str(source))
+    checked = prepare(wrote, folder_of(source), allowed)
+    return Opened(begin(folder, checked, wrote, source), checked, {}, is_new=True)
+
+
+def go_on(
+    run: RunFolder,
+    bounds: Mapping[str, float | None],
+    moves: Sequence[str],
+    allowed: Permissions,
+) -> Opened:
+    """Open a run again; a bound that is None is as before, `moves` are `executor.KEY=VALUE`."""
+    from evomerge.setup.runs import check_budget
+
+    new = {name: value for name, value in bounds.items() if value is not None}
+    check_budget(run, new)
+    return _continued(run, new, moves, allowed)
+
+
+def _continued(
+    run: RunFolder, bounds: Mapping[str, float], moves: Sequence[str], allowed: Permissions
+) -> Opened:
+    from evomerge.setup.runs import continued
+
+    fix = "make it writable, or continue a copy of it"
+    what = f"{run.path} cannot be continued"
+    check_writable(run.path / "lock", what, fix, RunFolderError)
+    return Opened(run, continued(run, moves, allowed), bounds, is_new=False)
+
+
+def start_study(
+    config: str | PathLike[str] | Mapping[str, Any] | None, folder: Path, candidates: int | None
+) -> dict[str, float]:
+    """Create the run of a study, if the folder has none; return the bounds that are new."""
+    from evomerge.config.messages import parsed
+    from evomerge.config.schema import BudgetConfig, parse
+    from evomerge.setup.check import check_search
+    from evomerge.setup.runs import begin, check_study, folder_of, going_on
+    from evomerge.setup.search import check_weights_are_finite
+
+    bounds = {} if candidates is None else {"candidates": candidates}
+    if bounds:
+        parsed(BudgetConfig, bounds, "budget")
+    if config is None:
+        if not is_begun(folder):
+            raise RunFolderError(
+                f"{folder} has no study that could go on; give a search file, with which one "
+                "begins."
+            )
+        return dict(bounds)
+    data, source = content_of(config)
+    content = _with_candidates(data, candidates)
+    if is_begun(folder):
+        return going_on(folder, content, source)[0]
+    RunFolder.check_free(folder)
+    wrote = parse(content, str(source))
+    check_study(wrote)
+    checked = check_search(wrote.with_values("executor", order="arrival"), folder_of(source))
+    check_weights_are_finite(checked)
+    warn(checked, level=4)
+    begin(folder, checked, wrote, source)
+    return {}
+
+
+def _with_candidates(data: Mapping[str, Any], candidates: int | None) -> dict[str, Any]:
+    """Return a copy of a search file, with another largest number of candidates if there is one."""
+    from evomerge.config.schema import override
+
+    content = deepcopy(dict(data))
+    if candidates is not None:
+        override(content, f"budget.candidates={candidates}")
+    return content
+
+
+def warn(checked: CheckedSearch, level: int = 3) -> None:
+    """Warn of what a person should know of a checked search, `level` calls above this one."""
+    from evomerge.setup.preflight import warnings as warnings_of
+
+    for note in dict.fromkeys(warnings_of(checked, allow_benchmarks=False)):
+        warnings.warn(note, stacklevel=level)
