@@ -27,11 +27,11 @@ from evomerge.cli.terminal import (
     text_of,
 )
 from evomerge.report.confidence import Interval, factor_of
-from evomerge.report.progress import doubt_about_baselines, points, progress
 from evomerge.report.progress import in_words as scores_in_words
+from evomerge.report.progress import points, progress
 from evomerge.report.words import duration, short_names
 from evomerge.run.folder import RunFolder
-from evomerge.run.history import BASE, History
+from evomerge.run.history import BASE, Candidate, History
 from evomerge.run.journal import Event
 from evomerge.scores import Failure
 from evomerge.searching.ranking import Ranking, is_nats
@@ -42,6 +42,7 @@ _PAUSE = 2.0
 _PATIENCE = 10.0  # seconds in which a search that has just been started takes its lock
 _MOST_WORKERS = 10  # that are listed one by one
 _HEADS = ("what", "value")
+_INVALID = "[invalid]"  # what lm-eval's filter makes of an answer that it cannot parse
 _NEWS = ("run", "state", "candidates", "scored", "failed", "best", "winner", "phase")
 
 
@@ -173,7 +174,9 @@ class SearchDisplay:
         self._bar.observe(history, event)
         match event["event"]:
             case "ask" if number == len(history.baselines):  # the first one of the optimizer
-                _warn_of_baselines(history)
+                if doubt := doubt_about_baselines(history):
+                    log.warning("%s", doubt[0])
+                    say("\n".join([f"warning: {doubt[0]}", *doubt[1]]))
             case "preparing":
                 if not self._is_preparing:
                     start = f"preparing {event['method']} for the first merges"
@@ -202,12 +205,33 @@ class SearchDisplay:
                 say(f"{what} on the validation documents")
 
 
-def _warn_of_baselines(history: History) -> None:
-    if doubt := doubt_about_baselines(history):
-        message, examples = doubt
-        log.warning("%s", message)
-        lines = [line for item in examples for line in example_lines(item)]
-        say("\n".join([f"warning: {message}", *lines]))
+def doubt_about_baselines(history: History) -> tuple[str, list[str]] | None:
+    """Return a warning about the baselines, and lines of examples; None if there is no doubt.
+
+    Where all score the same, mostly the task cannot read their answers, or they do not know the
+    format of the prompt.
+    """
+    scores = [item.scores("search") for item in history.baselines]
+    examples = [item for one in scores if one is not None for item in one.examples]
+    some = scores[-1].examples[:3] if scores and scores[-1] else ()
+    lines = [line for item in some for line in example_lines(item)]
+    if examples and all(item.parsed == _INVALID for item in examples):
+        return "the task's filter cannot parse the answers of the baselines", lines
+    text = "all baselines have the same fitness, so it may not show which model is better; compare "
+    return (f"{text}answers and targets", lines) if _are_equal(history.baselines) else None
+
+
+def doubt_about_winner(history: History) -> str | None:
+    """Return a warning if all candidates have the same fitness on the search documents."""
+    text = "all candidates have the same fitness, so the winner is no better than the others; "
+    more = "`evomerge report` shows prompts, answers and targets"
+    return f"{text}{more}" if _are_equal(history.candidates) else None
+
+
+def _are_equal(candidates: Sequence[Candidate]) -> bool:
+    """Return whether two or more candidates are scored, and all of these have the same values."""
+    values = [item.values for item in candidates if item.values is not None]
+    return len(values) > 1 and len(set(values)) == 1
 
 
 def _described(history: History, number: int, ranking: Ranking) -> str:

@@ -110,9 +110,8 @@ def _check_tracker(tracker: Tracker | None) -> None:
 def _run(opened: Opened, tracker: Tracker | None) -> None:
     """Run a search with a display, and say what came out of it."""
     from evomerge.api.trackers import tracked
-    from evomerge.cli.live import SearchDisplay, named
+    from evomerge.cli.live import SearchDisplay, doubt_about_winner, named
     from evomerge.errors import Terminated
-    from evomerge.report.progress import doubt_about_winner
     from evomerge.report.view import View
     from evomerge.run.history import History
     from evomerge.setup.search import run_search

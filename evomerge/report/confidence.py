@@ -236,7 +236,8 @@ def _mean_of_task(
     models = [(ours, 1.0)] if theirs is None else [(ours, 1.0), (theirs, -1.0)]
     columns = [(item, model, unit * sign) for item, unit in items for model, sign in models]
     if items[0][0].is_exact:
-        return exact(sum(unit * model.aggregates[item.key] for item, model, unit in columns))
+        value = sum(unit * model.aggregates[item.key] for item, model, unit in columns)
+        return Mean(value, 0, lambda level: (value, value))
     values: Any = 0.0
     are_shares = len({unit > 0 for _, unit in items}) == 1
     for item, model, unit in columns:
@@ -250,11 +251,6 @@ def _mean_of_task(
     values = np.where(np.abs(values) <= 1e-12, 0.0, values)  # sums that are 0 up to rounding
     unit = sum(abs(unit) for _, unit in items) * (1.0 if items[0][1] > 0 else -1.0)
     return mean_of(values, unit, is_share=are_shares, is_difference=theirs is not None)
-
-
-def exact(value: float) -> Mean:
-    """Return a value without an error."""
-    return Mean(value, 0, lambda level: (value, value))
 
 
 def mean_of(

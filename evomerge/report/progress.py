@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -15,13 +15,12 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event
 from evomerge.run.notes import read_workers
-from evomerge.scores import Example, Scores
+from evomerge.scores import Scores
 from evomerge.searching.ranking import Ranking, front_of, has_nats, ranking_of
 from evomerge.space.baselines import UNIFORM
 from evomerge.space.paths.path import describe
 
 _LATEST = 4  # candidates that are shown with their fitness or failure
-_INVALID = "[invalid]"  # what lm-eval's filter makes of an answer that it cannot parse
 
 
 def progress(run: RunFolder) -> dict[str, Any]:
@@ -117,34 +116,6 @@ def in_words(values: Mapping[str, float]) -> str:
 def scores_of(scores: Scores, ranking: Ranking) -> dict[str, float]:
     """Return `task/metric` of each objective -> score, in the metric's own sign."""
     return {item.key: scores.aggregates[item.key] for item in ranking.objectives}
-
-
-def doubt_about_baselines(history: History) -> tuple[str, tuple[Example, ...]] | None:
-    """Return a warning about the baselines, and up to three examples; None if there is no doubt.
-
-    Where all score the same, mostly the task cannot read their answers, or they do not know the
-    format of the prompt.
-    """
-    scores = [item.scores("search") for item in history.baselines]
-    examples = [item for one in scores if one is not None for item in one.examples]
-    some = tuple(scores[-1].examples[:3]) if scores and scores[-1] else ()
-    if examples and all(item.parsed == _INVALID for item in examples):
-        return "the task's filter cannot parse the answers of the baselines", some
-    text = "all baselines have the same fitness, so it may not show which model is better; compare "
-    return (f"{text}answers and targets", some) if _are_equal(history.baselines) else None
-
-
-def doubt_about_winner(history: History) -> str | None:
-    """Return a warning if all candidates have the same fitness on the search documents."""
-    text = "all candidates have the same fitness, so the winner is no better than the others; "
-    more = "`evomerge report` shows prompts, answers and targets"
-    return f"{text}{more}" if _are_equal(history.candidates) else None
-
-
-def _are_equal(candidates: Sequence[Candidate]) -> bool:
-    """Return whether two or more candidates are scored, and all of these have the same values."""
-    values = [item.values for item in candidates if item.values is not None]
-    return len(values) > 1 and len(set(values)) == 1
 
 
 def _outcome(candidate: Candidate, ranking: Ranking) -> dict[str, Any]:

@@ -125,14 +125,9 @@ def _path_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
 
 
 _ABOVE = {
-    "loc": "lower left",
-    "bbox_to_anchor": (0.0, 1.0),
-    "frameon": False,
-    "fontsize": 8,
-    "ncols": 6,
-    "handletextpad": 0.1,
-    "columnspacing": 1.0,
-}
+    "loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "frameon": False, "fontsize": 8, "ncols": 6,
+    "handletextpad": 0.1, "columnspacing": 1.0,
+}  # fmt: skip
 _TEXT = {"fontsize": 8, "color": INK, "linespacing": 1.4}
 
 

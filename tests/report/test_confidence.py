@@ -14,9 +14,9 @@ from scipy.stats import binom, multinomial, t
 
 from evomerge.report.confidence import (
     Interval,
+    Mean,
     compare,
     confidence,
-    exact,
     factor_of,
     fitness_interval,
     intervals,
@@ -90,7 +90,7 @@ def test_the_interval_of_agresti_and_min():
     half = t.ppf(0.975, 100) * ((12.5 + 4.5) - 8.0**2 / 102) ** 0.5 / 102
     assert (low, high) == pytest.approx((centre - half, centre + half), abs=1e-7)
     assert gained(20, 0, 20).bounds(0.95)[1] == 1.0
-    moved = interval_of([gained(12, 4, 100), exact(2.0)])  # what has no error widens nothing
+    moved = interval_of([gained(12, 4, 100), Mean(2.0, 0, lambda level: (2.0, 2.0))])
     assert moved == pytest.approx((low + 2, high + 2))
 
 
