@@ -53,11 +53,11 @@ def compared(gained: int, lost: int, documents: int) -> Comparison:
 def works(gained: int, lost: int, documents: int, earlier: int) -> bool:
     """Return whether the verdict is "Yes" after so many earlier winners."""
     table = Standings(
-        [Standing("parent", 0, {}), Standing("searched", 1, {})],
-        [OBJECTIVE.key],
-        [OBJECTIVE.key],
-        {"parent": compared(gained, lost, documents)},
-        "test",
+        rows=[Standing("parent", 0, {}), Standing("searched", 1, {})],
+        columns=[OBJECTIVE.key],
+        objectives=[OBJECTIVE.key],
+        comparisons={"parent": compared(gained, lost, documents)},
+        compared_on="test",
         earlier=earlier,
     )
     return verdict(table, Candidate(1, None, "")).works is True

@@ -31,7 +31,7 @@ _BLOCK = 1 << 16  # elements, 256 KB of float32 for each model
 _COLUMNS = ("attention", "mlp", "embeddings", "head", "vision", "projector", "audio")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ParentComparison:
     """How parents differ from their base, or without one from each other.
 
@@ -130,8 +130,13 @@ def compare_parents(
         )
     if base is None:
         notes.append("What each parent changed is not known without a base; give --base.")
-    references = [item.reference for item in parents]
-    return ParentComparison(base.reference if base else None, references, names, products, notes)
+    return ParentComparison(
+        base=base.reference if base else None,
+        parents=[item.reference for item in parents],
+        names=names,
+        products=products,
+        notes=notes,
+    )
 
 
 def _products(models: Sequence[Checkpoint]) -> tuple[dict[str, _Floats], list[str]]:

@@ -62,7 +62,7 @@ class Interval:
         return {"value": self.value, "low": self.low, "high": self.high}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """A paired comparison of one model with another.
 
@@ -195,17 +195,21 @@ def compare(objectives: Sequence[Objective], ours: Scores, theirs: Scores) -> Co
     apart = fitness(objectives, ours) - fitness(objectives, theirs)
     is_turned = len(objectives) == 1 and not objectives[0].higher_is_better
     if all(item.is_exact for item in objectives):
-        probability = 0.5 + 0.5 * (apart > 0) - 0.5 * (apart < 0)
+        sure = 0.5 + 0.5 * (apart > 0) - 0.5 * (apart < 0)
         exact = Interval(apart, apart, apart, is_exact=True)
-        return Comparison(exact, probability, 1.0, 0, is_turned)
+        return Comparison(difference=exact, probability=sure, factor=1.0, is_turned=is_turned)
     same = ours.documents == theirs.documents
     means = _means(objectives, ours, theirs) if same else [None]
     difference, known = _estimate(apart, means), [item for item in means if item is not None]
     if not difference.has_interval:
         return None
-    factor = factor_of_fitness(objectives, (ours, theirs))
-    documents = sum(item.documents for item in known)
-    return Comparison(difference, confidence(known), factor, documents, is_turned)
+    return Comparison(
+        difference=difference,
+        probability=confidence(known),
+        factor=factor_of_fitness(objectives, (ours, theirs)),
+        documents=sum(item.documents for item in known),
+        is_turned=is_turned,
+    )
 
 
 def _estimate(value: float, means: Sequence[Mean | None]) -> Interval:

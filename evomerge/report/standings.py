@@ -63,7 +63,7 @@ class ScoreTable(NamedTuple):
     rows: list[tuple[str, list[tuple[str, str]]]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Standings:
     """The table of a run, and comparisons of the searched merge with the baselines.
 
@@ -243,7 +243,8 @@ def _with_rows(
                 if FITNESS in columns:
                     estimates[FITNESS] = fitness_interval(ranking.objectives, scores)
                 row.estimates.update({(split, column): estimates[column] for column in columns})
-    return Standings(rows, columns, [item.key for item in ranking.objectives], **more)
+    objectives = [item.key for item in ranking.objectives]
+    return Standings(rows=rows, columns=columns, objectives=objectives, **more)
 
 
 def _of_winner(history: History, ranking: Ranking, best: Candidate | None) -> Standings:
@@ -287,7 +288,9 @@ def _losses(
         if name is not None and item.value(ours) < values[name]:
             factor, turned = factor_of_fitness([item], [parents[name]]), not item.higher_is_better
             apart = Interval(item.value(ours) - values[name])
-            plain = Comparison(apart, math.nan, factor, is_turned=turned)
+            plain = Comparison(
+                difference=apart, probability=math.nan, factor=factor, is_turned=turned
+            )
             losses.append((item.key, name, compare([item], ours, parents[name]) or plain))
     return losses
 
