@@ -98,9 +98,10 @@ class Gradients:
         model = self._resident.write(prepared)
         plans = {plan.name: plan for plan in prepared.plans if plan.name in rates}
         tensors: dict[str, list[str]] = defaultdict(list)
+        locations = prepared.model.layout.locations
         for name in plans:
-            if (location := prepared.layout.locations.get(name)) is not None:
-                tensors[location.parameter].append(name)
+            if name in locations:
+                tensors[locations[name].parameter].append(name)
         parts: dict[int, list[float]] = defaultdict(list)
 
         def use(parameter: str, weight: Tensor) -> None:
@@ -130,7 +131,7 @@ class Gradients:
         self, plan: TensorPlan, keys: set[KnobKey], gradient: Array
     ) -> dict[KnobKey, float]:
         """Return the gradients by knobs of one tensor, given the gradient by the tensor."""
-        merge, knobs = self._resident.maker.merge_of(plan), (plan.knobs, plan.merge_knobs or {})
+        merge, knobs = self._resident.merge_of(plan), (plan.knobs, plan.merge_knobs or {})
         exact = merge.gradients(*knobs, gradient)
         found = {key: plan.factor * value for key, value in exact.items()}
         for key in keys - found.keys():
