@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from evomerge.config.messages import parsed
 from evomerge.config.schema import BudgetConfig, Frozen, SearchConfig, load, parse
 from evomerge.errors import ConfigError, InputError, RunFolderError
 from evomerge.parsing.texts import read_text
+from evomerge.parsing.values import shown
 from evomerge.parsing.yaml import yaml_text
 from evomerge.run.folder import CONFIG, MANIFEST, RunFolder
 from evomerge.run.history import History
@@ -26,9 +27,12 @@ from evomerge.setup.memory import check_fit
 from evomerge.setup.parents import absolute_config, open_parents
 from evomerge.setup.space import make_space
 from evomerge.setup.tasks import code_files
-from evomerge.setup.workers import MOVES, check_move, check_workers, is_below
+from evomerge.setup.workers import check_workers
 from evomerge.strategy.kinds import strategy_kind
 from evomerge.trust.consent import NOTHING, Permissions
+
+MOVES = ("executor.kind", "executor.workers", "executor.timeout", "executor.ray")
+"""Keys that `resume` can change."""
 
 _FREE = {"device", "device_map", "attention", "threads", "order", "ray"}
 """Keys of `evaluation` and `executor` that say neither how models are scored nor by whom."""
@@ -164,6 +168,15 @@ def continued(
     return checked
 
 
+def check_move(item: str) -> None:
+    """Raise a `ConfigError` if `resume` may not set this (`key.path=value`)."""
+    if not _is_below(item.partition("=")[0], MOVES):
+        raise ConfigError(
+            f"--set {shown(item)}: a search that has begun keeps its search file; `resume` can "
+            f"change only {', '.join(MOVES)}."
+        )
+
+
 def going_on(
     path: Path, data: Mapping[str, Any], source: Path
 ) -> tuple[dict[str, float], list[str]]:
@@ -180,7 +193,7 @@ def going_on(
     wrote = absolute_config(parse(run.written(), str(file)), folder_of(file))
     now, then = (_flat(item.model_dump(mode="json")) for item in (asked, wrote))
     changed = [key for key in {**now, **then} if now.get(key) != then.get(key)]
-    if changed := [key for key in changed if not is_below(key, ("budget", *MOVES))]:
+    if changed := [key for key in changed if not _is_below(key, ("budget", *MOVES))]:
         raise RunFolderError(
             f"{path} holds another search than {source}: it differs in `{'`, `'.join(changed)}`; "
             "name another folder, or put the search file back as it was."
@@ -193,6 +206,11 @@ def going_on(
     }
     workers = asked.executor.model_dump(mode="json")
     return bounds, [f"{it}={json.dumps(workers[it.removeprefix('executor.')])}" for it in MOVES]
+
+
+def _is_below(key: str, others: Iterable[str]) -> bool:
+    """Return whether a key is one of some others, or below one."""
+    return any(key == other or key.startswith(f"{other}.") for other in others)
 
 
 def _flat(plain: Mapping[str, Any], before: str = "") -> dict[str, Any]:

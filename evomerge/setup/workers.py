@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,10 +19,6 @@ from evomerge.compat.ray import address_of, silence
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, SearchError, one_line
 from evomerge.evaluation.inference.device import choose_device, count_cores, count_devices
-from evomerge.parsing.values import shown
-
-MOVES = ("executor.kind", "executor.workers", "executor.timeout", "executor.ray")
-"""Keys that `resume` can change."""
 
 OBJECT_STORE = 100 << 20
 """Bytes of Ray's object store on this machine. Nothing large goes through it."""
@@ -104,20 +100,6 @@ def resolve_order(config: SearchConfig, generation: int) -> SearchConfig:
     if config.executor.order != "auto":
         return config
     return config.with_values("executor", order="generation" if generation > 1 else "arrival")
-
-
-def is_below(key: str, others: Iterable[str]) -> bool:
-    """Return whether a key is one of some others, or below one."""
-    return any(key == other or key.startswith(f"{other}.") for other in others)
-
-
-def check_move(item: str) -> None:
-    """Raise a `ConfigError` if `resume` may not set this (`key.path=value`)."""
-    if not is_below(item.partition("=")[0], MOVES):
-        raise ConfigError(
-            f"--set {shown(item)}: a search that has begun keeps its search file; `resume` can "
-            f"change only {', '.join(MOVES)}."
-        )
 
 
 def check_workers(config: SearchConfig) -> None:

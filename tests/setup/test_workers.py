@@ -10,8 +10,8 @@ import pytest
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import ConfigError
 from evomerge.setup import workers
+from evomerge.setup.runs import check_move
 from evomerge.setup.workers import (
-    check_move,
     check_workers,
     describe_workers,
     ray_workers,
