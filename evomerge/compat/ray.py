@@ -50,5 +50,5 @@ def address_of(address: str) -> str | None:
     """Return HOST:PORT of a cluster, which `auto` may name; None if none runs on this machine."""
     from ray._private import services
 
-    found: str | None = need("ray", services, "canonicalize_bootstrap_address")(address)
-    return found
+    host: str | None = need("ray", services, "canonicalize_bootstrap_address")(address)
+    return host

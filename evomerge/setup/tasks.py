@@ -128,10 +128,10 @@ def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluato
         harness = Harness(
             tasks,
             _folders(config),
-            evaluation.fewshot,
-            evaluation.chat_template,
-            evaluation.generation.changes,
-            allowed.allow_code,
+            fewshot=evaluation.fewshot,
+            apply_chat_template=evaluation.chat_template,
+            generation=evaluation.generation.changes,
+            allow_code=allowed.allow_code,
         )
         plain = [name for name, it in harness.info.tasks.items() if it.kind != "generate_until"]
         if evaluation.enable_thinking and plain:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Literal
 
 from evomerge.compat.transformers import checkpointing_layers
@@ -44,6 +44,7 @@ class Batching:
 
     tokens: int
     rows: int | None
+    _: KW_ONLY
     overhead: int
     generated: int
     kept: int
@@ -74,10 +75,8 @@ class Batching:
 
     def halved(self) -> Batching:
         """Return the same limits with half as many tokens and rows."""
-        tokens, generated, kept = self.tokens // 2, self.generated // 2, self.kept // 2
-        return Batching(
-            tokens, self.rows and max(1, self.rows // 2), self.overhead, generated, kept
-        )
+        tokens = {name: getattr(self, name) // 2 for name in ("tokens", "generated", "kept")}
+        return replace(self, rows=self.rows and max(1, self.rows // 2), **tokens)
 
 
 def batching(model: Any, batch_size: int | Literal["auto"]) -> Batching:
@@ -96,7 +95,7 @@ def batching(model: Any, batch_size: int | Literal["auto"]) -> Batching:
     total = device_memory(str(model.device)) or 8 * 2**30
     activations, cached, vocabulary = _token_bytes(config, itemsize)
     tokens = _fit(total * _SHARE, activations + cached + 12 * vocabulary, _GPU_MOST)
-    return Batching(tokens, rows, overhead, generated=_GPU_WIDER * tokens, kept=tokens)
+    return Batching(tokens, rows, overhead=overhead, generated=_GPU_WIDER * tokens, kept=tokens)
 
 
 def largest_batch(config: Mapping[str, Any], itemsize: int) -> int:
@@ -116,7 +115,7 @@ def _on_cpu(config: Mapping[str, Any], itemsize: int) -> Batching:
     return Batching(
         _fit(_CPU_ROOM, activations + _LOGIT * vocabulary, _CPU_MOST),
         None,
-        _CPU_PASS,
+        overhead=_CPU_PASS,
         generated=_fit(2 * _CPU_ROOM, activations + cached, _CPU_GENERATED),
         kept=_fit(_CACHE, activations, _CPU_MOST),
     )

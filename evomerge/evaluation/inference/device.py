@@ -42,13 +42,13 @@ def choose_device(wanted: str) -> str:
     """
     import torch
 
-    found = torch.accelerator.current_accelerator(check_available=True)
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
     if wanted == "auto":
-        return "cpu" if found is None else str(found)
+        return "cpu" if accelerator is None else str(accelerator)
     try:
         torch.empty(0, device=wanted)
     except (RuntimeError, AssertionError) as error:
-        usable = "auto or cpu" if found is None else f"auto, cpu or {found.type}"
+        usable = f"auto, cpu or {accelerator.type}" if accelerator else "auto or cpu"
         raise ConfigError(
             f"`evaluation.device` is {wanted!r}, which cannot be used here ({one_line(error)}); "
             f"use {usable}."
@@ -203,15 +203,15 @@ def peak_memory() -> dict[str, int]:
     import torch
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = {"process": most if sys.platform == "darwin" else 1024 * most}
+    peak = {"process": most if sys.platform == "darwin" else 1024 * most}
     with suppress(OSError, IndexError, ValueError):
         # The number of `getrusage` may be that of the process which has started this one.
         status = Path("/proc/self/status").read_text(encoding="utf-8")
-        found["process"] = 1024 * int(status.split("VmHWM:")[1].split()[0])
+        peak["process"] = 1024 * int(status.split("VmHWM:")[1].split()[0])
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         devices = range(torch.cuda.device_count())
-        found["accelerator"] = sum(map(torch.cuda.max_memory_reserved, devices))
-    return found
+        peak["accelerator"] = sum(map(torch.cuda.max_memory_reserved, devices))
+    return peak
 
 
 def free_weights(model: nn.Module | None) -> None:

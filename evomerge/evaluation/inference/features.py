@@ -12,18 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 _UNREAD = frozenset({"last_hidden_state", "hidden_states", "attentions"})
 """Outputs of a tower that the language model does not read."""
-
-
-class _Stored(NamedTuple):
-    tensor: Tensor
-    device: torch.device
 
 
 @dataclass
@@ -35,8 +30,8 @@ class ImageFeatures:
 
     memory: int
     _tower: object = None
-    _kept: dict[bytes, Any] = field(default_factory=dict)
-    _held: int = 0
+    _outputs: dict[bytes, tuple[torch.device, Any]] = field(default_factory=dict)
+    _bytes: int = 0
 
     @contextmanager
     def kept(self, model: Any, tower: object) -> Iterator[None]:
@@ -51,17 +46,18 @@ class ImageFeatures:
             yield
             return
         if tower is not self._tower:
-            self._tower, self._held, self._kept = tower, 0, {}
+            self._tower, self._bytes, self._outputs = tower, 0, {}
 
         @wraps(compute)  # `generate` passes what the signature names
         def get_image_features(*args: Any, **options: Any) -> Any:
             digest = hashlib.sha256()
             _feed(digest.update, (args, options))
-            if (kept := self._kept.get(digest.digest())) is not None:
-                return _each(_Stored, kept, lambda item: item.tensor.to(item.device))
-            found = compute(*args, **options)
-            self._keep(digest.digest(), found)
-            return found
+            if (known := self._outputs.get(digest.digest())) is not None:
+                device, features = known
+                return _each(features, lambda tensor: tensor.to(device))
+            features = compute(*args, **options)
+            self._keep(digest.digest(), features)
+            return features
 
         inner.get_image_features = get_image_features  # of this object, not of its class
         try:
@@ -69,26 +65,25 @@ class ImageFeatures:
         finally:
             del inner.get_image_features
 
-    def _keep(self, key: bytes, found: Any) -> None:
-        sizes: list[int] = []
-        _each(Tensor, found, lambda item: sizes.append(item.nbytes))
-        if self._held + sum(sizes) > self.memory:
-            return
-        self._held += sum(sizes)
-        self._kept[key] = _each(
-            Tensor, found, lambda item: _Stored(item.detach().to("cpu", copy=True), item.device)
-        )
+    def _keep(self, key: bytes, features: Any) -> None:
+        tensors: list[Tensor] = []
+        _each(features, tensors.append)
+        size = sum(tensor.nbytes for tensor in tensors)
+        if self._bytes + size <= self.memory:
+            self._bytes += size
+            stored = _each(features, lambda tensor: tensor.detach().to("cpu", copy=True))
+            self._outputs[key] = tensors[0].device, stored
 
 
-def _each(kind: type, value: Any, change: Callable[[Any], Any]) -> Any:
-    """Return nested outputs with every value of a kind changed, without what nobody reads."""
-    if isinstance(value, kind):
+def _each(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """Return nested outputs with every tensor changed, without what nobody reads."""
+    if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, dict):  # a ModelOutput is one
         read = {name: item for name, item in value.items() if name not in _UNREAD}
-        return type(value)(**{name: _each(kind, item, change) for name, item in read.items()})
+        return type(value)(**{name: _each(item, change) for name, item in read.items()})
     if isinstance(value, (list, tuple)):
-        return type(value)(_each(kind, item, change) for item in value)
+        return type(value)(_each(item, change) for item in value)
     return value
 
 

@@ -143,11 +143,11 @@ class Forward:
             if shared and not any(batch.prefix for batch in batches):
                 return False
             try:
-                found = likelihood.score(model, batches, len(continuations), gather)
+                scores = likelihood.score(model, batches, len(continuations), gather)
             except Exception as error:
                 log.debug("packed=%s gather=%s shared=%s: %s", packed, gather, shared, error)
                 return False
-            triples = zip(found, truth, continuations, strict=True)
+            triples = zip(scores, truth, continuations, strict=True)
             return all(_agree(a, b, len(c.targets), model.dtype) for a, b, c in triples)
 
         ways = ((True, True), (True, False), (False, True), (False, False))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -106,25 +106,24 @@ class Sampling:
         """
 
         def setting(name: str, else_: Any) -> Any:
-            own = options.get(name)
-            own = getattr(defaults, name, None) if own is None else own
-            return else_ if own is None else own
+            values = options.get(name), getattr(defaults, name, None), else_
+            return next((value for value in values if value is not None), None)
 
         try:
             least = setting("min_p", None)
-            found = cls(
+            sampling = cls(
                 float(options.get("temperature") or 0.0),  # the model's is not used by lm-eval
                 int(setting("top_k", 50)),  # as in transformers
                 float(setting("top_p", 1.0)),
                 None if least is None else float(least),
             )
-            found.warpers()
+            sampling.warpers()
         except (TypeError, ValueError) as error:
             raise ConfigError(
                 f"objectives: task {task!r} samples texts with wrong generation_kwargs "
                 f"({one_line(error).rstrip('.')}); correct them, or set do_sample to false."
             ) from error
-        return found
+        return sampling
 
     def warpers(self) -> Any:
         """Return transformers' logits processors for these settings, in the order of `generate`.
@@ -134,13 +133,13 @@ class Sampling:
         """
         import transformers as hf
 
-        wanted: list[tuple[bool, Any, Any]] = [
+        warpers: list[tuple[bool, Any, Any]] = [
             (self.temperature != 1.0, hf.TemperatureLogitsWarper, self.temperature),
             (self.top_k != 0, hf.TopKLogitsWarper, self.top_k),
             (self.top_p < 1.0, hf.TopPLogitsWarper, self.top_p),
             (self.min_p is not None, hf.MinPLogitsWarper, self.min_p),
         ]
-        return hf.LogitsProcessorList(kind(value) for used, kind, value in wanted if used)
+        return hf.LogitsProcessorList(kind(value) for is_used, kind, value in warpers if is_used)
 
 
 def drawer(
@@ -167,8 +166,8 @@ def drawer(
 
 def is_sampled(options: Mapping[str, Any]) -> bool:
     """Return whether a task's `generation_kwargs` ask for sampling, as lm-eval reads them."""
-    asked = options.get("do_sample")
-    return float(options.get("temperature") or 0.0) > 0 if asked is None else bool(asked)
+    sampled = options.get("do_sample")
+    return float(options.get("temperature") or 0.0) > 0 if sampled is None else bool(sampled)
 
 
 def seed_of(name: str) -> int:
@@ -191,6 +190,7 @@ class Prompt:
     stops: tuple[str, ...]
     limit: int
     sampling: Sampling | None = None
+    _: KW_ONLY
     seed: int = 0
 
 
@@ -237,9 +237,10 @@ def continue_prompts(
 
     device, ends, limit = model.device, end_tokens(model), prompts[0].limit
     length = max(len(prompt.tokens) for prompt in prompts)
-    padded = [([pad] * (length - len(prompt.tokens)), prompt.tokens) for prompt in prompts]
-    tokens = torch.tensor([[*pads, *own] for pads, own in padded], device=device)
-    mask = torch.tensor([[0] * len(pads) + [1] * len(own) for pads, own in padded], device=device)
+    pads = [length - len(prompt.tokens) for prompt in prompts]
+    lines = [[pad] * count + [*p.tokens] for count, p in zip(pads, prompts, strict=True)]
+    tokens = torch.tensor(lines, device=device)
+    mask = torch.tensor([[0] * count + [1] * (length - count) for count in pads], device=device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     generated: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))  # the prompt that each row of the tensors belongs to
@@ -259,18 +260,18 @@ def continue_prompts(
             if step == 0 and bool(logits.isnan().any()):
                 raise CandidateError("The model's logits are not numbers (NaN).")
             following = logits.argmax(-1) if draw is None else draw(tokens, logits, rows)
-            kept = []
+            going = []  # lines of texts that have not ended
             for line, (row, token) in enumerate(zip(rows, following.tolist(), strict=True)):
                 generated[row].append(token)
                 if token not in ends and not stops(generated[row]):
-                    kept.append(line)
-            if not kept or step + 1 == limit:
+                    going.append(line)
+            if not going or step + 1 == limit:
                 break
-            if len(kept) < len(rows):
-                chosen = torch.tensor(kept)  # on the CPU: layers may be on several devices
-                states.batch_select_indices(chosen)
-                following, mask, positions = following[chosen], mask[chosen], positions[chosen]
-                rows = [rows[line] for line in kept]
+            if len(going) < len(rows):
+                index = torch.tensor(going)  # on the CPU: layers may be on several devices
+                states.batch_select_indices(index)
+                following, mask, positions = following[index], mask[index], positions[index]
+                rows = [rows[line] for line in going]
             tokens = following[:, None]
             positions = positions[:, -1:] + 1
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)

@@ -28,7 +28,7 @@ _Layers: TypeAlias = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of each layer, (1, heads, length, features)."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Batch:
     """Rows as tensors, on the model's device; all are int64.
 
@@ -65,19 +65,19 @@ class Batch:
         def table(lines: Iterable[list[int]], fill: int) -> torch.Tensor:
             return tensor([line + [fill] * (length - len(line)) for line in lines])
 
-        scored: dict[tuple[int, int], int] = {}
+        reads: dict[tuple[int, int], int] = {}
         index, targets, starts, indices = (list[int]() for _ in range(4))
         for line, row in enumerate(rows):
-            for (number, _, wanted), columns in zip(row.asked, row.columns(), strict=True):
+            for (number, _, predicted), columns in zip(row.scored, row.columns(), strict=True):
                 starts.append(len(targets))
                 indices.append(number)
-                targets += wanted
-                index += [scored.setdefault((line, column), len(scored)) for column in columns]
+                targets += predicted
+                index += [reads.setdefault((line, column), len(reads)) for column in columns]
         return cls(
             tokens=table((row.tokens for row in rows), pad),
             positions=table((row.positions for row in rows), 0) + len(prefix) if packed else None,
             branch=table((row.branch for row in rows), -1) if packed else None,
-            where=tensor(list(scored)).T,
+            where=tensor(list(reads)).T,
             index=tensor(index),
             targets=tensor(targets),
             starts=np.array(starts, dtype=np.intp),
@@ -181,9 +181,9 @@ def attention_mask(model: Any, batch: Batch) -> Any:
         before = before.expand(len(positions), -1)
         branch = torch.cat([torch.zeros_like(before), branch], dim=1)
         positions = torch.cat([before, positions], dim=1)
-    seen_by, seen = batch.branch[:, :, None], branch[:, None, :]
+    reader, read = batch.branch[:, :, None], branch[:, None, :]
     distance = batch.positions[:, :, None] - positions[:, None, :]
-    allowed = ((seen == 0) | (seen == seen_by)) & (distance >= 0)
+    allowed = ((read == 0) | (read == reader)) & (distance >= 0)
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
 

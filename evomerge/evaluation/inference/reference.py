@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeAlias
@@ -14,15 +14,9 @@ from torch import nn
 
 from evomerge.compat.lm_eval import encode_pair, replace_model, seeing
 from evomerge.errors import CandidateError, ConfigError, one_line
+from evomerge.evaluation.inference import generation
 from evomerge.evaluation.inference.calls import SEED, calling
-from evomerge.evaluation.inference.generation import (
-    SETTINGS,
-    Prompt,
-    Sampling,
-    is_sampled,
-    seed_of,
-    unsupported_setting,
-)
+from evomerge.evaluation.inference.generation import SETTINGS, Prompt, Sampling, is_sampled
 from evomerge.evaluation.inference.likelihood import LogLikelihood
 from evomerge.evaluation.inference.rows import Continuation
 from evomerge.models.files import PROCESSOR_FILES
@@ -45,6 +39,7 @@ class Request:
 
     instance: Instance
     continuations: tuple[Continuation, ...] = ()
+    _: KW_ONLY
     prompts: tuple[Prompt, ...] = ()
     seeds: tuple[int, ...] = ()
     generated: list[int] = field(default_factory=list)
@@ -143,10 +138,11 @@ class ReferenceLM:
         if instance.request_type == "generate_until":
             context, options, *images = instance.args
             repeats = range(instance.repeats if is_sampled(options) else 0)
-            seeds = tuple(seed_of(f"{name}/{instance.idx}/{repeat}") for repeat in repeats)
-            prompts = tuple[Prompt, ...]()
-            if not images and not self.is_alone:
-                prompts = self._prompts(context, options, instance.task_name, seeds)
+            names = (f"{name}/{instance.idx}/{repeat}" for repeat in repeats)
+            seeds = tuple(map(generation.seed_of, names))
+            if images or self.is_alone:
+                return Request(instance, seeds=seeds)
+            prompts = self._prompts(context, options, instance.task_name, seeds)
             return Request(instance, prompts=prompts, seeds=seeds)
         if self.is_alone:
             return Request(instance)
@@ -209,7 +205,7 @@ class ReferenceLM:
                 f"objectives: a task asks for {limit} new tokens, but the model reads at most "
                 f"{self.max_length} tokens in all; lower max_gen_toks in the task's YAML."
             )
-        if others or unsupported_setting(self._defaults, sampled=sampling is not None):
+        if others or generation.unsupported_setting(self._defaults, sampled=sampling is not None):
             return ()
         try:
             tokens = self._lm.tok_batch_encode([context], left_truncate_len=room)[0][0].tolist()
@@ -242,14 +238,13 @@ class ReferenceLM:
         """Return generated tokens as text: behind the reasoning, up to the first stop sequence."""
         from lm_eval.models.utils import postprocess_generated_text
 
-        kept, end = list(tokens), self._reasoning.end
-        if isinstance(end, str) or end is None:
-            text = self._lm.tok_decode(kept)
-            return str(postprocess_generated_text(text, stop=list(stops), think_end_token=end))
-        if end in kept:
-            kept = kept[len(kept) - kept[::-1].index(end) :]
-        text = self._lm.tok_decode(kept).lstrip()
-        return str(postprocess_generated_text(text, stop=list(stops), think_end_token=None))
+        answer, end = list(tokens), self._reasoning.end
+        if isinstance(end, int):
+            answer = answer[len(answer) - answer[::-1].index(end) :] if end in answer else answer
+            text, end = self._lm.tok_decode(answer).lstrip(), None
+        else:
+            text = self._lm.tok_decode(answer)
+        return str(postprocess_generated_text(text, stop=list(stops), think_end_token=end))
 
     def answer_alone(self, model: nn.Module, request: Request) -> None:
         """Store what lm-eval itself answers to a request: texts, or a log-likelihood."""
@@ -268,8 +263,8 @@ class ReferenceLM:
     def greedy_text(self, model: nn.Module, request: Request) -> str:
         """Return the text that lm-eval generates greedily, also for a request that is sampled."""
         context, options = request.instance.args
-        kept = {name: value for name, value in options.items() if name not in SETTINGS}
-        return self._text(model, SimpleNamespace(args=(context, {**kept, "do_sample": False})))
+        options = {name: value for name, value in options.items() if name not in SETTINGS}
+        return self._text(model, SimpleNamespace(args=(context, {**options, "do_sample": False})))
 
     def _text(self, model: nn.Module, instance: Instance, seed: int = SEED) -> str:
         """Return the text that lm-eval generates for an instance."""
@@ -294,12 +289,12 @@ def processor_of(folder: str | Path, tokenizer: Any) -> Any:
         if not any((Path(folder) / name).is_file() for name in PROCESSOR_FILES):
             raise FileNotFoundError("no preprocessor_config.json or processor_config.json")
         load: Any = AutoProcessor.from_pretrained
-        found = load(folder, trust_remote_code=False)
+        processor = load(folder, trust_remote_code=False)
     except Exception as error:  # transformers raises exceptions of many unrelated classes
         raise ConfigError(
             f"objectives: a task shows images, but {str(folder)!r} has no processor of images that "
             f"transformers can load ({one_line(error).rstrip('.')}); give a model that sees, with "
             "the files of its processor, and install Pillow."
         ) from error
-    found.tokenizer = tokenizer
-    return found
+    processor.tokenizer = tokenizer
+    return processor

@@ -76,8 +76,8 @@ class Continuation:
 
         The model can read `longest` tokens.
         """
-        whole = [*context, *continuation][-(longest + 1) :]
-        return cls(tuple(whole[:-1]), tuple(continuation[-len(whole) + 1 :]))
+        text = [*context, *continuation][-(longest + 1) :]
+        return cls(tuple(text[:-1]), tuple(continuation[-len(text) + 1 :]))
 
 
 @dataclass
@@ -87,12 +87,12 @@ class Row:
     Attributes:
         start: the tokens that all continuations begin with.
         branches: different tokens behind the start, each of which goes on from it.
-        asked: of each continuation its index, its branch (`()`: none) and its targets.
+        scored: of each continuation its index, its branch (`()`: none) and its targets.
     """
 
     start: Tokens
     branches: list[Tokens] = field(default_factory=list)
-    asked: list[tuple[int, Tokens, Tokens]] = field(default_factory=list)
+    scored: list[tuple[int, Tokens, Tokens]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.start) + sum(map(len, self.branches))
@@ -118,24 +118,24 @@ class Row:
     def columns(self) -> list[list[int]]:
         """For each continuation, the columns that predict its targets."""
         first = end = len(self.start)
-        places: dict[Tokens, range] = {(): range(0)}
+        columns: dict[Tokens, range] = {(): range(0)}
         for branch in self.branches:
-            places[branch] = range(end, end := end + len(branch))
+            columns[branch] = range(end, end := end + len(branch))
         return [
-            [*range(first), *places[branch]][first + len(branch) - len(targets) :]
-            for _, branch, targets in self.asked
+            [*range(first), *columns[branch]][first + len(branch) - len(targets) :]
+            for _, branch, targets in self.scored
         ]
 
     def add(self, index: int, branch: Tokens, targets: Tokens) -> None:
         """Score a continuation too."""
         if branch and branch not in self.branches:
             self.branches.append(branch)
-        self.asked.append((index, branch, targets))
+        self.scored.append((index, branch, targets))
 
     def shareable(self) -> int:
         """Return how many first tokens may be shared: none that predicts a target."""
         first = len(self.start)
-        ends = (first + len(branch) - len(targets) for _, branch, targets in self.asked)
+        ends = (first + len(branch) - len(targets) for _, branch, targets in self.scored)
         return min(first, *ends)
 
 
@@ -170,7 +170,7 @@ def spread(items: Sequence[Any], most: int) -> list[Any]:
     if len(items) <= most:
         return list(items)
     step = (len(items) - 1) / (most - 1)
-    return [items[round(step * place)] for place in range(most)]
+    return [items[round(step * number)] for number in range(most)]
 
 
 def common(one: Sequence[object], other: Sequence[object]) -> int:
@@ -208,10 +208,10 @@ def _groups(shared: Sequence[int], first: int, last: int) -> tuple[int, list[tup
     length = min(shared[first + 1 : last], default=0)
     if last - first < MIN_ROWS:
         return 0, []
-    whole = (last - first - 1) * length if length >= MIN_TOKENS else 0
+    together = (last - first - 1) * length if length >= MIN_TOKENS else 0
     cuts = [first, *(i for i in range(first + 1, last) if shared[i] == length), last]
     parts = [_groups(shared, a, b) for a, b in pairwise(cuts)]
-    saved = sum(part[0] for part in parts)
-    if saved > whole:
-        return saved, [group for part in parts for group in part[1]]
-    return whole, [(first, last, length)] if whole else []
+    apart = sum(part[0] for part in parts)
+    if apart > together:
+        return apart, [group for part in parts for group in part[1]]
+    return together, [(first, last, length)] if together else []

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -99,14 +99,14 @@ class VllmEngine:
 
         options = []
         for prompt in prompts:
-            chosen: dict[str, Any] = {"temperature": 0.0}
-            if (own := prompt.sampling) is not None:
-                chosen = {"temperature": own.temperature, "top_k": own.top_k, "top_p": own.top_p}
-                chosen |= {"min_p": own.min_p or 0.0, "seed": prompt.seed}
+            drawn: dict[str, Any] = {"temperature": 0.0}
+            if prompt.sampling is not None:
+                drawn = asdict(prompt.sampling) | {"seed": prompt.seed}
+                drawn["min_p"] = prompt.sampling.min_p or 0.0
             ends = {"stop": list(prompt.stops), "stop_token_ids": self._ends}
             # A stop sequence may be a special token.
-            chosen |= {**ends, "max_tokens": prompt.limit, "skip_special_tokens": False}
-            options.append(SamplingParams(**chosen))
+            ends |= {"max_tokens": prompt.limit, "skip_special_tokens": False}
+            options.append(SamplingParams(**drawn, **ends))
         inputs = [{"prompt_token_ids": list(prompt.tokens)} for prompt in prompts]
         with self._fatal("run the model"):
             outputs: list[Any] = self._llm.generate(inputs, options, use_tqdm=False)

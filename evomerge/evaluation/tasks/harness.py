@@ -47,6 +47,7 @@ class Harness:
         self,
         tasks: Sequence[str],
         include: Sequence[Path] = (),
+        *,
         fewshot: int | None = None,
         apply_chat_template: bool = False,
         generation: Mapping[str, Any] | None = None,
@@ -165,8 +166,8 @@ class Harness:
                 chat_template=template if is_chat else None,
                 tokenizer_name=reference.tokenizer_name if reference and is_chat else "",
             )
-        found = groupby(subject.instances, key=lambda instance: instance.doc_id)
-        documents = [sorted(requests, key=lambda instance: instance.idx) for _, requests in found]
+        groups = groupby(subject.instances, key=lambda instance: instance.doc_id)
+        documents = [sorted(requests, key=lambda instance: instance.idx) for _, requests in groups]
         if skipped := len(ids) - len(documents):
             raise ConfigError(
                 f"objectives: {skipped} of {len(ids)} documents of task {task!r} have no "
@@ -230,12 +231,13 @@ class Harness:
             target = (subject.doc_to_text if is_in_prompt else subject.doc_to_target)(document)
             choices = list(subject.doc_to_choice(document))
         targets = target if isinstance(target, (list, tuple)) else [target]
-        named = {text: place for place, text in reversed([*enumerate(choices)])}
-        places = [named.get(item, item) if isinstance(item, str) else item for item in targets]
-        found = {item for item in places if isinstance(item, int) and 0 <= item < len(choices)}
-        if not found:
+        indices = [
+            choices.index(it) if isinstance(it, str) and it in choices else it for it in targets
+        ]
+        right = {item for item in indices if isinstance(item, int) and 0 <= item < len(choices)}
+        if not right:
             raise _without(task, "does not say which choice is right")
-        return tuple(sorted(found))
+        return tuple(sorted(right))
 
     def choice_lengths(self, task: str, document: Any, metric: str) -> tuple[float, ...]:
         """Return by what a metric divides the log-likelihood of each choice of a document."""
@@ -257,8 +259,8 @@ class Harness:
             return None
         items = [row[key] for row in rows]
         if self.info.tasks[task].kind == "loglikelihood_rolling" and key != NLL:
-            own = self.tasks[task].aggregation()[key.split(",")[0]]
-            items = [own([item]) for item in items]
+            perplexity = self.tasks[task].aggregation()[key.split(",")[0]]
+            items = [perplexity([item]) for item in items]
         if any(isinstance(item, (tuple, list)) for item in items):
             return None
         return tuple(map(float, items))
@@ -274,7 +276,7 @@ class Harness:
 
         def texts(document: int) -> list[str]:
             content = documents[document]
-            found = [json.dumps(dict(content), sort_keys=True, default=plain)]
+            forms = [json.dumps(dict(content), sort_keys=True, default=plain)]
             if rendered:
                 with calling():
                     parts = [subject.doc_to_text(content), subject.doc_to_target(content)]
@@ -282,8 +284,8 @@ class Harness:
                         parts.append(subject.doc_to_choice(content))
                     if shows_images(subject):
                         parts += map(plain, subject.doc_to_image(content))
-                found.append(" ".join(str(parts).casefold().split()))
-            return found
+                forms.append(" ".join(str(parts).casefold().split()))
+            return forms
 
         return texts
 

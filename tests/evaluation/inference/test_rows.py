@@ -34,9 +34,9 @@ def test_every_continuation_reads_its_own_tokens_and_no_others(continuations):
     packed, single = pack(continuations, indices), separate(continuations, indices)
     assert sum(map(len, packed)) <= sum(map(len, single))
     for rows in (packed, single):
-        assert sorted(index for row in rows for index, _, _ in row.asked) == indices
+        assert sorted(index for row in rows for index, _, _ in row.scored) == indices
         for row in rows:
-            for (index, _, targets), columns in zip(row.asked, row.columns(), strict=True):
+            for (index, _, targets), columns in zip(row.scored, row.columns(), strict=True):
                 continuation = continuations[index]
                 assert targets == continuation.targets
                 last = columns[-1]
@@ -76,7 +76,7 @@ def continuations(draw):
 
 def whole(row, prefix):
     """Return a row with its prefix added again."""
-    return (prefix + row.start, *row.branches, *row.asked)
+    return (prefix + row.start, *row.branches, *row.scored)
 
 
 @given(continuations(), st.booleans())
@@ -86,7 +86,7 @@ def test_prefix_and_rest_make_up_the_row(asked, packed):
     for prefix, behind in by_prefix(rows):
         assert not prefix or (len(prefix) >= MIN_TOKENS and len(behind) >= MIN_ROWS)
         for row in behind:
-            predicting = zip(row.columns(), row.asked, strict=True)
+            predicting = zip(row.columns(), row.scored, strict=True)
             assert all(len(columns) == len(targets) for columns, (_, _, targets) in predicting)
             found.append(whole(row, prefix))
     assert sorted(found, key=repr) == sorted((whole(row, ()) for row in rows), key=repr)
@@ -140,4 +140,5 @@ def test_no_batch_is_started_to_save_padding_if_it_takes_many_passes():
 def test_texts_that_end_differently_are_not_in_one_batch():
     ends = [(("\n",), 8), (("\n",), 9), (("."), 8)]
     prompts = [Prompt((1, 2), tuple(stops), limit) for stops, limit in [*ends, *ends]]
-    assert make_batches(prompts, Batching(1024, None, 48, 4096, 1024)) == [[0, 3], [1, 4], [2, 5]]
+    batching = Batching(1024, None, overhead=48, generated=4096, kept=1024)
+    assert make_batches(prompts, batching) == [[0, 3], [1, 4], [2, 5]]

@@ -65,7 +65,7 @@ def engine(monkeypatch, llama, tokenizer):
                 assert options.top_k == 50 and options.min_p == 0.0
                 sampling = Sampling(options.temperature, options.top_k, options.top_p)
                 seed = options.seed
-            prompt = Prompt(tuple(tokens), tuple(options.stop), limit, sampling, seed)
+            prompt = Prompt(tuple(tokens), tuple(options.stop), limit, sampling, seed=seed)
             stops = generation.stop_detector(tokenizer, prompt.stops)
             (said,) = generation.continue_prompts(self.model, [prompt], stops, 0)
             spans = [SimpleNamespace(version=self.version, start=0, end=1)]
