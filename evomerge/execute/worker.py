@@ -37,7 +37,8 @@ from evomerge.scores import Failure, Objective, Scores, Split
 from evomerge.space.protocol import Space
 
 if TYPE_CHECKING:
-    from evomerge.merging.resident import Report, Resident
+    from evomerge.merging.resident import Resident
+    from evomerge.merging.tensors.make import Report
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""What a model is for, and whether lm-eval's tasks can be scored on it, by its config and files."""
+"""What a model is for, by its config and files, and whether lm-eval's tasks can be scored on it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 
 from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.encoder_decoder import check_writes, is_encoder_decoder
 from evomerge.models.files import TOKENIZER_FILES
 from evomerge.models.heads import classified, labels_of
 from evomerge.models.safetensors import read_json
+from evomerge.models.stacks import Stack
 
 _SENSES = {"vision": "sees", "audio": "hears"}
 
@@ -42,13 +42,40 @@ def check_causal(checkpoint: Checkpoint) -> None:
     """Raise a `CheckpointError` unless a model writes texts and transformers knows its type."""
     check_known(checkpoint)
     if is_encoder_decoder(checkpoint):
-        check_writes(checkpoint)
+        _check_writes(checkpoint)
     elif not has_lm_head(checkpoint):
         raise CheckpointError(
             f"Parent {checkpoint.reference!r} is no causal language model (config.json: "
             f"architectures {', '.join(_classes(checkpoint))}), as lm-eval's tasks need it; use a "
             "model whose architecture ends in ForCausalLM, or an objective function."
         )
+
+
+def is_encoder_decoder(checkpoint: Checkpoint) -> bool:
+    """Whether a model has an encoder, whose output its decoder reads, by its config."""
+    parts = (checkpoint.config, checkpoint.text_config)
+    return any(part.get("is_encoder_decoder") for part in parts)
+
+
+def _check_writes(checkpoint: Checkpoint) -> None:
+    """Raise a `CheckpointError` unless an encoder-decoder writes texts in answer to texts."""
+    from transformers.models.auto import modeling_auto
+
+    writing = modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values()
+    given = checkpoint.config.get("architectures") or ["missing"]
+    if given[0] not in writing:
+        raise CheckpointError(
+            f"Parent {checkpoint.reference!r} is an encoder-decoder that does not write texts in "
+            f"answer to texts ({given[0]}); use one that does, or other objectives."
+        )
+
+
+def merged_stacks(checkpoint: Checkpoint) -> dict[str, Stack]:
+    """Return the block stacks that a search merges, by prefix: an encoder's, then the decoder's."""
+    decoder, language = checkpoint.decoder_stack, checkpoint.language
+    of_encoder = (name for name in language if "encoder" in name and name != decoder.prefix)
+    names = [*(of_encoder if is_encoder_decoder(checkpoint) else ()), decoder.prefix]
+    return {name: language[name] for name in names}
 
 
 def _classes(checkpoint: Checkpoint) -> list[str]:

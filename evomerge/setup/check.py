@@ -10,9 +10,14 @@ from typing import TYPE_CHECKING
 from evomerge.config.schema import SearchConfig
 from evomerge.config.space import SwapsConfig
 from evomerge.errors import ConfigError
-from evomerge.models.causal import check_causal, check_chat_template, check_known, check_tokenizer
+from evomerge.models.causal import (
+    check_causal,
+    check_chat_template,
+    check_known,
+    check_tokenizer,
+    is_encoder_decoder,
+)
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.encoder_decoder import is_encoder_decoder
 from evomerge.models.heads import is_reordered
 from evomerge.scores import SPLITS, Objective
 from evomerge.setup import kinds, tasks

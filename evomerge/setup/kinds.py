@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.config.frozen import Documents
 from evomerge.errors import CheckpointError, ConfigError, did_you_mean, one_line
+from evomerge.models.causal import is_encoder_decoder, merged_stacks
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import modality_misfit
-from evomerge.models.encoder_decoder import is_encoder_decoder, merged_stacks
 from evomerge.models.heads import (
     classified,
     labels_of,

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import CheckpointError
-from evomerge.models.causal import has_tokenizer
+from evomerge.models.causal import has_tokenizer, merged_stacks
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.encoder_decoder import merged_stacks
 from evomerge.models.files import TOKENIZER_FILES
 from evomerge.parsing.texts import json_value
 from evomerge.recipe import Recipe

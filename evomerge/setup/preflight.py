@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.config.space import ParametersConfig
 from evomerge.evaluation.inference.device import choose_device, count_cores
-from evomerge.models.causal import kind_of
+from evomerge.models.causal import is_encoder_decoder, kind_of
 from evomerge.models.code_keys import code_notes
 from evomerge.models.correspondence import prediction_notes, type_notes
-from evomerge.models.encoder_decoder import is_encoder_decoder
 from evomerge.optimize import builtin
 from evomerge.report.words import listed, renamed, sampling_note, short_names, size_text
 from evomerge.scores import NLL, TOKENS, TOLD

@@ -20,9 +20,9 @@ from evomerge.config.space import (
 )
 from evomerge.errors import ConfigError, RecipeError, did_you_mean
 from evomerge.merging.methods import get_method
+from evomerge.models.causal import merged_stacks
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap, modality_misfit
-from evomerge.models.encoder_decoder import merged_stacks
 from evomerge.models.stacks import Stack, component_filters, tensor_filters
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.space.parameters import BlockStack, ParameterSpace
