@@ -153,8 +153,8 @@ class Pool:
                     job = self._again.popleft() if self._again else next(left, None)
                     if job is None:
                         is_over = True
-                    elif (lost := self._notes.given_up(job)) is not None:
-                        yield job, lost
+                    elif (failure := self._notes.given_up(job)) is not None:
+                        yield job, failure
                     else:
                         self._give(worker, job)
             if is_over and not self._again and not any(worker.job for worker in self._workers):
@@ -173,11 +173,11 @@ class Pool:
     def _start(self, worker: Worker) -> None:
         worker.rest(is_ready=False)
         worker.start()
-        self._notes.worker(worker.number, "starting")
+        self._notes.note_worker(worker.number, "starting")
 
     def _give(self, worker: Worker, job: Job) -> None:
         worker.job, worker.deadline = job, time.monotonic() + self._timeout
-        self._notes.worker(worker.number, "scoring", worker.place, job)
+        self._notes.note_worker(worker.number, "scoring", worker.place, job)
         worker.send(job)
 
     def _answering(self) -> list[Worker]:
@@ -204,7 +204,7 @@ class Pool:
             logging.getLogger(record.name).handle(record)
         worker.rest(is_ready=True)
         worker.failed_starts = 0
-        self._notes.worker(worker.number, "free", worker.place)
+        self._notes.note_worker(worker.number, "free", worker.place)
         if job is None:
             self._note_processor(value)
         else:
@@ -214,7 +214,7 @@ class Pool:
         """Start a lost worker again. Its job is run again too, or given up."""
         job, is_at_fault = worker.job, not isinstance(error, LostMachineError)
         if worker.is_ready:
-            self._notes.lost(job if is_at_fault else None)
+            self._notes.note_loss(job if is_at_fault else None)
         else:
             worker.failed_starts += is_at_fault
             if isinstance(error, DeviceError):
@@ -228,8 +228,8 @@ class Pool:
         self._start(worker)
         if job is None:
             return
-        if (lost := self._notes.given_up(job, one_line(error))) is not None:
-            yield job, lost
+        if (failure := self._notes.given_up(job, one_line(error))) is not None:
+            yield job, failure
         else:
             self._again.appendleft(job)
 
@@ -238,7 +238,7 @@ class Pool:
         for worker in self._workers:
             is_late = worker.deadline <= time.monotonic() and not wait(worker.signs(), 0)
             if is_late and (job := worker.job) is not None:
-                self._notes.lost()
+                self._notes.note_loss()
                 self._start(worker)
                 reason = f"It took longer than executor.timeout, {self._timeout:g} seconds."
                 yield job, Failure("timeout", reason)

@@ -144,7 +144,7 @@ class Notes:
 
         A DeviceError counts as an end of the process in the middle of the job.
         """
-        self.worker(0, "scoring", "this process", job)
+        self.note_worker(0, "scoring", "this process", job)
         self._write()
         self._attempt(job, "begins")
         try:
@@ -156,14 +156,14 @@ class Notes:
             raise
         self._attempt(job, "ends")
 
-    def lost(self, job: Job | None = None) -> None:
+    def note_loss(self, job: Job | None = None) -> None:
         """Count a worker that was lost, in the middle of a job."""
         self._lost, self._is_new = self._lost + 1, True
         if job is not None:
             self._attempt(job, "begins")
             self._begun[_name(job)] += 1
 
-    def worker(self, number: int, state: str, place: str = "", job: Job | None = None) -> None:
+    def note_worker(self, number: int, state: str, place: str = "", job: Job | None = None) -> None:
         """Note what a worker begins to do; see `WorkerState`."""
         self._workers[number] = WorkerState(
             number=number,

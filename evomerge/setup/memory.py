@@ -39,7 +39,7 @@ _FULL = 0.8  # of an accelerator's memory that is taken before batches: the same
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """What a search takes and what there is, in bytes, by what takes it; None: it is unknown.
+    """What a search takes and what there is, in bytes, by what takes it; inf: it is unknown.
 
     `prepared merges` is the most that is kept from candidate to candidate.
     """
@@ -47,9 +47,9 @@ class Memory:
     machine: Mapping[str, float]  # what the processes on one machine take together
     shares: Mapping[str, float]  # what the workers take that share one accelerator
     device: str  # that scores models, such as `cuda`
-    accelerator: int | None = None
-    total: int | None = None  # of this machine
-    free: int | None = None
+    accelerator: float = math.inf
+    total: float = math.inf  # of this machine
+    free: float = math.inf
 
 
 def weights_of(checked: CheckedSearch) -> int:
@@ -89,7 +89,8 @@ def memory_of(checked: CheckedSearch) -> Memory:
         return memory
     process, total = psutil.Process().memory_info(), total_memory()  # it is in `libraries`
     free = min(free_memory() + process.rss - getattr(process, "shared", 0), total)
-    return replace(memory, accelerator=device_memory(device), total=total, free=free)
+    accelerator = device_memory(device) or math.inf
+    return replace(memory, accelerator=accelerator, total=total, free=free)
 
 
 def _backward_bytes(checked: CheckedSearch) -> float:
@@ -99,9 +100,8 @@ def _backward_bytes(checked: CheckedSearch) -> float:
     host, itemsize = checked.checkpoints[checked.host], _itemsize(checked)
     largest = max(math.prod(info.shape) for info in host.tensors.values())
     activations = kept_bytes(text_section(host.config), itemsize)
-    return _TOKENS * (activations + (host.config.get("vocab_size") or 0) * 12) + largest * (
-        itemsize + 8
-    )
+    logits = (host.config.get("vocab_size") or 0) * 12
+    return _TOKENS * (activations + logits) + largest * (itemsize + 8)
 
 
 def _prepared_bytes(checked: CheckedSearch) -> float:
@@ -126,11 +126,12 @@ def memory_rows(checked: CheckedSearch) -> dict[str, object]:
         "memory": _texts(memory.machine),
         "mapped_files": f"{size_text(mapped)} of parents, which need not fit",
     }
-    if memory.total is not None and memory.free is not None:
+    if memory.free < math.inf:
         rows["free_memory"] = f"{size_text(memory.free)} of {size_text(memory.total)}"
     if not memory.shares:
         return rows | {"device": memory.device}
-    size = "unknown memory" if memory.accelerator is None else size_text(memory.accelerator)
+    is_known = memory.accelerator < math.inf
+    size = size_text(memory.accelerator) if is_known else "unknown memory"
     return rows | {"device": {memory.device: size, **_texts(memory.shares)}}
 
 
@@ -150,21 +151,20 @@ def check_fit(checked: CheckedSearch) -> None:
     fixes += ["lower `executor.workers`"] if workers_of(config).count > 1 else []
     fix = " or ".join([*fixes, "take smaller parents"])
     weights, engine = memory.shares.get("weights", 0.0), config.evaluation.backend == "vllm"
-    most = _MOST * (1 - ENGINE_SHARE if engine else 1) * (memory.accelerator or math.inf)
+    most = _MOST * (1 - ENGINE_SHARE if engine else 1) * memory.accelerator
     if weights > most and config.evaluation.device_map is None:
         raise ConfigError(
             f"`evaluation.device_map` is null, but the merged weights, {size_text(weights)} in "
-            f"{config.dtype}, do not fit on an accelerator of {size_text(memory.accelerator or 0)}"
+            f"{config.dtype}, do not fit on an accelerator of {size_text(memory.accelerator)}"
             f"{' beside a vLLM engine' if engine else ''}; set it to 'auto' to divide the model "
             f"over several, or {fix}."
         )
     must = {name: size for name, size in memory.machine.items() if name != "prepared merges"}
-    total = math.inf if memory.total is None else memory.total
-    if sum(must.values()) > total + psutil.swap_memory().total:
+    if sum(must.values()) > memory.total + psutil.swap_memory().total:
         parts = ", ".join(f"{name} {size_text(size)}" for name, size in must.items())
         raise ConfigError(
             f"The search needs {size_text(sum(must.values()))} of memory ({parts}), but this "
-            f"machine has {size_text(total)}; {fix}."
+            f"machine has {size_text(memory.total)}; {fix}."
         )
 
 
@@ -172,13 +172,13 @@ def fit_warnings(checked: CheckedSearch) -> Iterator[str]:
     """Yield warnings where a search can fit, but hardly into what is free now."""
     memory, is_whole = memory_of(checked), checked.config.evaluation.device_map is None
     machine, shares = sum(memory.machine.values()), sum(memory.shares.values())
-    if memory.free is not None and machine > _NEAR * memory.free:
+    if machine > _NEAR * memory.free:
         yield (
             f"the search takes about {size_text(machine)} of memory, and {size_text(memory.free)} "
             "are free now, while the system ends a process that it has no memory for; end other "
             "programs, or take less (docs/how-to/little-memory.md)."
         )
-    if memory.accelerator is not None and is_whole and shares > _FULL * memory.accelerator:
+    if is_whole and shares > _FULL * memory.accelerator:
         yield (
             f"{' and '.join(memory.shares)} take {size_text(shares)} of the accelerator's "
             f"{size_text(memory.accelerator)}, so batches will be small and slow; choose a smaller "

@@ -78,10 +78,10 @@ def test_what_workers_do_is_read_and_each_change_is_written_sooner_or_later(tmp_
     monkeypatch.setattr(protocol, "time", clock)
     notes = Notes(tmp_path)
     assert notes.write_if_due() is None and read_workers(tmp_path) == ([], 0)
-    notes.worker(1, "starting")
+    notes.note_worker(1, "starting")
     assert notes.write_if_due() is None
-    notes.worker(1, "scoring", "cuda:1", job_of(4))
-    notes.lost()
+    notes.note_worker(1, "scoring", "cuda:1", job_of(4))
+    notes.note_loss()
     assert read_workers(tmp_path)[0][0].state == "starting"
     wait = notes.write_if_due()
     assert wait == 1.0
