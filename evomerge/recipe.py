@@ -20,7 +20,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields
 from functools import cached_property, partial
 from typing import Any, Literal, TypeAlias, cast
 
@@ -101,7 +101,7 @@ class Layer:
     sources: tuple[Source, ...]
     base: Source | None = None
     knobs: Mapping[str, Knob] = field(default_factory=dict)
-    scale: float = 1.0
+    scale: float = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sources", tuple(self.sources))
@@ -147,6 +147,7 @@ class Recipe:
     layers: Mapping[str, tuple[Layer, ...]]
     embeddings: Layer
     head: Layer
+    _: KW_ONLY
     dtype: str = "bfloat16"
     tokenizer: str = "base"
     seed: int = 0
@@ -253,7 +254,6 @@ _FIELDS: Mapping[type, tuple[tuple[str, Any], ...]] = {
     for kind in (Source, Layer, Recipe, Pin)
 }
 """Names and defaults of the fields. A recipe has hundreds of parts, so they are looked up once."""
-
 _SIMPLE = frozenset((float, int, str))
 
 Reader: TypeAlias = Callable[[Any, str], Any]

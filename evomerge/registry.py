@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import Distribution, EntryPoint, entry_points
@@ -35,6 +35,7 @@ class Registry(Generic[T]):
     kind: str
     group: str
     builtin: Mapping[str, str]
+    _: KW_ONLY
     aliases: Mapping[str, str] = field(default_factory=dict)
     error: type[InputError] = ConfigError
 

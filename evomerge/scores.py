@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import one_line
@@ -95,6 +95,7 @@ class Scores:
     values: Mapping[str, tuple[float, ...]]
     aggregates: Mapping[str, float]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    _: KW_ONLY
     expected: Mapping[str, Expected] = field(default_factory=dict)
     oom_backoffs: int = 0
     examples: tuple[Example, ...] = ()
@@ -157,6 +158,7 @@ class Failure:
 
     stage: str
     reason: str
+    _: KW_ONLY
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
     cpu_seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
     peak: Mapping[str, int] = field(default_factory=dict, compare=False)
@@ -181,6 +183,7 @@ class Objective:
     metric: str
     weight: float = 1.0
     higher_is_better: bool = True
+    _: KW_ONLY
     tie_breaker: str | None = None
 
     @property

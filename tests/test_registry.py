@@ -50,7 +50,7 @@ class Space:
         self.parents, self.max_depth = config.parents, len(host.decoder_stack)
         self.stacks = {host.decoder_stack.prefix: self.max_depth}
         nothing = Layer("", ())
-        self.frame = Recipe(host.reference, {}, nothing, nothing, config.dtype)
+        self.frame = Recipe(host.reference, {}, nothing, nothing, dtype=config.dtype)
 
     def decode(self, genome):
         def layer(block=None):
@@ -58,7 +58,7 @@ class Space:
             return Layer("linear", tuple(Source(p, block, {"weight": w}) for p, w in weights))
 
         layers = {name: tuple(map(layer, range(n))) for name, n in self.stacks.items()}
-        return Recipe(self.frame.host, layers, layer(), layer(), self.frame.dtype)
+        return Recipe(self.frame.host, layers, layer(), layer(), dtype=self.frame.dtype)
 
     def baselines(self):
         return baseline_recipes(self.parents, self.parents, self.stacks, self.frame)
@@ -89,11 +89,11 @@ class Steps:
 
 
 T_STEPS = StrategyKind(
-    "equal steps from one parent to the other",
-    Options,
-    Space,
-    lambda config, objectives, info: None,
-    lambda config, space, objectives, constraints: Steps(space, options_of(config, Options).step),
+    about="equal steps from one parent to the other",
+    options=Options,
+    space=Space,
+    check=lambda config, objectives, info: None,
+    make=lambda config, space, *_: Steps(space, options_of(config, Options).step),
 )
 """
 

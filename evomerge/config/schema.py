@@ -206,7 +206,11 @@ class SearchConfig(Section):
         lower = self.frozen.lower_is_better if self.frozen else ()
         return tuple(
             Objective(
-                o.source, o.metric, o.weight, f"{o.source}/{o.metric}" not in lower, o.tie_breaker
+                o.source,
+                o.metric,
+                o.weight,
+                f"{o.source}/{o.metric}" not in lower,
+                tie_breaker=o.tie_breaker,
             )
             for o in self.objectives
         )

@@ -222,4 +222,4 @@ def unchanged(checkpoint: Checkpoint, dtype: str) -> Recipe:
 
     stacks = merged_stacks(checkpoint).items()
     layers = {prefix: tuple(map(copied, range(len(stack)))) for prefix, stack in stacks}
-    return Recipe(checkpoint.reference, layers, copied(), copied(), dtype)
+    return Recipe(checkpoint.reference, layers, copied(), copied(), dtype=dtype)

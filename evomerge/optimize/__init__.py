@@ -140,12 +140,17 @@ def create(
     if row is not None:
         _check(name, row, objectives, population)
         parsed(Section, options or {}, f"optimizer.options of {name!r}")  # none has options
-    if name == "auto":
-        chosen = choose(genes, population)
-        return create(chosen, genes, seed, population, sigma, budget, objectives, options)
     from evomerge.optimize.protocol import Setting
 
-    setting = Setting(seed, population, sigma, budget, objectives, options or {})
+    setting = Setting(
+        seed=seed,
+        population=population,
+        sigma=sigma,
+        budget=budget,
+        objectives=objectives,
+        options=options or {},
+    )
+    name = choose(genes, population) if name == "auto" else name
     if name.startswith(NEVERGRAD):
         from evomerge.optimize.evolution import create_named
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from evomerge.space.protocol import Genome
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Setting:
     """What a search file says about its optimizer.
 

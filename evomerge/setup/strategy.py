@@ -47,8 +47,8 @@ def make_strategy(checked: CheckedSearch) -> Strategy:
         space,
         make_optimizer(config, space.genes),
         checked.ranking.ordered,
-        lambda scores: violation(checked.constraints, scores),
-        checked.start,
+        violation=lambda scores: violation(checked.constraints, scores),
+        start=checked.start,
     )
 
 

@@ -223,7 +223,9 @@ def find_objectives(config: SearchConfig, evaluator: Evaluator) -> tuple[Objecti
         if item.tie_breaker is not None:
             ties = item.model_copy(update={"metric": item.tie_breaker})
             _metric(ties, evaluator, f"objectives[{place}].tie_breaker")
-        found.append(Objective(item.source, metric, item.weight, higher, item.tie_breaker))
+        found.append(
+            Objective(item.source, metric, item.weight, higher, tie_breaker=item.tie_breaker)
+        )
     return tuple(found)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from evomerge.errors import ConfigError, did_you_mean
@@ -14,7 +14,7 @@ Setting: TypeAlias = float | tuple[float, float]
 """What a search file says of a knob: a number fixes it, a range (low, high) is searched."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SearchedKnob:
     """A knob that a search varies, and the methods that share it because they search one range."""
 
@@ -24,7 +24,7 @@ class SearchedKnob:
     low: float
     high: float
     start: float
-    methods: tuple[str, ...]
+    methods: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def plan_knobs(methods: Sequence[Method], settings: Mapping[str, Setting]) -> Kn
                 f"allowed are {', '.join(sorted(names))}.{did_you_mean(name, names)}"
             )
     varying = {knob.name for method in methods for knob in method.knobs if knob.low < knob.high}
-    shared: dict[tuple[str, str, str, float, float, float], list[str]] = {}
+    users: dict[SearchedKnob, list[str]] = {}
     fixed: dict[tuple[str, str, str], float] = {}
     for method in methods:
         for knob in method.knobs:
@@ -71,10 +71,12 @@ def plan_knobs(methods: Sequence[Method], settings: Mapping[str, Setting]) -> Kn
                 low, high = _range(method, knob, setting)
                 inside = knob.start is not None and low <= knob.start <= high
                 start = knob.start if inside and knob.start is not None else (low + high) / 2
-                key = (knob.name, knob.per, knob.kind, low, high, start)
-                shared.setdefault(key, []).append(method.name)
-    searched = [SearchedKnob(*key, tuple(users)) for key, users in shared.items()]  # type: ignore[arg-type]
-    return KnobPlan(tuple(searched), fixed)
+                searched = SearchedKnob(
+                    name=knob.name, per=knob.per, kind=knob.kind, low=low, high=high, start=start
+                )
+                users.setdefault(searched, []).append(method.name)
+    shared = (replace(knob, methods=tuple(names)) for knob, names in users.items())
+    return KnobPlan(tuple(shared), fixed)
 
 
 def _range(method: Method, knob: Knob, setting: tuple[float, float]) -> tuple[float, float]:

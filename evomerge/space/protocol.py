@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from evomerge.recipe import Recipe
@@ -33,6 +33,7 @@ class Gene:
     low: float
     high: float
     start: float
+    _: KW_ONLY
     sigma: float | None = None
     choices: tuple[str, ...] = ()
     switch: bool = False

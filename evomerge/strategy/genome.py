@@ -13,7 +13,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from evomerge.optimize.protocol import Optimizer
@@ -57,6 +57,7 @@ class GenomeStrategy:
     space: Space
     optimizer: Optimizer
     values: Callable[[Scores], tuple[float, ...]]
+    _: KW_ONLY
     violation: Callable[[Scores], float] = lambda scores: 0.0
     start: Sequence[Genome] = ()
 

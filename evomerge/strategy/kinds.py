@@ -29,7 +29,7 @@ S = TypeVar("S", bound=Space)
 O = TypeVar("O", bound=Section)  # noqa: E741
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StrategyKind(Generic[S]):
     """A strategy as search files name it in `optimizer.name`.
 

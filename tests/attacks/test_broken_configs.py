@@ -120,7 +120,7 @@ def test_weights_that_no_recipe_reads_may_be_anything(tmp_path):
     def path(*blocks):
         layers = tuple(Layer("passthrough", (Source("m", block),)) for block in blocks)
         whole = Layer("passthrough", (Source("m"),))
-        return Recipe("m", {"model.layers": layers}, whole, whole, "float32")
+        return Recipe("m", {"model.layers": layers}, whole, whole, dtype="float32")
 
     check_finite({"m": model}, [path(0, 2), path(2, 2, 0)])
     with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.up_proj\.weight: 384 of 384"):

@@ -221,7 +221,7 @@ def stopped_too_early(seed: int) -> Callable[[Job], Scores]:
         if job.incumbent is not None and unit(seed, "part", job.recipe.digest) < 0.5:
             low = min(right, job.incumbent.aggregates["task/acc"]) - 0.05
             estimate = {"task/acc": Expected(low, 0.1)}
-            return Scores({"task": (0, 1)}, {}, {"task/acc": low}, {}, estimate)
+            return Scores({"task": (0, 1)}, {}, {"task/acc": low}, expected=estimate)
         return Scores({"task": tuple(range(DOCUMENTS))}, {}, {"task/acc": right})
 
     return score

@@ -71,7 +71,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
     distinct = [layer(True) for _ in range(draw(st.integers(1, 3)))]
     blocks = draw(st.lists(st.sampled_from(distinct), min_size=1, max_size=4))
     dtype = draw(st.sampled_from(["float32", "bfloat16"]))
-    return Recipe("a", {STACK: blocks}, layer(False), layer(False), dtype)
+    return Recipe("a", {STACK: blocks}, layer(False), layer(False), dtype=dtype)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -99,7 +99,7 @@ def test_one_weight_for_each_tensor_becomes_filters(llamas: Any) -> None:
 def path_recipe(scales: list[float]) -> Recipe:
     blocks = [Layer("passthrough", [Source("a", i)], scale=s) for i, s in enumerate(scales)]
     ends = Layer("passthrough", [Source("a")])
-    return Recipe("a", {STACK: blocks}, ends, ends, "float32")
+    return Recipe("a", {STACK: blocks}, ends, ends, dtype="float32")
 
 
 def test_the_scales_of_a_path_become_filters(llamas: Any) -> None:

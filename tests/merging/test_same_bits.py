@@ -42,7 +42,7 @@ def recipe_of(kind, host):
     if kind in PATHS:
         whole = Layer("passthrough", [Source("a")])
         layers = layers_of(parse_path(PATHS[kind], {"A": "a", "B": "b"}))
-        return Recipe("a", {host.decoder_stack.prefix: layers}, whole, whole, "float32")
+        return Recipe("a", {host.decoder_stack.prefix: layers}, whole, whole, dtype="float32")
     weights = {"a": 1.0} if kind == "alone" else {"a": 0.25, "b": 0.75}
     scales = (1.0, 0.9, 1.2) if kind == "scaled average" else (1.0, 1.0, 1.0)
 

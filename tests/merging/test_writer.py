@@ -43,7 +43,7 @@ def checkpoints(folders):
 
 def recipe(dtype="bfloat16"):
     layers = [mix({"a": 0.3, "b": 1.0}, i) for i in (0, 1, 2, None)]
-    return Recipe("a", {"model.layers": layers[:3]}, layers[3], layers[3], dtype)
+    return Recipe("a", {"model.layers": layers[:3]}, layers[3], layers[3], dtype=dtype)
 
 
 def leftovers(folder):

@@ -34,7 +34,7 @@ def candidate(ranking, number, outcome, split="search"):
         return item
     acc, tokens, is_estimate = outcome
     expected = {"t/acc": Expected(acc, 0.1)} if is_estimate else {}
-    scores = Scores({"t": (0, 1)}, {}, {"t/acc": acc, "t/tokens": tokens}, {}, expected)
+    scores = Scores({"t": (0, 1)}, {}, {"t/acc": acc, "t/tokens": tokens}, expected=expected)
     item.outcomes[split] = scores
     item.values = ranking.values(scores)
     return item

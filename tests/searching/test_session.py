@@ -25,7 +25,7 @@ from evomerge.searching.session import SAME_FAILURES
 
 def one(value: float, expected: bool = False) -> Scores:
     estimate = {"task/acc": Expected(value, 0.1)} if expected else {}
-    return Scores({"task": (0,)}, {}, {"task/acc": value}, {}, estimate)
+    return Scores({"task": (0,)}, {}, {"task/acc": value}, expected=estimate)
 
 
 class AnsweringExecutor(ScriptedExecutor):

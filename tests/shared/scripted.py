@@ -56,7 +56,7 @@ def outcome_of(job: Job) -> Outcome:
     scores = Scores({"task": tuple(range(DOCUMENTS))}, {}, both)
     if job.incumbent is not None and right < job.incumbent.aggregates["task/acc"] - 0.2:
         fewer = {"task": tuple(range(DOCUMENTS // 2))}
-        return Scores(fewer, {}, both, {}, {"task/acc": Expected(right, 0.1)})
+        return Scores(fewer, {}, both, expected={"task/acc": Expected(right, 0.1)})
     return scores
 
 
@@ -110,7 +110,7 @@ def strategy(optimizer: str, ranking: Ranking, searched: ParameterSpace) -> Geno
     count = len(ranking.objectives) if ranking.has_front else 1
     made = create(optimizer, searched.genes, 3, objectives=count)
     bounds = ranking.constraints
-    return GenomeStrategy(searched, made, ranking.values, lambda found: violation(bounds, found))
+    return GenomeStrategy(searched, made, ranking.values, violation=partial(violation, bounds))
 
 
 def search(

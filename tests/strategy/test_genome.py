@@ -101,7 +101,7 @@ def test_the_start_is_proposed_after_the_baselines_and_before_all_else() -> None
 
 
 NOTHING = Layer("", ())
-FRAME = Recipe("a", {}, NOTHING, NOTHING, "float32", "base", 0)
+FRAME = Recipe("a", {}, NOTHING, NOTHING, dtype="float32")
 SLOTS = paths("sakana", {"a": 8, "b": 8}, FRAME, repeats=1, scales=1.0, ends="free")
 """Slots with numbers of which only the sign counts: many genomes for each recipe."""
 

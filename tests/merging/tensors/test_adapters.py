@@ -138,7 +138,7 @@ def test_a_merge_uses_the_adapter_in_memory_and_on_disk(tmp_path):
 def test_an_adapted_host_keeps_its_dtype_in_copied_blocks(tmp_path):
     parent = adapted(tmp_path, "llama", {"target_modules": ["q_proj"]}, dtype="bfloat16")
     whole = Layer("passthrough", (Source(NAME),))
-    write(Recipe(NAME, {}, whole, whole, "bfloat16"), {NAME: parent}, tmp_path / "out")
+    write(Recipe(NAME, {}, whole, whole, dtype="bfloat16"), {NAME: parent}, tmp_path / "out")
     name = "model.layers.0.self_attn.q_proj.weight"
     out, before = (load_file(tmp_path / n / WEIGHTS)[name] for n in ("out", "model"))
     assert out.dtype == torch.bfloat16 and not torch.equal(out, before)
