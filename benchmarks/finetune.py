@@ -36,7 +36,7 @@ from evomerge import zoo
 from evomerge.evaluation.evaluator import Documents
 from evomerge.evaluation.loss import Loss
 from evomerge.scores import Split
-from evomerge.strategy.gradient import LEG
+from evomerge.strategy.gradient import CHUNK
 from evomerge.strategy.lessons import divided
 
 RANK = 16
@@ -123,7 +123,7 @@ def _trained(
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        if (step + 1) % LEG == 0:
+        if (step + 1) % CHUNK == 0:
             now = loss(adapted, watched) if watched else -step
             if now < lowest:
                 lowest, best = now, [item.detach().clone() for item in weights]

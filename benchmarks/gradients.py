@@ -31,7 +31,7 @@ from evomerge.execute.allocator import keep_freed_memory
 from evomerge.execute.chunk import Stepper
 from evomerge.merging.gradients import Gradients
 from evomerge.merging.resident import Resident
-from evomerge.optimize.descent import Leg
+from evomerge.optimize.descent import Chunk
 from evomerge.setup.runs import prepare
 from evomerge.setup.strategy import make_strategy
 from evomerge.setup.worker import make_worker
@@ -84,12 +84,12 @@ def step(file: Path, method: str, components: str, repeats: int) -> tuple[int, d
     checked = prepare(load(file, changes), file.parent)
     strategy = make_strategy(checked)
     assert isinstance(strategy, Descending)
-    leg: Leg = strategy.legs()[0]
+    chunk: Chunk = strategy.chunks()[0]
     worker = make_worker(checked)
-    worker.build(leg.recipe)
+    worker.build(chunk.recipe)
     resident: Resident = worker._builder  # type: ignore[assignment]
-    genome = leg.descent.genome
-    loss, documents = Loss(worker.evaluator, checked.objectives), leg.batches[0]
+    genome = chunk.descent.genome
+    loss, documents = Loss(worker.evaluator, checked.objectives), chunk.batches[0]
     rates = Stepper(checked.space, resident, loss)._rates(genome)
     other = checked.space.decode(tuple(0.8 * value for value in genome))
 
@@ -97,14 +97,14 @@ def step(file: Path, method: str, components: str, repeats: int) -> tuple[int, d
         gradients = kind(resident, len(genome))
 
         def run() -> None:
-            with gradients.of(leg.recipe, rates) as (model, _):
+            with gradients.of(chunk.recipe, rates) as (model, _):
                 loss.backward(model, documents)
 
         return run
 
     parts: dict[str, Callable[[], Any]] = {
         "merge": lambda: resident.apply(other),
-        "back": lambda: resident.apply(leg.recipe),
+        "back": lambda: resident.apply(chunk.recipe),
         "forward": lambda: loss(resident.module, documents),
         "freed": stepped(Freed),
         "whole": stepped(Gradients),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from evomerge.config.schema import GRADIENT
 from evomerge.optimize import create
-from evomerge.optimize.descent import Leg, Reached
+from evomerge.optimize.descent import Chunk, Reached
 from evomerge.scores import Failure, Outcome, Scores
 from evomerge.space.protocol import Genome, Space
 from evomerge.strategy.genome import GenomeStrategy
@@ -52,7 +52,7 @@ def search(
     score: Callable[[Genome], float | None],
     candidates: int,
     seed: int,
-    walk: Callable[[Leg], Reached] | None = None,
+    walk: Callable[[Chunk], Reached] | None = None,
     documents: Mapping[str, Sequence[int]] | None = None,
 ) -> Search:
     """Search once.
@@ -63,7 +63,7 @@ def search(
         score: genome -> fitness.
         candidates: number of candidates, baselines included.
         seed: seed of the optimizer.
-        walk: walks a leg of a descent.
+        walk: makes a chunk of a descent.
         documents: the search documents by task, for descents.
     """
     began = time.process_time()
@@ -82,10 +82,10 @@ def search(
                     strategy.tell(known, _outcome(values[known]))
                 pending.clear()
             if isinstance(strategy, Descending):
-                for place, leg in strategy.legs().items():
+                for place, chunk in strategy.chunks().items():
                     asked = time.process_time()
                     assert walk is not None
-                    reached = walk(leg)
+                    reached = walk(chunk)
                     scoring += time.process_time() - asked
                     strategy.reach(place, reached)
             _, origin = strategy.ask(number)

@@ -18,7 +18,7 @@ from evomerge.errors import CandidateError
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.execute.protocol import Job
 from evomerge.execute.worker import Worker
-from evomerge.optimize.descent import Leg, Reached
+from evomerge.optimize.descent import Chunk, Reached
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import TemporaryFolder
 from evomerge.scores import Objective, Split
@@ -228,9 +228,9 @@ class World:
         """What scores models."""
         return self.worker.evaluator
 
-    def walk(self, leg: Leg) -> Reached:
-        """Walk a leg of a descent."""
-        result = self.worker(Job(0, leg.recipe, leg=leg))
+    def walk(self, chunk: Chunk) -> Reached:
+        """Make a chunk of a descent."""
+        result = self.worker(Job(0, chunk.recipe, chunk=chunk))
         assert isinstance(result, Reached), result
         return result
 

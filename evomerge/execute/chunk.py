@@ -20,7 +20,7 @@ from evomerge.evaluation.inference.rows import Form
 from evomerge.evaluation.loss import Loss
 from evomerge.merging.gradients import FACTOR, Gradients, KnobOf, Rates, knob_changes
 from evomerge.merging.resident import Resident
-from evomerge.optimize.descent import Leg, Reached
+from evomerge.optimize.descent import Chunk, Reached
 from evomerge.recipe import Recipe
 from evomerge.space.baselines import alone
 from evomerge.space.protocol import Genome, Space
@@ -38,22 +38,24 @@ class Stepper:
         self._owners: dict[tuple[int, ...], Mapping[KnobOf, int]] = {}
         """Values of the genes that do not move -> which gene moves a knob, if one alone does."""
 
-    def walk(self, leg: Leg) -> Reached:
+    def make(self, chunk: Chunk) -> Reached:
         """Make the steps of a chunk; forms of answers it lacks are those that baselines prefer.
 
         EvomergeError: something other than the genome is at fault.
         """
-        descent, losses, loss = leg.descent, list[float | None](), self.loss
-        loss.answers, loss.weights = leg.answers, leg.weights
-        for task, recipe in leg.teachers.items():
-            loss.teach(task, recipe.digest, leg.lesson[task], partial(self.resident.apply, recipe))
-        loss.forms = leg.forms
-        asked = {task: ids for task, ids in leg.batches[0].items() if task not in leg.teachers}
+        descent, losses, loss = chunk.descent, list[float | None](), self.loss
+        loss.answers, loss.weights = chunk.answers, chunk.weights
+        for task, recipe in chunk.teachers.items():
+            loss.teach(
+                task, recipe.digest, chunk.lesson[task], partial(self.resident.apply, recipe)
+            )
+        loss.forms = chunk.forms
+        asked = {task: ids for task, ids in chunk.batches[0].items() if task not in chunk.teachers}
         if unknown := loss.without_form(asked):
-            loss.forms = {**leg.forms, **self._forms(leg, unknown)}
+            loss.forms = {**chunk.forms, **self._forms(chunk, unknown)}
         rates = self._rates(descent.genome)
         have_factors = any(key == FACTOR for of in rates.values() for _, key, _ in of)
-        for number, documents in enumerate(leg.batches):
+        for number, documents in enumerate(chunk.batches):
             if have_factors and number:  # one is a product of scales, which moves with all of them
                 rates = self._rates(descent.genome)
             try:
@@ -62,14 +64,14 @@ class Stepper:
                 descent = descent.failed_step()
                 losses.append(None)
             else:
-                rate, steps = leg.rate, leg.steps
+                rate, steps = chunk.rate, chunk.steps
                 descent = descent.step(gradient, self.space.genes, rate=rate, steps=steps)
                 losses.append(value)
         watched = None
-        if leg.watched:
+        if chunk.watched:
             with contextlib.suppress(CandidateError):
                 model = self.resident.apply(self.space.decode(descent.genome))
-                watched = loss(model, leg.watched)
+                watched = loss(model, chunk.watched)
         return Reached(descent, tuple(losses), watched, loss.forms)
 
     def _step(
@@ -86,10 +88,10 @@ class Stepper:
             return self._step(recipe, rates, documents)
         return gradient, value
 
-    def _forms(self, leg: Leg, documents: Documents) -> dict[str, Form]:
+    def _forms(self, chunk: Chunk, documents: Documents) -> dict[str, Form]:
         """Return the form of each task's answers that a parent or the base finds most likely."""
         recipes = list(self.space.baselines().values())
-        if (base := leg.recipe.head.base) is not None:
+        if (base := chunk.recipe.head.base) is not None:
             recipes.append(alone(base.parent, recipes[-1]))
 
         def models() -> Iterator[Any]:

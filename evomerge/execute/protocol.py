@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from evomerge.errors import DeviceError
-from evomerge.optimize.descent import Leg, Reached
+from evomerge.optimize.descent import Chunk, Reached
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import MARK, replace_text
 from evomerge.run.notes import WORKERS, WorkerState, lines_of
@@ -28,7 +28,7 @@ INTERVAL = 1.0
 
 @dataclass(frozen=True)
 class Job:
-    """A recipe to build and score, or a leg of a descent to walk.
+    """A recipe to build and score, or a chunk of a descent to make.
 
     Attributes:
         candidate: number of the candidate that the job belongs to.
@@ -40,7 +40,7 @@ class Job:
         oom_backoffs: how often the batch size is halved, because memory ran out in earlier jobs.
         as_itself: whether the host of the recipe, which is the host unchanged, is scored with its
             own config, tokenizer and chat template, as `evomerge evaluate` does it.
-        leg: the leg to walk instead; `recipe` is where it begins.
+        chunk: the chunk to make instead; `recipe` is where it begins.
     """
 
     candidate: int
@@ -52,11 +52,11 @@ class Job:
     examples: int = 0
     oom_backoffs: int = 0
     as_itself: bool = False
-    leg: Leg | None = None
+    chunk: Chunk | None = None
 
 
 Result: TypeAlias = Outcome | Reached
-"""What comes out of a job: a `Failure`, else `Scores`, or where a leg ended."""
+"""What comes out of a job: a `Failure`, else `Scores`, or where a chunk ended."""
 
 
 RunJob: TypeAlias = Callable[[Job], Result]
@@ -199,4 +199,4 @@ class Notes:
 
 
 def _name(job: Job) -> str:
-    return f"{job.candidate} {'leg' if job.leg else job.split}"
+    return f"{job.candidate} {'leg' if job.chunk else job.split}"

@@ -76,7 +76,7 @@ class Worker:
         race: decides how many documents are scored for a job with an incumbent; None: all.
         report: is told how far the preparation of a job's merges is.
         load_parent: loads a parent as itself: reference -> model, tokenizer.
-        space: the genes that the legs of descents move.
+        space: the genes that the chunks of descents move.
         keeps_right: whether scores have the answers that are right (`Scores.right`).
         features: maximum bytes of image features that are kept for later candidates, if any.
         threads: number of CPU threads that torch scores with; whoever makes the worker sets it.
@@ -131,14 +131,14 @@ class Worker:
         return replace(outcome, seconds=seconds, cpu_seconds=cpu_seconds, peak=peak_memory())
 
     def _run(self, job: Job, times: Times) -> Result:
-        if job.leg is not None:
+        if job.chunk is not None:
             assert self.space is not None
             with _phase(times, "descend"):
                 resident = self._ready()
                 if self._stepper is None:
                     loss = Loss(self.evaluator, self.objectives)
                     self._stepper = Stepper(self.space, resident, loss)
-                return self._stepper.walk(job.leg)
+                return self._stepper.make(job.chunk)
         if job.as_itself:
             with _phase(times, "evaluate"):
                 return self._score_parent(job)

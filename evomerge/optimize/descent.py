@@ -81,13 +81,13 @@ class Descent:
         return replace(self, done=self.done + 1, brake=self.brake / 2)
 
 
-@dataclass(frozen=True)
-class Leg:
-    """Steps that a worker makes.
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """A chunk of steps that a worker makes.
 
     Attributes:
         descent: where they begin; `recipe` is that of its genome.
-        batches: for each step, the ids of its documents by task.
+        batches: for each step, the ids of its documents, by task.
         watched: the documents on which the loss is computed after the last step.
         rate, steps: see `Descent.step`.
         answers: task -> document -> the text that is learned in place of the reference answer.
@@ -98,11 +98,11 @@ class Leg:
     """
 
     descent: Descent
+    recipe: Recipe
     batches: tuple[Mapping[str, tuple[int, ...]], ...]
     watched: Mapping[str, tuple[int, ...]]
     rate: float
     steps: int
-    recipe: Recipe
     forms: Forms = field(default_factory=dict)
     answers: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     teachers: Mapping[str, Recipe] = field(default_factory=dict)
@@ -112,14 +112,14 @@ class Leg:
 
 @dataclass(frozen=True)
 class Reached:
-    """What came out of a leg.
+    """What came out of a chunk.
 
     Attributes:
         descent: where it ended.
         losses: the loss before each step, in nats a document; None for a step that failed.
         watched: the loss on the watched documents after the last step; None: it is not finite, or
             no documents are watched.
-        forms: how generated answers are written, as the first legs have found it.
+        forms: how generated answers are written, as the first chunks have found it.
     """
 
     descent: Descent

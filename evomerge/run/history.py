@@ -119,14 +119,14 @@ class History:
         oom_backoffs: how often the batch size was halved because memory ran out.
         threads: number of CPU threads that score models.
         processors: kinds of processors that workers had, without that of the manifest.
-        legs: the results of legs of descents; `candidate` is that before which it was walked.
+        chunks: the results of chunks of descents; `candidate` is that before which it was made.
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self.candidates, self.told = list[Candidate](), list[Candidate]()
         self.bases, self.tested = list[Candidate](), list[Candidate]()
         self.winner: Candidate | None = None
-        self.front, self.legs = list[Candidate](), list[Event]()
+        self.front, self.chunks = list[Candidate](), list[Event]()
         self.budget, self.oom_backoffs = dict[str, Any](), 0
         self.threads: int | None = None
         self.processors: list[str] = []
@@ -185,7 +185,7 @@ class History:
             case "budget":
                 self.budget.update({k: v for k, v in event.items() if k != "event"})
             case "leg":
-                self.legs.append(event)
+                self.chunks.append(event)
             case "memory":
                 self.oom_backoffs = int(event["halvings"])
             case "threads":

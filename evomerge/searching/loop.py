@@ -123,25 +123,25 @@ class Search:
 
     def replay_generations(self) -> None:
         """Repeat the calls that the journal records, telling outcomes generation by generation."""
-        legs = list(self.history.legs)
+        chunks = list(self.history.chunks)
         for candidate in self.history.candidates:
             if candidate.label is None and self.is_full:
                 self.tell_pending()
-            self.repeat_legs(legs, candidate.number)
+            self.repeat_chunks(chunks, candidate.number)
             self.repeat(candidate)
             self.pending.append(candidate)
-        if self.is_full and legs:
+        if self.is_full and chunks:
             self.tell_pending()
-        self.repeat_legs(legs, len(self.history.candidates))
+        self.repeat_chunks(chunks, len(self.history.candidates))
 
     def repeat(self, candidate: Candidate) -> None:
         """Repeat the call that a candidate came from."""
         self.strategy.repeat(candidate.number, candidate.label, candidate.origin)
 
-    def repeat_legs(self, legs: list[Event], number: int) -> None:
-        """Tell the strategy the recorded legs before a candidate, and take them off the list."""
-        while legs and legs[0]["candidate"] <= number:
-            event = legs.pop(0)
+    def repeat_chunks(self, chunks: list[Event], number: int) -> None:
+        """Tell the strategy the recorded chunks before a candidate, and take them off the list."""
+        while chunks and chunks[0]["candidate"] <= number:
+            event = chunks.pop(0)
             if isinstance(self.strategy, Descending):
                 self.strategy.reach(event["place"], Reached.from_json(event))
 
@@ -197,7 +197,7 @@ class Search:
             return not self.is_spent
 
         if may_ask() and isinstance(self.strategy, Descending):
-            for place, result in self.session.walk(self.strategy.legs()):
+            for place, result in self.session.descend(self.strategy.chunks()):
                 self.strategy.reach(place, result)
         if may_ask():
             while not self.is_full and self.has_room:

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Executor, Job
-from evomerge.optimize.descent import Leg, Reached
+from evomerge.optimize.descent import Chunk, Reached
 from evomerge.recipe import Recipe
 from evomerge.run.history import BASE, Candidate, outcome_fields
 from evomerge.run.journal import Event
@@ -170,22 +170,22 @@ class Session:
             event |= values
         self._write(event | outcome_fields(outcome), outcome)
 
-    def walk(self, legs: Mapping[int, Leg]) -> Iterator[tuple[int, Reached]]:
-        """Walk legs of descents; yield the place and the result of each when it is journaled.
+    def descend(self, chunks: Mapping[int, Chunk]) -> Iterator[tuple[int, Reached]]:
+        """Make chunks of descents; yield the place and the result of each when it is journaled.
 
-        A leg whose worker was lost, or took too long, has made no step.
+        A chunk whose worker was lost, or took too long, has made no step.
         """
         following, backoffs = len(self.history.candidates), self.history.oom_backoffs
         jobs = [
-            Job(following + place, leg.recipe, oom_backoffs=backoffs, leg=leg)
-            for place, leg in legs.items()
+            Job(following + place, chunk.recipe, oom_backoffs=backoffs, chunk=chunk)
+            for place, chunk in chunks.items()
         ]
         for job, result in self.executor.run(jobs) if jobs else ():
             place = job.candidate - following
             assert not isinstance(result, Scores)
             if isinstance(result, Failure):
                 self._check_failures(result)
-                result = _not_walked(legs[place], result)
+                result = _without_steps(chunks[place], result)
             event: Event = {"event": "leg", "candidate": following, "place": place}
             event |= result.to_json()
             self.logbook.write(event, result)
@@ -274,10 +274,10 @@ def outcome_text(failure: Failure) -> str:
     return f"{failure.stage}: {failure.reason.rstrip('.')}"
 
 
-def _not_walked(leg: Leg, failure: Failure) -> Reached:
-    """Return the result of a leg that could not be walked: no steps, and a smaller rate."""
-    descent = leg.descent
-    for _ in leg.batches:
+def _without_steps(chunk: Chunk, failure: Failure) -> Reached:
+    """Return the result of a chunk that could not be made: no steps, and a smaller rate."""
+    descent = chunk.descent
+    for _ in chunk.batches:
         descent = descent.failed_step()
-    log.warning("A leg of a descent was not walked (%s).", outcome_text(failure))
-    return Reached(descent, (None,) * len(leg.batches), None, leg.forms)
+    log.warning("A chunk of a descent was not made (%s).", outcome_text(failure))
+    return Reached(descent, (None,) * len(chunk.batches), None, chunk.forms)

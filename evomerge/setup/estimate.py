@@ -23,7 +23,7 @@ from evomerge.setup.parents_as_themselves import base_to_test
 from evomerge.setup.strategy import make_strategy
 from evomerge.setup.worker import make_worker, threads_of
 from evomerge.setup.workers import workers_of
-from evomerge.strategy.gradient import LEG
+from evomerge.strategy.gradient import CHUNK
 from evomerge.strategy.protocol import Descending
 
 
@@ -106,7 +106,7 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
         generations, rest = divmod(searched, max(1, together))
         parts = [min(candidates, baselines), *[together] * generations, rest]
         search = each * sum(math.ceil(part / count) for part in parts)
-        search += probe.step_seconds * LEG * math.ceil(searched / min(count, generation))
+        search += probe.step_seconds * CHUNK * math.ceil(searched / min(count, generation))
     finalists, has_front = config.evaluation.validation.finalists, checked.ranking.has_front
     if finalists is None:  # a front is taken to be as large as a generation
         finalists = generation if has_front else FINALISTS
@@ -134,10 +134,10 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
 def try_candidate(checked: CheckedSearch, say: Callable[[str], None]) -> CostProbe:
     """Build and score the candidate that the search would begin with, as its worker does.
 
-    Where candidates come from descents, the first leg of one is walked, too. `say` is told of each
+    Where candidates come from descents, the first chunk of one is made, too. `say` is told of each
     step when it begins.
     InputError: a parent cannot be loaded; SearchError: the candidate could not be scored, or the
-    leg not be walked.
+    chunk not be made.
     """
     config, began = checked.config, time.perf_counter()
     neighbours = workers_of(config).on_a_machine
@@ -172,13 +172,13 @@ def try_candidate(checked: CheckedSearch, say: Callable[[str], None]) -> CostPro
         strategy.add_baseline(number, label)
         if not isinstance(outcome, Reached):
             strategy.tell(number, outcome)
-    leg, count = strategy.legs()[0], len(recipes)
+    chunk, count = strategy.chunks()[0], len(recipes)
     # The first step finds the forms, and makes what later ones keep.
-    for walked in (replace(leg, batches=leg.batches[:1], watched={}), leg):
-        reached = worker(Job(count, leg.recipe, leg=replace(walked, forms=probe.forms)))
+    for part in (replace(chunk, batches=chunk.batches[:1], watched={}), chunk):
+        reached = worker(Job(count, chunk.recipe, chunk=replace(part, forms=probe.forms)))
         if not isinstance(reached, Reached):
             raise _failed("descent", reached)
-        step = reached.seconds["descend"] / len(walked.batches)
+        step = reached.seconds["descend"] / len(part.batches)
         probe = replace(probe, step_seconds=step, forms=reached.forms, peak_bytes=reached.peak)
     return probe
 

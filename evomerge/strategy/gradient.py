@@ -1,12 +1,12 @@
 """Gradient descent on merge knobs, as a strategy: candidates are the points that descents reach.
 
     repeat
-        every descent makes a leg: a few steps of Adam against the slope of the loss
+        every descent makes a chunk: a few steps of Adam against the gradient of the loss
         every point that was reached is a candidate, scored on the metric
 
 Merge weights are learned by gradients as in AdaMerging (arXiv 2310.02575), aTLAS (2407.02880) and
 SuperMerge (2412.10416); the points are candidates like all others. A share of the search documents
-is only watched: a descent ends early once the loss on these has not fallen for some legs.
+is only watched: a descent ends early once the loss on these has not fallen for some chunks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from operator import mul
 
 from evomerge.evaluation.inference.rows import Forms
-from evomerge.optimize.descent import Descent, Leg, Reached
+from evomerge.optimize.descent import Chunk, Descent, Reached
 from evomerge.recipe import Recipe
 from evomerge.scores import Outcome, Scores
 from evomerge.space.baselines import UNIFORM
@@ -28,8 +28,8 @@ from evomerge.strategy.protocol import Origin
 
 STEPS = 60  # of a descent, if the search file does not say it
 BATCH = 16  # documents of a step, likewise
-LEG = 10  # steps between two candidates of a descent
-PATIENCE = 2  # legs in a row without a lower loss on watched documents, after which a descent ends
+CHUNK = 10  # steps between two candidates of a descent
+PATIENCE = 2  # chunks in a row that do not lower the watched loss, after which a descent ends
 MOSTLY = 0.8  # what one objective weighs more than the others, in descents that prefer it
 NOISE = 0.1  # standard deviation of the noise on a later start, as a share of the range
 
@@ -41,9 +41,9 @@ class _Line:
     Attributes:
         preference: the weight of each objective; empty: those of the search file.
         lowest: the lowest loss on the watched documents so far.
-        worse: legs in a row that did not lower it.
-        forms: how answers are written, as its last leg has found it.
-        is_reached: whether the leg of this round is done.
+        worse: chunks in a row that did not lower it.
+        forms: how answers are written, as its last chunk has found it.
+        is_reached: whether the chunk of this round is done.
     """
 
     number: int
@@ -113,15 +113,17 @@ class GradientStrategy:
         self.repeat(number, label, origin)
         return origin
 
-    def legs(self) -> dict[int, Leg]:
-        """Return the legs that must be walked before `ask`, by the place of the descent."""
+    def chunks(self) -> dict[int, Chunk]:
+        """Return the chunks that must be made before `ask`, by the place of the descent."""
         self._begin_round()
         return {
-            place: self._leg(line) for place, line in enumerate(self._lines) if not line.is_reached
+            place: self._chunk(line)
+            for place, line in enumerate(self._lines)
+            if not line.is_reached
         }
 
     def reach(self, place: int, reached: Reached) -> None:
-        """Take the result of a leg."""
+        """Take the result of a chunk."""
         self._begin_round()
         line = self._lines[place]
         line.descent, line.forms, line.is_reached = reached.descent, reached.forms, True
@@ -152,15 +154,15 @@ class GradientStrategy:
             return
         self.lessons.add(self._labels.get(number), outcome)
         if number in self._genomes:
-            known = self.values(outcome), self.violation(outcome)
-            self._points[number] = self._genomes[number], *known
+            point = self._genomes[number], self.values(outcome), self.violation(outcome)
+            self._points[number] = point
 
     def _begin_round(self) -> None:
         """Begin a round, if all points of the last one are proposed; ended descents begin anew."""
         if self._left:
             return
         self._left = self.generation
-        for line in reversed(self._lines):  # in this order whichever leg was done first
+        for line in reversed(self._lines):  # in this order whichever chunk was done first
             self.forms = {**self.forms, **line.forms}
         for place in range(self.generation):
             if place == len(self._lines):
@@ -188,8 +190,8 @@ class GradientStrategy:
         if number <= count:
             return tuple((1 - MOSTLY) / count + MOSTLY * (n == number - 1) for n in range(count))
         draws = random.Random(f"{self.seed} preference {number}")
-        found = [draws.expovariate(1) for _ in range(count)]
-        return tuple(value / sum(found) for value in found)
+        weights = [draws.expovariate(1) for _ in range(count)]
+        return tuple(value / sum(weights) for value in weights)
 
     def _ranked(self, preference: Sequence[float]) -> list[Genome]:
         """Return the genomes that are scored, the best first: those that keep all constraints.
@@ -218,20 +220,20 @@ class GradientStrategy:
             uniform = self.space.baseline_genomes().get(UNIFORM)
             return tuple(uniform[0]) if uniform else tuple(gene.start for gene in genes)
         draws = random.Random(f"{self.seed} start {number}")
-        parents = self._ranked(preference)[:2] or [self._start(0, ())]
-        started = []
-        for place, gene in enumerate(genes):
-            value = draws.choice(parents)[place]
+        best = self._ranked(preference)[:2] or [self._start(0, ())]
+        genome = []
+        for index, gene in enumerate(genes):
+            value = draws.choice(best)[index]
             if gene.kind == "real":
                 value += draws.gauss(0, NOISE * (gene.high - gene.low))
                 value = min(gene.high, max(gene.low, value))
-            started.append(value)
-        return tuple(started)
+            genome.append(value)
+        return tuple(genome)
 
-    def _leg(self, line: _Line) -> Leg:
+    def _chunk(self, line: _Line) -> Chunk:
         done, lesson = line.descent.done, line.lesson
         share, batches = max(1, self.batch // len(lesson.learned)), []
-        for step in range(done, min(done + LEG, self.steps)):
+        for step in range(done, min(done + CHUNK, self.steps)):
             draws = random.Random(f"{self.seed} batch {line.number} {step}")
             batches.append(
                 {
@@ -239,19 +241,19 @@ class GradientStrategy:
                     for task, ids in lesson.learned.items()
                 }
             )
-        whole = {
+        documents = {
             task: (*lesson.learned[task], *lesson.watched.get(task, ())) for task in lesson.teachers
         }
-        return Leg(
-            line.descent,
-            tuple(batches),
-            lesson.watched,
-            self.rate,
-            self.steps,
-            self.space.decode(line.descent.genome),
-            self.forms,
-            lesson.answers,
-            lesson.teachers,
-            whole,
-            line.preference,
+        return Chunk(
+            descent=line.descent,
+            recipe=self.space.decode(line.descent.genome),
+            batches=tuple(batches),
+            watched=lesson.watched,
+            rate=self.rate,
+            steps=self.steps,
+            forms=self.forms,
+            answers=lesson.answers,
+            teachers=lesson.teachers,
+            lesson=documents,
+            weights=line.preference,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from evomerge.optimize.descent import Leg, Reached
+from evomerge.optimize.descent import Chunk, Reached
 from evomerge.recipe import Recipe
 from evomerge.scores import Outcome
 
@@ -45,11 +45,11 @@ class Strategy(Protocol):
 class Descending(Strategy, Protocol):
     """A strategy whose proposals need the gradient of a loss.
 
-    Before `ask`, its legs are walked, in any order, and `reach` is told each result.
+    Before `ask`, its chunks are made, in any order, and `reach` is told each result.
     """
 
-    def legs(self) -> Mapping[int, Leg]:
-        """Return the legs that the next proposals need and that are not walked yet, by place."""
+    def chunks(self) -> Mapping[int, Chunk]:
+        """Return the chunks that the next proposals need and that are not made yet, by place."""
 
     def reach(self, place: int, reached: Reached) -> None:
-        """Take the result of a leg."""
+        """Take the result of a chunk."""

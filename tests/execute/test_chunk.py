@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from evomerge.execute.chunk import Stepper
 from evomerge.merging.resident import Resident
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.optimize.descent import Descent, Leg
+from evomerge.optimize.descent import Chunk, Descent
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.space.baselines import baseline_recipes
 
@@ -73,11 +73,12 @@ def test_the_gradients_of_scales_are_those_of_each_step(tmp_path):
     frame = Recipe("a", {}, end, end, dtype="float32")
     space = spaces.paths("swaps", {"a": 3, "b": 3}, frame, scales=(0.5, 1.5))
     start = Descent.at([gene.start for gene in space.genes])
-    one = Leg(start, ({},), {}, 0.2, 8, space.decode(start.genome))
+    recipe, setting = space.decode(start.genome), {"watched": {}, "rate": 0.2, "steps": 8}
+    one = Chunk(descent=start, recipe=recipe, batches=({},), **setting)
     stepper = Stepper(space, resident, Likelihood())
-    two = stepper.walk(replace(one, batches=({}, {})))
-    first = stepper.walk(one)
-    second = stepper.walk(replace(one, descent=first.descent))
+    two = stepper.make(replace(one, batches=({}, {})))
+    first = stepper.make(one)
+    second = stepper.make(replace(one, descent=first.descent))
     assert two.descent.genome == pytest.approx(second.descent.genome, abs=1e-6)
 
 
@@ -95,7 +96,8 @@ def test_forms_are_tried_on_the_parents_their_average_and_the_base(tmp_path):
 
     head = Layer("ties", [Source("a"), Source("b")], Source("base"))
     stepper = Stepper(space, resident, SimpleNamespace(choose_forms=tried))
-    merged = Leg(Descent.at([0.5]), (), {}, 0.1, 1, replace(frame, head=head))
+    setting = {"batches": (), "watched": {}, "rate": 0.1, "steps": 1}
+    merged = Chunk(descent=Descent.at([0.5]), recipe=replace(frame, head=head), **setting)
     one, two, mean, base = stepper._forms(merged, {})
     assert mean == pytest.approx((one + two) / 2, rel=1e-4)
     assert [one, two, base] == tried(

@@ -48,20 +48,20 @@ FRONT = ParetoFront(
 
 
 def walked(job: Job) -> Outcome | Reached:
-    """Walk a leg to weights near 0.7, which depend on what is learned, or score a candidate."""
-    if job.leg is None:
+    """Make a chunk, to weights near 0.7, which depend on what is learned, or score a candidate."""
+    if job.chunk is None:
         outcome = outcome_of(job)
         if isinstance(outcome, Scores):  # documents of several candidates, so their order counts
             ids = [(7 * job.candidate + step) % 100 for step in range(30)]
             outcome = replace(outcome, right={"task": dict.fromkeys(ids, f"by {job.candidate}")})
         return outcome
-    descent = job.leg.descent
-    texts = "".join(job.leg.answers.get("task", {}).values())
-    for batch in job.leg.batches:
+    descent = job.chunk.descent
+    texts = "".join(job.chunk.answers.get("task", {}).values())
+    for batch in job.chunk.batches:
         wanted = 0.6 + (sum(batch["task"]) + sum(map(ord, texts))) % 97 / 500
         gradient = [2 * (value - wanted) for value in descent.genome]
-        descent = descent.step(gradient, SPACE.genes, rate=job.leg.rate, steps=job.leg.steps)
-    losses = (1.0,) * len(job.leg.batches)
+        descent = descent.step(gradient, SPACE.genes, rate=job.chunk.rate, steps=job.chunk.steps)
+    losses = (1.0,) * len(job.chunk.batches)
     return Reached(descent, losses, 1 / descent.done, {ANY: Form(delimiter=False)})
 
 
@@ -139,7 +139,7 @@ def test_killed_and_resumed_with_any_widths_the_search_is_the_same(
                 assert str(error) == "killed"
             scored += executor.scored
         assert trajectory(history) == trajectory(whole)
-        jobs = scored if kind not in ("gradient", "successes") else []  # legs are of a candidate
+        jobs = scored if kind not in ("gradient", "successes") else []  # chunks are of a candidate
         assert len(set(jobs)) == len(jobs), "something was scored twice"
     if kind == "front" and whole.front:
         assert whole.winner in whole.front
@@ -148,10 +148,10 @@ def test_killed_and_resumed_with_any_widths_the_search_is_the_same(
         assert all("test" in item.outcomes for item in whole.front)
 
 
-def test_a_leg_is_walked_once_and_knows_the_form_that_the_first_one_found(tmp_path):
-    legs = run(tmp_path / "run", 4, 1, **KINDS["gradient"]).legs
-    assert legs and len(legs) == len({(leg["candidate"], leg["place"]) for leg in legs})
-    assert {leg["forms"][ANY]["delimiter"] for leg in legs} == {False}
+def test_a_chunk_is_made_once_and_knows_the_form_that_the_first_one_found(tmp_path):
+    chunks = run(tmp_path / "run", 4, 1, **KINDS["gradient"]).chunks
+    assert chunks and len(chunks) == len({(chunk["candidate"], chunk["place"]) for chunk in chunks})
+    assert {chunk["forms"][ANY]["delimiter"] for chunk in chunks} == {False}
 
 
 @settings(max_examples=draws(15), deadline=None)

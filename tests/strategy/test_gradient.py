@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from evomerge.evaluation.inference.rows import Form
-from evomerge.optimize.descent import Leg, Reached
+from evomerge.optimize.descent import Chunk, Reached
 from evomerge.recipe import Layer, Recipe
 from evomerge.scores import Failure, Scores
 from evomerge.space.protocol import Gene
-from evomerge.strategy.gradient import LEG, GradientStrategy
+from evomerge.strategy.gradient import CHUNK, GradientStrategy
 from evomerge.strategy.lessons import Lessons
 from evomerge.strategy.protocol import Origin
 
@@ -51,13 +51,13 @@ def make(**options) -> GradientStrategy:
     )
 
 
-def walk(leg: Leg, watched: float | None = None) -> Reached:
-    descent = leg.descent
-    for _ in leg.batches:
+def made(chunk: Chunk, watched: float | None = None) -> Reached:
+    descent = chunk.descent
+    for _ in chunk.batches:
         gradient = [2 * (value - best) for value, best in zip(descent.genome, TARGET, strict=True)]
-        descent = descent.step(gradient, Plane.genes, rate=leg.rate, steps=leg.steps)
+        descent = descent.step(gradient, Plane.genes, rate=chunk.rate, steps=chunk.steps)
     distance = math.dist(descent.genome, TARGET)
-    return Reached(descent, (1.0,) * len(leg.batches), distance if watched is None else watched)
+    return Reached(descent, (1.0,) * len(chunk.batches), distance if watched is None else watched)
 
 
 def scored(genome) -> Scores:
@@ -69,8 +69,8 @@ def run(strategy, candidates: int, watched=None) -> list[Origin]:
     strategy.tell(0, scored((0.5, 0.5)))
     asked: list[Origin] = []
     while len(asked) < candidates:
-        for place, leg in strategy.legs().items():
-            strategy.reach(place, walk(leg, watched))
+        for place, chunk in strategy.chunks().items():
+            strategy.reach(place, made(chunk, watched))
         generation = [strategy.ask(len(asked) + 1 + i) for i in range(strategy.left)]
         for recipe, origin in generation:
             assert recipe == Plane().decode(origin["genome"])
@@ -81,7 +81,7 @@ def run(strategy, candidates: int, watched=None) -> list[Origin]:
 
 def test_candidates_are_the_points_of_one_descent_and_come_near_the_best():
     first, second, third = run(make(), 3)
-    assert [each["steps"] for each in (first, second, third)] == [LEG, 2 * LEG, 3 * LEG]
+    assert [each["steps"] for each in (first, second, third)] == [CHUNK, 2 * CHUNK, 3 * CHUNK]
     assert math.dist(third["genome"], TARGET) < 0.1
 
 
@@ -90,9 +90,9 @@ def test_later_descents_begin_near_the_best_points():
     assert [each["descent"] for each in asked] == [0, 0, 0, 1, 1, 1]
     strategy = make()
     run(strategy, 3)
-    (leg,) = strategy.legs().values()
-    assert leg.descent.done == 0
-    assert math.dist(leg.descent.genome, TARGET) < 0.5
+    (chunk,) = strategy.chunks().values()
+    assert chunk.descent.done == 0
+    assert math.dist(chunk.descent.genome, TARGET) < 0.5
 
 
 def test_a_candidate_that_keeps_the_constraints_comes_first():
@@ -105,19 +105,19 @@ def test_a_candidate_that_keeps_the_constraints_comes_first():
     assert strategy._ranked(())[0] == (0.1, 0.0)
 
 
-def test_forms_do_not_depend_on_which_leg_was_done_first():
-    """A leg that is walked again after a kill knows as much as before it."""
+def test_forms_do_not_depend_on_which_chunk_was_done_first():
+    """A chunk that is made again after a kill knows as much as before it."""
     found = {0: {"a": Form(True, "token")}, 1: {"a": Form(True, "stop"), "b": Form(False)}}
     later = []
     for order in ((0, 1), (1, 0)):
         strategy = make(descents=2, forms={"c": Form(True, "none")})
-        legs = strategy.legs()
+        chunks = strategy.chunks()
         for place in order:
-            strategy.reach(place, replace(walk(legs[place]), forms=found[place]))
-            assert all(leg.forms.keys() == {"c"} for leg in strategy.legs().values())
+            strategy.reach(place, replace(made(chunks[place]), forms=found[place]))
+            assert all(chunk.forms.keys() == {"c"} for chunk in strategy.chunks().values())
         for number in range(2):
             strategy.ask(number)
-        later += [leg.forms for leg in strategy.legs().values()]
+        later += [chunk.forms for chunk in strategy.chunks().values()]
     assert later == [{"c": Form(True, "none"), **found[1], **found[0]}] * 4
 
 
@@ -131,13 +131,13 @@ def test_several_descents_make_a_round_together():
 
 def test_batches_have_documents_of_every_task_and_none_that_is_watched():
     strategy = make(batch=8)
-    (leg,) = strategy.legs().values()
-    assert len(leg.batches) == LEG
-    assert {task: len(ids) for task, ids in leg.watched.items()} == {"a": 20, "b": 12}
-    for documents in leg.batches:
+    (chunk,) = strategy.chunks().values()
+    assert len(chunk.batches) == CHUNK
+    assert {task: len(ids) for task, ids in chunk.watched.items()} == {"a": 20, "b": 12}
+    for documents in chunk.batches:
         assert {task: len(ids) for task, ids in documents.items()} == {"a": 4, "b": 4}
-        assert not any(set(ids) & set(leg.watched[task]) for task, ids in documents.items())
-    assert leg.batches[0] != leg.batches[1]
+        assert not any(set(ids) & set(chunk.watched[task]) for task, ids in documents.items())
+    assert chunk.batches[0] != chunk.batches[1]
 
 
 def test_a_descent_ends_early_if_the_watched_loss_does_not_fall():
@@ -150,8 +150,8 @@ def test_failures_do_not_break_it():
     strategy.add_baseline(0, "uniform")
     strategy.tell(0, Failure("merge", "no"))
     for number in range(1, 5):
-        for place, leg in strategy.legs().items():
-            failed = leg.descent.failed_step()
+        for place, chunk in strategy.chunks().items():
+            failed = chunk.descent.failed_step()
             strategy.reach(place, Reached(failed, (None,), None))
         _, origin = strategy.ask(number)
         strategy.tell(number, Failure("evaluate", "no"))
@@ -162,16 +162,16 @@ def test_the_descents_of_a_front_weigh_the_objectives_differently():
     both = lambda scores: (scores.aggregates["one"], scores.aggregates["two"])  # noqa: E731
     lessons = Lessons("reference", DOCUMENTS, 0)
     strategy = GradientStrategy(Plane(), lessons, both, steps=10, descents=3, weighed=2)
-    legs = strategy.legs()
-    equal, first, second = (legs[place].weights for place in range(3))
+    chunks = strategy.chunks()
+    equal, first, second = (chunks[place].weights for place in range(3))
     assert equal == (0.5, 0.5)
     assert first == second[::-1] == pytest.approx((0.9, 0.1))
-    for place, leg in legs.items():
-        strategy.reach(place, walk(leg))
+    for place, chunk in chunks.items():
+        strategy.reach(place, made(chunk))
     genomes = []
     for number, (one, two) in enumerate([(0.5, 50.0), (1.0, 0.0), (0.0, 100.0)]):
         genomes.append(strategy.ask(number)[1]["genome"])
         strategy.tell(number, Scores({}, {}, {"one": one, "two": two}))
     assert strategy._ranked((0.9, 0.1))[0] == tuple(genomes[1])
     assert strategy._ranked((0.1, 0.9))[0] == tuple(genomes[2])
-    assert sum(strategy.legs()[0].weights) == pytest.approx(1.0)
+    assert sum(strategy.chunks()[0].weights) == pytest.approx(1.0)
