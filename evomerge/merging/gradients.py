@@ -131,7 +131,7 @@ class Gradients:
         self, plan: TensorPlan, keys: set[KnobKey], gradient: Array
     ) -> dict[KnobKey, float]:
         """Return the gradients by knobs of one tensor, given the gradient by the tensor."""
-        merge, knobs = self._resident.merge_of(plan), (plan.knobs, plan.merge_knobs or {})
+        merge, knobs = self._resident.maker.merge_of(plan), (plan.knobs, plan.merge_knobs or {})
         exact = merge.gradients(*knobs, gradient)
         found = {key: plan.factor * value for key, value in exact.items()}
         for key in keys - found.keys():

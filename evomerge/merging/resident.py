@@ -23,7 +23,6 @@ from evomerge.merging.architecture.modules import attach_modules
 from evomerge.merging.architecture.placement import Placement, device_of
 from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor, one_thread
-from evomerge.merging.methods.method import Merge
 from evomerge.merging.tensors.make import Report, TensorMaker
 from evomerge.merging.tensors.plan import STORED, Planner, TensorPlan
 from evomerge.merging.tensors.reader import DTYPES
@@ -187,10 +186,6 @@ class Resident:
             self.maker.make(prepared.changed, out, use, threads)
         self.module = prepared.layout.module
         return self.module
-
-    def merge_of(self, plan: TensorPlan) -> Merge:
-        """Return the merge of a tensor, for any knobs."""
-        return self.maker.merge_of(plan)
 
     def _targets(self, model: Model, plans: Iterable[TensorPlan]) -> Mapping[str, Target]:
         """Return where tensors are written to in a model, by name, of those that it uses."""
