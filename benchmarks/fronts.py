@@ -14,9 +14,11 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
+from pymoo.indicators.hv import HV
+
 import evomerge
 from evomerge.scores import MODEL
-from evomerge.searching.front import hypervolume
 
 
 def measure(folder: Path, box: list[tuple[float, float]]) -> tuple[float, float]:
@@ -25,16 +27,14 @@ def measure(folder: Path, box: list[tuple[float, float]]) -> tuple[float, float]
     rows = run.candidates
     keys = [f"test {item.task or MODEL}/{item.metric}" for item in run.config.objectives]
     tested = rows.dropna(subset=keys)
-    signs = [1.0 if best > worst else -1.0 for worst, best in box]
+    worst, best = np.array(box).T
 
-    def volume(values: list[list[float]]) -> float:
-        points = [tuple(s * v for s, v in zip(signs, row, strict=True)) for row in values]
-        lowest = tuple(sign * worst for sign, (worst, _) in zip(signs, box, strict=True))
-        highest = tuple(sign * best for sign, (_, best) in zip(signs, box, strict=True))
-        return hypervolume(points, lowest, highest)
+    def volume(values: np.ndarray) -> float:
+        shares = np.clip((values - worst) / (best - worst), 0.0, 1.0)
+        return float(HV(ref_point=np.zeros(len(box)))(-shares)) if len(shares) else 0.0
 
     parents = tested[tested["origin"].isin(run.config.parents)]
-    return volume(parents[keys].to_numpy().tolist()), volume(tested[keys].to_numpy().tolist())
+    return volume(parents[keys].to_numpy(float)), volume(tested[keys].to_numpy(float))
 
 
 def main() -> None:

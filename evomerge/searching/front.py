@@ -48,21 +48,6 @@ def spread(front: Sequence[Point], count: int) -> list[Point]:
     return [front[index] for index in sorted(chosen)]
 
 
-def hypervolume(front: Sequence[Point], lowest: Point, highest: Point) -> float:
-    """Return the share of a box, from its lowest to its highest values, that a front dominates.
-
-    A side without length counts as 1 long.
-    """
-    from pymoo.indicators.hv import HV
-
-    if not front:
-        return 0.0
-    size = np.array(highest) - np.array(lowest)
-    size[size <= 0] = 1.0
-    shares = np.clip((np.array(front) - np.array(lowest)) / size, 0.0, 1.0)
-    return float(HV(ref_point=np.zeros(len(lowest)))(-shares))
-
-
 def _scaled(front: Sequence[Point]) -> NDArray[np.float64]:
     """Return the points, each objective scaled from 0 to 1; 1 where all values are equal."""
     rows = np.array(front, dtype=float)

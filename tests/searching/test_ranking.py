@@ -2,14 +2,13 @@
 
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.run.history import Candidate
 from evomerge.scores import Constraint, Expected, Failure, Objective, Scores
-from evomerge.searching.front import hypervolume, knee, nondominated, spread
+from evomerge.searching.front import knee, nondominated, spread
 from evomerge.searching.ranking import ParetoFront, WeightedSum
 
 OBJECTIVES = (Objective("t", "acc"), Objective("t", "tokens", higher_is_better=False))
@@ -138,17 +137,3 @@ def test_a_front_has_a_knee_and_can_be_thinned(items):
 def test_the_knee_is_near_the_ideal_point():
     assert knee([(1.0, 0.0), (0.9, 0.8), (0.0, 1.0)]) == (0.9, 0.8)
     assert knee([(5.0, 1.0)]) == (5.0, 1.0)
-
-
-@given(points)
-def test_the_hypervolume_is_a_share_that_grows_with_the_front(items):
-    low, high = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    all_of_it = hypervolume(nondominated(items), low, high)
-    assert 0.0 <= hypervolume(items[:1], low, high) <= all_of_it + 1e-12 <= 1.0 + 2e-12
-    assert all_of_it == pytest.approx(hypervolume(items, low, high))
-
-
-def test_the_hypervolume_of_a_box_is_its_volume():
-    assert hypervolume([(0.5, 3.0)], (0.0, 1.0), (1.0, 5.0)) == pytest.approx(0.5 * 0.5)
-    assert hypervolume([], (0.0,), (1.0,)) == 0.0
-    assert np.isclose(hypervolume([(1.0, 0.25), (0.25, 1.0)], (0.0, 0.0), (1.0, 1.0)), 0.4375)
