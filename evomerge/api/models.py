@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.api.objectives import with_named_functions
+from evomerge.api.opening import content_of
 from evomerge.parsing.values import path_of
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import TemporaryFolder
@@ -86,7 +86,7 @@ def evaluate(
     from evomerge.setup.search import evaluate as evaluate_model
 
     if isinstance(config, Mapping):
-        parsed, folder = parse(with_named_functions(config), "config"), Path.cwd()
+        parsed, folder = parse(content_of(config)[0], "config"), Path.cwd()
     else:
         file = path_of(config, "config")
         parsed, folder = load_any(file), file.parent

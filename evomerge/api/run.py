@@ -218,7 +218,7 @@ def results(runs: Iterable[str | PathLike[str]]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from evomerge.report.runs import run_rows
+    from evomerge.report.rows import run_rows
 
     rows = run_rows([path_of(item, "runs") for item in runs])
     return pd.DataFrame(rows).set_index("search") if rows else pd.DataFrame()

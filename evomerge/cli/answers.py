@@ -113,7 +113,7 @@ def results(
 
 def _compare_runs(runs: list[Path], csv: Path | None, as_json: bool) -> None:
     from evomerge.cli.rows import runs_in_words, write_csv
-    from evomerge.report.runs import run_rows
+    from evomerge.report.rows import run_rows
 
     rows = run_rows(runs)
     if csv is not None:

@@ -1,15 +1,32 @@
-"""The table of candidates, a row for each: of `evomerge results`, of reports and of data frames."""
+"""The rows of results: a row for each candidate of a run, and one for each search of many runs."""
 
 from __future__ import annotations
 
+import json
+import math
+import re
 from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from evomerge.report.confidence import factor_of
+from evomerge.errors import InputError
+from evomerge.report.confidence import (
+    factor_of,
+    factor_of_fitness,
+    fitness_interval,
+    mean_over_runs,
+)
+from evomerge.report.view import View
+from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.scores import SPLITS, Objective, Scores, Split, fitness_error
+from evomerge.scores import SPLITS, Objective, Scores, Split, fitness, fitness_error
+from evomerge.space.baselines import UNIFORM
 
 FINAL_SPLITS: tuple[Split, ...] = ("validation", "test")
+
+_OF_A_RUN = {"seed", "executor"}
+"""Sections in which runs of one search file may differ."""
 
 
 def candidate_rows(
@@ -78,3 +95,71 @@ def search_score(scores: Scores, objective: Objective) -> float:
     """Return an objective's score on the search documents, or its estimate, in its own sign."""
     known = scores.expected.get(objective.key)
     return scores.aggregates[objective.key] if known is None else known.value
+
+
+def run_rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return a row for each search file, with means over its runs.
+
+    `seeds` is the number of runs that have ended. `score` is the mean of their winners' fitness on
+    test documents with its 95 % interval (`mean_over_runs`), None for searches for a front.
+    `percent` says whether scores are shares, which people read in per cent. InputError: a folder is
+    no run, or two are the same search with the same seed.
+    """
+    groups: dict[str, dict[int, View]] = {}
+    for folder in folders:
+        view = View.of(RunFolder(folder))
+        course = view.config.model_dump(mode="json", exclude=_OF_A_RUN)
+        group = groups.setdefault(json.dumps(course, sort_keys=True), {})
+        if (other := group.setdefault(view.config.seed, view)) is not view:
+            raise InputError(
+                f"{other.run.path} and {folder} are the same search with the same seed, so they "
+                "count once; give one of them."
+            )
+    searches = [list(group.values()) for group in groups.values()]
+    names = [_name(views[0]) for views in searches]
+    if len(set(names)) < len(names):
+        names = [str(views[0].run.path) for views in searches]
+    return [{"search": name} | _row(views) for name, views in zip(names, searches, strict=True)]
+
+
+def _name(view: View) -> str:
+    """Return the name of a run folder without the seed; if that is all, the folder around it."""
+    folder = view.run.path.resolve()
+    return re.sub(rf"(^|[-_.]){view.config.seed}$", "", folder.name) or folder.parent.name
+
+
+def _row(views: Sequence[View]) -> dict[str, Any]:
+    ranking, is_share, score = views[0].ranking, False, None
+    winners = [view.history.winner for view in views]
+    tests = [scores for item in winners if item and (scores := item.scores("test")) is not None]
+    if tests and not ranking.has_front:
+        is_share = factor_of_fitness(ranking.objectives, tests) == 100
+        bounds = (0.0, 1.0) if is_share else (-math.inf, math.inf)
+        known = [fitness_interval(ranking.objectives, scores) for scores in tests]
+        score = mean_over_runs(known, *bounds)
+    return {
+        "objective": ", ".join(item.key for item in ranking.objectives),
+        "percent": is_share,
+        "seeds": len(tests),
+        "runs": len(views),
+        "score": score and score.value,
+        "low": score and score.low,
+        "high": score and score.high,
+        "best_parent": _baseline(views, is_uniform=False),
+        "uniform": _baseline(views, is_uniform=True),
+        "candidates": fmean(len(view.history.candidates) for view in views),
+        "cpu_seconds": fmean(view.run.timings.cpu_seconds() for view in views),
+    }
+
+
+def _baseline(views: Sequence[View], *, is_uniform: bool) -> float | None:
+    """Return the mean fitness on test documents of the uniform merge, or of the best parent."""
+    best = []
+    for view in views:
+        values = [
+            fitness(view.ranking.objectives, scores)
+            for item in view.history.baselines
+            if (item.label == UNIFORM) == is_uniform and (scores := item.scores("test")) is not None
+        ]
+        best += [max(values)] if values and not view.ranking.has_front else []
+    return fmean(best) if best else None

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from search_run import SMALL, environment, evomerge, write_search
 
 from evomerge.api.models import evaluate, merge
-from evomerge.api.objectives import with_named_functions
+from evomerge.api.opening import with_named_functions
 from evomerge.api.run import Run
 from evomerge.api.search import resume, search
 from evomerge.errors import ConfigError, RunFolderError

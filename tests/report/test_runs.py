@@ -14,7 +14,7 @@ from search_run import SMALL, evomerge, evomerge_json
 import evomerge as api
 from evomerge.cli.rows import runs_in_words
 from evomerge.errors import InputError, RunFolderError
-from evomerge.report.runs import run_rows
+from evomerge.report.rows import run_rows
 
 
 def done(folder: Path, right: int, **changes) -> Path:
