@@ -185,8 +185,8 @@ class Recipe:
     @property
     def parents(self) -> tuple[str, ...]:
         """Every parent that the recipe names, each once, the host first."""
-        named = (source.parent for source in self.every_source())
-        return tuple(dict.fromkeys((self.host, *named, *self.vocabulary)))
+        parents = (source.parent for source in self.every_source())
+        return tuple(dict.fromkeys((self.host, *parents, *self.vocabulary)))
 
     def every_source(self) -> Iterator[Source]:
         """Yield the sources of every layer, bases included."""

@@ -107,15 +107,15 @@ class Cube:
                 lost, won = _lost_and_won(count)
                 coordinates += [won if value == gene.low + k else lost for k in range(count)]
         point = np.array(coordinates)
-        for place in self._quantiles:
-            point[place] = _NORMAL.inv_cdf(point[place])
+        for index in self._quantiles:
+            point[index] = _NORMAL.inv_cdf(point[index])
         return point
 
     def genome(self, point: Vector) -> Genome:
         """Return the genome of a point; coordinates outside of [0, 1] are clipped."""
         values = point.tolist()
-        for place in self._quantiles:
-            values[place] = _NORMAL.cdf(values[place])
+        for index in self._quantiles:
+            values[index] = _NORMAL.cdf(values[index])
         return tuple(
             _value(gene, cells, values[first])
             if count == 1

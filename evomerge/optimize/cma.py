@@ -166,9 +166,9 @@ class CMA(Generations[_Sample]):
         for item in trials:
             if item.sample is not None and item.sample.mirrored is not None:
                 pairs.setdefault(item.sample.generation, {})[item.sample.mirrored] = item
-        whole = [generation for generation, pair in pairs.items() if len(pair) == 2]
-        self._es.adapt_sigma.has_pair = bool(whole)
-        first = [pairs[max(whole)][number] for number in (0, 1)] if whole else []
+        pairs = {generation: pair for generation, pair in pairs.items() if len(pair) == 2}
+        self._es.adapt_sigma.has_pair = bool(pairs)
+        first = [pairs[max(pairs)][number] for number in (0, 1)] if pairs else []
         return [*first, *(item for item in trials if not any(item is one for one in first))]
 
 
@@ -276,13 +276,12 @@ class CategoryCMA(_Cmaes):
 
         super().__init__(cube, setting.population)
         counts = [levels(gene) or 1 for gene in cube.genes]
-        is_choice = [_is_choice(gene) for gene in cube.genes]
-        places = range(len(counts))
-        self._choices = [place for place in places if is_choice[place]]
-        self._sizes = np.array([counts[place] for place in self._choices])
+        self._choices = [at for at, gene in enumerate(cube.genes) if _is_choice(gene)]
+        self._sizes = np.array([counts[at] for at in self._choices])
+        numbers = [at for at in range(len(counts)) if at not in self._choices]
         # cmaes has real numbers first, then whole ones; a gene with one value is like a real one.
-        self._reals = [at for at in places if not is_choice[at] and counts[at] == 1]
-        self._whole = [at for at in places if not is_choice[at] and counts[at] > 1]
+        self._reals = [at for at in numbers if counts[at] == 1]
+        self._whole = [at for at in numbers if counts[at] > 1]
         self._numbers = [*self._reals, *self._whole]
         step, start, numbers = cube.step.tolist(), cube.start / cube.step, self._numbers
         middles = [(np.arange(counts[at]) + 0.5) / counts[at] / step[at] for at in self._whole]
@@ -308,13 +307,13 @@ class CategoryCMA(_Cmaes):
         return sample, point
 
     def _sample(self, point: Vector) -> Any:
-        chosen = np.floor(point[self._choices] * self._sizes).astype(int)
-        values = np.arange(self._sizes.max()) == chosen[:, None]
+        values = np.floor(point[self._choices] * self._sizes).astype(int)
+        one_hot = np.arange(self._sizes.max()) == values[:, None]
         if not self._numbers:
-            return self._inner.Solution(c=values)
+            return self._inner.Solution(c=one_hot)
         numbers = (point / self.cube.step)[self._numbers]
         normal = normal_with_categories_of(self._inner)
-        return self._inner.Solution(c=values, _v_raw=_shortened(numbers, normal))
+        return self._inner.Solution(c=one_hot, _v_raw=_shortened(numbers, normal))
 
 
 def _shortened(sample: Vector, normal: Normal) -> Vector:

@@ -195,11 +195,11 @@ def _try_out(name: str) -> list[bytes]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for number in range(100 if _is_of(inner, ALGORITHMS) else 0):
-            told = [asked[-4]] if number > 3 else []
+            trials = [asked[-4]] if number > 3 else []
             if number % 25 < 2 and not _is_of(inner, OWN_SAMPLES):
                 value = np.full(8, number / 50 - 1)
-                told.append(inner.parametrization.spawn_child(new_value=value))
-            for item in told:
+                trials.append(inner.parametrization.spawn_child(new_value=value))
+            for item in trials:
                 inner.tell(item, float(((item.value - 1) ** 2).sum()))
             asked.append(inner.ask())
     return [item.value.tobytes() for item in asked]

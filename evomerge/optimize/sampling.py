@@ -76,14 +76,14 @@ def create_grid(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
 
 def _grid(counts: Sequence[int | None]) -> Iterator[Vector]:
     """Yield the points of finer and finer grids; without real genes, repeat the same grid."""
-    reals = [place for place, count in enumerate(counts) if count is None]
+    reals = [index for index, count in enumerate(counts) if count is None]
     for depth in itertools.count():
         parts = 2**depth if reals else 1
         ends = [i / parts for i in range(parts + 1)]
         axes = [ends if k is None else [(i + 0.5) / k for i in range(k)] for k in counts]
         coarser = set(ends[::2]) if depth and reals else set()
         for point in _scattered(axes):
-            if not reals or not all(point[place] in coarser for place in reals):
+            if not reals or not all(point[index] in coarser for index in reals):
                 yield point
 
 

@@ -34,10 +34,13 @@ def baseline_recipes(
         layers = {
             stack: tuple(average(of, layer) for layer in range(n)) for stack, n in stacks.items()
         }
-        having = ((name, [p for p in of if p in own]) for name, own in (modalities or {}).items())
-        towers: dict[str, Any] = {name: average(own) for name, own in having if own}
-        ends: dict[str, Any] = {"embeddings": average(of), "head": average(of)}
-        return replace(like, layers=layers, options={}, **ends, **towers)
+        towers: dict[str, Any] = {
+            name: average(parts)
+            for name, owners in (modalities or {}).items()
+            if (parts := [parent for parent in of if parent in owners])
+        }
+        end = average(of)
+        return replace(like, layers=layers, options={}, embeddings=end, head=end, **towers)
 
     averages = {**{parent: [parent] for parent in parents}, UNIFORM: merged}
     return {label: recipe(of) for label, of in averages.items()}
@@ -58,12 +61,12 @@ def shares_of(parents: Sequence[str], base: str | None) -> dict[str, dict[str, f
 def alone(parent: str, uniform: Recipe) -> Recipe:
     """Return the recipe of one model, parent or base, with everything else that of a baseline."""
 
-    def own(layer: Layer) -> Layer:
+    def of_parent(layer: Layer) -> Layer:
         return replace(layer, sources=(replace(layer.sources[0], parent=parent),))
 
     return replace(
         uniform,
-        embeddings=own(uniform.embeddings),
-        layers={name: tuple(map(own, blocks)) for name, blocks in uniform.layers.items()},
-        head=own(uniform.head),
+        embeddings=of_parent(uniform.embeddings),
+        layers={name: tuple(map(of_parent, blocks)) for name, blocks in uniform.layers.items()},
+        head=of_parent(uniform.head),
     )

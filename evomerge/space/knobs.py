@@ -91,13 +91,13 @@ def _range(method: Method, knob: Knob, setting: tuple[float, float]) -> tuple[fl
 
 def _check(method: Method, knob: Knob, setting: object, values: Sequence[float]) -> None:
     for value in values:
-        whole = knob.kind == "real" or (math.isfinite(value) and value == int(value))
-        if not (math.isfinite(value) and knob.low <= value <= knob.high and whole):
-            shown = list(setting) if isinstance(setting, tuple) else setting
+        is_kind = knob.kind == "real" or (math.isfinite(value) and value == int(value))
+        if not (math.isfinite(value) and knob.low <= value <= knob.high and is_kind):
+            text = list(setting) if isinstance(setting, tuple) else setting
             kind = {"real": "", "integer": " in whole numbers", "flag": " (off or on)"}[knob.kind]
             allowed = f"goes from {knob.low:g} to {knob.high:g}{kind}"
             if knob.low == knob.high:
                 allowed = f"is always {knob.low:g}; remove the key"
             raise ConfigError(
-                f"space.knobs.{knob.name} is {shown}, but {knob.name} of {method.name} {allowed}."
+                f"space.knobs.{knob.name} is {text}, but {knob.name} of {method.name} {allowed}."
             )

@@ -263,27 +263,29 @@ def _check_components(
     config: ParametersConfig, stacks: Sequence[BlockStack], modalities: Collection[str]
 ) -> None:
     """Check that a model has the components that a search file names."""
-    wanted = config.components
+    names = config.components
     known = [*dict.fromkeys(name for stack in stacks for name in stack.filters), *modalities]
     hidden = [name for name in known if name.startswith("expert_")][1:-1]  # may be hundreds
     listed = ["..." if name in hidden[:1] else name for name in known if name not in hidden[1:]]
-    for name in wanted if wanted != "each" else ():
+    for name in names if names != "each" else ():
         if name not in known:
             raise ConfigError(
                 f"space.components names {name!r}, which this model does not have; it has "
                 f"{', '.join(listed) or 'none'}, and `rest` is always added."
                 f"{did_you_mean(name, known)}"
             )
-        if list(wanted).count(name) > 1:
+        if list(names).count(name) > 1:
             raise ConfigError(f"space.components names {name!r} twice; name each once.")
 
 
 def _components(
-    wanted: Sequence[str] | Literal["each"], filters: Mapping[str, Sequence[str]]
+    names: Sequence[str] | Literal["each"], filters: Mapping[str, Sequence[str]]
 ) -> Mapping[str, Sequence[str]]:
     """Return the components of a stack that a search file names and the rest; none: no names."""
-    named = {name: parts for name, parts in filters.items() if wanted == "each" or name in wanted}
-    return {**named, REST: ("*",)} if named and wanted != "each" else named
+    if names == "each":
+        return filters
+    components = {name: parts for name, parts in filters.items() if name in names}
+    return {**components, REST: ("*",)} if components else {}
 
 
 def _inputs_of(

@@ -44,20 +44,20 @@ class ParentPool:
 
     def members(self, priorities: Sequence[float]) -> list[tuple[str, ...]]:
         """Return for each merge method the parents that it merges, in the order of its sources."""
-        known = dict(zip(self._parents, priorities, strict=True))
-        return [self._members(item, known) for item in self._inputs]
+        by_parent = dict(zip(self._parents, priorities, strict=True))
+        return [self._members(item, by_parent) for item in self._inputs]
 
     def priorities(self, shares: Mapping[str, float]) -> list[float] | None:
         """Return priorities by which exactly these parents are in; None if there are none."""
-        wanted = [parent for parent in self._parents if parent in shares]
-        if len(wanted) > self._most or any(item.method.parents[0] > 1 for item in self._inputs):
+        members = [parent for parent in self._parents if parent in shares]
+        if len(members) > self._most or any(item.method.parents[0] > 1 for item in self._inputs):
             return None
-        return [float(parent in wanted) for parent in self._parents]
+        return [float(parent in members) for parent in self._parents]
 
     def _members(self, used: MethodInputs, priorities: Mapping[str, float]) -> tuple[str, ...]:
         fewest, limit = used.method.parents
         most = min(self._most, len(used.sources), limit or self._most)
         ranked = sorted(used.sources, key=lambda parent: -priorities[parent])  # stable
         above = sum(priorities[parent] >= THRESHOLD for parent in ranked)
-        chosen = ranked[: max(fewest, min(most, above), 1)]
-        return tuple(parent for parent in used.sources if parent in chosen)
+        members = ranked[: max(fewest, min(most, above), 1)]
+        return tuple(parent for parent in used.sources if parent in members)

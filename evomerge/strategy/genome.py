@@ -37,7 +37,7 @@ SKIPPED = "skipped"
 class _Known:
     """What the optimizer was told of a recipe (values, violation), and genomes that wait for it."""
 
-    told: tuple[tuple[float, ...] | None, float] | None = None
+    outcome: tuple[tuple[float, ...] | None, float] | None = None
     waiting: list[Genome] = field(default_factory=list)
 
 
@@ -143,7 +143,7 @@ class GenomeStrategy:
             values = values if all(map(math.isfinite, values)) else None
         for genome, digest in self._open.pop(number, ()):
             known = self._known[digest]
-            known.told = values, broken
+            known.outcome = values, broken
             for each in (genome, *known.waiting):
                 self.optimizer.tell(each, values, broken)
             known.waiting.clear()
@@ -162,10 +162,10 @@ class GenomeStrategy:
         """Tell the optimizer the outcome of a known recipe, or let the genome wait for it."""
         # On another machine the recipe may be an unknown one; then the genome is never told.
         known = self._known.get(digest, _Known())
-        if known.told is None:
+        if known.outcome is None:
             known.waiting.append(genome)
         else:
-            self.optimizer.tell(genome, *known.told)
+            self.optimizer.tell(genome, *known.outcome)
 
     def _note(self, number: int, genome: Genome, digest: str) -> None:
         self._open.setdefault(number, []).append((genome, digest))

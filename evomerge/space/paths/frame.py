@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
 
 from evomerge.config.space import PathConfig
 from evomerge.errors import ConfigError
@@ -46,10 +45,9 @@ class PathSpace(ABC):
         """Return every parent as it is: its own blocks, embeddings and head."""
 
         def recipe(parent: str, depth: int) -> Recipe:
-            whole = Layer("passthrough", (Source(parent),))
-            ends: dict[str, Any] = {"embeddings": whole, "head": whole}
-            blocks = layers_of(Hop(parent, layer) for layer in range(depth))
-            return replace(self._frame, layers={self._stack: blocks}, options={}, **ends)
+            end = Layer("passthrough", (Source(parent),))
+            layers = {self._stack: layers_of(Hop(parent, layer) for layer in range(depth))}
+            return replace(self._frame, layers=layers, options={}, embeddings=end, head=end)
 
         return {name: recipe(name, depth) for name, depth in self._parents.items()}
 

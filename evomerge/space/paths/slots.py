@@ -96,23 +96,23 @@ class SlotSpace(PathSpace):
 
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome, with its path repaired if it is too short or too long."""
-        chosen, values = self._choose(genome[: len(self._free)]), genome[len(self._free) :]
-        scales = (1.0, *(self._scale_of(values, *pair) for pair in pairwise(chosen)))
-        slots = zip((self.slots[slot] for slot in chosen), scales, strict=True)
+        path, values = self._choose(genome[: len(self._free)]), genome[len(self._free) :]
+        scales = (1.0, *(self._scale_of(values, *pair) for pair in pairwise(path)))
+        slots = zip((self.slots[slot] for slot in path), scales, strict=True)
         return self._decoded(Hop(slot.parent, slot.layer, scale) for slot, scale in slots)
 
     def own_path(self, parent: str) -> Genome | None:
         """Return a genome of all blocks of a parent in order, without scales, if there is one."""
         depth = self._parents[parent]
         if self._ends:
-            chosen = self._host_slots | self._ends if parent == self._frame.host else set()
+            path = self._host_slots | self._ends if parent == self._frame.host else set()
         else:
             slots = enumerate(self.slots)
-            chosen = {at for at, slot in slots if slot.parent == parent and not slot.turn}
-        fits = len(chosen) == depth and self._fewest <= depth <= self._most
+            path = {at for at, slot in slots if slot.parent == parent and not slot.turn}
+        fits = len(path) == depth and self._fewest <= depth <= self._most
         if not fits or not self._is_unscaled(depth):
             return None
-        indicators = (self._in if slot in chosen else self._out for slot in self._free)
+        indicators = (self._in if slot in path else self._out for slot in self._free)
         return (*indicators, *(gene.start for gene in self.genes[len(self._free) :]))
 
     def _choose(self, indicators: Sequence[float]) -> list[int]:
@@ -121,9 +121,9 @@ class SlotSpace(PathSpace):
             zip(indicators, self._free, strict=True),
             key=lambda item: (-item[0], item[1] not in self._host_slots, item[1]),
         )
-        wanted = sum(indicator > 0.0 for indicator in indicators)
+        included = sum(indicator > 0.0 for indicator in indicators)
         ends = len(self._ends)
-        count = min(max(wanted, self._fewest - ends), self._most - ends)
+        count = min(max(included, self._fewest - ends), self._most - ends)
         return sorted([*self._ends, *(slot for _, slot in ranked[:count])])
 
 
@@ -157,7 +157,7 @@ def _matrix(slots: Sequence[Slot], bounds: tuple[float, float]) -> tuple[tuple[G
     """
     blocks = [slot.block for slot in slots]
     names = {slot.block: f"{slot.parent}[{slot.layer}]" for slot in slots}
-    pairs = sorted({(one, two) for place, two in enumerate(blocks) for one in blocks[:place]})
+    pairs = sorted({(one, two) for at, two in enumerate(blocks) for one in blocks[:at]})
     column = {pair: index for index, pair in enumerate(pairs)}
     genes = tuple(scale_gene(f"scale.{names[i]}->{names[j]}", bounds) for i, j in pairs)
     return genes, lambda values, before, slot: values[column[blocks[before], blocks[slot]]]
