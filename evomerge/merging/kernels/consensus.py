@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,108 +25,95 @@ Changes = Callable[[slice, Array], None]
 """Writes a span of the changes as float32, of shape (sources, elements of the span)."""
 
 
-def write_consensus(
-    changes: Changes,
-    out: Array,
-    base: Array,
-    *,
-    factors: Sequence[float],
-    scale: float = 1.0,
-    elect: bool,
-    divisors: Sequence[float] | None = None,
-    row_length: int = 1,
-) -> None:
-    """Write base + scale * (consensus of the changes, each times its factor).
+@dataclass(frozen=True, kw_only=True)
+class Consensus:
+    """The consensus of several changes of a base, each times its factor.
 
-    Args:
-        elect: if False, the consensus is the sum of the changes. If True, each element takes the
-            sign of that sum (positive where the sum is 0), and the consensus is the sum of the
-            changes of this sign only (TIES; Yadav et al. 2023).
-        divisors: with `elect`, for each source, a number of at least 0, of which one is above 0.
-            The sum at an element is divided by those of the sources that count there.
+    It is their sum; or, where signs are elected, each element takes the sign of that sum (positive
+    where the sum is 0), and the consensus is the sum of the changes of this sign only (TIES; Yadav
+    et al. 2023).
+
+    Attributes:
+        divisors: where signs are elected, for each source, a number of at least 0, of which one is
+            above 0. The sum at an element is divided by those of the sources that count there.
         row_length: spans have whole rows of this many elements.
     """
-    origin, target, exact = base.reshape(-1), out.reshape(-1), np.float32(scale)
-    weights = np.array(factors, dtype=np.float32)
-    divide, least = _divisors(divisors, len(factors))
-    for span, values in _loaded(changes, len(factors), len(target), row_length):
-        if elect:
-            _store_elected(origin[span], values, weights, divide, least, exact, target[span])
-            continue
-        total = scratch(values.shape[1], "sum")
-        total[:] = 0
-        for change, weight in zip(values, weights, strict=True):
-            add_scaled(change, weight, total)
-        store_changed(origin[span], total, exact, target[span])
 
+    changes: Changes
+    factors: Sequence[float]
+    divisors: Sequence[float] | None = None
+    row_length: int = 1
 
-def change_products(
-    changes: Changes, gradient: Array, count: int, row_length: int = 1
-) -> list[float]:
-    """Return the dot product of a flat gradient (float32) with each of `count` changes."""
-    sums = np.zeros(count)
-    for span, values in _loaded(changes, count, len(gradient), row_length):
-        add_gradient_products(gradient[span], values, sums)
-    products: list[float] = sums.tolist()
-    return products
+    def write(self, out: Array, base: Array, scale: float = 1.0, *, elect: bool) -> None:
+        """Write base + scale * consensus; `elect`: signs are elected."""
+        origin, target, exact = base.reshape(-1), out.reshape(-1), np.float32(scale)
+        weights = np.array(self.factors, dtype=np.float32)
+        divide, least = self._divisors()
+        for span, values in self._loaded(len(target)):
+            if elect:
+                _store_elected(origin[span], values, weights, divide, least, exact, target[span])
+                continue
+            total = scratch(values.shape[1], "sum")
+            total[:] = 0
+            for change, weight in zip(values, weights, strict=True):
+                add_scaled(change, weight, total)
+            store_changed(origin[span], total, exact, target[span])
 
+    def products(self, gradient: Array) -> list[float]:
+        """Return the dot product of a flat gradient (float32) with each change."""
+        sums = np.zeros(len(self.factors))
+        for span, values in self._loaded(len(gradient)):
+            add_gradient_products(gradient[span], values, sums)
+        products: list[float] = sums.tolist()
+        return products
 
-def elected_products(
-    changes: Changes,
-    gradient: Array,
-    *,
-    factors: Sequence[float],
-    divisors: Sequence[float] | None = None,
-    row_length: int = 1,
-    margin: float = MARGIN,
-) -> tuple[list[float], list[float], float]:
-    """Return dot products of a gradient from which the gradients of an elected consensus follow.
+    def elected_products(
+        self, gradient: Array, margin: float = MARGIN
+    ) -> tuple[list[float], list[float], float]:
+        """Return dot products of a gradient from which those of an elected consensus follow.
 
-    The election is that of `write_consensus` with the same arguments. Where it turns, the consensus
-    jumps. A loss of many elements has a gradient there, too: their number in a small step. So the
-    jump of an element counts if the magnitude of its plain sum is below the share `margin` of the
-    sum of magnitudes, with the density of a uniform distribution over these sums.
+        Where the election turns, the consensus jumps. A loss of many elements has a gradient there,
+        too: their number in a small step. So the jump of an element counts if the magnitude of its
+        plain sum is below the share `margin` of the sum of magnitudes, with the density of a
+        uniform distribution over these sums.
 
-    A source with the factor 0 takes no part in the election, and counts where it would with a small
-    positive factor: where its change has the elected sign, or where the sum is 0. If there are
-    divisors, it does not count where no other source does, since the consensus jumps there.
+        A source with the factor 0 takes no part in the election, and counts where it would with a
+        small positive factor: where its change has the elected sign, or where the sum is 0. If
+        there are divisors, it does not count where no other source does, since the consensus jumps
+        there.
 
-    Returns:
-        for each source <gradient / divisor, its change> over the elements where it counts, with the
-        jumps; <gradient / divisor, consensus> over the same elements; <gradient, consensus> over
-        all elements.
-    """
-    count = len(factors)
-    weights = np.array(factors, dtype=np.float32)
-    divide, least = _divisors(divisors, count)
-    numbers = least, np.float32(0 if divisors else 1), np.float32(margin)
-    sums = np.zeros((count + 1, 2))
-    for span, values in _loaded(changes, count, len(gradient), row_length):
-        _add_elected(gradient[span], values, weights, divide, numbers, sums)
-    own, shared = (sums[:count, column].tolist() for column in (0, 1))
-    return own, shared, float(sums[count, 1])
+        Returns:
+            for each source <gradient / divisor, its change> over the elements where it counts, with
+            the jumps; <gradient / divisor, consensus> over the same elements; <gradient, consensus>
+            over all elements.
+        """
+        count = len(self.factors)
+        weights = np.array(self.factors, dtype=np.float32)
+        divide, least = self._divisors()
+        numbers = least, np.float32(0 if self.divisors else 1), np.float32(margin)
+        sums = np.zeros((count + 1, 2))
+        for span, values in self._loaded(len(gradient)):
+            _add_elected(gradient[span], values, weights, divide, numbers, sums)
+        each, shared = (sums[:count, column].tolist() for column in (0, 1))
+        return each, shared, float(sums[count, 1])
 
+    def _loaded(self, size: int) -> Iterator[tuple[slice, Array]]:
+        """Yield each span and its changes, (count, elements of the span), in a buffer."""
+        for span in spans(size, row_length=self.row_length):
+            shape = len(self.factors), span.stop - span.start
+            values = scratch(math.prod(shape), "changes").reshape(shape)
+            self.changes(span, values)
+            yield span, values
 
-def _loaded(
-    changes: Changes, count: int, size: int, row_length: int
-) -> Iterator[tuple[slice, Array]]:
-    """Yield each span and its changes, (count, elements of the span), in a buffer."""
-    for span in spans(size, row_length=row_length):
-        width = span.stop - span.start
-        values = scratch(count * width, "changes").reshape(count, width)
-        changes(span, values)
-        yield span, values
+    def _divisors(self) -> tuple[Array, np.float32]:
+        """Return the divisors, and a number that tells a sum of them from the 0 where none counts.
 
-
-def _divisors(divisors: Sequence[float] | None, count: int) -> tuple[Array, np.float32]:
-    """Return the divisors, and a number that tells a sum of them from the 0 where none counts.
-
-    Without divisors, every sum is divided by that number, which is 1.
-    """
-    if divisors is None:
-        return np.zeros(count, dtype=np.float32), np.float32(1)
-    divide = np.array(divisors, dtype=np.float32)
-    return divide, np.float32(0.5) * divide[divide != 0].min(initial=np.float32(1))
+        Without divisors, every sum is divided by that number, which is 1.
+        """
+        if self.divisors is None:
+            return np.zeros(len(self.factors), dtype=np.float32), np.float32(1)
+        divide = np.array(self.divisors, dtype=np.float32)
+        return divide, np.float32(0.5) * divide[divide != 0].min(initial=np.float32(1))
 
 
 @compiled
@@ -167,7 +156,7 @@ def _add_elected(
     lanes = np.empty(LANES, dtype=np.float32)
     for at in range(0, len(gradient), BLOCK):
         stop = min(at + BLOCK, len(gradient))
-        count, own = stop - at, gradient[at:stop]
+        count, pull = stop - at, gradient[at:stop]
         _elect(changes, at, stop, factors, plain, signs)
         signs *= np.float32(-1)
         _average(changes, at, stop, factors, divisors, least, signs, other, divisor)
@@ -180,11 +169,11 @@ def _add_elected(
                 whole[i] += abs(change[i] * factor)
         for i in range(count):
             inverse = one / max(divisor[i], least)
-            share[i] = own[i] * (inverse if divisor[i] > least else alone)
+            share[i] = pull[i] * (inverse if divisor[i] > least else alone)
             width = margin * whole[i]
             density = (abs(total[i]) + abs(other[i])) / (width + width)
-            edge[i] = own[i] * (density if abs(plain[i]) < width else zero)
-        sums[len(changes), 1] += dot(own, total[:count], lanes)
+            edge[i] = pull[i] * (density if abs(plain[i]) < width else zero)
+        sums[len(changes), 1] += dot(pull, total[:count], lanes)
         for k in range(len(changes)):
             change, factor = changes[k][at:stop], factors[k]
             for i in range(count):

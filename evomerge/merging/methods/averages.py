@@ -13,13 +13,13 @@ import numpy as np
 
 from evomerge.merging.methods.blocks import blocks, columns, flat, row_products, rows, total
 from evomerge.merging.methods.method import (
+    WEIGHT,
     Floats,
     KnobKey,
     Operands,
     flag,
     knob,
     method,
-    weight_knob,
 )
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from evomerge.merging.kernels.compiled import Array
 
-_WEIGHT = weight_knob("share of the source")
 _SHOEMAKE = "Shoemake 1985, doi 10.1145/325165.325242"
 _GODDARD = "Goddard et al. 2024, arXiv 2403.13257"
 
@@ -49,11 +48,7 @@ def _linear_gradients(
     gradients=_linear_gradients,
 )
 def linear(
-    given: Operands,
-    out: Array,
-    *,
-    weight: Floats = _WEIGHT,
-    normalize: bool = flag(True, "divide the weights by their sum"),
+    given: Operands, out: Array, *, weight: Floats = WEIGHT, normalize: bool = flag(True)
 ) -> None:
     """Write sum_i w_i x_i, with the weights divided by their sum if `normalize` is on."""
     from evomerge.merging.kernels.passes import normalized, write_sum
@@ -63,10 +58,7 @@ def linear(
 
 @method("one source unchanged, or multiplied by a factor", parents=(1, 1))
 def passthrough(
-    given: Operands,
-    out: Array,
-    *,
-    scale: Floats = knob(1.0, -100, 100, per="source", help="factor on the weights"),
+    given: Operands, out: Array, *, scale: Floats = knob(1.0, -100, 100, per="source")
 ) -> None:
     """Write scale x."""
     from evomerge.merging.kernels.passes import write_sum
@@ -107,12 +99,7 @@ def _arc_weights(gram: Array, t: float, parallel: float = 1 - 1e-12) -> Array:
     paper=_SHOEMAKE,
     preparation=_products,
 )
-def slerp(
-    given: Operands,
-    out: Array,
-    *,
-    t: float = knob(None, 0, 1, search=(0.0, 1.0), help="position between the two"),
-) -> None:
+def slerp(given: Operands, out: Array, *, t: float = knob(None, 0, 1, search=(0.0, 1.0))) -> None:
     """Write the spherical linear interpolation (Shoemake 1985) between the two sources.
 
     It is linear if the absolute value of the cosine is above 0.9995.
@@ -132,11 +119,9 @@ def nuslerp(
     given: Operands,
     out: Tensor,
     *,
-    weight: Floats = _WEIGHT,
-    nuslerp_flatten: bool = flag(True, "treat a tensor as one vector"),
-    nuslerp_row_wise: bool = flag(
-        False, "if not flattened: each column (1) or row (0) is a vector"
-    ),
+    weight: Floats = WEIGHT,
+    nuslerp_flatten: bool = flag(True),
+    nuslerp_row_wise: bool = flag(False),
 ) -> None:
     """Write slerp at t = w_2 / (w_1 + w_2), between two sources or their task vectors.
 
@@ -165,11 +150,9 @@ def multislerp(
     given: Operands,
     out: Array,
     *,
-    weight: Floats = _WEIGHT,
-    normalize_weights: bool = flag(True, "divide weights by their sum"),
-    eps: float = knob(
-        1e-8, 0, 1, selects=True, help="directions cancel if their sum is at most this"
-    ),
+    weight: Floats = WEIGHT,
+    normalize_weights: bool = flag(True),
+    eps: float = knob(1e-8, 0, 1, selects=True),
 ) -> None:
     """Write a vector in the direction of sum_i w_i x_i / |x_i| with length sum_i w_i |x_i|.
 
@@ -207,10 +190,8 @@ def karcher(
     given: Operands,
     out: Array,
     *,
-    max_iter: int = knob(10.0, 1, 100_000, kind="integer", help="largest number of iterations"),
-    tol: float = knob(
-        1e-5, 0, 1, selects=True, help="stop if a step is at most this long (radians)"
-    ),
+    max_iter: int = knob(10.0, 1, 100_000, kind="integer"),
+    tol: float = knob(1e-5, 0, 1, selects=True),
 ) -> None:
     """Write the direction of smallest sum of squared angles to x_i, with their mean length.
 
@@ -247,12 +228,7 @@ def _unit(cosines: Array, weights: Array) -> Array:
     preparation=lambda given: row_products(given, rows if given.base.ndim > 1 else flat),
     torch=True,
 )
-def model_stock(
-    given: Operands,
-    out: Tensor,
-    *,
-    filter_wise: bool = flag(False, "one angle for each row, not for the tensor"),
-) -> None:
+def model_stock(given: Operands, out: Tensor, *, filter_wise: bool = flag(False)) -> None:
     """Write base + t mean_i(x_i - base) with t = N c / (1 + (N - 1) c).
 
     c is the mean cosine between the N task vectors: one number for the tensor or, with

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from evomerge.merging.kernels.compiled import Array
     from evomerge.merging.kernels.selection import MagnitudeCut
 
-_EPSILON = knob(1e-5, 0, 1, help="smallest change that counts", selects=True)
+_EPSILON = knob(1e-5, 0, 1, selects=True)
 
 
 @method(
@@ -26,10 +26,7 @@ _EPSILON = knob(1e-5, 0, 1, help="smallest change that counts", selects=True)
     torch=True,
 )
 def nearswap(
-    given: Operands,
-    out: Tensor,
-    *,
-    t: float = knob(None, 0, 100, search=(0.0, 0.01), help="largest change of a weight"),
+    given: Operands, out: Tensor, *, t: float = knob(None, 0, 100, search=(0.0, 0.01))
 ) -> None:
     """Write base + clamp(x - base, -t, t): a weight changes by at most t."""
     for _, base, changes, target in blocks(given, out):
@@ -122,8 +119,8 @@ def ramplus(
     out: Tensor,
     *,
     epsilon: float = _EPSILON,
-    r: float = knob(0.1, 0, 10, search=(0.0, 1.0), help="strength of that factor"),
-    alpha: float = knob(0.2, 0, 10, help="upper limit of shared / alone in that factor"),
+    r: float = knob(0.1, 0, 10, search=(0.0, 1.0)),
+    alpha: float = knob(0.2, 0, 10),
 ) -> None:
     """Write RAM, with what only source i changes times 1 + r min(shared_i / alone_i, alpha).
 
@@ -180,8 +177,8 @@ def sce(
     given: Operands,
     out: Tensor,
     *,
-    select_topk: float = knob(1.0, 0, 1, search=(0.1, 1.0), help="share that stays", selects=True),
-    int8_mask: bool = flag(False, "accepted, changes nothing"),
+    select_topk: float = knob(1.0, 0, 1, search=(0.1, 1.0), selects=True),
+    int8_mask: bool = flag(False),
 ) -> None:
     """Write SCE, which has three steps.
 

@@ -52,12 +52,7 @@ def _merged_change(given: Operands) -> Tensor | None:
     torch=True,
 )
 def tsv(
-    given: Operands,
-    out: Tensor,
-    *,
-    lambda_: float = knob(
-        1.0, -100, 100, search=(0.0, 2.0), help="factor on the merged task vector"
-    ),
+    given: Operands, out: Tensor, *, lambda_: float = knob(1.0, -100, 100, search=(0.0, 2.0))
 ) -> None:
     """Write base + lambda * U S V^T of the largest singular components of all task vectors.
 

@@ -43,7 +43,6 @@ class Knob:
         kind: `real`, `integer` or `flag` (0 or 1).
         search: range that is searched if the search file gives none; None: it keeps its default.
         start: value at which a search starts, or None for the middle of the range.
-        help: what it is, in a few words for a reader of the code.
         selects: whether it only selects elements, as a density does, so that it has no gradient.
     """
 
@@ -55,7 +54,6 @@ class Knob:
     kind: Literal["real", "integer", "flag"] = "real"
     search: tuple[float, float] | None = None
     start: float | None = None
-    help: str = ""
     selects: bool = False
 
     @property
@@ -73,14 +71,13 @@ def knob(default: float | None, low: float, high: float, **fields: Any) -> Any:
     return Knob("", default, low, high, **fields)
 
 
-def flag(default: bool, help: str) -> Any:
+def flag(default: bool) -> Any:
     """Return the default of a parameter that is a knob of the merge, off (0) or on (1)."""
-    return Knob("", float(default), 0, 1, kind="flag", help=help)
+    return Knob("", float(default), 0, 1, kind="flag")
 
 
-def weight_knob(help: str) -> Any:
-    """Return the default of the parameter `weight`, a knob of each source."""
-    return Knob("", 1.0, -100, 100, "source", search=(0.0, 1.0), help=help)
+WEIGHT: Any = knob(1.0, -100, 100, per="source", search=(0.0, 1.0))
+"""The default of the parameter `weight`, a knob of each source."""
 
 
 def knobs_of(function: Callable[..., object]) -> tuple[Knob, ...]:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from evomerge.merging.methods.method import (
+    WEIGHT,
     Floats,
     KnobKey,
     Method,
@@ -22,17 +23,16 @@ from evomerge.merging.methods.method import (
     flag,
     knob,
     knobs_of,
-    weight_knob,
 )
 
 if TYPE_CHECKING:
     from evomerge.merging.kernels.compiled import Array
-    from evomerge.merging.kernels.consensus import Changes
+    from evomerge.merging.kernels.consensus import Consensus
     from evomerge.merging.kernels.noise import Drawn, DrawnByRank
     from evomerge.merging.kernels.passes import Sparse, TaskVector
     from evomerge.merging.kernels.selection import Largest
 
-_DENSITY = knob(1.0, 0, 1, per="source", search=(0.1, 1.0), help="share", selects=True)
+_DENSITY = knob(1.0, 0, 1, per="source", search=(0.1, 1.0), selects=True)
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,6 @@ class _Sparsifier:
     select: Callable[..., Sparse]
     cached_bytes: float = 0.0
     random: bool = False
-
-
-def _sparsifier(
-    stays: str, paper: str, vectors: Callable[[Operands], list[Any]], **fields: Any
-) -> Callable[[Callable[..., Sparse]], _Sparsifier]:
-    return lambda select: _Sparsifier(stays, paper, vectors, select, **fields)
 
 
 def _plain(given: Operands) -> list[TaskVector]:
@@ -80,19 +74,23 @@ def _drawn(given: Operands, *, by_rank: bool = False) -> list[Drawn]:
     return [kind(tensor, given.base, noise, reuse=given.reuse) for tensor, noise in pairs]
 
 
-@_sparsifier("task vectors", "Ilharco et al. 2023, arXiv 2212.04089", _plain)
+@partial(_Sparsifier, "task vectors", "Ilharco et al. 2023, arXiv 2212.04089", _plain)
 def everything(
     vector: TaskVector,
     rescale: bool,
     *,
-    density: float = knob(1.0, 1, 1, per="source", help="share", selects=True),
+    density: float = knob(1.0, 1, 1, per="source", selects=True),
 ) -> Sparse:
     """All elements stay (task arithmetic)."""
     return 1.0, vector.load
 
 
-@_sparsifier(
-    "the largest changes", "Yadav et al. 2023, arXiv 2306.01708", _largest, cached_bytes=4.0
+@partial(
+    _Sparsifier,
+    "the largest changes",
+    "Yadav et al. 2023, arXiv 2306.01708",
+    _largest,
+    cached_bytes=4.0,
 )
 def largest(vector: Largest, rescale: bool, *, density: float = _DENSITY) -> Sparse:
     """Of n elements, the floor(density n) of largest magnitude stay (TIES).
@@ -102,7 +100,8 @@ def largest(vector: Largest, rescale: bool, *, density: float = _DENSITY) -> Spa
     return vector.select(density, 0.0, rescale)
 
 
-@_sparsifier(
+@partial(
+    _Sparsifier,
     "the changes that are neither among the largest nor the smallest",
     "Davari and Belilovsky 2023, arXiv 2312.06795",
     _largest,
@@ -113,7 +112,7 @@ def without_outliers(
     rescale: bool,
     *,
     density: float = _DENSITY,
-    gamma: float = knob(0.01, 0, 1, per="source", help="share that is too large", selects=True),
+    gamma: float = knob(0.01, 0, 1, per="source", selects=True),
 ) -> Sparse:
     """Of n elements, the floor(gamma n) largest go, the next floor(density n) stay (Breadcrumbs).
 
@@ -122,7 +121,8 @@ def without_outliers(
     return vector.select(density, gamma, rescale)
 
 
-@_sparsifier(
+@partial(
+    _Sparsifier,
     "a random share of each task vector",
     "Yu et al. 2024, arXiv 2311.03099",
     _drawn,
@@ -134,7 +134,8 @@ def drawn(vector: Drawn, rescale: bool, *, density: float = _DENSITY) -> Sparse:
     return vector.select(density, rescale)
 
 
-@_sparsifier(
+@partial(
+    _Sparsifier,
     "a random share of each task vector, large changes likelier",
     "Deep et al. 2024, arXiv 2406.11617",
     partial(_drawn, by_rank=True),
@@ -146,7 +147,7 @@ def drawn_by_rank(
     rescale: bool,
     *,
     density: float = _DENSITY,
-    epsilon: float = knob(0.15, 0, 1, per="source", help="spread of density", selects=True),
+    epsilon: float = knob(0.15, 0, 1, per="source", selects=True),
 ) -> Sparse:
     """Large elements of a row stay with a higher probability (DELLA)."""
     return vector.select_by_rank(density, epsilon, rescale)
@@ -158,27 +159,26 @@ def _merge(
     given: Operands,
     out: Array,
     *,
-    weight: Floats = weight_knob("factor on the task vector"),
-    lambda_: float = knob(1.0, -100, 100, help="factor on the merged task vector"),
-    normalize: bool = flag(False, "divide by the sum of the weights that count"),
-    rescale: bool = flag(False, "keep the L1 norm of a sparsified task vector"),
-    int8_mask: bool = flag(False, "accepted, changes nothing"),
+    weight: Floats = WEIGHT,
+    lambda_: float = knob(1.0, -100, 100),
+    normalize: bool = flag(False),
+    rescale: bool = flag(False),
+    int8_mask: bool = flag(False),
     **sparsity: Floats,
 ) -> None:
     """Write the merge of a method of this file; `sparsity`: the knobs of `kind`."""
-    from evomerge.merging.kernels import consensus, passes
+    from evomerge.merging.kernels import passes
 
     weights = passes.normalized(weight) if normalize and not elect else weight
     if kind is everything:
         passes.write_sum(given.tensors, weights, out, given.base, lambda_)
         return
     used = [number for number, weight in enumerate(weights) if weight]
-    factors, changes = _sparse(given, kind, rescale, sparsity, used)
-    if not factors:
+    factors, consensus = _consensus(kind, given, used, weights, normalize, rescale, sparsity)
+    if factors:
+        consensus.write(out, given.base, lambda_, elect=elect)
+    else:
         passes.write_copy(given.base, out)
-        return
-    votes = _votes(given, weights, factors, normalize)
-    consensus.write_consensus(changes, out, given.base, scale=lambda_, elect=elect, **votes)
 
 
 def _gradients(
@@ -196,59 +196,57 @@ def _gradients(
 ) -> dict[KnobKey, float]:
     """Return the gradients by weights and lambda, where the same elements stay.
 
-    Where signs are elected, those by weights are smoothed (`elected_products`). The gradient by a
-    weight of 0 is that to larger weights.
+    Where signs are elected, those by weights are smoothed (see `Consensus.elected_products`). The
+    gradient by a weight of 0 is that to larger weights.
     """
-    from evomerge.merging.kernels import consensus, passes
+    from evomerge.merging.kernels.passes import weight_gradients
 
-    factors, changes = _sparse(given, kind, rescale, sparsity, range(len(weight)))
-    votes = _votes(given, weight, factors, normalize)
+    numbers = range(len(weight))
+    factors, consensus = _consensus(kind, given, numbers, weight, normalize, rescale, sparsity)
     by_weights = [0.0] * len(weight)
     if elect:
-        each, shared, merged = consensus.elected_products(changes, gradient, **votes)
+        each, shared, merged = consensus.elected_products(gradient)
         for (number, factor), product, mean in zip(factors.items(), each, shared, strict=True):
             away = mean if weight[number] >= 0 else -mean  # the divisor grows with the weight
             by_weights[number] = lambda_ * (factor * product - (away if normalize else 0.0))
     else:
-        each = consensus.change_products(changes, gradient, len(factors), votes["row_length"])
-        for (number, factor), product in zip(factors.items(), each, strict=True):
+        for (number, factor), product in zip(
+            factors.items(), consensus.products(gradient), strict=True
+        ):
             by_weights[number] = factor * product
-        by_weights, merged = passes.weight_gradients(by_weights, weight, normalize, lambda_)
+        by_weights, merged = weight_gradients(by_weights, weight, normalize, lambda_)
     named: dict[KnobKey, float] = {(i, "weight"): value for i, value in enumerate(by_weights)}
     return named | {(None, "lambda"): merged}
 
 
-def _votes(
-    given: Operands, weights: Floats, factors: Mapping[int, float], normalize: bool
-) -> dict[str, Any]:
-    """Return what the loops of `consensus` take beside the changes."""
-    return {
-        "factors": [weights[number] * factor for number, factor in factors.items()],
-        "divisors": [abs(weights[number]) for number in factors] if normalize else None,
-        "row_length": given.prepared[0].row_length,
-    }
-
-
-def _sparse(
-    given: Operands,
+def _consensus(
     kind: _Sparsifier,
+    given: Operands,
+    numbers: Iterable[int],
+    weights: Floats,
+    normalize: bool,
     rescale: bool,
     sparsity: Mapping[str, Floats],
-    numbers: Iterable[int],
-) -> tuple[dict[int, float], Changes]:
-    """Return number -> factor of those sparse task vectors that have elements, and these."""
+) -> tuple[dict[int, float], Consensus]:
+    """Return number -> factor of those sparse task vectors that have elements, and their sum."""
+    from evomerge.merging.kernels.consensus import Consensus
+
     sparse = {}
     for number in numbers:
         knobs = {name: values[number] for name, values in sparsity.items()}
-        kept = kind.select(given.prepared[number], rescale, **knobs)
-        if kept is not None:
+        if (kept := kind.select(given.prepared[number], rescale, **knobs)) is not None:
             sparse[number] = kept
 
     def changes(span: slice, values: Array) -> None:
         for (_, write), row in zip(sparse.values(), values, strict=True):
             write(span, row)
 
-    return {number: factor for number, (factor, _) in sparse.items()}, changes
+    return {number: factor for number, (factor, _) in sparse.items()}, Consensus(
+        changes=changes,
+        factors=[weights[number] * factor for number, (factor, _) in sparse.items()],
+        divisors=[abs(weights[number]) for number in sparse] if normalize else None,
+        row_length=given.prepared[0].row_length,
+    )
 
 
 def _method(name: str, kind: _Sparsifier, *, elect: bool = False, on: Sequence[str] = ()) -> Method:

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from evomerge.merging.kernels.consensus import elected_products
+from evomerge.merging.kernels.consensus import Consensus
 from evomerge.merging.kernels.noise import Noise
 from evomerge.merging.methods import get_method, method_names
 from evomerge.merging.methods.method import Operands
@@ -89,9 +89,8 @@ def test_signs_that_turn_count_by_their_number(name):
         values[:] = sources[:, span]
 
     divisors = weights if name in ("ties", "della") else None
-    own, shared, _ = elected_products(
-        changes, gradient.reshape(-1), factors=weights, divisors=divisors, margin=0.0
-    )
+    consensus = Consensus(changes=changes, factors=weights, divisors=divisors)
+    own, shared, _ = consensus.elected_products(gradient.reshape(-1), margin=0.0)
     held = own[0] - (shared[0] if divisors else 0)
     assert abs(held - expected) > 0.2 * abs(expected)
 
