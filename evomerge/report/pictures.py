@@ -216,17 +216,10 @@ def _add_legend(figure: Any) -> None:
     handles: dict[str, Any] = {}
     for axes in figure.axes:
         handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        frameon=False,
-        fontsize=10,
-        labelcolor=INK,
-        loc="outside upper left",
-        ncols=max(1, min(3, 66 // max(map(len, handles), default=1))),  # 66 letters fit
-        handletextpad=0.4,
-        columnspacing=1.0,
-    )
+    columns = max(1, min(3, 66 // max(map(len, handles), default=1)))  # 66 letters fit
+    style = {"frameon": False, "fontsize": 10, "labelcolor": INK, "loc": "outside upper left"}
+    space = {"ncols": columns, "handletextpad": 0.4, "columnspacing": 1.0}
+    figure.legend(handles.values(), handles.keys(), **style, **space)
 
 
 def _unit(factor: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, TypeAlias
 
 from evomerge.errors import RecipeError
@@ -104,10 +104,9 @@ def _path_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
         points = [(depth, hop.layer) for depth, hop in enumerate(path) if hop.parent == parent]
         if points:
             panels[0].plot(*zip(*points, strict=True), "s", color=colour, ms=4, label=letter)
-    for start, hop in enumerate(path[:-1]):
-        after = path[start + 1]
+    for depth, (hop, after) in enumerate(pairwise(path)):
         style = "-" if after.follows(hop) else ":"
-        panels[0].plot([start, start + 1], [hop.layer, after.layer], style, color=GREY, lw=0.8)
+        panels[0].plot([depth, depth + 1], [hop.layer, after.layer], style, color=GREY, lw=0.8)
     panels[0].set_ylabel("block of the parent", fontsize=8, color=INK)
     panels[0].legend(**_ABOVE)
     if scaled:
@@ -144,14 +143,10 @@ def _heat_map(figure: Any, axes: Any, title: str, grid: _Grid) -> None:
     """Draw a grid with colours of its own; nan is a gap."""
     values = [value for row in grid.values() for value in row if not math.isnan(value)]
     low, high = min(values), max(values)
-    image = axes.imshow(
-        list(grid.values()),
-        aspect="auto",
-        cmap="viridis",
-        interpolation="nearest",
-        vmin=low - 0.5 * (low == high),  # one value is not drawn as if it were an extreme
-        vmax=high + 0.5 * (low == high),
-    )
+    margin = 0.5 * (low == high)  # one value is not drawn as if it were an extreme
+    limits = {"vmin": low - margin, "vmax": high + margin}
+    style = {"aspect": "auto", "cmap": "viridis", "interpolation": "nearest"}
+    image = axes.imshow(list(grid.values()), **style, **limits)
     axes.set_title(title, loc="left", fontsize=8.5, color=INK, pad=3)
     step = math.ceil(len(grid) / _MOST_LABELS)
     labels = [label_text(label, 26) for label in list(grid)[::step]]
