@@ -98,7 +98,7 @@ class Gradients:
         model = self._resident.write(prepared)
         plans = {plan.name: plan for plan in prepared.plans if plan.name in rates}
         tensors: dict[str, list[str]] = defaultdict(list)
-        locations = prepared.model.layout.locations
+        locations = prepared.layout.locations
         for name in plans:
             if name in locations:
                 tensors[locations[name].parameter].append(name)
@@ -109,7 +109,7 @@ class Gradients:
             assert whole is not None
             for name in tensors[parameter]:
                 plan = plans[name]
-                part = _part_of(whole, weight, prepared.model.targets[name].view)
+                part = _part_of(whole, weight, prepared.targets[name].view)
                 flat = as_array(part.to("cpu", float32).contiguous()).reshape(-1)
                 by_knobs = self._by_knobs(plan, {key for _, key, _ in rates[name]}, flat)
                 for gene, key, rate in rates[name]:

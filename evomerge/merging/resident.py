@@ -55,24 +55,16 @@ class Target(NamedTuple):
     tower: bool
 
 
-class Model(NamedTuple):
-    """A module of the resident model, and where the tensors are written to that it uses."""
+class Prepared(NamedTuple):
+    """A recipe whose weights can be written: its module, all tensors, and those that change.
+
+    `targets` has, by name, where the tensors are written to that the module uses.
+    """
 
     layout: Layout
-    targets: dict[str, Target]
-
-
-class Prepared(NamedTuple):
-    """A recipe whose weights can be written: its model, all tensors, and those that change."""
-
-    model: Model
+    targets: Mapping[str, Target]
     plans: list[TensorPlan]
     changed: list[TensorPlan]
-
-    @property
-    def layout(self) -> Layout:
-        """The module, and where its tensors lie."""
-        return self.model.layout
 
 
 class Resident:
@@ -109,8 +101,9 @@ class Resident:
         self.planner = Planner(checkpoints, host, self.tokenizer.rows)
         self.maker = TensorMaker(self.planner, memory=memory, release=release)
         self._memory: dict[Hashable, Tensor] = {}
-        self._models: dict[str, Model] = {}
-        self._model_of: dict[Hashable, Model] = {}
+        self._layouts: dict[str, Layout] = {}
+        self._layout_of: dict[Hashable, Layout] = {}
+        self._targets_of: dict[nn.Module, dict[str, Target]] = {}
         self._written: dict[Hashable, TensorPlan] = {}
         self.module: nn.Module | None = None
         """The model as the last `apply` left it; None if there is none, or if it failed."""
@@ -130,8 +123,7 @@ class Resident:
     def forget(self) -> None:
         """Write all tensors of the next model: somebody may have changed those of the last."""
         self._written.clear()
-        for model in self._models.values():
-            model.targets.clear()
+        self._targets_of.clear()
 
     def prepare(self, recipe: Recipe, report: Report | None = None) -> Prepared:
         """Compute and keep what the merges of a recipe need and no earlier candidate has needed.
@@ -148,8 +140,8 @@ class Resident:
                 f"but the recipe has the host {recipe.host!r} in {recipe.dtype}."
             )
         plans = list(self.planner.plan(recipe))
-        model = self._model(recipe, plans)
-        targets = self._targets(model, plans)
+        layout = self._layout(recipe, plans)
+        targets = self._targets(layout, plans)
         changed = [
             plan
             for plan in plans
@@ -157,7 +149,7 @@ class Resident:
         ]
         with one_thread() as threads:
             self.maker.prepare(changed, threads, report)
-        return Prepared(model, plans, changed)
+        return Prepared(layout, targets, plans, changed)
 
     def write(self, prepared: Prepared) -> nn.Module:
         """Write the weights of the recipe that `prepare` was called with last; return its model.
@@ -165,7 +157,7 @@ class Resident:
         Raises:
             CandidateError: a merged weight is not finite. The next `prepare` still works.
         """
-        targets = self._targets(prepared.model, prepared.changed)
+        targets = self._targets(prepared.layout, prepared.changed)
 
         def out(plan: TensorPlan) -> Array:
             array = targets[plan.name].array
@@ -187,15 +179,15 @@ class Resident:
         self.module = prepared.layout.module
         return self.module
 
-    def _targets(self, model: Model, plans: Iterable[TensorPlan]) -> Mapping[str, Target]:
-        """Return where tensors are written to in a model, by name, of those that it uses."""
-        locations, targets = model.layout.locations, model.targets
+    def _targets(self, layout: Layout, plans: Iterable[TensorPlan]) -> Mapping[str, Target]:
+        """Return where tensors are written to in a module, by name, of those that it uses."""
+        locations, targets = layout.locations, self._targets_of.setdefault(layout.module, {})
         new = [plan for plan in plans if plan.name in locations and plan.name not in targets]
-        weights = _weights(model.layout.module) if new else {}
+        weights = _weights(layout.module) if new else {}
         for plan in new:
             location = locations[plan.name]
             weight = weights[location.parameter].data
-            view = location.view(weight, plan.shape)
+            view = location.view(weight)
             direct = view.is_contiguous() and view.device.type == "cpu"
             direct = direct and view.dtype == TORCH_DTYPES[plan.dtype]
             targets[plan.name] = Target(
@@ -206,27 +198,27 @@ class Resident:
             )
         return targets
 
-    def _model(self, recipe: Recipe, plans: list[TensorPlan]) -> Model:
-        """Return the model for the order in which a recipe has blocks."""
+    def _layout(self, recipe: Recipe, plans: list[TensorPlan]) -> Layout:
+        """Return the module for the order in which a recipe has blocks."""
         order = tuple(
             (prefix, *((source.parent, source.layer) for it in layers for source in it.sources[:1]))
             for prefix, layers in recipe.layers.items()
         )
-        if order not in self._model_of:
+        if order not in self._layout_of:
             vocabulary, checkpoints = self.tokenizer.rows, self.planner.checkpoints
             data = merged_config(recipe, checkpoints, vocabulary=vocabulary)
             key = json.dumps(data, sort_keys=True)
-            if key not in self._models:
+            if key not in self._layouts:
                 check_loadable(data, recipe, checkpoints, vocabulary)
-                self._models[key] = Model(self._build(data, plans), {})
-                if len(self._models) > _MOST_LAYOUTS:
-                    dropped = self._models.pop(next(iter(self._models)))
-                    kept = self._model_of.items()
-                    self._model_of = {it: model for it, model in kept if model is not dropped}
-            self._model_of[order] = self._models[key]
-            if len(self._model_of) > _MOST_ORDERS:
-                self._model_of.pop(next(iter(self._model_of)))
-        return self._model_of[order]
+                self._layouts[key] = self._build(data, plans)
+                if len(self._layouts) > _MOST_LAYOUTS:
+                    dropped = self._layouts.pop(next(iter(self._layouts)))
+                    self._targets_of.pop(dropped.module, None)
+                    self._layout_of.clear()
+            if len(self._layout_of) == _MOST_ORDERS:
+                self._layout_of.clear()
+            self._layout_of[order] = self._layouts[key]
+        return self._layout_of[order]
 
     def _build(self, data: Mapping[str, Any], plans: list[TensorPlan]) -> Layout:
         host = self.planner.host

@@ -267,9 +267,7 @@ class Miniature:
 
     def _view(self, name: str) -> Tensor:
         location = self._locations[name]
-        parameter = self._parameters[location.parameter].data
-        sizes = {of: size for of, size in zip(location.axes, location.size, strict=True) if of >= 0}
-        return location.view(parameter, tuple(sizes[axis] for axis in sorted(sizes)))
+        return location.view(self._parameters[location.parameter].data)
 
     def _offset(self, name: str) -> float:
         """Return the offset a of a norm that computes (w + a) * normalized(x), else 0."""

@@ -39,8 +39,8 @@ class Location(NamedTuple):
         """Whether the box is inside of a parameter of this shape."""
         return len(shape) == len(self.size) and all(map(int.__le__, self.stop, shape))
 
-    def view(self, parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Return the box as a tensor of the checkpoint's `shape`, in the parameter's memory."""
+    def view(self, parameter: Tensor) -> Tensor:
+        """Return the box in the form of the checkpoint's tensor, in the parameter's memory."""
         box = parameter
         for axis, (start, size) in enumerate(zip(self.start, self.size, strict=True)):
             box = box.narrow(axis, start, size)
@@ -48,7 +48,7 @@ class Location(NamedTuple):
             box = box.squeeze(axis)
         kept = [of for of in self.axes if of >= 0]
         order = [kept.index(of) for of in sorted(kept)]
-        return box.permute(order).view(shape)
+        return box.permute(order)
 
 
 def find_locations(loader: Loader, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Location]:

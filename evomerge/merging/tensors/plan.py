@@ -181,8 +181,8 @@ class Planner:
         """Yield each part of a recipe, its layer (None: copies), and its tensors without knobs."""
         outside: dict[str, Layer | None] = {"embeddings": recipe.embeddings, "head": recipe.head}
         outside |= {name: getattr(recipe, name) for name in MODALITIES}
-        origins = tuple((name, layer and _Origin.of(layer)) for name, layer in outside.items())
         outside |= {_COPIES: None, _LACKING: self._unmerged}
+        origins = tuple((part, layer and _Origin.of(layer)) for part, layer in outside.items())
         for prefix in recipe.layers:
             if prefix not in self.host.stacks:
                 raise RecipeError(
@@ -205,12 +205,15 @@ class Planner:
 
         It is a stack, or what comes before the stacks (embeddings) or after them (all others).
         """
-        host, by_part = self.host, dict(origins)
-        for modality in MODALITIES:
-            if (origin := by_part[modality]) is not None:
-                self._check_modality(modality, origin)
-        of_head = (head := by_part["head"]) and head.inputs
-        lacks = {name for parent, _ in of_head or () for name in self._parent(parent).lacks}
+        host, by_part = self.host, dict[str, Any](origins)
+        for modality in filter(by_part.get, MODALITIES):
+            for name in (host.reference, *(parent for parent, _ in by_part[modality].inputs)):
+                if modality not in self._parent(name).modalities:
+                    raise RecipeError(
+                        f"`{modality}` is merged, but {name!r} has no tensors of this kind; name "
+                        "only parents that have some, or remove the key."
+                    )
+        lacks = {name for it, _ in by_part["head"].inputs for name in self._parent(it).lacks}
         if section in host.stacks:
             names = [*host.stacks[section].names]
         else:
@@ -220,17 +223,15 @@ class Planner:
         for name in names:
             part: str = host.places.get(name, "kept")
             if part in ("kept", "buffer"):
-                part = modality_of(name) or ""
-                if by_part.get(part) is None or is_buffer(name, host.tensors[name]):
-                    part = _COPIES
+                is_trained = not is_buffer(name, host.tensors[name])
+                part = (is_trained and modality_of(name)) or _COPIES
             elif name == host.head and host.tied:
                 continue
             elif part == "head" and name in lacks:
                 part = _LACKING
-            if part == _COPIES:
-                tensors.append((part, self._copy(name, SourceTensor(host.reference, name))))
+            if (origin := by_part[part]) is None:
+                tensors.append((_COPIES, self._copy(name, SourceTensor(host.reference, name))))
                 continue
-            origin = by_part.get(part) or _Origin.of(self._unmerged)
             fits = [self.fit(parent) for parent, _ in origin.inputs]
             maps = [fit.modalities if part in MODALITIES else fit.non_layer for fit in fits]
             tensors.append((part, self._tensor(name, origin, [them.get(name) for them in maps])))
@@ -297,14 +298,6 @@ class Planner:
                 "vocabularies differ, set `tokenizer: union` (mergekit: `tokenizer_source: union`)."
             )
         return shape
-
-    def _check_modality(self, modality: str, origin: _Origin) -> None:
-        for name in (self.host.reference, *(parent for parent, _ in origin.inputs)):
-            if modality not in self._parent(name).modalities:
-                raise RecipeError(
-                    f"`{modality}` is merged, but {name!r} has no tensors of this kind; name "
-                    "only parents that have some, or remove the key."
-                )
 
     def _info(self, source: SourceTensor) -> TensorInfo:
         return self.checkpoints[source.parent].tensors[source.name]
