@@ -85,9 +85,10 @@ def bare(problem: CheckedSearch, worker: Worker) -> float:
     for recipe in list(problem.space.baselines().values()):
         model = worker.build(recipe)
         (task,) = {objective.task for objective in problem.objectives}
-        documents = list(evaluator.requests("search", task).values())
+        objective = evaluator.tasks_of("search").of(task)
+        documents = [objective.requests(task, i) for i in problem.splits["search"][task]]
         prompts = [prompt for requests in documents for item in requests for prompt in item.prompts]
-        forward = evaluator.forward
+        forward = objective.batched
         new = [
             len(tokens)
             for tokens in forward.generate(model, prompts, make_batches(prompts, forward.batching))

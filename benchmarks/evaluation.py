@@ -48,6 +48,7 @@ from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.forward import continuation_rows
 from evomerge.evaluation.inference.generation import make_batches
 from evomerge.evaluation.tasks.harness import Harness
+from evomerge.evaluation.tasks.lm_eval import LmEval
 from evomerge.execute.allocator import keep_freed_memory
 
 BATCHES = (1, 4, 8, 16, 32, 64, 128)
@@ -188,13 +189,14 @@ def measure(
         rounds: how often each way is measured.
     """
     ids = list(range(count))
-    evaluator = Evaluator(Harness([task], [folder]))
+    objective = LmEval(Harness([task], [folder]))
+    evaluator = Evaluator([objective])
     evaluator.prepare(model, tokenizer, {"search": {task: ids}})
     evaluator.score(model)
-    documents = list(evaluator.requests("search", task).values())
+    documents = [objective.requests(task, document) for document in ids]
     prompts = [prompt for requests in documents for item in requests for prompt in item.prompts]
     if prompts:
-        forward = evaluator.forward
+        forward = objective.batched
         groups = make_batches(prompts, forward.batching)
         new = [len(tokens) for tokens in forward.generate(model, prompts, groups)]
         bare = {
@@ -229,7 +231,7 @@ def measure_checkpoint(
         write_tasks(Path(made), tokenizer)
         manager = TaskManager(include_path=made, include_defaults=False)
         for task in tasks:
-            evaluator = Evaluator(Harness([task], [Path(made)]))
+            evaluator = Evaluator([LmEval(Harness([task], [Path(made)]))])
             began = cpu_seconds()
             evaluator.prepare(model, tokenizer, {"search": {task: ids}})
             check = cpu_seconds() - began

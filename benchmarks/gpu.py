@@ -42,6 +42,7 @@ from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.forward import continuation_rows
 from evomerge.evaluation.inference.generation import make_batches
 from evomerge.evaluation.tasks.harness import Harness
+from evomerge.evaluation.tasks.lm_eval import LmEval, Runner
 from evomerge.merging.architecture.loading import quiet
 from evomerge.merging.resident import Resident
 from evomerge.models.checkpoint import Checkpoint
@@ -142,7 +143,7 @@ def measure(folder: Path, device: torch.device, backend: Any, few: bool) -> dict
     resident = Resident(checkpoints, "base", place=str(device), memory=memory)
     proposed = recipes(checkpoints["base"])
     model: Any = resident.apply(next(proposed))
-    evaluator = Evaluator(Harness(list(TASKS), [folder]), backend=backend)
+    evaluator = Evaluator([LmEval(Harness(list(TASKS), [folder]), Runner(backend=backend))])
     tokenizer = AutoTokenizer.from_pretrained(folder / "base")
     evaluator.prepare(model, tokenizer, {"search": dict.fromkeys(TASKS, range(documents))})
     evaluator.score(model)
@@ -159,8 +160,10 @@ def measure(folder: Path, device: torch.device, backend: Any, few: bool) -> dict
 
 def bare(evaluator: Evaluator, model: Any, device: torch.device, task: str, rounds: int) -> float:
     """Return the milliseconds of the forward passes alone on a task's documents."""
-    forward = evaluator.forward
-    documents = list(evaluator.requests("search", task).values())
+    (objective,) = evaluator.every
+    assert isinstance(objective, LmEval)
+    forward = objective.batched
+    documents = [objective.requests(task, i) for i in evaluator.splits["search"][task]]
     prompts = [prompt for requests in documents for item in requests for prompt in item.prompts]
     if prompts:
         groups = make_batches(prompts, forward.batching)

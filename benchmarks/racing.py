@@ -212,7 +212,7 @@ def simulated_world(seed: int, candidates: int) -> World:
         return {"acc": model[list(ids)].tolist()}
 
     info = TaskInfo("simulated", "function", count, {"acc": MetricInfo(True, True)})
-    evaluator = Evaluator(None, [ObjectiveFunction(body, info)])
+    evaluator = Evaluator([ObjectiveFunction(body, info)])
     order = random.Random(seed).sample(range(count), count)
     parts = {
         "search": {"simulated": order[:SEARCH]},

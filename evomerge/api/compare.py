@@ -31,10 +31,11 @@ def compare(
     Raises:
         InputError: a model is missing or damaged, or their tensors do not fit.
     """
+    from evomerge.merging.architecture.naming import fitting
     from evomerge.models.references import open_parent
     from evomerge.report.compare import compare_parents
     from evomerge.report.words import short_names
-    from evomerge.setup.parents import absolute_parent, fitting
+    from evomerge.setup.parents import absolute_parent
 
     if isinstance(parents, str) or not isinstance(parents, Iterable):
         raise InputError(

@@ -54,9 +54,10 @@ def results(
 
     from evomerge.cli.rows import best_rows, brief_rows, write_csv
     from evomerge.errors import InputError
+    from evomerge.evaluation.tasks.stock import sampling_note
     from evomerge.report.rows import candidate_rows
     from evomerge.report.view import View
-    from evomerge.report.words import duration, sampling_note
+    from evomerge.report.words import duration
     from evomerge.searching.ranking import measured
 
     if len(runs) > 1:
@@ -72,7 +73,7 @@ def results(
         by_split: dict[str, Any] = dict(view.config.run_documents.items())
         sys.stdout.write(json.dumps(by_split[documents]) + "\n")
         return
-    command, winner, spent = view.lm_eval, view.history.winner, run.timings.spent()
+    command, winner, spent = view.stock_command, view.history.winner, run.timings.spent()
     rows = candidate_rows(view.history, measured(view.ranking), view.genes)
     rows = rows if top is None else best_rows(rows, top)
     if csv is not None:

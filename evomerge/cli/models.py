@@ -82,12 +82,12 @@ def evaluate(
     """Score any model on the documents of a search."""
     from dataclasses import asdict
 
+    from evomerge.evaluation.tasks.stock import sampling_note
     from evomerge.report.confidence import factor_of, intervals
-    from evomerge.report.words import sampling_note
     from evomerge.searching.ranking import measured
     from evomerge.setup.runs import load_any, prepare
     from evomerge.setup.search import evaluate as evaluate_model
-    from evomerge.setup.task_digests import task_facts
+    from evomerge.setup.tasks import task_facts
 
     allowed = Permissions(allow_code, trust_code)
     checked = prepare(load_any(config), config.parent, allowed)

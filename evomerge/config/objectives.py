@@ -25,7 +25,7 @@ class MeasuredConfig(Section):
 
     task: str | None = None
     """task or group of lm-eval, or an objective function as `module:function`; null for a property
-    of the merged model, or with `encoder`, `classifier` or `told`"""
+    of the merged model, or with `encoder`, `classifier`, `kind` or `told`"""
     encoder: Literal["sts", "retrieval", "classification"] | None = None
     """what a sentence encoder is scored on, with rows of a `file`; sts: similarity of two
     sentences; retrieval: finding passages; classification: a linear probe"""
@@ -33,8 +33,10 @@ class MeasuredConfig(Section):
     """what a model with a classification head is scored by, with rows of a `file`; accuracy: of
     texts; f1: macro F1; pairwise: how often a reward model scores the chosen answer higher than
     the rejected one"""
+    kind: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None = None
+    """a kind of objective that an installed package adds, with rows of a `file`"""
     file: str | None = None
-    """with `encoder` or `classifier`: a file of rows, one JSON object in each line"""
+    """with `encoder`, `classifier` or `kind`: a file of rows, one JSON object in each line"""
     told: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None = None
     """name of a score that a study is told, where your own code scores candidates
     (`evomerge.Study`)"""
@@ -46,14 +48,14 @@ class MeasuredConfig(Section):
         if self.told is not None:
             return TOLD
         if self.file is not None:
-            return f"{self.encoder or 'classifier'} {PurePath(self.file).stem}"
+            return f"{self.encoder or self.kind or 'classifier'} {PurePath(self.file).stem}"
         return MODEL if self.task is None else self.task
 
     @property
     def rows(self) -> str | None:
-        """What its rows are: a kind of `encoder`, `labels`, `pairwise`; None."""
+        """The kind of its rows: that of `encoder` or `kind`, `labels`, `pairwise`; None."""
         if self.classifier is None:
-            return self.encoder
+            return self.encoder or self.kind
         return "pairwise" if self.classifier == "pairwise" else "labels"
 
     @model_validator(mode="before")
@@ -68,7 +70,8 @@ class MeasuredConfig(Section):
     @property
     def measured(self) -> list[str]:
         """The keys that say what is scored, with their values; none: a property of the model."""
-        keys = {"classifier": self.classifier, "encoder": self.encoder, "told": self.told}
+        names = ("classifier", "encoder", "kind", "told")
+        keys = {name: getattr(self, name) for name in names}
         task = [] if self.task is None else [f"`task` {self.task!r}"]
         return task + [f"`{key}` {value}" for key, value in keys.items() if value is not None]
 
@@ -78,7 +81,7 @@ class MeasuredConfig(Section):
             "has the {0.measured[0]} and the {0.measured[1]}; remove one of the two",
         ),
         (
-            lambda it: (it.encoder or it.classifier) and it.file is None,
+            lambda it: it.rows and it.file is None,
             "has the {0.measured[0]} without a `file`; name a file of rows, one JSON object in "
             "each line",
         ),
@@ -91,7 +94,7 @@ class MeasuredConfig(Section):
             "has the {0.measured[0]} and the `metric` {0.metric}; remove `metric`",
         ),
         (
-            lambda it: it.file is not None and not (it.encoder or it.classifier),
+            lambda it: it.file is not None and not it.rows,
             "has the `file` {0.file!r} without an `encoder` or `classifier`; add `encoder`: "
             f"{', '.join(ENCODER_METRICS)}, or `classifier`: {', '.join(CLASSIFIER_METRICS)}",
         ),

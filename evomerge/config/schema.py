@@ -21,7 +21,7 @@ from evomerge.config.space import ParametersConfig, SpaceConfig
 from evomerge.config.yaml import override as override
 from evomerge.config.yaml import read as read
 from evomerge.errors import ConfigError
-from evomerge.scores import ENCODER_METRICS, MODEL, SPLITS, TOLD, Constraint, Objective, Split
+from evomerge.scores import MODEL, SPLITS, TOLD, Constraint, Objective, Split
 
 
 class BudgetConfig(Section):
@@ -167,17 +167,6 @@ class SearchConfig(Section):
             for item in (*self.objectives, *self.constraints)
             if item.rows is not None and (file := item.file) is not None
         }
-
-    @property
-    def encoders(self) -> list[str]:
-        """Those of `rows` that sentence encoders are scored on."""
-        return [name for name, (kind, _) in self.rows.items() if kind in ENCODER_METRICS]
-
-    @property
-    def classifiers(self) -> list[str]:
-        """Those of `rows` that models with a classification head are scored on."""
-        heads = ("labels", "pairwise")
-        return [name for name, (kind, _) in self.rows.items() if kind in heads]
 
     @property
     def is_pool(self) -> bool:

@@ -1,107 +1,137 @@
-"""Scoring many models on the same documents, whose prompts and tokens are prepared only once."""
+"""Scoring many models on the same documents, and their scores from the metrics of documents."""
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import InitVar, dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 from evomerge.errors import CandidateError, one_line
-from evomerge.evaluation.answers import PROPERTIES, Answers, TaskSet
 from evomerge.evaluation.inference.device import is_device_failure
-from evomerge.evaluation.inference.forward import Forward
-from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM, Request
-from evomerge.evaluation.inference.vllm import EngineForward, VllmEngine
-from evomerge.evaluation.nll import nll, of_reference
-from evomerge.evaluation.tasks.functions import ObjectiveFunction
-from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.info import TasksInfo
-from evomerge.evaluation.tasks.rows import RowsObjective
-from evomerge.evaluation.tasks.scoring import DocumentMetrics, example, plain
-from evomerge.scores import MODEL, NLL, TOKENS, Example, Scores, Split
+from evomerge.evaluation.tasks.objective import Documents, Merges, Objective
+from evomerge.evaluation.tasks.scoring import DocumentMetrics
+from evomerge.scores import MODEL, Example, Scores, Split
 
 _FEW = 8  # documents of each task in `try_out`
-
-Documents: TypeAlias = Mapping[str, Sequence[int]]
-"""Task -> ids of documents."""
+_IN_A_LIST = re.compile(r"\.\d+\.")
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True)
+class TaskSet:
+    """The objectives that supply the documents of a split."""
+
+    objectives: Sequence[Objective]
+
+    @cached_property
+    def info(self) -> TasksInfo:
+        """Documents and metrics of all tasks and groups."""
+        tasks = {name: it for item in self.objectives for name, it in item.info.tasks.items()}
+        groups = {name: it for item in self.objectives for name, it in item.info.groups.items()}
+        return TasksInfo(tasks, groups)
+
+    def of(self, task: str) -> Objective:
+        """Return the objective that has a task or group."""
+        having = (i for i in self.objectives if task in i.info.tasks or task in i.info.groups)
+        return next(having)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The metrics of a model on single documents: task -> document id -> metric key -> value."""
+
+    rows: Mapping[str, Mapping[int, DocumentMetrics]]
+
+    def __or__(self, other: Answers) -> Answers:
+        """Return the metrics of the documents of both; for common documents, those of `other`."""
+        tasks = [*self.rows, *(task for task in other.rows if task not in self.rows)]
+        rows = {t: {**self.rows.get(t, {}), **other.rows.get(t, {})} for t in tasks}
+        return Answers(rows)
+
+    def scores(self, tasks: TaskSet, seconds: float) -> Scores:
+        """Return the scores: the metrics, and their aggregates by task and group."""
+        values: dict[str, tuple[float, ...]] = {}
+        aggregates: dict[str, Mapping[str, float]] = {}
+        documents = {task: tuple(sorted(rows)) for task, rows in self.rows.items()}
+        for task, ids in documents.items():
+            rows = [self.rows[task][i] for i in ids]
+            columns, aggregates[task] = tasks.of(task).summary(task, rows)
+            values |= {f"{task}/{key}": items for key, items in columns.items()}
+        sizes = {task: len(ids) for task, ids in documents.items()}
+        if tasks.info.groups:
+            aggregates |= tasks.info.aggregate_groups(aggregates, sizes)
+        flat = {
+            f"{task}/{key}": v for task, figures in aggregates.items() for key, v in figures.items()
+        }
+        return Scores(documents, values, flat, {"evaluate": seconds})
+
+
 class Evaluator:
     """Scores models on the documents of a search.
 
     Call `prepare` once, then `score` for each candidate. A model has the same scores on the same
     documents every time, bit for bit.
 
-    An objective function of a user may change the weights. So with a way to build the model again
-    (`set_callbacks`), it is built again before anything else is scored.
+    Code of others may change the weights. So with a way to build the model again (`set_callbacks`),
+    it is built again before anything else is scored.
 
     Args:
-        harness: the lm-eval tasks, or None if there are none.
-        functions: functions of the user, and objectives with rows of a file.
-        batch_size: maximum rows in a batch; `auto` sets it by the memory of the device.
-        backend: `hf` runs models by transformers; `vllm` generates texts with a vLLM engine.
-        by_split: the tasks of each split whose documents come from other tasks, by the names of the
-            tasks that they replace.
-        tensor_parallel: accelerators that the engine is divided over.
-        counted, referenced: the tasks with the metric `tokens`, how many a model has generated, and
-            with the metric `nll`, for which reference answers are scored.
+        objectives: what is measured.
+        by_split: the objectives of each split whose documents come from other tasks, by the names
+            of the tasks that they replace.
         properties: the properties of models that come with their scores (`MODEL_METRICS`).
-        seed: of texts that tasks sample. Each text has a seed of its own, by this one, the task,
-            the document and the number of the repeat.
 
     Attributes:
-        batched: runs models by transformers; `forward` may use an engine too.
-        is_touched: whether a function of a user has had the model since it was last built.
+        is_touched: whether code of others has had the model since it was last built.
     """
 
-    harness: InitVar[Harness | None]
-    functions: InitVar[Sequence[ObjectiveFunction | RowsObjective]] = ()
-    batch_size: int | Literal["auto"] = "auto"
-    backend: Literal["hf", "vllm"] = "hf"
-    by_split: Mapping[Split, TaskSet] = field(default_factory=dict)
-    tensor_parallel: int = 1
-    counted: Collection[str] = ()
-    properties: Collection[str] = ()
-    reasoning: Reasoning = field(default_factory=Reasoning)
-    seed: int = 0
-    referenced: Collection[str] = ()
-
-    def __post_init__(
-        self, harness: Harness | None, functions: Sequence[ObjectiveFunction | RowsObjective]
+    def __init__(
+        self,
+        objectives: Sequence[Objective],
+        by_split: Mapping[Split, Sequence[Objective]] | None = None,
+        properties: Collection[str] = (),
     ) -> None:
-        self.default = TaskSet(harness, {item.info.name: item for item in functions})
-        self._requests: dict[tuple[Split, str], dict[int, list[Request]]] = {}
-        self._references: dict[tuple[Split, str], dict[int, list[Request]]] = {}
-        self._answered: dict[tuple[Split, str], dict[int, list[Any]]] = {}  # the latest answers
-        self._engine: VllmEngine | None = None
-        self.batched: Forward | None = None
-        self.forward: Forward | EngineForward | None = None
+        self.default, self.properties = TaskSet(objectives), properties
+        self.by_split = {split: TaskSet(of_split) for split, of_split in (by_split or {}).items()}
         self.is_touched = False
         self.set_callbacks(None)
 
     @property
     def info(self) -> TasksInfo:
-        """Documents and metrics of the tasks and functions."""
+        """Documents and metrics of the tasks that the search file names."""
         return self.default.info
 
     @property
-    def code_tasks(self) -> list[str]:
-        """The tasks that run code which models write."""
+    def every(self) -> list[Objective]:
+        """All objectives, each once."""
         sets = (self.default, *self.by_split.values())
-        return list(dict.fromkeys(name for of in sets if of.harness for name in of.harness.origins))
+        return list(dict.fromkeys(item for tasks in sets for item in tasks.objectives))
 
     def tasks_of(self, split: Split) -> TaskSet:
-        """Return the tasks that supply a split's documents."""
+        """Return the objectives that supply a split's documents."""
         return self.by_split.get(split, self.default)
 
-    def harness_of(self, split: Split) -> Harness:
-        """Return the tasks of lm-eval that supply a split's documents; there are some."""
-        harness = self.tasks_of(split).harness
-        assert harness is not None
-        return harness
+    def check(self, merges: Merges, splits: Mapping[Split, Documents]) -> None:
+        """Raise an `InputError` unless models can be measured, on the documents of all splits."""
+        for objective in self.every:
+            objective.check(merges)
+        for split, documents in splits.items():
+            for objective in self.tasks_of(split).objectives:
+                objective.check_documents(documents, split)
+
+    def words(self, merges: Merges) -> dict[str, Any]:
+        """Return rows of `evomerge validate`: name -> text."""
+        pairs = (pair for item in self.every for pair in item.words(merges).items())
+        return {key: text for key, text in pairs if text is not None}
+
+    @property
+    def needed_parts(self) -> frozenset[str]:
+        """The parts that a model must have beside its language model."""
+        return frozenset().union(*(item.needed_parts() for item in self.every))
 
     def prepare(
         self,
@@ -110,37 +140,20 @@ class Evaluator:
         splits: Mapping[Split, Documents],
         deepest: Callable[[], Any] | None = None,
     ) -> None:
-        """Set the documents, and choose the fastest way to run models that gives right results.
-
-        A few documents are scored in different ways on `model`: one of the architecture that will
-        be scored, on its device, with meaningful weights (those of a parent). A vLLM engine is made
-        for a model as deep as the deepest one, which `deepest` returns; its weights do not matter.
+        """Set the documents, and let objectives get ready to score models like this one.
 
         Raises:
             ConfigError: a task needs longer inputs than the model can read, or a document has no
                 reference answer.
         """
-        self.tokenizer, self.splits = tokenizer, splits
-        self._requests, self._references, self.is_touched = {}, {}, False
-        if not any(self._asked(split, of_split) for split, of_split in splits.items()):
-            return
-        sees = any(t.shows_images for s in splits for t in self.tasks_of(s).info.tasks.values())
-        reference = ReferenceLM(model, tokenizer, self.reasoning, sees=sees)
-        self.forward = self.batched = Forward(model, tokenizer, reference, self.batch_size)
-        if self.backend == "vllm":
-            self._engine = self._engine or VllmEngine(
-                deepest() if deepest else model, tokenizer, self.tensor_parallel
-            )
-            self.forward = EngineForward(self.batched, self._engine)
-        first, documents = next(iter(splits.items()))
-        tasks = self._asked(first, documents)
-        asked = [list(self.requests(first, task).values()) for task in tasks]
-        written = [self._written(first, task, self.requests(first, task)) for task in tasks]
-        self.forward.check(model, [*asked, *filter(None, written)])
-
-    def _asked(self, split: Split, tasks: Iterable[str]) -> list[str]:
-        """Return the tasks of lm-eval, which ask a model for its answers."""
-        return [task for task in tasks if task not in self.tasks_of(split).functions]
+        self.tokenizer, self.splits, self.is_touched = tokenizer, splits, False
+        self.release()
+        served: dict[Objective, list[Documents]] = {}
+        for split, documents in splits.items():
+            for objective in self.tasks_of(split).objectives:
+                served.setdefault(objective, []).append(documents)
+        for objective, of_splits in served.items():
+            objective.prepare(model, tokenizer, of_splits, deepest or (lambda: model))
 
     def set_callbacks(
         self,
@@ -149,27 +162,26 @@ class Evaluator:
     ) -> None:
         """Set what is called while the next model is scored.
 
-        `rebuild` returns the model, built again after a function has had it, and clears
+        `rebuild` returns the model, built again after code of others has had it, and clears
         `is_touched`; without it, the model is used as it is. `scoring_context` returns what is
-        entered while lm-eval's tasks score the model.
+        entered while our own code scores the model.
         """
         self._rebuild, self._scoring_context = rebuild, scoring_context
 
     def release(self, *, engine: bool = False) -> None:
-        """Drop the references to the model of `prepare`, and to a vLLM engine if that is wanted."""
-        self.forward = self.batched = None
-        if engine:
-            self._engine = None
+        """Drop the references to the model of `prepare`, and to an engine if that is wanted."""
+        for objective in self.every:
+            objective.release(engine=engine)
 
     @property
     def oom_backoffs(self) -> int:
         """How often the batch limits were halved because memory ran out."""
-        return 0 if self.batched is None else self.batched.oom_backoffs
+        return max((item.oom_backoffs for item in self.every), default=0)
 
     def halve_batches(self, oom_backoffs: int) -> None:
         """Halve the batch limits until they have been halved `oom_backoffs` times or more."""
-        if self.batched is not None:
-            self.batched.halve(oom_backoffs)
+        for objective in self.every:
+            objective.halve_batches(oom_backoffs)
 
     def score(
         self, model: Any, split: Split = "search", documents: Documents | None = None
@@ -185,15 +197,15 @@ class Evaluator:
         own = {f"{MODEL}/{name}": float(PROPERTIES[name](model)) for name in self.properties}
         return replace(scores, aggregates={**scores.aggregates, **own})
 
-    def try_out(self, model: Any, *, functions: bool = False) -> None:
-        """Score a model without a result: on a few documents of lm-eval's tasks, or one of others.
+    def try_out(self, model: Any, *, foreign: bool = False) -> None:
+        """Score a model without a result: on a few documents; by code of others, on one.
 
         Raises:
-            CandidateError: a function raises an exception, or returns something other than scores.
+            CandidateError: the code raises an exception, or returns something other than scores.
         """
         split, documents = next(iter(self.splits.items()))
-        others, count = self.tasks_of(split).functions, 1 if functions else _FEW
-        chosen = {t: ids for t, ids in documents.items() if (t in others) == functions}
+        tasks, count = self.tasks_of(split), 1 if foreign else _FEW
+        chosen = {t: ids for t, ids in documents.items() if tasks.of(t).is_foreign == foreign}
         self.answer(model, split, {task: sorted(ids)[:count] for task, ids in chosen.items()})
 
     def answer(
@@ -206,99 +218,56 @@ class Evaluator:
         """
         chosen = documents if documents is not None else self.splits[split]
         asked = {task: tuple(sorted(ids)) for task, ids in chosen.items() if len(ids)}
-        of_model = {task: asked[task] for task in self._asked(split, asked)}
         rows: dict[str, dict[int, DocumentMetrics]] = {}
         try:
-            if of_model:
-                model = self._fresh(model)
-                requests = [self.requests(split, t)[i] for t, ids in of_model.items() for i in ids]
-                for task, ids in of_model.items():
-                    requests += self._written(split, task, ids)
-                assert self.forward is not None
-                with self._scoring_context(model):
-                    self.forward(model, (split, tuple(of_model.items())), requests)
-                rows = {task: self._measured(split, task, ids) for task, ids in of_model.items()}
-            for task in (task for task in asked if task not in of_model):
-                model, function = self._fresh(model), self.tasks_of(split).functions[task]
-                self.is_touched = self.is_touched or isinstance(function, ObjectiveFunction)
-                columns = function(model, self.tokenizer, asked[task])
-                lines = zip(*columns.values(), strict=True)
-                metrics = (dict(zip(columns, line, strict=True)) for line in lines)
-                rows[task] = dict(zip(asked[task], metrics, strict=True))
+            for objective in self.tasks_of(split).objectives:
+                own = {task: ids for task, ids in asked.items() if task in objective.info.tasks}
+                if not own:
+                    continue
+                if self.is_touched and self._rebuild is not None:
+                    model = self._rebuild()
+                self.is_touched |= objective.is_foreign
+                context = nullcontext if objective.is_foreign else self._scoring_context
+                with context(model):
+                    found = objective.score(model, self.tokenizer, own)
+                rows |= {t: dict(zip(ids, found[t], strict=True)) for t, ids in own.items()}
         except (RuntimeError, ValueError, IndexError, ArithmeticError) as error:
             if is_device_failure(error):
                 raise  # any other of these may come from a broken model
             raise CandidateError(f"The model could not be scored: {one_line(error)}") from error
         return Answers({task: rows[task] for task in asked})
 
-    def _measured(self, split: Split, task: str, ids: Sequence[int]) -> dict[int, DocumentMetrics]:
-        """Return the metrics of documents of a task of lm-eval, from the latest answers."""
-        requests = self.requests(split, task)
-        answered = {document: [item.instance for item in requests[document]] for document in ids}
-        self._answered.setdefault((split, task), {}).update(answered)
-        measured = self.harness_of(split).measure(task, list(answered.values()))
-        rows = dict(zip(ids, measured, strict=True))
-        for document, row in rows.items():
-            if task in self.counted:
-                counts = [count for item in requests[document] for count in item.generated]
-                row[TOKENS] = sum(counts) / len(counts)
-            if task in self.referenced:
-                row[NLL] = nll(self.references(split, task)[document])
-        return rows
-
-    def _fresh(self, model: Any) -> Any:
-        """Return the model to score, built again if a function of a user has had it."""
-        return self._rebuild() if self.is_touched and self._rebuild is not None else model
-
     def examples(self, scores: Scores, split: Split, count: int) -> tuple[Example, ...]:
-        """Return `count` of the documents of each task that were scored last, with the answers.
-
-        Functions have no prompts to show.
-        """
-        harness, functions = self.tasks_of(split).harness, self.tasks_of(split).functions
-        if harness is None:
-            return ()
-        found = []
-        for task, ids in scores.documents.items():
-            for place, document in enumerate(ids[:count] if task not in functions else ()):
-                values = {key: column[place] for key, column in scores.of_task(task).items()}
-                answered = self._answered[split, task][document]
-                found.append(example(harness.tasks[task], task, document, answered, values))
-        return tuple(found)
+        """Return `count` of the documents of each task that were scored last, with the answers."""
+        tasks, found = self.tasks_of(split), list[Example | None]()
+        for task, ids in scores.documents.items() if count else ():
+            columns = scores.of_task(task)
+            for place, document in enumerate(ids[:count]):
+                values = {key: column[place] for key, column in columns.items()}
+                found.append(tasks.of(task).example(task, document, values))
+        return tuple(filter(None, found))
 
     def texts(self, split: Split, task: str, documents: Sequence[int]) -> dict[int, str]:
         """Return the latest answers to documents that a model generates answers to."""
-        answered = self._answered[split, task]
-        return {document: plain(str(answered[document][0].resps[0])) for document in documents}
+        return self.tasks_of(split).of(task).texts(task, documents)
 
-    def requests(self, split: Split, task: str) -> dict[int, list[Request]]:
-        """Return document id -> requests of a task; they are built in the first call and kept."""
-        if (split, task) not in self._requests:
-            assert self.batched is not None
-            reference, ids = self.batched.reference, sorted(self.splits[split][task])
-            built = self.harness_of(split).build(task, ids, reference)
-            source = f"{self.seed}/{self.tasks_of(split).info.tasks[task].source}"
-            self._requests[split, task] = {
-                document: [reference.request(item, f"{source}/{document}") for item in items]
-                for document, items in zip(ids, built, strict=True)
-            }
-        return self._requests[split, task]
 
-    def references(self, split: Split, task: str) -> dict[int, list[Request]]:
-        """Return document id -> requests for its reference answer; see `nll.of_reference`."""
-        if (split, task) not in self._references:
-            assert self.batched is not None
-            harness, documents = self.harness_of(split), self.requests(split, task)
-            found = of_reference(harness, self.batched.reference, task, documents)
-            self._references[split, task] = found
-        return self._references[split, task]
+def _parameters(model: Any) -> int:
+    """Return the number of parameters of the model's checkpoint.
 
-    def _written(self, split: Split, task: str, ids: Iterable[int]) -> list[list[Request]]:
-        """Return the requests for the reference answers of documents that are not their own."""
-        kind = self.tasks_of(split).info.tasks[task].kind
-        if task not in self.referenced or kind != "generate_until":
-            return []
-        return [self.references(split, task)[document] for document in ids]
+    A weight that is used in two places, such as embeddings that are the head too, counts once.
+    Blocks of a path that come from the same layer count each, since a checkpoint has each of them.
+    """
+    named = model.named_parameters(remove_duplicate=False)
+    counts = {name if _IN_A_LIST.search(name) else id(p): p.numel() for name, p in named}
+    return sum(counts.values())
+
+
+PROPERTIES: Mapping[str, Callable[[Any], int]] = {
+    "parameters": _parameters,
+    "layers": lambda model: int(model.config.get_text_config().num_hidden_layers),
+}
+"""Those of a merged model itself, which objectives and constraints may name."""
 
 
 def score_single(

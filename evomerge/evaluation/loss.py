@@ -25,13 +25,13 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import CandidateError
-from evomerge.evaluation.evaluator import Documents, Evaluator
+from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.batches import checkpointing, needs_checkpointing
-from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.likelihood import Batch, target_distributions
 from evomerge.evaluation.inference.rows import ANY, Continuation, Form, Forms, form_of, separate
-from evomerge.evaluation.nll import FORMS, written
 from evomerge.evaluation.tasks.info import TasksInfo
+from evomerge.evaluation.tasks.lm_eval import FORMS, LmEval, written
+from evomerge.evaluation.tasks.objective import Documents
 from evomerge.scores import Objective, Split
 
 KEPT = 64  # tokens of a teacher's distribution at a position; the others count as one
@@ -158,7 +158,9 @@ class Loss:
         self.weights: Sequence[float] = ()
         self.saves_memory = False
         self._objectives = list(objectives)
-        self._metrics = shares(self._objectives, evaluator.tasks_of(split).info)
+        every = evaluator.tasks_of(split).objectives
+        self._tasks = next(item for item in every if isinstance(item, LmEval))
+        self._metrics = shares(self._objectives, self._tasks.info)
         self._references: dict[tuple[str, int, Form, str | None], Reference] = {}
         self._taught: dict[str, dict[int, Reference]] = {}
         self._lessons: dict[str, object] = {}  # the arguments of the last call of `teach`
@@ -202,7 +204,7 @@ class Loss:
 
     def without_form(self, documents: Documents) -> dict[str, Sequence[int]]:
         """Return the documents of tasks that generate answers, for which no form is known."""
-        known, info = self.forms, self.evaluator.tasks_of(self.split).info
+        known, info = self.forms, self._tasks.info
         return {
             task: ids
             for task, ids in documents.items()
@@ -223,9 +225,9 @@ class Loss:
             return
         model = make()
         answers: dict[int, str] = {}
-        if self.evaluator.requests(self.split, task)[documents[0]][0].kind == "generate_until":
+        if self._tasks.requests(task, documents[0])[0].kind == "generate_until":
             self.evaluator.answer(model, self.split, {task: documents})
-            answers = self.evaluator.texts(self.split, task, documents)
+            answers = self._tasks.texts(task, documents)
         asked = [self._asked(task, document, answers.get(document, "")) for document in documents]
         taught: dict[int, Reference] = {}
         with torch.no_grad():
@@ -234,15 +236,10 @@ class Loss:
                     taught[documents[place]] = asked[place].taught(said)
         self._taught[task], self._lessons[task] = taught, lesson
 
-    @property
-    def _forward(self) -> Forward:
-        assert self.evaluator.batched is not None
-        return self.evaluator.batched
-
     def _batches(self, references: Sequence[Reference]) -> Iterator[Sequence[int]]:
         """Yield the places of references that are run together."""
         sizes = [sum(len(c.tokens) for c in each.continuations) for each in references]
-        limits = self._forward.batching
+        limits = self._tasks.batched.batching
         yield from replace(limits, tokens=limits.kept).cut(sizes)
 
     def _said(
@@ -250,7 +247,7 @@ class Loss:
     ) -> Iterator[Said]:
         """Run a batch; yield what the model says to each reference of it."""
         every = [c for place in group for c in references[place].continuations]
-        batch = Batch.of(separate(every, range(len(every))), self._forward.pad, model.device)
+        batch = Batch.of(separate(every, range(len(every))), self._tasks.batched.pad, model.device)
         scores, positions = target_distributions(model, batch)
         by_index = dict(zip(batch.indices, positions, strict=True))
         rows = iter(by_index[index] for index in range(len(every)))
@@ -261,7 +258,7 @@ class Loss:
         """Yield the shares of the loss, one for each batch, while its activations are kept."""
         items, weights = self._objectives, self.weights or [i.weight for i in self._objectives]
         weighed = (replace(item, weight=own) for item, own in zip(items, weights, strict=True))
-        of_tasks = shares(weighed, self.evaluator.tasks_of(self.split).info)
+        of_tasks = shares(weighed, self._tasks.info)
         total = math.fsum(weight for task in documents for weight in of_tasks[task].values())
         for task, ids in documents.items():
             weights = [weight / total for weight in of_tasks[task].values()]
@@ -283,8 +280,8 @@ class Loss:
         answer, form = self.answers.get(task, {}).get(document), form_of(self.forms, task)
         key = task, document, form, answer
         if key not in self._references:
-            first = self.evaluator.requests(self.split, task)[document][0]
-            harness = self.evaluator.harness_of(self.split)
+            first = self._tasks.requests(task, document)[0]
+            harness = self._tasks.harness
             if first.kind == "generate_until":
                 text = written(harness, task, first, form, answer)
                 made = self._asked(task, document, text, ended=form.end == "token")
@@ -301,13 +298,13 @@ class Loss:
         For a task that generates answers, the model shall generate `answer`, and the end token
         behind it if it is `ended`.
         """
-        requests = self.evaluator.requests(self.split, task)[document]
+        requests = self._tasks.requests(task, document)
         if requests[0].kind == "generate_until":
-            reference = self._forward.reference
+            reference = self._tasks.batched.reference
             return Reference((reference.answered(requests[0], answer, ended=ended),))
         count, divisors = 0, list[tuple[float, ...]]()
         if len(requests) > 1:
-            harness = self.evaluator.harness_of(self.split)
+            harness = self._tasks.harness
             content, metrics = requests[0].instance.doc, self._metrics[task]
             lengths = {name: harness.choice_lengths(task, content, name) for name in metrics}
             count = len(next(iter(lengths.values())))

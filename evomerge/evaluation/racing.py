@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.errors import ConfigError
-from evomerge.evaluation.answers import Answers
-from evomerge.evaluation.evaluator import Documents, Evaluator
+from evomerge.evaluation.evaluator import Answers, Evaluator
 from evomerge.evaluation.tasks.documents import in_order
 from evomerge.evaluation.tasks.info import TasksInfo
+from evomerge.evaluation.tasks.objective import Documents
 from evomerge.scores import Expected, Objective, Scores, Split, fitness
 
 Floats: TypeAlias = NDArray[np.float64]

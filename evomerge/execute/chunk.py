@@ -14,10 +14,10 @@ from functools import partial
 from typing import Any
 
 from evomerge.errors import CandidateError
-from evomerge.evaluation.evaluator import Documents
 from evomerge.evaluation.inference.device import is_exhausted
 from evomerge.evaluation.inference.rows import Form
 from evomerge.evaluation.loss import Loss
+from evomerge.evaluation.tasks.objective import Documents
 from evomerge.merging.gradients import FACTOR, Gradients, KnobOf, Rates, knob_changes
 from evomerge.merging.resident import Resident
 from evomerge.optimize.descent import Chunk, Reached

@@ -29,7 +29,7 @@ from evomerge.evaluation.inference.device import (
 from evomerge.evaluation.inference.features import ImageFeatures
 from evomerge.evaluation.loss import Loss
 from evomerge.evaluation.racing import Race, score_in_race
-from evomerge.evaluation.tasks.functions import traceback_lines
+from evomerge.evaluation.tasks.objective import traceback_lines
 from evomerge.execute.chunk import Stepper
 from evomerge.execute.protocol import Job, Result
 from evomerge.recipe import Recipe
@@ -157,10 +157,11 @@ class Worker:
         ConfigError: it fails on two baselines in the same way, or on all. On one it may fail.
         """
         fault, before = "", ""
-        for recipe in self.baselines if self.evaluator.default.functions else ():
+        foreign = any(item.is_foreign for item in self.evaluator.default.objectives)
+        for recipe in self.baselines if foreign else ():
             self.evaluator.set_callbacks(partial(self.build, recipe))
             try:
-                self.evaluator.try_out(self.build(recipe), functions=True)
+                self.evaluator.try_out(self.build(recipe), foreign=True)
             except CandidateError as error:
                 fault, before = str(error), fault
                 if fault == before:
@@ -262,7 +263,7 @@ class Worker:
         return {
             task: self.evaluator.texts("search", task, sorted(ids))
             for task, ids in right.items()
-            if ids and info.tasks[task].kind == "generate_until"
+            if ids and info.tasks[task].generates
         }
 
 

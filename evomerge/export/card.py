@@ -19,6 +19,7 @@ from jinja2 import Template
 
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import printable, without_controls
+from evomerge.evaluation.tasks.stock import sampling_note
 from evomerge.export.parents import Parent, common_licence
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
@@ -26,7 +27,6 @@ from evomerge.report import recipe_picture as pictures
 from evomerge.report.pictures import svg_text
 from evomerge.report.standings import alone, scored_as_themselves, standings
 from evomerge.report.verdict import verdict
-from evomerge.report.words import sampling_note
 from evomerge.run.history import Candidate, History
 from evomerge.scores import Objective, Scores
 from evomerge.searching.ranking import Ranking, best_of, measured

@@ -9,8 +9,8 @@ from pathlib import Path
 from evomerge.errors import RecipeError
 from evomerge.merging.methods import get_method
 from evomerge.models.correspondence import prediction_notes, type_notes
+from evomerge.models.parts import module_notes, part_notes
 from evomerge.run.atomic import check_new_folder
-from evomerge.setup.kinds import differing_modules, part_notes
 from evomerge.setup.parents import (
     absolute_parent,
     pinned,
@@ -63,7 +63,7 @@ def merge_recipe(
     every = dict.fromkeys(checkpoints[name] for name in (recipe.host, *recipe.parents))
     shown = {name: repr(name) for name in checkpoints}
     notes += type_notes(checkpoints[name] for name in recipe.parents)
-    notes += [*part_notes(every, shown), *differing_modules(every, shown)]
+    notes += [*part_notes(every, shown), *module_notes(every, shown)]
     notes += prediction_notes(n for n in recipe.parents if checkpoints[n].predictions)
     notes += write(recipe, checkpoints, out, memory=memory, shard_size=shard_size, texts=extra)
     return tuple(notes)

@@ -15,9 +15,10 @@ from evomerge.merging.tensors.plan import STORED, Planner
 from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.merging.tokenizers.tokens import panics_as_errors
 from evomerge.merging.writer import write_model
-from evomerge.models.causal import check_causal, is_encoder_decoder, merged_stacks
+from evomerge.models.causal import check_causal, is_encoder_decoder
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import code_notes
+from evomerge.models.parts import merged_stacks
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.run.atomic import TemporaryFolder
 

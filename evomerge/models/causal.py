@@ -9,7 +9,6 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.files import TOKENIZER_FILES
 from evomerge.models.heads import classified, labels_of
 from evomerge.models.safetensors import read_json
-from evomerge.models.stacks import Stack
 
 _SENSES = {"vision": "sees", "audio": "hears"}
 
@@ -68,14 +67,6 @@ def _check_writes(checkpoint: Checkpoint) -> None:
             f"Parent {checkpoint.reference!r} is an encoder-decoder that does not write texts in "
             f"answer to texts ({given[0]}); use one that does, or other objectives."
         )
-
-
-def merged_stacks(checkpoint: Checkpoint) -> dict[str, Stack]:
-    """Return the block stacks that a search merges, by prefix: an encoder's, then the decoder's."""
-    decoder, language = checkpoint.decoder_stack, checkpoint.language
-    of_encoder = (name for name in language if "encoder" in name and name != decoder.prefix)
-    names = [*(of_encoder if is_encoder_decoder(checkpoint) else ()), decoder.prefix]
-    return {name: language[name] for name in names}
 
 
 def _classes(checkpoint: Checkpoint) -> list[str]:

@@ -20,6 +20,7 @@ from evomerge.models.safetensors import Part, TensorInfo
 
 Classified: TypeAlias = Literal["texts", "tokens"]
 
+_MOST = 8  # names of labels in a sentence
 _CLASS = re.compile(r"For(Sequence|Token)Classification$")
 
 
@@ -49,6 +50,17 @@ def labels_of(checkpoint: Checkpoint) -> tuple[str, ...]:
             f"Parent {checkpoint.reference!r}: `id2label` in its config.json must have the names "
             "of the labels by 0, 1, 2, ...; copy config.json again."
         ) from error
+
+
+def class_of(checkpoint: Checkpoint) -> str:
+    """Return the class of transformers in a model's config, as a person knows it."""
+    return str((checkpoint.config.get("architectures") or ["no class"])[0])
+
+
+def in_words(labels: Sequence[str]) -> str:
+    """Return the first names of labels, and how many more there are."""
+    rest = len(labels) - _MOST
+    return ", ".join(labels[:_MOST]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def head_of(host: Checkpoint) -> tuple[str, ...]:

@@ -23,12 +23,13 @@ from evomerge.merging.tokenizers.templates import template_of
 from evomerge.merging.tokenizers.tokens import Tokens
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap
-from evomerge.models.stacks import component_of, is_buffer, modality_of
+from evomerge.models.stacks import component_of, is_buffer
+from evomerge.recipe import MODALITIES
 
 _Floats: TypeAlias = npt.NDArray[np.float64]
 
 _BLOCK = 1 << 16  # elements, 256 KB of float32 for each model
-_COLUMNS = ("attention", "mlp", "embeddings", "head", "vision", "projector", "audio")
+_COLUMNS = ("attention", "mlp", "embeddings", "head", *MODALITIES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +109,7 @@ def compare_parents(
 ) -> ParentComparison:
     """Read the weights of base and parents once, and compare them.
 
-    The parents fit the base, or without one the first of them (`setup.parents.fitting`). `names`:
+    The parents fit the base, or without one the first of them (`naming.fitting`). `names`:
     reference of each model -> its short name. A CheckpointError says that a file is damaged or was
     changed since it was opened, or that a model has weights that are not finite.
     """
@@ -171,24 +172,25 @@ def _tensors(
     host: Checkpoint, maps: Sequence[TensorNameMap]
 ) -> Iterator[tuple[str, list[str | None]]]:
     """Yield the component of each trained tensor of the host, and its name in each model."""
+    others = {name for names in host.modalities.values() for name in names}
+
+    def is_trained(name: str) -> bool:
+        info = host.tensors[name]
+        return info.floating and not is_buffer(name, info) and name not in others
+
     for prefix, stack in host.language.items():
         for layer, block in enumerate(stack.blocks):
             for suffix in block:
-                if _is_trained(host, stack.name(layer, suffix)):
+                if is_trained(stack.name(layer, suffix)):
                     component = component_of(suffix)[0] or "other"
                     yield component, [item.inside(prefix, layer, suffix) for item in maps]
     for name, place in host.places.items():
         tied = name == host.head and host.tied
-        if place in ("embeddings", "head") and _is_trained(host, name) and not tied:
+        if place in ("embeddings", "head") and is_trained(name) and not tied:
             yield place, [item.non_layer.get(name) for item in maps]
-    for modality, names in host.modalities.items():
+    for part, names in host.modalities.items():
         for name in names:
-            yield modality, [item.modalities.get(name) for item in maps]
-
-
-def _is_trained(host: Checkpoint, name: str) -> bool:
-    info = host.tensors[name]
-    return info.floating and not is_buffer(name, info) and modality_of(name) is None
+            yield part, [item.modalities.get(name) for item in maps]
 
 
 def _float32(stored: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:

@@ -16,13 +16,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from evomerge.errors import without_controls
+from evomerge.evaluation.tasks.stock import sampling_note
 from evomerge.report.pictures import PALETTE, inline_svg
 from evomerge.report.progress import progress
 from evomerge.report.recipe_picture import path_text
 from evomerge.report.rows import candidate_rows, rows_in_per_cent
 from evomerge.report.verdict import front_rows
 from evomerge.report.view import View
-from evomerge.report.words import duration, sampling_note, short_names, size_text
+from evomerge.report.words import duration, short_names, size_text
 from evomerge.run.atomic import check_output, write_output
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import History

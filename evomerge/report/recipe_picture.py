@@ -64,9 +64,9 @@ def recipe_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
 def _knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     """Draw one heat map for each knob: columns are the depth, rows are parents; None: no knobs.
 
-    The first column is the embeddings (E), the one behind the blocks the head (H); the blocks of an
-    encoder come before those of its decoder. Behind the head are merged modalities by their first
-    letter, such as vision (V). A knob of the whole merge has the row `all`.
+    The first column is the embeddings (E), the one behind the blocks the head (H); the blocks of
+    several stacks follow each other. Behind the head are merged modalities by their first letter. A
+    knob of the whole merge has the row `all`.
     """
     knobs = _knob_grids(recipe, {name: names[name] for name in parent_letters(recipe).values()})
     if not knobs:

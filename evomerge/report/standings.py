@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
+from evomerge.errors import listed
 from evomerge.report.confidence import (
     Comparison,
     Interval,
@@ -18,7 +19,7 @@ from evomerge.report.confidence import (
     fitness_interval,
     intervals,
 )
-from evomerge.report.words import listed, ordinal, short_names, short_scores
+from evomerge.report.words import ordinal, short_names, short_scores
 from evomerge.run.history import BASE, Candidate, History
 from evomerge.scores import SPLITS, TOLD, Failure, Objective, Scores, Split
 from evomerge.searching.ranking import Ranking, best_of, front_of, measured

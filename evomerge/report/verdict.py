@@ -7,9 +7,10 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from evomerge.config.schema import Frozen, SearchConfig
+from evomerge.errors import listed
 from evomerge.report.confidence import Comparison
 from evomerge.report.standings import Differences, Standings
-from evomerge.report.words import listed, ordinal, short_scores
+from evomerge.report.words import ordinal, short_scores
 from evomerge.run.history import Candidate
 from evomerge.scores import TOKENS
 from evomerge.space.baselines import UNIFORM

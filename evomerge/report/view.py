@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from evomerge import zoo
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import RecipeError
+from evomerge.evaluation.tasks.stock import stock_command
 from evomerge.recipe import Recipe
 from evomerge.report import pictures
 from evomerge.report.recipe_picture import recipe_picture
@@ -99,38 +97,10 @@ class View:
         return figures
 
     @property
-    def lm_eval(self) -> str | None:
-        """The `lm_eval` command that scores the model in `MODEL_DIR` on the test documents.
-
-        None: there are none, or the options of lm-eval cannot name them. Where candidates were
-        scored by one CPU thread, so does the command: with all cores, a small model takes minutes
-        on a busy machine, and bits may differ.
-        """
-        config, evaluation, tasks = self.config, self.config.evaluation, self.config.tasks
-        usual = evaluation.test.task_split in (None, "test")  # what lm-eval takes by itself
-        other = config.rows or any(":" in task for task in tasks) or len(evaluation.include) > 1
-        if not tasks or evaluation.test.tasks or not usual or other:
-            return None
-        dtype = "auto" if self.best and "test" in self.best.as_itself else config.dtype
-        model = ["pretrained=MODEL_DIR", f"dtype={dtype}"]
-        for name in ("enable_thinking", "think_end_token"):
-            if (value := getattr(evaluation, name)) is not None:
-                model.append(f"{name}={value}")
-        size = "1" if evaluation.batch_size == "auto" else str(evaluation.batch_size)
-        words = ["--model", "hf", "--model_args", ",".join(model), "--tasks", ",".join(tasks)]
-        words += ["--batch_size", size]
-        if evaluation.fewshot is not None:
-            words += ["--num_fewshot", str(evaluation.fewshot)]
-        for folder in evaluation.include:
-            path = zoo.tasks_path() if folder == "zoo:tasks" else self.run.path / folder
-            words += ["--include_path", str(path.resolve())]
-        if evaluation.generation.changes:
-            words += ["--gen_kwargs", json.dumps(evaluation.generation.changes)]
-        if evaluation.chat_template:
-            words.append("--apply_chat_template")
-        start = ["OMP_NUM_THREADS=1", "lm_eval"] if self.history.threads == 1 else ["lm_eval"]
-        if self.frozen.allow_code:
-            start.insert(0, "HF_ALLOW_CODE_EVAL=1")  # Hugging Face's `code_eval` wants it
-            words.append("--confirm_run_unsafe_code")
-        results = f"evomerge results {shlex.quote(str(self.run.path))} --documents test"
-        return " ".join([*start, *map(shlex.quote, words), "--samples", f'"$({results})"'])
+    def stock_command(self) -> str | None:
+        """The command that scores the exported model by the stock tool; see `stock_command`."""
+        is_stored = self.best is not None and "test" in self.best.as_itself
+        single = self.history.threads == 1
+        return stock_command(
+            self.config, self.run.path, single_thread=single, stored_dtype=is_stored
+        )

@@ -54,12 +54,6 @@ def renamed(text: str, names: Mapping[str, str], before: str = "") -> str:
     return text
 
 
-def listed(names: Iterable[str]) -> str:
-    """Return names as a part of a sentence: `a, b and c`."""
-    *rest, last = names
-    return f"{', '.join(rest)} and {last}" if rest else last
-
-
 def ordinal(number: int) -> str:
     """Return a number from 1 on as the place in a row: `1st`, `2nd`, `11th`."""
     ends = {1: "st", 2: "nd", 3: "rd"}
@@ -96,14 +90,3 @@ def duration(seconds: float) -> str:
 def fine_duration(seconds: float) -> str:
     """Return a time as text, with two digits below ten seconds: `0.17 s`, `3.5 s`, `48 s`."""
     return f"{seconds:.2g} s" if seconds < 9.5 else duration(seconds)
-
-
-def sampling_note(sampled: Mapping[str, int]) -> str | None:
-    """Return a sentence about texts drawn at random (task -> number for a document), or None."""
-    if not sampled:
-        return None
-    texts = ", ".join(f"{task} ({count} for each document)" for task, count in sampled.items())
-    return (
-        f"Texts are drawn at random: {texts}. Their seeds come from the search file, so evomerge "
-        "repeats these scores, but lm_eval draws other texts, so its scores differ by chance."
-    )

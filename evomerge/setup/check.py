@@ -10,22 +10,16 @@ from typing import TYPE_CHECKING
 from evomerge.config.schema import SearchConfig
 from evomerge.config.space import SwapsConfig
 from evomerge.errors import ConfigError
-from evomerge.models.causal import (
-    check_causal,
-    check_chat_template,
-    check_known,
-    check_tokenizer,
-    is_encoder_decoder,
-)
+from evomerge.evaluation.objectives import kinds_of, load
+from evomerge.models.causal import check_causal, check_known, check_tokenizer
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.heads import is_reordered
-from evomerge.scores import SPLITS, Objective
-from evomerge.setup import kinds, tasks
+from evomerge.scores import Objective
+from evomerge.setup import tasks
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.memory import check_fit
 from evomerge.setup.parents import open_parents, plan_tokenizers
 from evomerge.setup.parents_as_themselves import differences
-from evomerge.setup.space import START, check_recipes, make_space, sample_recipes
+from evomerge.setup.space import check_recipes, make_space, sample_recipes
 from evomerge.setup.strategy import (
     check_descents,
     find_starts,
@@ -38,10 +32,7 @@ from evomerge.strategy.kinds import check_no_ties, strategy_kind
 from evomerge.trust.consent import NOTHING, Permissions
 
 if TYPE_CHECKING:
-    from evomerge.evaluation.evaluator import Evaluator
     from evomerge.evaluation.tasks.info import TasksInfo
-    from evomerge.merging.tokenizers.plan import TokenizerPlan
-
 
 _SAMPLES = 3
 """Number of samples that the search documents must make at least, so that racing saves time."""
@@ -55,28 +46,24 @@ def check_search(
     The first mistake raises an `InputError`.
     """
     from evomerge.merging.architecture.identity import check_identity_layers, has_fixed_layers
-    from evomerge.merging.backend import tokenizer
+    from evomerge.merging.architecture.modules import check_modules
 
     config, checkpoints, host = open_parents(config, relative_to)
-    whole = checkpoints[host]
-    _check_host(config, whole)
+    kinds = kinds_of(config)
+    (check_causal if any(k.writes for k in kinds) else check_known)(checkpoints[host])
+    if config.tokenizer == "base":
+        check_tokenizer(checkpoints[host])
     _check_models(checkpoints, host)
-    if config.encoders:
-        kinds.check_encoders(checkpoints, host)
+    for name, checkpoint in checkpoints.items() if any(k.needs_modules for k in kinds) else ():
+        if name == host or checkpoint.modules is not None:
+            check_modules(checkpoint)
     space = make_space(config, checkpoints)
     config = resolve_optimizer(config, space)
 
-    tasks.check_rows(config)
-    evaluator = tasks.load_tasks(config, allowed)
-    _check_stock(config, evaluator, whole)
-    if config.classifiers:
-        others = [name for name, item in checkpoints.items() if is_reordered(whole, item)]
-        kinds.check_head(whole, evaluator, others)
+    evaluator = load(config, allowed)
     objectives = tasks.find_objectives(config, evaluator)
     constraints = tasks.find_constraints(config, evaluator)
     splits, left_out = tasks.find_splits(config, evaluator)
-    tasks.check_references(evaluator, splits)
-    kinds.check_scores(evaluator, splits)
 
     config, fewer = resolve_racing(config, objectives, evaluator.info, splits["search"])
     if (kind := strategy_kind(config.optimizer.name)) is not None:
@@ -84,7 +71,7 @@ def check_search(
         kind.check(config, objectives, evaluator.info)
     if config.optimizer.descends:
         check_descents(config, space, objectives, evaluator, splits["search"])
-    place(config).check(whole.config, config.dtype)
+    place(config).check(checkpoints[host].config, config.dtype)
     check_workers(config)
     is_swap = isinstance(config.space, SwapsConfig)  # one vLLM engine serves paths of all depths
     if serves_paths(config) and not (is_swap and has_fixed_layers(checkpoints, host)):
@@ -97,29 +84,15 @@ def check_search(
     every = [*space.baselines().values(), *recipes.values()]
     tokenizers = plan_tokenizers(config, every, checkpoints)
     check_recipes(recipes, checkpoints, host, tokenizers[0].rows)
-    kinds.check_texts(evaluator, tokenizer(checkpoints, recipes[START]), host)
-    setting = slow_setting(whole, tokenizers[0], evaluator)
-    if setting is not None and config.evaluation.backend == "vllm":
-        raise ConfigError(
-            f"evaluation.backend is 'vllm', but {host!r} sets {setting!r} in "
-            "generation_config.json, which it does not know; remove it there, or use 'hf'."
-        )
     checked = CheckedSearch(
-        config, checkpoints, host, space, objectives, splits, constraints, fewer, evaluator, start,
-        allowed=allowed, left_out=left_out,
+        config=config, checkpoints=checkpoints, host=host, space=space, objectives=objectives,
+        splits=splits, constraints=constraints, fewer_documents=fewer, loaded=evaluator,
+        start=start, allowed=allowed, left_out=left_out,
     )  # fmt: skip
+    evaluator.check(checked.merges, splits)
     check_fit(checked)
     unlike = differences(checked)
     return replace(checked, unlike_merges=tuple(n for n in checked.config.parents if unlike[n]))
-
-
-def _check_host(config: SearchConfig, host: Checkpoint) -> None:
-    """Check that transformers can run the model that gives config and tokenizer."""
-    check_causal(host) if tasks.is_causal(config) else check_known(host)
-    if config.tokenizer == "base":
-        check_tokenizer(host)
-        if config.evaluation.chat_template and tasks.is_causal(config):
-            check_chat_template(host)
 
 
 def _check_models(checkpoints: Mapping[str, Checkpoint], host: str) -> None:
@@ -133,58 +106,6 @@ def _check_models(checkpoints: Mapping[str, Checkpoint], host: str) -> None:
         config = built_config(checkpoint)
         if checkpoint.folder == checkpoints[host].folder or is_known(config.get("model_type")):
             check_buildable(checkpoint, config)
-
-
-def _check_stock(config: SearchConfig, evaluator: Evaluator, host: Checkpoint) -> None:
-    """Check what lm-eval's own classes answer: tasks that show images, and encoder-decoders.
-
-    ConfigError: the host cannot see, or does not give the tokenizer; or what is asked for needs our
-    own ways: likelihoods of reference answers, gradients, vLLM.
-    """
-    from evomerge.evaluation.inference.reference import processor_of
-
-    harnesses = (evaluator.tasks_of(split).harness for split in SPLITS)
-    infos = {name: info for item in harnesses if item for name, info in item.info.tasks.items()}
-    if tasks := [name for name, info in infos.items() if info.shows_images]:
-        if "vision" not in host.modalities:
-            raise ConfigError(
-                f"objectives: task {tasks[0]!r} shows images, but the host {host.reference!r} has "
-                "no vision tower; set `space.host` to a parent that sees."
-            )
-        if config.tokenizer not in ("base", "union", host.reference):
-            raise ConfigError(
-                f"`tokenizer` is {config.tokenizer!r}, but task {tasks[0]!r} shows images, and the "
-                f"processor of images needs the host's tokens; set it to base, union or "
-                f"{host.reference!r}."
-            )
-        processor_of(host.folder, None)
-        what = f"task {tasks[0]!r} shows images, so lm-eval itself generates its answers"
-    elif tasks := [*infos] if is_encoder_decoder(host) else []:
-        what = f"the host {host.reference!r} is an encoder-decoder, whose tasks lm-eval itself runs"
-    for key, is_wanted in {
-        "evaluation.backend is 'vllm'": config.evaluation.backend == "vllm",
-        "optimizer uses gradients": config.optimizer.descends,
-        "an objective or constraint is `nll`": bool({*evaluator.referenced} & {*tasks}),
-    }.items():
-        if tasks and is_wanted:
-            raise ConfigError(
-                f"objectives: {what}, but {key}, which it cannot do; change this, or take text "
-                "tasks and causal language models."
-            )
-
-
-def slow_setting(host: Checkpoint, plan: TokenizerPlan, evaluator: Evaluator) -> str | None:
-    """Return a setting of the merges' generation config that only lm-eval itself knows, if any."""
-    from evomerge.evaluation.inference.generation import unsupported_setting
-    from evomerge.merging.architecture.loading import generation_config
-    from evomerge.merging.tokenizers.plan import GENERATION
-
-    infos = [task for task in evaluator.info.tasks.values() if task.kind == "generate_until"]
-    if not infos or is_encoder_decoder(host):
-        return None
-    settings = generation_config(host.config, plan.files.get(GENERATION, host.generation))
-    sampled = any(task.is_sampled for task in infos)
-    return unsupported_setting(settings, sampled=sampled) if settings else None
 
 
 def resolve_racing(
@@ -225,7 +146,7 @@ def resolve_racing(
         and beside is None
         and config.evaluation.backend == "hf"  # vLLM would load weights again for each sample
         and not config.is_study
-        and not config.encoders  # a sample would encode all passages again
+        and all(kind.can_race for kind in kinds_of(config))
         and all(not o.is_exact and info.metric(o.task, o.metric)[1].is_mean for o in objectives)
     )
     least = max(wanted.minimum, _full_batches(config, info, search))
@@ -255,7 +176,7 @@ def _full_batches(
 
     wanted = config.evaluation
     device = choose_device(wanted.device) if wanted.device_map is None else "accelerators"
-    generating = sum(info.tasks[task].kind == "generate_until" for task in search)
+    generating = sum(info.tasks[task].generates for task in search)
     return generating * pass_overhead(device)
 
 

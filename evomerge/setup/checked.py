@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING
 
 from evomerge.config.frozen import Documents
 from evomerge.config.schema import SearchConfig
+from evomerge.evaluation.objectives import load
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.scores import Constraint, Objective, Split
 from evomerge.searching.ranking import ParetoFront, Ranking, WeightedSum
-from evomerge.setup.task_digests import check_tasks
-from evomerge.setup.tasks import load_tasks
+from evomerge.setup.tasks import check_tasks
 from evomerge.space.protocol import Genome, Space
 from evomerge.trust.consent import NOTHING, Permissions
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
+    from evomerge.evaluation.tasks.objective import Merges
+    from evomerge.merging.tokenizers.plan import TokenizerPlan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CheckedSearch:
     """A search that was checked and can start."""
 
@@ -52,12 +54,39 @@ class CheckedSearch:
         return make(self.objectives, self.constraints)
 
     @cached_property
+    def tokenizer_plan(self) -> TokenizerPlan:
+        """The tokenizer of the merges."""
+        from evomerge.merging.tokenizers.plan import plan_tokenizer
+
+        return plan_tokenizer(next(iter(self.space.baselines().values())), self.checkpoints)
+
+    @cached_property
+    def merges(self) -> Merges:
+        """What objectives are told of the models that they will measure."""
+        from evomerge.evaluation.tasks.objective import Merges
+        from evomerge.merging.architecture.loading import generation_config
+        from evomerge.merging.backend import tokenizer
+        from evomerge.merging.tokenizers.plan import GENERATION
+
+        config, host = self.config, self.checkpoints[self.host]
+        text = self.tokenizer_plan.files.get(GENERATION, host.generation)
+        return Merges(
+            host=host,
+            parents=tuple(self.checkpoints.values()),
+            tokenizer=tokenizer(self.checkpoints, next(iter(self.space.baselines().values()))),
+            vocabulary=config.tokenizer,
+            generation=lambda: generation_config(host.config, text),
+            are_paths=config.space.kind != "parameters",
+            descends=config.optimizer.descends,
+        )
+
+    @cached_property
     def evaluator(self) -> Evaluator:
         """The evaluator with the objectives' tasks, loaded at the first use.
         ConfigError: a task is missing, or its documents are not those that the run has used.
         """
         if self.loaded is not None:
             return self.loaded
-        evaluator = load_tasks(self.config, self.allowed)
+        evaluator = load(self.config, self.allowed)
         check_tasks(self.config, evaluator)
         return evaluator

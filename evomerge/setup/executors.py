@@ -16,6 +16,7 @@ from pathlib import Path
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import EvomergeError, InputError, SearchError, one_line
 from evomerge.evaluation.inference.device import count_cores, keep_threads, processor, use_only
+from evomerge.evaluation.objectives import kinds_of
 from evomerge.execute.pool import Pool, Worker
 from evomerge.execute.protocol import Executor, InlineExecutor, Notes, RunJob
 from evomerge.run.folder import RunFolder
@@ -28,16 +29,13 @@ from evomerge.setup.workers import connect, fitting, ray_workers, worker_devices
 from evomerge.trust.consent import NOTHING, Permissions
 
 PRELOADED = (
-    "torch", "transformers.generation.utils", "lm_eval.tasks", "lm_eval.models.huggingface",
-    "datasets", "evomerge.execute.worker", "evomerge.merging.backend", "evomerge.merging.methods",
+    "torch", "transformers.generation.utils", "evomerge.execute.worker",
+    "evomerge.merging.backend", "evomerge.merging.methods",
     "evomerge.merging.kernels.compiled", "evomerge.setup.executors",
 )  # fmt: skip
 """What a worker imports. Imported once for all, it saves each worker four fifths of its start."""
 
-PRELOADED_FOR_ENCODERS = "sentence_transformers.sentence_transformer.modules"
-"""What a worker imports, too, if sentence encoders are scored."""
-
-SAME = ("evomerge", "torch", "transformers", "lm_eval")
+SAME = ("evomerge", "torch", "transformers")
 """Packages whose versions must be the same on all machines, since scores depend on them."""
 
 
@@ -113,8 +111,7 @@ def _in_processes(checked: CheckedSearch, run: Path, logbook: Logbook) -> list[W
     devices = worker_devices(checked.config)
     count, kind = len(devices), checked.checkpoints[checked.host].config.get("model_type")
     preload: tuple[str, ...] = (*PRELOADED, f"transformers.models.{kind}.modeling_{kind}")
-    if checked.config.encoders:
-        preload += (PRELOADED_FOR_ENCODERS,)
+    preload += tuple(name for kind in kinds_of(checked.config) for name in kind.imports)
     make = _maker(checked, run, logbook, max(1, count_cores() // count))
     return [
         ProcessWorker(partial(make, neighbours=count, devices=group), preload, "+".join(group))
@@ -134,7 +131,8 @@ def _on_ray(checked: CheckedSearch, run: Path, logbook: Logbook) -> list[Worker]
     folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     paths = [str(Path(folder).absolute()) for folder in folders if folder]
     installed = installed_versions(config).items()
-    versions = {name: it for name, it in installed if name in SAME or name.startswith("vllm")}
+    same = {*SAME, *(name for kind in kinds_of(config) for name in kind.packages)}
+    versions = {name: it for name, it in installed if name in same or name.startswith("vllm")}
     there = partial(on_machine, make, workers.count, needed, versions=versions, paths=paths)
     return [RayWorker(there, needed) for _ in range(workers.count)]
 

@@ -9,12 +9,13 @@ from typing import Any
 
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.evaluation.inference.device import processor
+from evomerge.evaluation.objectives import kinds_of
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.task_digests import task_digests, task_facts
+from evomerge.setup.tasks import task_digests, task_facts
 from evomerge.space.protocol import Gene
 
 PACKAGES = (
-    "evomerge", "torch", "transformers", "lm_eval", "nevergrad", "cma", "cmaes", "numba", "numpy",
+    "evomerge", "torch", "transformers", "nevergrad", "cma", "cmaes", "numba", "numpy",
 )  # fmt: skip
 """Packages whose versions may change the course of a search or the bits of a model."""
 
@@ -63,8 +64,7 @@ def installed_versions(config: SearchConfig) -> dict[str, str]:
     """Return the installed versions of what a search uses, `none` for what is not installed."""
     from evomerge.evaluation.inference.vllm_start import installed_vllm
 
-    of_encoders = ("sentence-transformers", "scikit-learn") if config.encoders else ()
-    packages = PACKAGES + of_encoders
+    packages = PACKAGES + tuple(name for kind in kinds_of(config) for name in kind.packages)
     versions = {"python": platform.python_version()} | {n: package_version(n) for n in packages}
     if config.evaluation.backend == "vllm" and (vllm := installed_vllm()) is not None:
         versions |= {vllm[0]: vllm[1]}

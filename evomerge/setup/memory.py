@@ -28,7 +28,7 @@ from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.worker import cache_memory
 from evomerge.setup.workers import workers_of
 
-_LIBRARIES = 0.8e9  # bytes, of torch, transformers and lm-eval, measured on Linux
+_LIBRARIES = 0.8e9  # bytes, measured on Linux
 _LIBRARIES_CUDA = 1.4e9  # the same if torch is built for CUDA: its files are mapped, too
 _FORKED = 0.25e9  # of each worker process on Linux, which shares the libraries; measured with 4
 _TOKENS = 512  # of a batch on a CPU whose activations a backward pass keeps, about

@@ -16,11 +16,9 @@ from typing import TYPE_CHECKING, Any
 from evomerge.config.schema import SearchConfig
 from evomerge.config.space import OutsideConfig, PathConfig
 from evomerge.errors import CheckpointError, RecipeError
-from evomerge.merging.architecture.naming import with_host_names
+from evomerge.merging.architecture.naming import fitting
 from evomerge.merging.tokenizers.rows import TRUNCATE
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.correspondence import check_fit
-from evomerge.models.heads import with_heads_of_host
 from evomerge.models.references import is_file, is_folder, open_parent, place, split_adapter
 from evomerge.parsing.texts import json_value, read_text
 from evomerge.parsing.values import replaced
@@ -54,26 +52,6 @@ def open_parents(
                 f"Parent {name!r} has changed since the run was started; put the old weights back."
             )
     return config, checkpoints, host
-
-
-def fitting(
-    checkpoints: Mapping[str, Checkpoint],
-    host: str,
-    *,
-    vocabularies: bool,
-    tokenizer: str = "tokenizer",
-) -> dict[str, Checkpoint]:
-    """Return the parents with the host's names of tensors; CheckpointError: one does not fit.
-
-    Where not all can have the classification head of the host, it is not merged.
-
-    Args:
-        vocabularies: whether they must have as many rows of embeddings.
-        tokenizer: the key in the user's file that lets vocabularies differ.
-    """
-    named = with_heads_of_host(with_host_names(checkpoints, host), host)
-    check_fit(named[host], list(named.values()), vocabularies=vocabularies, tokenizer=tokenizer)
-    return named
 
 
 def plan_tokenizers(

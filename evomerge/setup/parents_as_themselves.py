@@ -13,18 +13,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import CheckpointError
-from evomerge.models.causal import has_tokenizer, merged_stacks
+from evomerge.errors import CheckpointError, listed
+from evomerge.evaluation.objectives import kinds_of, uses_templates
+from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.files import TOKENIZER_FILES
+from evomerge.models.parts import merged_stacks, module_differences
 from evomerge.parsing.texts import json_value
 from evomerge.recipe import Recipe
-from evomerge.report.words import listed, short_names
+from evomerge.report.words import short_names
 from evomerge.run.history import BASE, Candidate
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.kinds import encoder_differences
 from evomerge.setup.strategy import recipe_of
-from evomerge.setup.tasks import uses_templates
 from evomerge.setup.worker import as_stored
 
 _WITHOUT_EFFECT = frozenset(
@@ -66,10 +66,14 @@ def is_itself(checked: CheckedSearch, candidate: Candidate) -> bool:
 def _borrows(checked: CheckedSearch, reference: str) -> bool:
     """Return whether a parent is scored and exported as a merge: with parts of the host."""
     parent, host = checked.checkpoints[reference], checked.checkpoints[checked.host]
-    if parent.lacks or (checked.config.encoders and parent.modules is None):
+    if parent.lacks or (_needs_modules(checked) and parent.modules is None):
         return True
-    is_blind = "vision" in host.modalities and "vision" not in parent.modalities
-    return is_blind and any(i.shows_images for i in checked.evaluator.info.tasks.values())
+    missing = host.modalities.keys() - parent.modalities.keys()
+    return bool(missing) and not missing.isdisjoint(checked.evaluator.needed_parts)
+
+
+def _needs_modules(checked: CheckedSearch) -> bool:
+    return any(kind.needs_modules for kind in kinds_of(checked.config))
 
 
 def _unchanged_parent(checked: CheckedSearch, reference: str) -> Recipe:
@@ -159,13 +163,13 @@ def parent_notes(checked: CheckedSearch) -> Iterator[str]:
 def differences(checked: CheckedSearch) -> dict[str, list[str]]:
     """Return for each parent what of it is not that of the merges; no weights are read."""
     from evomerge.merging.backend import stored_dtype
-    from evomerge.merging.tokenizers.plan import GENERATION, plan_tokenizer
+    from evomerge.merging.tokenizers.plan import GENERATION
     from evomerge.merging.tokenizers.templates import template_of
 
     config, checkpoints = checked.config, checked.checkpoints
     host, giver = checkpoints[checked.host], checkpoints[checked.tokenizer_giver]
-    baselines = checked.space.baselines()
-    plan = plan_tokenizer(next(iter(baselines.values())), checkpoints)
+    baselines, plan = checked.space.baselines(), checked.tokenizer_plan
+    needs_modules, templated = _needs_modules(checked), uses_templates(config)
     generation, rows = plan.files.get(GENERATION, host.generation), plan.rows
 
     def of(name: str, parent: Checkpoint) -> list[str]:
@@ -173,11 +177,11 @@ def differences(checked: CheckedSearch) -> dict[str, list[str]]:
             return []  # only a merge has all parts that it is scored with
         own, merged = _settings(parent.config), _settings(host.config)
         keys = [key for key in {**own, **merged} if own.get(key) != merged.get(key)]
-        keys += encoder_differences(parent, host) if config.encoders else []
+        keys += module_differences(parent, host) if needs_modules else []
         files, template = _tokenizer_files(parent), template_of(parent)
         is_other = rows is not None and rows.index.get(name) != tuple(range(rows.size))
         tokenizer = is_other or bool(plan.files) or files != _tokenizer_files(giver)
-        is_templated = uses_templates(config) and template is not None
+        is_templated = templated and template is not None
         unlike = {
             "generation_config.json": _generation(parent.generation) != _generation(generation),
             "tokenizer": bool(files) and tokenizer,
@@ -211,7 +215,7 @@ def _tokenizer_files(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def _has_parts_of_host(parent: Checkpoint, host: Checkpoint, baseline: Recipe | None) -> bool:
-    """Whether the baseline of a parent has a tower or an encoder of the host, or lacks its own."""
+    """Whether the baseline of a parent has a tower or a stack of the host, or lacks its own."""
     merged = {*baseline.modalities, *baseline.layers} if baseline else set()
     parts = {*parent.modalities, *host.modalities, *(merged_stacks(host) if baseline else ())}
     return parent is not host and not parts <= merged

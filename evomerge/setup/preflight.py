@@ -7,40 +7,28 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evomerge.config.space import ParametersConfig
+from evomerge.errors import listed
 from evomerge.evaluation.inference.device import choose_device, count_cores
-from evomerge.models.causal import is_encoder_decoder, kind_of
+from evomerge.models.causal import kind_of
 from evomerge.models.code_keys import code_notes
 from evomerge.models.correspondence import prediction_notes, type_notes
+from evomerge.models.parts import lost_part_notes, part_notes, parts_in_words
 from evomerge.optimize import builtin
-from evomerge.report.words import listed, renamed, sampling_note, short_names, size_text
+from evomerge.report.words import renamed, short_names, size_text
 from evomerge.scores import NLL, TOKENS, TOLD
-from evomerge.setup import kinds
-from evomerge.setup.check import slow_setting
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.memory import fit_warnings, memory_rows, weights_of
 from evomerge.setup.parents import plan_tokenizers
 from evomerge.setup.parents_as_themselves import parent_notes
 from evomerge.setup.strategy import generation_of, has_gradient
-from evomerge.setup.task_digests import task_facts
-from evomerge.setup.tasks import leaves_of
+from evomerge.setup.tasks import leaves_of, task_facts
 from evomerge.setup.worker import serves_paths
 from evomerge.setup.workers import describe_workers, workers_of
 from evomerge.space.pool import PRIORITY
 from evomerge.space.protocol import Gene
-
-if TYPE_CHECKING:
-    from evomerge.evaluation.tasks.info import TaskInfo
-    from evomerge.merging.tokenizers.plan import TokenizerPlan
-
-_KNOWN = re.compile(
-    r"^(mmlu|gsm8k|gsm_plus|mgsm|hellaswag|arc_(easy|challenge)|winogrande|truthfulqa|bbh|gpqa|"
-    r"ifeval|humaneval|mbpp|piqa|boolq|openbookqa|lambada|triviaqa|nq_open|squad|drop|race|"
-    r"hendrycks|minerva_math|math_|musr|leaderboard|agieval|cmmlu|ceval|jmmlu|xnli|xcopa|belebele|"
-    r"wikitext|super_?glue|glue|anli|commonsense_qa|social_iqa|sciq|logiqa|toxigen|aime)"
-)
 
 _WIDEST = 10  # points that a score may be off, to either side
 _ENOUGH = 100  # documents, with which it is less
@@ -56,12 +44,9 @@ _PLACE = re.compile(r"(?<=\[)\d+(?=\])|(?<=slice)\d+|(?<=block)\d+")
 
 def summary(checked: CheckedSearch) -> dict[str, Any]:
     """Return what `evomerge validate` prints: parents, dimension, documents, memory, disk space."""
-    from evomerge.evaluation.tasks.code import has_bubblewrap
-
     config, space = checked.config, checked.space
     host, parents = checked.checkpoints[checked.host], checked.checkpoints.items()
     population, facts = generation_of(config, space), task_facts(config, checked.evaluator)
-    code = f"runs in processes with limits{', in bubblewrap' if has_bubblewrap() else ''}"
     depth, own = space.max_depth, len(host.decoder_stack)
     engine = f"{depth} layers for every path, so {depth / own:.2g} times the time of the host"
     values = {
@@ -70,7 +55,13 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
         "host": checked.host,
         "architecture": (host.config.get("architectures") or ["unknown"])[0],
         "layers": own,
-        **kinds.in_words(checked),
+        **parts_in_words(
+            checked.checkpoints,
+            checked.host,
+            _merged(checked),
+            stacks=len(next(iter(space.baselines().values())).layers),
+            is_path=config.space.kind != "parameters",
+        ),
         "space": config.space.kind,
         "dimension": len(space.genes),
         "population": population,
@@ -79,10 +70,9 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
         "documents": {split: sum(map(len, of.values())) for split, of in checked.splits.items()},
         "sources": {split: [*dict.fromkeys(of.values())] for split, of in facts["sources"].items()},
         "workers": describe_workers(config, population),
-        "backend": _backend(checked),
-        "code": code if checked.evaluator.code_tasks else None,
+        "backend": config.evaluation.backend,
+        **checked.evaluator.words(checked.merges),
         "engine": engine if serves_paths(config) else None,
-        "sampling": sampling_note(facts["sampled"]),
         "fewer_documents": checked.fewer_documents,
         "objectives": [
             f"{o.key} ({'' if config.mode == 'pareto' else f'weight {o.weight:g}, '}"
@@ -106,36 +96,39 @@ def warnings(checked: CheckedSearch, allow_benchmarks: bool) -> list[str]:
     """
     checkpoints, host = checked.checkpoints, checked.checkpoints[checked.host]
     recipes = checked.space.baselines().values()
+    objectives = checked.evaluator.tasks_of("search").objectives
     tokenizers = plan_tokenizers(checked.config, recipes, checkpoints)
     parents = [host, *(item for name, item in checkpoints.items() if name != checked.host)]
-    finds = (repeats_warning,) if allow_benchmarks else (repeats_warning, benchmark_warning)
     return [
         *dict.fromkeys(note for plan in tokenizers for note in plan.notes),
         *type_notes(parents),
         *parent_notes(checked),
-        *kinds.part_notes(parents, short_names(checkpoints)),
+        *part_notes(parents, short_names(checkpoints)),
         *code_notes(checked.host, [host.folder / "config.json", *host.companions]),
-        *kinds.modality_notes(checked),
+        *lost_part_notes(checkpoints, checked.host, _merged(checked)),
         *prediction_notes(name for name, item in checkpoints.items() if item.predictions),
         *fit_warnings(checked),
         *([checked.left_out] if checked.left_out else []),
         *_document_warnings(checked),
         *_candidate_warnings(checked),
         *_time_warnings(checked),
-        *_own_warnings(checked, tokenizers[0]),
-        *(text for find in finds for task in _tasks(checked) if (text := find(task))),
+        *_worker_warnings(checked),
+        *(text for item in objectives for text in item.warnings(checked.merges)),
+        *(text for item in objectives if not allow_benchmarks for text in item.benchmarks()),
     ]
 
 
-def _tasks(checked: CheckedSearch) -> list[TaskInfo]:
-    info = checked.evaluator.tasks_of("search").info
-    return [info.tasks[name] for name in sorted(leaves_of(checked.config, info))]
+def _merged(checked: CheckedSearch) -> dict[str, list[str]]:
+    """Return the modalities that candidates merge -> the parents that these come from."""
+    found = dict[str, dict[str, None]]()
+    for recipe in checked.space.baselines().values():
+        for part, layer in recipe.modalities.items():
+            found.setdefault(part, {}).update(dict.fromkeys(s.parent for s in layer.inputs))
+    return {part: list(parents) for part, parents in found.items()}
 
 
-def _own_warnings(checked: CheckedSearch, plan: TokenizerPlan) -> Iterator[str]:
-    from evomerge.evaluation.tasks.code import has_bubblewrap
-
-    config, host = checked.config, checked.checkpoints[checked.host]
+def _worker_warnings(checked: CheckedSearch) -> Iterator[str]:
+    config, info = checked.config, checked.evaluator.tasks_of("search").info
     optimizer, count = builtin(config.optimizer.name), workers_of(config).count
     most = optimizer.most_workers if optimizer is not None else None
     if most is not None and config.executor.order == "arrival" and count > most:
@@ -145,37 +138,12 @@ def _own_warnings(checked: CheckedSearch, plan: TokenizerPlan) -> Iterator[str]:
             f"than with {most} (docs/scaling.md); use fewer workers, or `optimizer.name: cma` with "
             "`executor.order: generation`."
         )
-    if config.evaluation.backend == "vllm" and not _texts(checked):
+    tasks = (info.tasks[name] for name in leaves_of(config, info))
+    if config.evaluation.backend == "vllm" and not any(task.generates for task in tasks):
         yield (
             "evaluation.backend is 'vllm', but no task generates text, and log-likelihoods take "
             "less time with transformers; use the backend 'hf'."
         )
-    if (setting := slow_setting(host, plan, checked.evaluator)) is not None:
-        yield (
-            f"{host.reference!r} sets {setting!r} in generation_config.json, so lm-eval itself "
-            "generates the texts, which takes more time; if it is not wanted, remove it there."
-        )
-    if (tasks := checked.evaluator.code_tasks) and not has_bubblewrap():
-        yield (
-            f"code that models write for {', '.join(tasks)} can read and change your files and use "
-            "the network, since only its time and memory are limited (docs/evaluation.md); run the "
-            "search in a container that holds nothing else, or install bubblewrap."
-        )
-
-
-def _texts(checked: CheckedSearch) -> list[TaskInfo]:
-    return [task for task in _tasks(checked) if task.kind == "generate_until"]
-
-
-def _backend(checked: CheckedSearch) -> str:
-    """Return what runs the models for which tasks, and whether vLLM may be cheaper."""
-    config, texts = checked.config, _texts(checked)
-    if config.evaluation.backend == "vllm":
-        names = ", ".join(task.name for task in texts) or "none"
-        return f"vllm for texts ({names}), hf for log-likelihoods and gradients"
-    is_plain = not is_encoder_decoder(checked.checkpoints[checked.host])
-    is_plain &= config.space.kind == "parameters" and any(not task.shows_images for task in texts)
-    return f"hf{'; vllm may take less time for texts of many tokens (docs/vllm.md)' * is_plain}"
 
 
 def _document_warnings(checked: CheckedSearch) -> Iterator[str]:
@@ -226,8 +194,8 @@ def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:
         )
     if 0 < searched < genes and config.optimizer.name in _CMA:
         population = generation_of(config, checked.space)
-        has_answers = checked.evaluator.default.harness is not None
-        can_learn = has_answers and not is_encoder_decoder(checked.checkpoints[checked.host])
+        host, known = checked.checkpoints[checked.host], checked.evaluator.every
+        can_learn = any(item.can_teach(host) for item in known)
         suits = can_learn and has_gradient(checked.space, config)
         yield (
             f"optimizer.name is {config.optimizer.name!r}, but {searched} candidates for {genes} "
@@ -255,32 +223,6 @@ def _time_warnings(checked: CheckedSearch) -> Iterator[str]:
             "CPU cores; measure it with `evomerge validate --time`, use a GPU, or take fewer "
             "search documents or smaller parents."
         )
-
-
-def benchmark_warning(task: TaskInfo) -> str | None:
-    """Return a warning if a search would optimize on a public benchmark's own test documents."""
-    split = task.task_splits.get(task.task_split, task.task_split).lower()
-    if not _KNOWN.match(task.name.lower()) or not split.startswith(("test", "val")):
-        return None
-    own = "a task of your own in evaluation.include (a translation of it, or your own questions)"
-    if "training" in task.task_splits:
-        own = f"its training documents (evaluation.search.task_split: training), or {own}"
-    return (
-        f"the search optimizes on the {split} documents of the public benchmark {task.name!r}, so "
-        "its score on that benchmark will say nothing about other models' scores on it; search on "
-        f"{own}, and keep the benchmark for the test (--allow-benchmarks silences this)."
-    )
-
-
-def repeats_warning(task: TaskInfo) -> str | None:
-    """Return a warning if a task's `repeats` are of no use."""
-    if task.repeats == 1 or not task.is_sampled or task.has_filters:
-        return None
-    return (
-        f"task {task.name!r} samples {task.repeats} texts for each document, but has no "
-        "filter_list, so lm-eval only reads the first of them; add filters that read all, such "
-        "as majority_vote, or set repeats to 1 in its YAML."
-    )
 
 
 def shown_genes(checked: CheckedSearch) -> list[Gene]:

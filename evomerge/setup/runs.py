@@ -13,6 +13,7 @@ from evomerge.config.executor import ExecutorConfig
 from evomerge.config.messages import parsed
 from evomerge.config.schema import BudgetConfig, Frozen, SearchConfig, load, parse
 from evomerge.errors import ConfigError, InputError, RunFolderError
+from evomerge.evaluation.objectives import code_files
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.values import shown
 from evomerge.parsing.yaml import yaml_text
@@ -26,7 +27,6 @@ from evomerge.setup.freeze import freeze
 from evomerge.setup.memory import check_fit
 from evomerge.setup.parents import absolute_config, open_parents
 from evomerge.setup.space import make_space
-from evomerge.setup.tasks import code_files
 from evomerge.setup.workers import check_workers
 from evomerge.strategy.kinds import strategy_kind
 from evomerge.trust.consent import NOTHING, Permissions
@@ -135,8 +135,9 @@ def restore(
     space = make_space(config, checkpoints)
     objectives, constraints = config.run_objectives, config.run_constraints
     return CheckedSearch(
-        config, checkpoints, host, space, objectives, config.run_documents, constraints,
-        frozen.fewer_documents, start=tuple(map(tuple, frozen.start)),
+        config=config, checkpoints=checkpoints, host=host, space=space, objectives=objectives,
+        splits=config.run_documents, constraints=constraints,
+        fewer_documents=frozen.fewer_documents, start=tuple(map(tuple, frozen.start)),
         unlike_merges=tuple(frozen.unlike_merges), allowed=allowed,
     )  # fmt: skip
 

@@ -28,7 +28,6 @@ from evomerge.searching.session import Session
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.executors import make_executor
 from evomerge.setup.freeze import changes_since
-from evomerge.setup.kinds import check_head
 from evomerge.setup.parents import pinned
 from evomerge.setup.parents_as_themselves import (
     base_to_test,
@@ -205,6 +204,7 @@ def evaluate(checked: CheckedSearch, model: str, split: str, examples: int = 0) 
     """
     from evomerge.evaluation.evaluator import score_single
     from evomerge.evaluation.inference.device import use_threads
+    from evomerge.evaluation.tasks.objective import Merges
 
     documents_of = next((name for name in SPLITS if name == split), None)
     if documents_of is None:
@@ -212,7 +212,7 @@ def evaluate(checked: CheckedSearch, model: str, split: str, examples: int = 0) 
             f"--split is {split!r}; allowed are {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}"
         )
     checkpoint = open_parent(model, Path.cwd())
-    check_head(checkpoint, checked.evaluator)
+    checked.evaluator.check(Merges(host=checkpoint), {})
     return score_single(
         checked.evaluator,
         lambda: load_single(checked.config, checkpoint),

@@ -20,9 +20,9 @@ from evomerge.config.space import (
 )
 from evomerge.errors import ConfigError, RecipeError, did_you_mean
 from evomerge.merging.methods import get_method
-from evomerge.models.causal import merged_stacks
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.correspondence import TensorNameMap, modality_misfit
+from evomerge.models.correspondence import TensorNameMap
+from evomerge.models.parts import merged_stacks, shared_modalities, stack_names
 from evomerge.models.stacks import Stack, component_filters, tensor_filters
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.space.parameters import BlockStack, ParameterSpace
@@ -69,14 +69,6 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
             methods = list(map(get_method, wanted.methods))
         except RecipeError as error:
             raise ConfigError(f"`space.method`: {error}") from error
-        modalities: dict[str, list[str]] = {
-            modality: [
-                name
-                for name, item in checkpoints.items()
-                if modality in item.modalities and modality_misfit(host, item, modality) is None
-            ]
-            for modality in host.modalities
-        }
         filters = tensor_filters if wanted.components == "each" else component_filters
         return ParameterSpace(
             wanted,
@@ -85,7 +77,7 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
             base=config.base,
             frame=frame,
             stacks=_stacks(host, filters),
-            modalities=modalities,
+            modalities=shared_modalities(checkpoints, host.reference),
         )
     if wanted.scales != 1.0:  # scales are folded into weights
         from evomerge.merging.architecture.folding import rules_for
@@ -99,11 +91,9 @@ def _stacks(
     host: Checkpoint, filters: Callable[[Stack], Mapping[str, Sequence[str]]]
 ) -> list[BlockStack]:
     """Return the block stacks of merges, the decoder's last."""
-    found = merged_stacks(host)
-    names = {1: ["layers"], 2: ["encoder", "decoder"]}.get(len(found), list(found))
     return [
         BlockStack(stack.prefix, len(stack), filters(stack), name)
-        for name, stack in zip(names, found.values(), strict=True)
+        for name, stack in zip(stack_names(host), merged_stacks(host).values(), strict=True)
     ]
 
 
@@ -123,13 +113,14 @@ def path_space(
 
 def _check_depths(checkpoints: Mapping[str, Checkpoint], host: Checkpoint) -> None:
     """Check that all parents have as many layers as the host, since these are merged in pairs."""
+    names = stack_names(host)
     for name, checkpoint in checkpoints.items():
         theirs = TensorNameMap(host, checkpoint).stacks
-        for prefix, stack in merged_stacks(host).items():
+        for called, (prefix, stack) in zip(names, merged_stacks(host).items(), strict=True):
             if (own := len(theirs.get(prefix, ()))) != len(stack):
-                of_encoder = "" if stack is host.decoder_stack else " in its encoder"
+                of_stack = "" if stack is host.decoder_stack else f" in its {called}"
                 raise ConfigError(
-                    f"Parent {name!r} has {own} layers{of_encoder}, but the host "
+                    f"Parent {name!r} has {own} layers{of_stack}, but the host "
                     f"{host.reference!r} has {len(stack)}, and `space.kind` 'parameters' merges "
                     "them in pairs; give parents with as many layers, or set the kind to "
                     "'dataflow', which searches a path through them."

@@ -186,8 +186,8 @@ def check_descents(
         )
     loss, tasks = config.optimizer.loss or "reference", evaluator.tasks_of("search")
     for item in objectives:
-        harness = tasks.harness
-        if item.is_exact or not harness or item.task in tasks.functions or item.metric == TOKENS:
+        objective = None if item.is_exact else tasks.of(item.task)
+        if objective is None or not objective.has_answers or item.metric == TOKENS:
             raise ConfigError(
                 f"`optimizer.name` is gradient, but {item.key} has no reference answers to learn "
                 "from; take it out of `objectives`, or take another optimizer."
@@ -197,12 +197,12 @@ def check_descents(
                 f"`optimizer.loss` is successes, but of {item.key} a lower value is better, so no "
                 "answer is right; take a metric like exact_match, or set `loss` to reference."
             )
-        for task in harness.info.leaves(item.task):
-            is_generated = harness.info.tasks[task].kind == "generate_until"
+        for task in tasks.info.leaves(item.task):
+            is_generated = tasks.info.tasks[task].generates
             if loss == "reference" or (loss == "successes" and not is_generated):
-                harness.check_references(task, documents.get(task, ()))
+                objective.check_answers(task, documents.get(task, ()))
     learned = dict.fromkeys(item.task for item in tasks.info.of_tasks(objectives))
-    generating = [task for task in learned if tasks.info.tasks[task].kind == "generate_until"]
+    generating = [task for task in learned if tasks.info.tasks[task].generates]
     for name in config.optimizer.forms:
         if name != ANY and name not in generating:
             raise ConfigError(
@@ -241,7 +241,7 @@ def make_descents(checked: CheckedSearch, count: int) -> GradientStrategy:
         documents,
         config.seed,
         objectives,
-        {task for task in documents if info.tasks[task].kind == "generate_until"},
+        {task for task in documents if info.tasks[task].generates},
         {name: recipe for name, recipe in baselines.items() if name in config.parents},
     )
     return GradientStrategy(

@@ -1,212 +1,30 @@
-"""The tasks of a search file: their code, their metrics and the documents of every split."""
+"""The tasks of a search file: their metrics, the documents of every split, and their digests."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from evomerge.config.evaluation import EvaluationConfig, SearchSplit, TestSplit, ValidationSplit
 from evomerge.config.frozen import Documents
 from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig
-from evomerge.config.schema import SearchConfig
-from evomerge.errors import ConfigError, did_you_mean
-from evomerge.parsing.values import shown
-from evomerge.scores import (
-    MODEL,
-    MODEL_METRICS,
-    NLL,
-    SPLITS,
-    TOKENS,
-    TOLD,
-    Constraint,
-    Objective,
-    Split,
-)
-from evomerge.trust.consent import NOTHING, Permissions
-from evomerge.trust.modules import code_of_module
-from evomerge.trust.task_files import code_of_tasks
+from evomerge.config.schema import Frozen, SearchConfig
+from evomerge.errors import ConfigError
+from evomerge.scores import MODEL, SPLITS, TOLD, Constraint, Objective, Split
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
-    from evomerge.evaluation.tasks.functions import ObjectiveFunction
-    from evomerge.evaluation.tasks.info import TasksInfo
-    from evomerge.evaluation.tasks.rows import RowsObjective
+    from evomerge.evaluation.tasks.info import TaskInfo, TasksInfo
 
+Digests: TypeAlias = dict[str, dict[str, Mapping[str, str]]]
+"""Split -> task -> name of what was digested -> digest."""
 
-def code_files(config: SearchConfig) -> list[Path]:
-    """Return the files, of no installed package, that loading the tasks of a search file runs."""
-    supplied = [
-        item
-        for split in SPLITS
-        for name, item in getattr(config.evaluation, split).tasks.items()
-        if name not in config.rows
-    ]
-    names = [*(name for name in config.tasks if name not in config.rows), *supplied]
-    found = [file for name in names if ":" in name for file in code_of_module(name.split(":")[0])]
-    if lm_eval_tasks(config) or not all(map(_is_function, supplied)):
-        found += code_of_tasks(_folders(config))
-    return list(dict.fromkeys(found))
+_DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
-
-def _is_function(name: str) -> bool:
-    from evomerge.evaluation.tasks.functions import is_function  # imports torch
-
-    return is_function(name)
-
-
-def _folders(config: SearchConfig) -> list[Path]:
-    from evomerge import zoo
-
-    include = config.evaluation.include
-    return [zoo.tasks_path() if folder == "zoo:tasks" else Path(folder) for folder in include]
-
-
-def lm_eval_tasks(config: SearchConfig) -> list[str]:
-    """Return the tasks and groups of lm-eval that models are scored on."""
-    return [n for n in config.tasks if n not in config.rows and not _is_function(n)]
-
-
-def is_causal(config: SearchConfig) -> bool:
-    """Return whether models must be causal language models, for lm-eval."""
-    return bool(lm_eval_tasks(config))
-
-
-def check_rows(config: SearchConfig) -> None:
-    """Check that nothing is asked for that only lm-eval's tasks have, where none is scored.
-
-    ConfigError: all objectives and constraints have rows of a file, and there is such a key.
-    """
-    if not config.rows or not set(config.tasks) <= config.rows.keys():
-        return
-    given, usual = config.evaluation, EvaluationConfig()
-    keys = ("fewshot", "chat_template", "think_end_token", "generation")
-    found = [(k, getattr(given, k)) for k in keys if getattr(given, k) != getattr(usual, k)]
-    found += [(f"{split}.task_split", getattr(given, split).task_split) for split in SPLITS]
-    for key, value in found:
-        if value is not None:
-            said = value.changes if key == "generation" else value
-            raise ConfigError(
-                f"`evaluation.{key}` is {shown(said)}, which only tasks of lm-eval have, but "
-                f"{config.tasks[0]!r} has rows of its own; remove it."
-            )
-
-
-def uses_templates(config: SearchConfig) -> bool:
-    """Return whether texts may be made by chat templates; code of a user may do anything."""
-    own = config.is_study or any(map(_is_function, config.tasks))
-    pairs = any(kind == "pairwise" for kind, _ in config.rows.values())
-    return config.evaluation.chat_template or own or pairs
-
-
-def load_tasks(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluator:
-    """Load the objectives' tasks and functions. This imports lm_eval, if there are tasks.
-
-    ConfigError: a folder, a task or a function does not exist or cannot be loaded, its code is not
-    allowed, or the backend is not installed.
-    """
-    from evomerge.evaluation.answers import TaskSet
-    from evomerge.evaluation.evaluator import Evaluator
-    from evomerge.evaluation.inference.reference import Reasoning
-    from evomerge.evaluation.inference.vllm_start import check_vllm
-    from evomerge.evaluation.tasks.files import load_objective
-    from evomerge.evaluation.tasks.functions import find
-    from evomerge.evaluation.tasks.harness import Harness
-
-    evaluation, rows = config.evaluation, config.rows
-    if evaluation.backend == "vllm":
-        check_vllm()
-    allowed.require(code_files(config))
-    tasks, harness = lm_eval_tasks(config), None
-    functions: dict[str, ObjectiveFunction | RowsObjective] = {
-        name: find(name) for name in config.tasks if name not in (*tasks, *rows)
-    }
-    for name, (kind, file) in rows.items():
-        functions[name] = load_objective(kind, file, evaluation.batch_size, name)
-    if tasks:
-        harness = Harness(
-            tasks,
-            _folders(config),
-            fewshot=evaluation.fewshot,
-            apply_chat_template=evaluation.chat_template,
-            generation=evaluation.generation.changes,
-            allow_code=allowed.allow_code,
-        )
-        plain = [name for name, it in harness.info.tasks.items() if it.kind != "generate_until"]
-        if evaluation.enable_thinking and plain:
-            raise ConfigError(
-                f"`evaluation.enable_thinking` is true, but task {plain[0]!r} compares "
-                "log-likelihoods of given answers, before which a model cannot reason; take a task "
-                "that generates texts, or set `enable_thinking` to false."
-            )
-    by_split: dict[Split, TaskSet] = {}
-    for split in SPLITS:
-        where, section = f"evaluation.{split}", getattr(evaluation, split)
-        task_splits = _task_splits(section, tasks, functions, where)
-        if section.tasks or task_splits:
-            own = {
-                name: load_objective(rows[name][0], item, evaluation.batch_size)
-                if name in rows
-                else find(item)
-                for name, item in section.tasks.items()
-                if name in functions
-            }
-            other = {name: item for name, item in section.tasks.items() if name in tasks}
-            with_other = harness and harness.with_documents_from(other, task_splits, where)
-            by_split[split] = TaskSet(with_other, functions | own)
-    measured = {(item.source, item.metric) for item in (*config.objectives, *config.constraints)}
-    return Evaluator(
-        harness,
-        tuple(functions.values()),
-        evaluation.batch_size,
-        evaluation.backend,
-        by_split,
-        evaluation.tensor_parallel,
-        {source for source, metric in measured if metric == TOKENS},
-        [name for name in MODEL_METRICS if (MODEL, name) in measured],
-        Reasoning(evaluation.enable_thinking, evaluation.think_end_token),
-        config.seed,
-        _referenced(config, harness.info) if harness else (),
-    )
-
-
-def _referenced(config: SearchConfig, info: TasksInfo) -> set[str]:
-    """Return the tasks whose reference answers are scored."""
-    wanted = [item.source for item in config.objectives if NLL in (item.metric, item.tie_breaker)]
-    wanted += [item.source for item in config.constraints if item.metric == NLL]
-    known = {*info.tasks, *info.groups}
-    return {task for name in wanted if name in known for task in info.leaves(name)}
-
-
-def check_references(evaluator: Evaluator, splits: Mapping[Split, Documents]) -> None:
-    """Check that each document of a task with the metric `nll` has a reference answer.
-
-    ConfigError: one has none.
-    """
-    for split, documents in splits.items():
-        if (harness := evaluator.tasks_of(split).harness) is not None:
-            for task in sorted(evaluator.referenced):
-                harness.check_references(task, documents.get(task, ()))
-
-
-def _task_splits(
-    section: SearchSplit | ValidationSplit | TestSplit,
-    tasks: Sequence[str],
-    functions: Collection[str],
-    where: str,
-) -> Mapping[str, str]:
-    """Check where a split's documents come from; return task -> its split in lm-eval, if given."""
-    given = section.task_split or {}
-    by_task = {} if isinstance(given, str) else given
-    every = [*tasks, *functions]
-    for key, named, names in (("tasks", section.tasks, every), ("task_split", by_task, tasks)):
-        for name in (name for name in named if name not in names):
-            raise ConfigError(
-                f"`{where}.{key}` names {name!r}, but it can only name tasks of the objectives: "
-                f"{', '.join(names) or 'here none'}.{did_you_mean(name, names)}"
-            )
-    return dict.fromkeys(tasks, given) if isinstance(given, str) else by_task
+_NAMES = {"settings": "settings", "templates": "templates", "examples": "few-shot examples"}
+"""Name of a digest -> name for a person; all others are of one split."""
 
 
 def find_objectives(config: SearchConfig, evaluator: Evaluator) -> tuple[Objective, ...]:
@@ -268,13 +86,10 @@ def find_splits(
     def pools(split: Split) -> dict[str, DocumentPool]:
         found, tasks = {}, evaluator.tasks_of(split)
         for task in leaves_of(config, tasks.info):
+            # Documents of different tasks are compared by their rendered text.
+            forms = cache(tasks.of(task).forms(task, rendered=bool(evaluator.by_split)))
             info = tasks.info.tasks[task]
-            if (function := tasks.functions.get(task)) is not None:
-                found[task] = DocumentPool(info.source, info.documents, function.forms)
-            elif tasks.harness is not None:
-                # Documents of different tasks are compared by their rendered text.
-                forms = cache(tasks.harness.forms(task, rendered=bool(evaluator.by_split)))
-                found[task] = DocumentPool(info.source, info.documents, forms, info.dataset)
+            found[task] = DocumentPool(info.source, info.documents, forms, info.dataset)
         return found
 
     sizes = {split: getattr(config.evaluation, split).documents for split in SPLITS}
@@ -284,3 +99,64 @@ def find_splits(
 def leaves_of(config: SearchConfig, info: TasksInfo) -> list[str]:
     """Return the tasks that have documents: those of the objectives, or the members of groups."""
     return list(dict.fromkeys(task for name in config.tasks for task in info.leaves(name)))
+
+
+def task_digests(evaluator: Evaluator, splits: Mapping[Split, Documents]) -> Digests:
+    """Return the digests of what scores depend on beside the model, where objectives have some."""
+    found: Digests = {}
+    for split, documents in splits.items():
+        tasks = evaluator.tasks_of(split)
+        own = {task: tasks.of(task).digests(task, ids) for task, ids in documents.items() if ids}
+        if known := {task: digests for task, digests in own.items() if digests}:
+            found[split] = known
+    return found
+
+
+def task_facts(config: SearchConfig, evaluator: Evaluator) -> dict[str, dict[str, Any]]:
+    """Return where documents come from, and which tasks sample their texts; see `Frozen`."""
+    facts: dict[str, dict[str, Any]] = {"sources": {}, "datasets": {}, "sampled": {}}
+    for split in SPLITS:
+        info = evaluator.tasks_of(split).info
+        tasks = {task: info.tasks[task] for task in leaves_of(config, info)}
+        facts["sources"][split] = {name: task.source for name, task in tasks.items()}
+        data = {name: _hub_dataset(task) for name, task in tasks.items()}
+        facts["datasets"][split] = {name: found for name, found in data.items() if found}
+        facts["sampled"] |= {name: t.repeats for name, t in tasks.items() if t.is_sampled}
+    return facts
+
+
+def _hub_dataset(task: TaskInfo) -> dict[str, str]:
+    """Return what names a task's data set on the Hub; nothing if it is not there.
+
+    A name without an owner may be a kind of local files (`json`), so it is not taken as an id.
+    """
+    if not _DATASET.fullmatch(task.dataset) or Path(task.dataset).exists():
+        return {}
+    split = task.task_splits.get(task.task_split, "")
+    named = {"id": task.dataset, "config": task.dataset_config, "split": split}
+    return {key: value for key, value in named.items() if value}
+
+
+def check_tasks(config: SearchConfig, evaluator: Evaluator) -> None:
+    """Raise a `ConfigError` if documents, prompts or settings of a task have changed."""
+    frozen, splits = config.frozen or Frozen(), config.run_documents
+    sources: Mapping[str, Mapping[str, str]] = task_facts(config, evaluator)["sources"]
+    for split, documents in splits.items():
+        tasks, digests = evaluator.tasks_of(split), frozen.tasks.get(split, {})
+        for task, ids in documents.items():
+            now, count = sources[split].get(task), tasks.info.tasks[task].documents
+            source, origin = frozen.sources.get(split, {}).get(task, now), tasks.of(task).origin
+            if source != now or max(ids, default=0) >= count:
+                raise ConfigError(
+                    f"The run's {split} documents of task {task!r} come from {source or task!r}, "
+                    f"with ids up to {max(ids)}, but the task now has {count} documents from "
+                    f"{now!r}; restore its YAML and data, or start a new run."
+                )
+            today = tasks.of(task).digests(task, ids) if digests.get(task) else {}
+            for what, digest in digests.get(task, {}).items():
+                if today.get(what) != digest:
+                    raise ConfigError(
+                        f"Task {task!r} has changed since the run began: its "
+                        f"{_NAMES.get(what, f'{split} {what}')} are not the same; restore its "
+                        f"{origin}, or start a new run."
+                    )

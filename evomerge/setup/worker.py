@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import SearchConfig
 from evomerge.evaluation.inference.device import free_memory
+from evomerge.evaluation.objectives import kinds_of
 from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.tasks import is_causal
 from evomerge.space.protocol import Space
 
 if TYPE_CHECKING:
     from evomerge.evaluation.racing import Race
     from evomerge.execute.worker import Worker
     from evomerge.merging.architecture.placement import Placement
-    from evomerge.merging.resident import Report, Resident
+    from evomerge.merging.resident import Resident
+    from evomerge.merging.tensors.make import Report
 
 
 def place(config: SearchConfig) -> Placement:
@@ -93,7 +94,7 @@ def make_worker(
             where,
             memory=cache_memory(workers),
             release=config.is_pool,
-            encodes=bool(config.encoders),
+            encodes=any(kind.needs_modules for kind in kinds_of(config)),
         )
         return model, tokenizer(checkpoints, first)
 
@@ -152,8 +153,9 @@ def load_single(
     """
     from evomerge.merging.backend import load, tokenizer_of
 
-    stored, causal = as_stored(checkpoint), is_causal(config)
-    modules = stored if config.encoders else None
+    stored, kinds = as_stored(checkpoint), kinds_of(config)
+    causal = any(kind.writes for kind in kinds)
+    modules = stored if any(kind.needs_modules for kind in kinds) else None
     model = load(stored, place(config), config.dtype, causal=causal, modules=modules)
     if lacking is not None and not has_tokenizer(stored):
         return model, lacking()

@@ -20,7 +20,11 @@ EXTENDING = {
         for name in ("method", "knob", "Operands", "Knob", "Method")
     ),
     "Optimizers": ("optimize.protocol.Optimizer",),
-    "Objective functions": ("evaluation.tasks.functions",),
+    "Objectives": (
+        "evaluation.tasks.functions",
+        "evaluation.tasks.objective",
+        "evaluation.tasks.rows",
+    ),
     "Executors": ("execute.protocol.Executor", "execute.protocol.Job"),
     "Laws for your tests": (
         "testing.check_method",
@@ -38,7 +42,7 @@ by the first function that needs them.
 
 _EXTENDING = """# Interfaces for your own code
 
-A package of your own adds a merge method, an optimizer or an objective function by an entry point
+A package of your own adds a merge method, an optimizer or an objective by an entry point
 in its `pyproject.toml`:
 
 ```toml

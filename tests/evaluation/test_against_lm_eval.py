@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from asking import asking, requests_of, runner_of
 from lm_eval.models.huggingface import HFLM
 from rounding import NATS, PERPLEXITY
 
-from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.reference import Reasoning
 from evomerge.evaluation.tasks.harness import Harness
 
@@ -29,7 +29,7 @@ def reference(tokenizer, by_lm_eval):
 
 def ours(model, tokenizer, tasks, names, batch_size="auto", **options):
     harness = Harness(names, [tasks], **options)
-    evaluator = Evaluator(harness, batch_size=batch_size)
+    evaluator = asking(harness, batch_size=batch_size)
     leaves = [leaf for name in names for leaf in harness.info.leaves(name)]
     evaluator.prepare(model, tokenizer, {"search": dict.fromkeys(leaves, IDS)})
     return evaluator, evaluator.score(model)
@@ -51,7 +51,7 @@ def assert_equal(evaluator, scores, expected):
                     column = [rows[i][metric] for i in ids]
                     np.testing.assert_allclose(scores.values[key], column, rtol=PERPLEXITY)
         answers = {s["doc_id"]: s["resps"] for s in samples}
-        requests = evaluator.requests("search", task)
+        requests = requests_of(evaluator, task)
         for i in ids:
             for request, (theirs,) in zip(requests[i], answers[i], strict=True):
                 mine = request.instance.resps[0]
@@ -73,7 +73,11 @@ def test_every_request_type_gives_lm_evals_scores(llama, tokenizer, tasks, refer
     evaluator, scores = ours(
         llama, tokenizer, tasks, names, fewshot=shots, apply_chat_template=chat
     )
-    assert evaluator.forward.packed and evaluator.forward.gather and evaluator.forward.own_loop
+    assert (
+        runner_of(evaluator).forward.packed
+        and runner_of(evaluator).forward.gather
+        and runner_of(evaluator).forward.own_loop
+    )
     assert_equal(evaluator, scores, expected)
 
 
@@ -95,17 +99,17 @@ def test_at_batch_size_1_every_bit_is_lm_evals_in_bfloat16(
     names = (*SCORED, *GENERATED) if kind == "llama" else ("t_choice", "t_rolling", "t_generate")
     expected = reference(model, tasks, names)
     evaluator, scores = ours(model, tokenizer, tasks, names, batch_size=1)
-    assert evaluator.forward.own_loop
+    assert runner_of(evaluator).forward.own_loop
     for task, ids in scores.documents.items():
         theirs = {sample["doc_id"]: sample["resps"] for sample in expected["samples"][task]}
         for document in ids:
-            requests = evaluator.requests("search", task)[document]
+            requests = requests_of(evaluator, task)[document]
             assert [[request.instance.resps[0]] for request in requests] == theirs[document]
 
 
 def averages(model, tokenizer, folder, name, samples):
     """Return the scores of a group."""
-    evaluator = Evaluator(Harness([name], [folder]))
+    evaluator = asking(Harness([name], [folder]))
     evaluator.prepare(model, tokenizer, {"search": samples})
     found = evaluator.score(model).aggregates
     return {key.partition("/")[2]: v for key, v in found.items() if key.startswith(f"{name}/")}
@@ -174,7 +178,7 @@ def test_stop_sequences_end_texts_as_in_lm_eval_row_by_row(
 ):
     model = talkative(make_model, tasks, tmp_path, stop)
     evaluator, scores = ours(model, tokenizer, tmp_path, ["t_generate"])
-    assert evaluator.forward.own_loop
+    assert runner_of(evaluator).forward.own_loop
     assert_equal(evaluator, scores, reference(model, tmp_path, ["t_generate"]))
 
 
@@ -188,7 +192,7 @@ def test_only_the_text_behind_the_reasoning_is_the_answer(
     found = []
     for reasoning in (Reasoning(end=end), Reasoning()):
         harness = Harness(["t_generate"], [tmp_path])
-        evaluator = Evaluator(harness, reasoning=reasoning, counted={"t_generate"})
+        evaluator = asking(harness, reasoning=reasoning, counted={"t_generate"})
         evaluator.prepare(model, tokenizer, {"search": {"t_generate": IDS}})
         scores = evaluator.score(model)
         answers = [item.answer for item in evaluator.examples(scores, "search", len(IDS))]
@@ -210,8 +214,8 @@ def test_a_prefix_that_documents_share_changes_no_score(
     model = make_model(kind, getattr(torch, dtype))
     evaluator, scores = ours(model, tokenizer, tmp_path, names, fewshot=3)
     shares = kind not in ("mamba", "bloom")
-    assert evaluator.forward.shared == shares
-    plans = evaluator.forward._plans.values()
+    assert runner_of(evaluator).forward.shared == shares
+    plans = runner_of(evaluator).forward._plans.values()
     assert any(batch.prefix for plan in plans for batch in plan.batches) == shares
     if dtype == "float32":
         assert_equal(evaluator, scores, reference(model, tmp_path, names, num_fewshot=3))

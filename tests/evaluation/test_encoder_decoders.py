@@ -3,10 +3,10 @@
 import pytest
 import torch
 import two_stacks
+from asking import asking, requests_of
 from lm_eval.models.huggingface import HFLM
 
 from evomerge.errors import CandidateError, ConfigError
-from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.tasks.harness import Harness
 
 IDS = (0, 3, 11, 25)
@@ -25,7 +25,7 @@ def model(request, tmp_path_factory):
 
 
 def scored(model, tokenizer, tasks, names):
-    evaluator = Evaluator(Harness(names, [tasks]))
+    evaluator = asking(Harness(names, [tasks]))
     evaluator.prepare(model, tokenizer, {"search": dict.fromkeys(names, IDS)})
     return evaluator
 
@@ -33,12 +33,12 @@ def scored(model, tokenizer, tasks, names):
 def test_every_request_type_gives_lm_evals_scores(model, tokenizer, tasks, by_lm_eval):
     lm = HFLM(pretrained=model, backend="seq2seq", tokenizer=tokenizer, batch_size=1)
     expected = by_lm_eval(lm, tasks, TASKS, IDS)
-    evaluator = Evaluator(Harness(TASKS, [tasks]), counted={"t_generate"})
+    evaluator = asking(Harness(TASKS, [tasks]), counted={"t_generate"})
     evaluator.prepare(model, tokenizer, {"search": dict.fromkeys(TASKS, IDS)})
     scores = evaluator.score(model)
     for task in TASKS:
         answers = {item["doc_id"]: item["resps"] for item in expected["samples"][task]}
-        for document, requests in evaluator.requests("search", task).items():
+        for document, requests in requests_of(evaluator, task).items():
             theirs = [item[0] for item in answers[document]]
             theirs = [tuple(item) if isinstance(item, list) else item for item in theirs]
             assert [request.instance.resps[0] for request in requests] == theirs
@@ -62,7 +62,7 @@ def test_some_documents_have_the_bits_of_all(model, tokenizer, tasks):
 
 def test_the_likelihood_of_an_answer_to_write_is_refused(model, tokenizer, tasks):
     """As where `evomerge evaluate` scores one with the search file of causal models."""
-    evaluator = Evaluator(Harness(["t_generate"], [tasks]), referenced={"t_generate"})
+    evaluator = asking(Harness(["t_generate"], [tasks]), referenced={"t_generate"})
     with pytest.raises(ConfigError, match="this model is an encoder-decoder; take another"):
         evaluator.prepare(model, tokenizer, {"search": {"t_generate": IDS}})
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from asking import asking, runner_of
 
 from evomerge.errors import CandidateError
-from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.tasks.harness import Harness
 
 ALL = dict.fromkeys(("t_choice", "t_rolling", "t_generate"), range(40))
@@ -12,7 +12,7 @@ ALL = dict.fromkeys(("t_choice", "t_rolling", "t_generate"), range(40))
 
 @pytest.fixture
 def evaluator(llama, tokenizer, tasks):
-    made = Evaluator(Harness(list(ALL), [tasks]))
+    made = asking(Harness(list(ALL), [tasks]))
     made.prepare(llama, tokenizer, {"search": ALL})
     return made
 
@@ -28,7 +28,7 @@ def test_values_depend_on_the_model_and_the_document_alone(
     assert part.values["t_choice/acc"] == (column[2], column[11], column[30])
     assert part.aggregates["t_choice/acc"] == sum(part.values["t_choice/acc"]) / 3
     again = evaluator.score(llama)
-    fresh = Evaluator(Harness(list(ALL), [tasks]))
+    fresh = asking(Harness(list(ALL), [tasks]))
     fresh.prepare(llama, tokenizer, {"search": ALL})
     for other in (again, fresh.score(llama)):
         assert other.values == first.values and other.aggregates == first.aggregates
@@ -47,10 +47,10 @@ def test_a_model_that_ignores_masks_is_scored_row_by_row(make_model, llama, toke
     deaf = make_model("llama")
     hear = deaf.forward
     deaf.forward = lambda *args, attention_mask=None, **kwargs: hear(*args, **kwargs)
-    evaluator = Evaluator(Harness(["t_choice"], [tasks]))
+    evaluator = asking(Harness(["t_choice"], [tasks]))
     evaluator.prepare(deaf, tokenizer, {"search": {"t_choice": range(40)}})
-    assert not evaluator.forward.packed
-    right = Evaluator(Harness(["t_choice"], [tasks]))
+    assert not runner_of(evaluator).forward.packed
+    right = asking(Harness(["t_choice"], [tasks]))
     right.prepare(llama, tokenizer, {"search": {"t_choice": range(40)}})
     assert evaluator.score(deaf).values == right.score(llama).values
 

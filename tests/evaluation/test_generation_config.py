@@ -6,13 +6,13 @@ import random
 import pytest
 import torch
 import yaml
+from asking import asking, requests_of, runner_of
 from lm_eval.models.huggingface import HFLM
 from task_files import write_task
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from evomerge import zoo
 from evomerge.errors import ConfigError
-from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.tasks.harness import Harness
 
 pytestmark = pytest.mark.thorough
@@ -73,7 +73,7 @@ def answered(model, zoo_maths, tasks):
 
     def answer(settings, task="greedy"):
         model.generation_config = GenerationConfig.from_dict({**PLAIN, **settings})
-        evaluator = Evaluator(harness)
+        evaluator = asking(harness)
         evaluator.prepare(model, zoo_maths[1], {"search": {task: DOCUMENTS}})
         evaluator.score(model)
         return evaluator
@@ -107,9 +107,9 @@ def test_settings_of_drawing_are_ours_or_lm_evals(model, answered):
     for settings in ({}, *({name: value} for name, value in DRAWN.items())):
         evaluator = answered(settings, "drawn")
         for document in DOCUMENTS:
-            (request,) = evaluator.requests("search", "drawn")[document]
+            (request,) = requests_of(evaluator, "drawn")[document]
             (mine,) = request.instance.resps
-            evaluator.forward.reference.answer_alone(model, request)
+            runner_of(evaluator).forward.reference.answer_alone(model, request)
             assert request.instance.resps == [mine], settings
             texts.add(mine)
     assert len(texts) > len(DOCUMENTS) + 1

@@ -10,9 +10,9 @@ from search_run import SMALL
 import evomerge as library
 from evomerge.config.schema import parse
 from evomerge.errors import InputError
+from evomerge.evaluation.objectives import load
 from evomerge.execute.protocol import Job
 from evomerge.setup.runs import prepare
-from evomerge.setup.tasks import load_tasks
 from evomerge.setup.worker import make_worker
 
 pytest.importorskip("PIL")
@@ -92,8 +92,8 @@ def test_candidates_with_one_tower_share_its_features(folder, merged):
 
 
 def test_documents_with_one_question_and_several_images_are_several_documents(folder):
-    evaluator = load_tasks(parse(search_file(folder), "search.yaml"))
-    forms = evaluator.default.harness.forms("pictures", rendered=True)
+    evaluator = load(parse(search_file(folder), "search.yaml"))
+    forms = evaluator.default.of("pictures").forms("pictures", rendered=True)
     found = {form for i in range(COUNT) for form in forms(i)}
     assert len(found) == 2 * COUNT
     assert not [form for form in found if " at 0x" in form]

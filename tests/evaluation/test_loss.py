@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from asking import asking, requests_of
 from rounding import NATS
 from task_files import write_task
 from transformers import AutoModelForCausalLM
 
 from evomerge import zoo
 from evomerge.errors import ConfigError
-from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.rows import ANY, Form
 from evomerge.evaluation.loss import Loss
 from evomerge.evaluation.tasks.harness import Harness
@@ -37,14 +37,14 @@ def teacher():
 
 @pytest.fixture(scope="module")
 def evaluator(model, tokenizer):
-    made = Evaluator(Harness(list(IDS), [zoo.tasks_path()]))
+    made = asking(Harness(list(IDS), [zoo.tasks_path()]))
     made.prepare(model, tokenizer, {"search": IDS})
     return made
 
 
 def documents_of(evaluator, task):
     """Return (prompt, document) of each of a task's documents."""
-    requests = evaluator.requests("search", task)
+    requests = requests_of(evaluator, task)
     return [(requests[i][0].instance.args[0], requests[i][0].instance.doc) for i in IDS[task]]
 
 
@@ -74,7 +74,7 @@ def evaluator_of(folder, model, tokenizer, rows, *metrics, **options):
     fields = {"doc_to_text": "q", "doc_to_choice": "choices", "doc_to_target": "gold"}
     listed = {"metric_list": [{"metric": metric} for metric in metrics]} if metrics else {}
     write_task(folder, "choices", rows, output_type="multiple_choice", **fields, **listed)
-    made = Evaluator(Harness(["choices"], [folder]), **options)
+    made = asking(Harness(["choices"], [folder]), **options)
     made.prepare(model, tokenizer, {"search": {"choices": range(len(rows))}})
     return made
 
@@ -160,7 +160,7 @@ def test_each_task_has_the_form_that_some_model_finds_likely(
     write_task(tmp_path, "blank", rows, target_delimiter="\n7 7\n", **fields)
     evaluator_of(tmp_path, model, tokenizer, [{"q": "7", "choices": ["7", "8"], "gold": 0}])
     ids = {"zoo_maths": IDS["zoo_maths"], "blank": range(12), "choices": [0]}
-    made = Evaluator(Harness(list(ids), [zoo.tasks_path(), tmp_path]))
+    made = asking(Harness(list(ids), [zoo.tasks_path(), tmp_path]))
     made.prepare(model, tokenizer, {"search": ids})
     objectives = [Objective(task, "exact_match") for task in ids]
     loss = Loss(made, objectives)
@@ -175,7 +175,7 @@ def test_each_task_has_the_form_that_some_model_finds_likely(
 
 
 def test_a_document_without_an_answer_has_no_loss(evaluator):
-    harness = evaluator.tasks_of("search").harness
+    (harness,) = (item.harness for item in evaluator.every)
     with pytest.raises(ConfigError, match="has no reference answer"):
         harness.reference_answer("zoo_maths", {"prompt": "", "answer": " "})
     with pytest.raises(ConfigError, match="which choice is right"):

@@ -5,8 +5,8 @@ import re
 
 import pytest
 import torch
+from asking import asking, requests_of
 
-from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.tasks.harness import Harness
 
 IDS = range(40)
@@ -37,7 +37,7 @@ def expected(model, tokenizer, task, instance):
 
 @pytest.fixture(scope="module")
 def whole(llama, tokenizer, tasks):
-    evaluator = Evaluator(Harness(NAMES, [tasks]), referenced=NAMES)
+    evaluator = asking(Harness(NAMES, [tasks]), referenced=NAMES)
     evaluator.prepare(llama, tokenizer, {"search": dict.fromkeys(NAMES, IDS)})
     return evaluator, evaluator.score(llama)
 
@@ -45,7 +45,7 @@ def whole(llama, tokenizer, tasks):
 @pytest.mark.parametrize("task", [name for name in NAMES if name != "t_rolling"])
 def test_it_is_that_of_plain_transformers(task, whole, llama, tokenizer):
     evaluator, scores = whole
-    requests = evaluator.requests("search", task)
+    requests = requests_of(evaluator, task)
     values = scores.values[f"{task}/nll"]
     plain = [expected(llama, tokenizer, task, requests[i][0].instance) for i in IDS]
     assert values == pytest.approx(plain, abs=1e-4)
@@ -54,7 +54,7 @@ def test_it_is_that_of_plain_transformers(task, whole, llama, tokenizer):
 
 def test_of_running_text_it_is_that_of_its_perplexity(whole):
     evaluator, scores = whole
-    requests = evaluator.requests("search", "t_rolling")
+    requests = requests_of(evaluator, "t_rolling")
     for place, found in zip(IDS, scores.values["t_rolling/nll"], strict=True):
         words = len(re.split(r"\s+", requests[place][0].instance.doc["text"]))
         perplexity = scores.values["t_rolling/word_perplexity"][place]
@@ -66,7 +66,7 @@ def test_it_depends_neither_on_batches_nor_on_the_other_documents(whole, llama, 
     few = evaluator.score(llama, "search", {"t_generate": [3, 17], "t_choice": [3]})
     both = [scores.values["t_generate/nll"][i] for i in (3, 17)]
     assert few.values["t_generate/nll"] == pytest.approx(both, abs=1e-4)
-    plain = Evaluator(Harness(NAMES, [tasks]))
+    plain = asking(Harness(NAMES, [tasks]))
     plain.prepare(llama, tokenizer, {"search": dict.fromkeys(NAMES, IDS)})
     others = plain.score(llama).values
     assert others.keys() == {key for key in scores.values if not key.endswith("/nll")}
@@ -75,7 +75,7 @@ def test_it_depends_neither_on_batches_nor_on_the_other_documents(whole, llama, 
 def test_a_group_has_the_mean_of_its_tasks(llama, tokenizer, tasks):
     harness = Harness(["g_sizes"], [tasks])
     leaves = harness.info.leaves("g_sizes")
-    evaluator = Evaluator(harness, referenced=leaves)
+    evaluator = asking(harness, referenced=leaves)
     evaluator.prepare(llama, tokenizer, {"search": dict.fromkeys(leaves, range(8))})
     found = evaluator.score(llama).aggregates
     assert found["g_sizes/nll"] == pytest.approx(sum(found[f"{t}/nll"] for t in leaves) / 2)

@@ -68,7 +68,7 @@ def evaluator():
     """An evaluator of models that are lists of values."""
     info = TaskInfo("t", "function", COUNT, {"acc": MetricInfo(True, True)})
     body = lambda model, tokenizer, ids: {"acc": [model[i] for i in ids]}  # noqa: E731
-    evaluator = Evaluator(None, [ObjectiveFunction(body, info)])
+    evaluator = Evaluator([ObjectiveFunction(body, info)])
     evaluator.prepare(None, None, {"search": {"t": range(COUNT)}})
     return evaluator
 

@@ -5,15 +5,15 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from asking import asking, lm_eval_of, requests_of, runner_of
 from lm_eval.models.huggingface import HFLM
 
 from evomerge import zoo
 from evomerge.errors import ConfigError
-from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.calls import seeded
 from evomerge.evaluation.inference.generation import seed_of
 from evomerge.evaluation.tasks.harness import Harness
-from evomerge.setup.preflight import repeats_warning
+from evomerge.evaluation.tasks.suitable import repeats_warning
 
 pytestmark = pytest.mark.thorough
 
@@ -90,14 +90,14 @@ def stock(by_lm_eval):
 
 def ours(model, tokenizer, tasks, name, batch_size="auto", **options):
     harness = Harness([name], [tasks], **options)
-    evaluator = Evaluator(harness, batch_size=batch_size, counted={name}, seed=7)
+    evaluator = asking(harness, batch_size=batch_size, counted={name}, seed=7)
     evaluator.prepare(model, tokenizer, {"search": {name: IDS}})
     return evaluator, evaluator.score(model)
 
 
 def texts_of(evaluator, name):
     """Return the texts that were generated for each document."""
-    documents = evaluator.requests("search", name).values()
+    documents = requests_of(evaluator, name).values()
     return [request.instance.resps for (request,) in documents]
 
 
@@ -105,7 +105,7 @@ def texts_of(evaluator, name):
 def test_repeats_filters_and_aggregation_are_lm_evals(zoo_maths, folder, stock, name):
     expected, texts = stock(*zoo_maths, folder, name)
     evaluator, scores = ours(*zoo_maths, folder, name)
-    assert evaluator.forward.own_loop
+    assert runner_of(evaluator).forward.own_loop
     assert len(expected) == (3 if name == "s_vote" else 1)
     for key, value in expected.items():
         key = key if len(expected) > 1 else key.split(",")[0]
@@ -138,7 +138,7 @@ def test_texts_are_those_of_lm_eval_with_the_same_seeds(
         model.generation_config.repetition_penalty = 1.2
     expected, theirs = stock(model, tokenizer, tasks, "t_sample", gen_kwargs=settings)
     evaluator, scores = ours(model, tokenizer, tasks, "t_sample", size, generation=settings)
-    assert evaluator.forward.own_loop == (kind in ("llama", "bfloat16"))
+    assert runner_of(evaluator).forward.own_loop == (kind in ("llama", "bfloat16"))
     for key, value in expected.items():
         assert scores.aggregates[f"t_sample/{key.split(',')[0]}"] == pytest.approx(value)
     texts = texts_of(evaluator, "t_sample")
@@ -154,18 +154,18 @@ def test_a_score_depends_on_neither_batches_nor_neighbours(zoo_maths, folder):
         assert ours(*zoo_maths, folder, "s_vote", size)[1].of_task("s_vote") == values
     half = evaluator.score(zoo_maths[0], "search", {"s_vote": IDS[1::2]}).of_task("s_vote")
     assert half == {key: column[1::2] for key, column in values.items()}
-    for place, (request,) in enumerate(evaluator.requests("search", "s_vote").values()):
+    for place, (request,) in enumerate(requests_of(evaluator, "s_vote").values()):
         if place % 2:  # the mean is over all repeats
             assert len(request.generated) == len(request.instance.resps) == 5
             assert values["tokens"][place] == sum(request.generated) / 5
-    evaluator.seed = 8
+    lm_eval_of(evaluator).seed = 8
     evaluator.prepare(*zoo_maths, {"search": {"s_vote": IDS}})
     assert evaluator.score(zoo_maths[0]).of_task("s_vote") != values
 
 
 def test_a_temperature_that_cannot_be_used_is_one_sentence(llama, tokenizer, tasks):
     for settings, words in (({"temperature": 0.0}, "temperature"), ({"top_p": -1.0}, "top_p")):
-        evaluator = Evaluator(Harness(["t_sample"], [tasks], generation=settings))
+        evaluator = asking(Harness(["t_sample"], [tasks], generation=settings))
         with pytest.raises(ConfigError, match=rf"'t_sample' samples texts.*{words}"):
             evaluator.prepare(llama, tokenizer, {"search": {"t_sample": IDS}})
 

@@ -11,6 +11,7 @@ import pytest
 import tiny
 import torch
 import yaml
+from asking import asking
 from model_digest import digest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -63,7 +64,7 @@ class Bench:
             return ObjectiveFunction(lambda model, _, ids: [body(model)] * len(ids), info)
 
         names = ["judge", "second"][: len(bodies)]
-        evaluator = Evaluator(None, [*map(judge, names, bodies)])
+        evaluator = Evaluator([*map(judge, names, bodies)])
         splits = {"search": {name: [0, 1] for name in names}}
         self.worker = Worker(make, evaluator, splits, [recipe(PATHS[0])])
 
@@ -140,7 +141,7 @@ def test_an_answer_is_right_if_all_objectives_of_its_task_say_so(tmp_path: Path)
     average = {"metric": "exact_match", "filter_list": ["odd"]}
     group = {"group": "g", "task": ["two_filters"], "aggregate_metric_list": [average]}
     (tmp_path / "g.yaml").write_text(yaml.safe_dump(group))
-    evaluator = Evaluator(Harness(["g"], [tmp_path]))
+    evaluator = asking(Harness(["g"], [tmp_path]))
     model = AutoModelForCausalLM.from_pretrained(zoo.path("maths"), dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(zoo.path("maths"))
     evaluator.prepare(model, tokenizer, {"search": {"two_filters": range(60)}})

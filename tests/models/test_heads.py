@@ -9,9 +9,9 @@ import pytest
 import tiny
 import transformers
 
+from evomerge.merging.architecture.naming import fitting
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.heads import head_of, is_reordered, labels_of
-from evomerge.setup.parents import fitting
 
 _SIZES: dict[str, Any] = {
     "vocab_size": tiny.VOCABULARY, "hidden_size": 16, "intermediate_size": 24,

@@ -13,7 +13,7 @@ from evomerge import zoo
 from evomerge.cli.commands import app
 from evomerge.config.schema import Frozen, load, parse
 from evomerge.errors import InputError
-from evomerge.evaluation.tasks import code
+from evomerge.evaluation.tasks import suitable
 from evomerge.report.view import View
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
@@ -143,7 +143,7 @@ def test_a_run_that_did_not_allow_code_never_runs_it(tmp_path, folder):
 def test_validate_says_what_code_can_do_here(tmp_path, folder, monkeypatch):
     problem = prepare(load(file_in(tmp_path, folder)), tmp_path, Permissions(**TRUSTING))
     for confined in (True, False):
-        monkeypatch.setattr(code, "has_bubblewrap", lambda confined=confined: confined)
+        monkeypatch.setattr(suitable, "has_bubblewrap", lambda confined=confined: confined)
         assert summary(problem)["code"].endswith("in bubblewrap") == confined
         notes = [note for note in warnings(problem, True) if "code that models write" in note]
         assert len(notes) == (not confined)
@@ -154,7 +154,7 @@ def test_the_command_that_repeats_a_score_allows_code_too(tmp_path):
     run = RunFolder.create(tmp_path / "run", "{}", {"made": "up"})
     for allow_code in (False, True):
         frozen = config.with_frozen(Frozen(allow_code=allow_code))
-        words = View(run, frozen, History(), ranking_of(config)).lm_eval
+        words = View(run, frozen, History(), ranking_of(config)).stock_command
         assert words is not None
         assert ("--confirm_run_unsafe_code" in words) == allow_code
         assert words.startswith("HF_ALLOW_CODE_EVAL=1 ") == allow_code

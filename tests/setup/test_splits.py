@@ -5,6 +5,7 @@ import sys
 
 import lm_eval
 import pytest
+from asking import asking, requests_of
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from search_run import evomerge, evomerge_json, write_search
@@ -13,7 +14,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evomerge import zoo
 from evomerge.config.schema import load
 from evomerge.errors import EvomergeError
-from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
@@ -191,14 +191,14 @@ def test_few_shot_examples_are_not_the_document_itself(tasks, tmp_path):
     harness = Harness(["t_maths"], [tasks], fewshot=20).with_documents_from(
         {}, {"t_maths": "training"}, "evaluation.search"
     )
-    evaluator = Evaluator(harness)
+    evaluator = asking(harness)
     tokenizer = AutoTokenizer.from_pretrained(zoo.path("maths"))
     model = AutoModelForCausalLM.from_pretrained(zoo.path("maths"), dtype="auto")
     ids = list(range(0, 60, 6))
     evaluator.prepare(model, tokenizer, {"search": {"t_maths": ids}})
     of_train = {"test_split": "train", "fewshot_split": "train"}
     found = stock(model, tokenizer, tasks, ids, 20, **of_train)["samples"]["t_maths"]
-    own = evaluator.requests("search", "t_maths").values()
+    own = requests_of(evaluator, "t_maths").values()
     contexts = [requests[0].instance.args[0] for requests in own]
     assert contexts == [sample["arguments"][0][0] for sample in found]
 

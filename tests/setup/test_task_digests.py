@@ -14,7 +14,7 @@ from evomerge.evaluation.tasks.info import TaskInfo, TasksInfo
 from evomerge.run.folder import RunFolder
 from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare, reopen
-from evomerge.setup.task_digests import task_facts
+from evomerge.setup.tasks import task_facts
 
 METRIC = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
 TASK = {

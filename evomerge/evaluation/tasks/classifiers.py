@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeAlias
 
@@ -23,11 +23,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from evomerge.errors import CandidateError, ConfigError
+from evomerge.errors import CandidateError, CheckpointError, ConfigError, did_you_mean, one_line
 from evomerge.evaluation.inference.batches import batching
+from evomerge.evaluation.tasks.objective import Merges
 from evomerge.evaluation.tasks.rows import VALUES, BatchSize, Columns, Measured, Row, RowsObjective
+from evomerge.models.heads import class_of, classified, in_words, is_reordered, labels_of
 
-Label: TypeAlias = str | int
 Names: TypeAlias = Mapping[int, str]  # of labels, a model's `id2label`
 Chat: TypeAlias = Sequence[Mapping[str, Any]]
 """Messages, each with a role and a content."""
@@ -116,23 +117,26 @@ def _longest_input(model: Any, tokenizer: Any) -> int:
 class ClassifierObjective(RowsObjective):
     """A kind of objective of models with a classification head."""
 
-    model = "classifier"
-    metrics: tuple[str, ...]
+    is_foreign, uses_templates = False, False
+    needed_outputs: ClassVar[str]
+    """What the head must have, for errors."""
 
-    def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
-        super().__init__(name, rows, digest, self.metrics)
-        self._batch_size, self._made_for = batch_size, tuple[Any, ...]()
+    def __init__(
+        self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize = "auto"
+    ) -> None:
+        super().__init__(name, rows, digest, batch_size)
+        self._made_for = tuple[Any, ...]()
         self._read: list[tuple[Input, ...]] = []  # what the model reads of each document
         self._batches: Batches = ()
 
-    def __call__(self, model: Any, tokenizer: Any, documents: Sequence[int]) -> Measured:
+    def measure(self, model: Any, tokenizer: Any, documents: Sequence[int]) -> Measured:
         """Return what a model has on documents; CandidateError: a logit is not finite."""
         rows = [self.rows[i] for i in documents]
         if self._made_for != (tokenizer, *documents):
             self._made_for = tokenizer, *documents
             self._read = [self._inputs(row, tokenizer) for row in rows]
             inputs = [item for of_row in self._read for item in of_row]
-            self._batches = batches_of(model, tokenizer, inputs, self._batch_size)
+            self._batches = batches_of(model, tokenizer, inputs, self.batch_size)
         logits = classify(model, self._batches)
         found = [
             self._measured(row, [logits[item] for item in of_row], model.config.id2label)
@@ -140,20 +144,63 @@ class ClassifierObjective(RowsObjective):
         ]
         return {metric: tuple(item[metric] for item in found) for metric in self.metrics}
 
-    def labels(self) -> Iterator[tuple[int, Label]]:
-        """Yield document and label, for each row that has a label."""
-        return ((i, row["label"]) for i, row in enumerate(self.rows) if "label" in row)
+    def check(self, merges: Merges) -> None:
+        """Check that models have the head and the labels of the rows, and read their texts.
 
-    def unread(self, tokenizer: Any) -> Iterator[tuple[int, Exception | None]]:
-        """Yield each document of which a tokenizer makes no tokens, and its template's error."""
+        CheckpointError: the host has another head, or none; ConfigError: it has no such label, a
+        label is a number that means several, or the tokenizer makes no tokens of a text, has no
+        chat template or refuses messages.
+        """
+        host = merges.host
+        labels = labels_of(host) if classified(host) == "texts" else ()
+        if not labels or not self._suits(len(labels), host.config.get("problem_type")):
+            raise CheckpointError(
+                f"Parent {host.reference!r} is a {class_of(host)} with {len(labels)} outputs "
+                f"(problem_type {host.config.get('problem_type')}), but {self.task.name} needs a "
+                f"class that ends in ForSequenceClassification with {self.needed_outputs}; name "
+                "such a host with `space.host`, or take other objectives."
+            )
+        reordered = [item.reference for item in merges.parents if is_reordered(host, item)]
         for document, row in enumerate(self.rows):
+            self._check_label(document, row.get("label"), host.reference, labels, reordered)
+        if merges.tokenizer is not None:
+            self._check_texts(merges.tokenizer, host.reference)
+
+    def _suits(self, outputs: int, problem: Any) -> bool:
+        return outputs > 1 and problem not in ("multi_label_classification", "regression")
+
+    def _check_label(
+        self, document: int, label: Any, host: str, labels: Sequence[str], reordered: Sequence[str]
+    ) -> None:
+        row = f"objectives: row {document + 1} of {self.task.name} has the label {label!r}, "
+        known = labels if isinstance(label, str) else range(len(labels))
+        if label is not None and label not in known:
+            raise ConfigError(
+                f"{row}and the labels of {host!r} are {in_words(labels)}; write one of them, or "
+                f"its number from 0.{did_you_mean(str(label), labels)}"
+            )
+        if isinstance(label, int) and reordered:
+            raise ConfigError(
+                f"{row}but {host!r} and {reordered[0]!r} have their labels in different orders; "
+                "write the names of labels."
+            )
+
+    def _check_texts(self, tokenizer: Any, host: str) -> None:
+        for document, content in enumerate(self.rows):
+            row = f"objectives: row {document + 1} of {self.task.name} has"
             try:
-                inputs = self._inputs(row, tokenizer)
+                inputs = self._inputs(content, tokenizer)
             except Exception as error:  # a chat template may raise anything
-                yield document, error
-            else:
-                if not all(item.tokens(tokenizer)["input_ids"] for item in inputs):
-                    yield document, None
+                raise ConfigError(
+                    f"{row} messages that the tokenizer of {host!r} cannot write "
+                    f"({one_line(error).rstrip('.')}); give a tokenizer with a chat template for "
+                    "them, or write texts."
+                ) from error
+            if not all(item.tokens(tokenizer)["input_ids"] for item in inputs):
+                raise ConfigError(
+                    f"{row} a text of which the tokenizer of {host!r} makes no tokens; write a "
+                    "text, or leave the row out."
+                )
 
     @abstractmethod
     def _inputs(self, row: Row, tokenizer: Any) -> tuple[Input, ...]:
@@ -167,7 +214,8 @@ class ClassifierObjective(RowsObjective):
 class TextLabels(ClassifierObjective):
     """Texts, or pairs of texts, whose right label shall have the largest logit."""
 
-    kind, needed, compared = "labels", ("text", "label"), ("text", "text_pair")
+    needed, compared = ("text", "label"), ("text", "text_pair")
+    needed_outputs = "labels of which it chooses one"
     columns: ClassVar[Columns] = {
         "text": VALUES.text,
         "text_pair": VALUES.text,
@@ -210,13 +258,17 @@ def _text_or_messages(value: Any, where: str) -> str | Chat:
 class Pairwise(ClassifierObjective):
     """Whether a reward model scores the chosen answer higher; 0.5 where both have one score."""
 
-    kind, needed, metrics = "pairwise", ("chosen", "rejected"), ("pairwise",)
+    needed, metrics, uses_templates = ("chosen", "rejected"), ("pairwise",), True
+    needed_outputs = "one output (a reward model)"
     compared = ("prompt", "chosen", "rejected")
     columns: ClassVar[Columns] = dict.fromkeys(compared, _text_or_messages)
     row_text = '{"prompt": "...", "chosen": "...", "rejected": "..."}, the first if wanted'
 
+    def _suits(self, outputs: int, problem: Any) -> bool:
+        return outputs == 1
+
     @classmethod
-    def checked(cls, row: Row, where: str) -> Row:
+    def checked(cls, row: Row, kind: str, where: str) -> Row:
         """Return a row whose columns are all texts, or all lists of messages."""
         texts = {isinstance(row[k], str): k for k in cls.compared if row.get(k) is not None}
         if len(texts) == 2 and all(row.get(key) is not None for key in cls.needed):
@@ -224,7 +276,7 @@ class Pairwise(ClassifierObjective):
                 f"objectives: {where} has a text in `{texts[True]}` and messages in "
                 f"`{texts[False]}`; write all as texts, or all as lists of messages."
             )
-        return super().checked(row, where)
+        return super().checked(row, kind, where)
 
     def _inputs(self, row: Row, tokenizer: Any) -> tuple[Input, ...]:
         answers = row["chosen"], row["rejected"]
@@ -240,6 +292,3 @@ class Pairwise(ClassifierObjective):
     def _measured(self, row: Row, logits: Sequence[Tensor], names: Names) -> dict[str, Any]:
         chosen, rejected = (float(item) for item in logits)
         return {"pairwise": 0.5 if chosen == rejected else float(chosen > rejected)}
-
-
-KINDS: tuple[type[ClassifierObjective], ...] = (TextLabels, Pairwise)

@@ -28,9 +28,10 @@ from torch.nn.functional import normalize
 
 from evomerge.errors import CandidateError, CheckpointError, ConfigError
 from evomerge.evaluation.inference.batches import batching
+from evomerge.evaluation.tasks.objective import Documents
 from evomerge.evaluation.tasks.rows import VALUES, BatchSize, Columns, Measured, Row, RowsObjective
 from evomerge.models.modules import STACK, ModuleStack, max_length
-from evomerge.scores import ENCODER_METRICS
+from evomerge.scores import ENCODER_METRICS, Split
 
 Role: TypeAlias = Literal["text", "query", "document"]
 """What a text is to a model that has different prompts or lengths for queries and documents."""
@@ -148,13 +149,17 @@ _DIGITS = 9  # decimals of similarities; the last bits of a product depend on a 
 class EncoderObjective(RowsObjective):
     """A kind of objective of sentence encoders."""
 
-    model = "encoder"
+    is_foreign, can_race, needs_modules, uses_templates = False, False, True, False
+    packages = ("sentence-transformers", "scikit-learn")
+    imports = ("sentence_transformers.sentence_transformer.modules",)
 
-    def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
-        super().__init__(name, rows, digest, ENCODER_METRICS[self.kind])
+    def __init__(
+        self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize = "auto"
+    ) -> None:
+        super().__init__(name, rows, digest, batch_size)
         self._encoder = TextEncoder(batch_size)
 
-    def __call__(self, model: Any, tokenizer: Any, documents: Sequence[int]) -> Measured:
+    def measure(self, model: Any, tokenizer: Any, documents: Sequence[int]) -> Measured:
         """Return what a model has on documents.
 
         Raises:
@@ -168,7 +173,7 @@ class EncoderObjective(RowsObjective):
             if role != "query" and count > 1 and width <= _SAME * float(found.abs().max()):
                 raise CandidateError(
                     f"The model has collapsed: it gives all {count} different texts of "
-                    f"{self.info.name!r} the same embedding, so its scores would mean nothing."
+                    f"{self.task.name!r} the same embedding, so its scores would mean nothing."
                 )
             return found
 
@@ -188,17 +193,27 @@ def _passages(value: Any, where: str) -> list[str]:
 class Sts(EncoderObjective):
     """How well similarities of two sentences agree with scores: correlations over all documents."""
 
-    kind, compared = "sts", ("sentence1", "sentence2")
+    metrics, compared = ENCODER_METRICS["sts"], ("sentence1", "sentence2")
     needed = (*compared, "score")
     columns: ClassVar[Columns] = {**dict.fromkeys(compared, VALUES.text), "score": VALUES.real}
     row_text = '{"sentence1": "...", "sentence2": "...", "score": 3.5}'
-    of_all = ENCODER_METRICS[kind]
+    of_all = metrics
+
+    def check_documents(self, documents: Documents, split: Split) -> None:
+        """Check that some pairs have other scores than the rest, which correlations need."""
+        ids = documents[self.name]
+        if len({self.rows[i]["score"] for i in ids}) < 2:
+            raise ConfigError(
+                f"evaluation.{split}: the documents of {self.name!r} ({len(ids)}) have one "
+                f"score, {self.rows[ids[0]]['score']:g}, and a correlation needs two that differ; "
+                f"set `evaluation.{split}.documents` to more, or give other rows."
+            )
 
     def _measured(self, rows: Sequence[Row], encode: Encode, similarity: Similarity) -> Measured:
         texts = [row[key] for key in self.compared for row in rows]
         triples = zip(*encode(texts, "text").chunk(2), rows, strict=True)
         pairs = tuple((float(similarity(a[None], b[None])), row["score"]) for a, b, row in triples)
-        return dict.fromkeys(self.info.metrics, pairs)
+        return dict.fromkeys(self.metrics, pairs)
 
     def aggregate(self, metric: str, values: Sequence[Any]) -> float:
         """Return the correlation of pairs; nan if all similarities, or all scores, are equal."""
@@ -217,7 +232,7 @@ class Retrieval(EncoderObjective):
     Of equally similar passages the wrong ones rank first, whatever the order of the file.
     """
 
-    kind, needed = "retrieval", ("query", "positive")
+    metrics, needed = ENCODER_METRICS["retrieval"], ("query", "positive")
     columns: ClassVar[Columns] = {
         "query": VALUES.text,
         "positive": lambda value, where: VALUES.items(_passages(value, where), where, least=1),
@@ -226,7 +241,9 @@ class Retrieval(EncoderObjective):
     row_text = '{"query": "...", "positive": ["..."], "negative": ["..."]}, the last if wanted'
     compared = ("query",)
 
-    def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
+    def __init__(
+        self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize = "auto"
+    ) -> None:
         super().__init__(name, rows, digest, batch_size)
         passages = (t for row in rows for t in (*row["positive"], *row.get("negative", ())))
         self._passages = {text: place for place, text in enumerate(dict.fromkeys(passages))}
@@ -235,7 +252,7 @@ class Retrieval(EncoderObjective):
         queries = encode([row["query"] for row in rows], "query")
         scores = similarity(queries, encode(list(self._passages), "document"))
         gains = 1 / np.log2(np.arange(2, _FIRST + 2))
-        found: dict[str, list[float]] = {metric: [] for metric in self.info.metrics}
+        found: dict[str, list[float]] = {metric: [] for metric in self.metrics}
         for row, similar in zip(rows, scores.numpy().round(_DIGITS), strict=True):
             right = np.zeros(len(similar))
             right[[self._passages[text] for text in row["positive"]]] = 1
@@ -250,7 +267,7 @@ class Retrieval(EncoderObjective):
 class Classification(EncoderObjective):
     """Whether a linear probe, which learns from the training rows, finds the label of a text."""
 
-    kind, needed = "classification", ("text", "label")
+    metrics, needed = ENCODER_METRICS["classification"], ("text", "label")
     columns: ClassVar[Columns] = {
         "text": VALUES.text,
         "label": lambda value, where: str(VALUES.label(value, where)),
@@ -259,7 +276,9 @@ class Classification(EncoderObjective):
     row_text = '{"text": "...", "label": "...", "train": true}, the last where the probe learns'
     compared = ("text",)
 
-    def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
+    def __init__(
+        self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize = "auto"
+    ) -> None:
         self._train = [row for row in rows if row.get("train")]
         super().__init__(name, [row for row in rows if not row.get("train")], digest, batch_size)
         labels = {row["label"] for row in self._train}
@@ -280,6 +299,3 @@ class Classification(EncoderObjective):
             probe.fit(embeddings[:known], [row["label"] for row in self._train])
         pairs = zip(probe.predict(embeddings[known:]), rows, strict=True)
         return {"accuracy": tuple(float(answer == row["label"]) for answer, row in pairs)}
-
-
-KINDS: tuple[type[EncoderObjective], ...] = (Sts, Retrieval, Classification)

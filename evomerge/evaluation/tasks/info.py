@@ -37,7 +37,7 @@ class TaskInfo:
     Attributes:
         name: its name in lm-eval, or the name of the objective function (`module:function`).
         kind: `multiple_choice`, `loglikelihood`, `loglikelihood_rolling`, `generate_until`,
-            `function`, `encoder` or `classifier`.
+            `function` or `rows`.
         documents: number of documents; their ids are 0 .. documents - 1.
         metrics: metric key -> properties. The key is the metric's name, with the filter's name
             appended (`exact_match,strict-match`) if the task has several filters. Every task of
@@ -70,6 +70,11 @@ class TaskInfo:
         for key in self.metrics:
             metric, _, label = key.partition(",")
             yield metric, label or (self.filters[0] if len(self.filters) == 1 else "none"), key
+
+    @property
+    def generates(self) -> bool:
+        """Whether models answer by texts."""
+        return self.kind == "generate_until"
 
     @property
     def source(self) -> str:

@@ -1,13 +1,20 @@
-"""What models are scored on without lm-eval and without code of the user: rows of a file."""
+"""Objectives of rows of a file, one JSON object in each line, without lm-eval.
+
+A package adds a kind: an entry point of the group `evomerge.objectives` whose object is a subclass
+of `RowsObjective`. Search files name it by `kind` (docs/how-to/own-kind.md).
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
+from evomerge.evaluation.tasks.objective import SingleTask
+from evomerge.parsing.texts import json_value, read_text
 from evomerge.parsing.values import Values
 
 Row: TypeAlias = Mapping[str, Any]
@@ -19,7 +26,7 @@ Columns: TypeAlias = Mapping[str, Callable[[Any, str], Any]]
 """Column -> what returns its value, or raises a ConfigError that names the place, its second
 argument."""
 
-Measured: TypeAlias = dict[str, tuple[Any, ...]]
+Measured: TypeAlias = Mapping[str, Sequence[Any]]
 """Metric -> one value for each document, of which `aggregate` makes the score."""
 
 
@@ -32,29 +39,65 @@ class _RowValues(Values):
 VALUES = _RowValues(ConfigError)
 
 
-class RowsObjective(ABC):
-    """A kind of objective, with the rows of its file, by id.
+class RowsObjective(SingleTask):
+    """A kind of objective, with the rows of its file by id: `rows`.
 
-    It is called with a model, as a function of the user is (`functions.py`). By `digests`, of the
-    file's text and of what else scores depend on, a run notices that it has changed.
+    What a subclass says of itself:
+
+    Attributes:
+        metrics: names of its metrics; higher is better.
+        of_all: those that are no means over documents; see `aggregate`.
+        columns: what a row may have, each with a function that checks the value.
+        needed: the columns that each row has.
+        compared: the columns that make two rows the same document.
+        row_text: a row, for errors.
     """
 
-    model: str  # what is scored, as `TaskInfo.kind`
-    kind: str
+    metrics: ClassVar[tuple[str, ...]]
+    of_all: ClassVar[tuple[str, ...]] = ()
     columns: ClassVar[Columns]
-    needed: tuple[str, ...]  # the columns that each row has
-    row_text: str  # a row, for errors
-    compared: tuple[str, ...]  # the columns that make two rows the same document
-    of_all: tuple[str, ...] = ()  # metrics that are no means over documents
+    needed: ClassVar[tuple[str, ...]]
+    compared: ClassVar[tuple[str, ...]]
+    row_text: ClassVar[str]
 
-    def __init__(self, name: str, rows: Sequence[Row], digest: str, metrics: Iterable[str]) -> None:
-        self.rows, self.digests = rows, {"documents": digest}
-        info = {metric: MetricInfo(True, metric not in self.of_all) for metric in metrics}
-        self.info = TaskInfo(name, self.model, len(rows), info)
+    def __init__(
+        self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize = "auto"
+    ) -> None:
+        self.rows, self.batch_size, self._digest = rows, batch_size, digest
+        info = {metric: MetricInfo(True, metric not in self.of_all) for metric in self.metrics}
+        super().__init__(TaskInfo(name, "rows", len(rows), info))
 
     @classmethod
-    def checked(cls, row: Row, where: str) -> Row:
-        """Return the known columns of a row; `where` names it in errors.
+    def load(
+        cls, kind: str, file: str, batch_size: BatchSize = "auto", name: str | None = None
+    ) -> RowsObjective:
+        """Return the objective with the rows of a file.
+
+        `name` is its name in the search; None: a split takes its documents, so the file names it.
+
+        Raises:
+            ConfigError: there is no such file, it has no rows, or a row lacks a column.
+        """
+        path, rows = Path(file), list[Row]()
+        missing = (
+            f"objectives: there is no file {file!r}; its path starts from the search file's folder."
+        )
+        text = read_text(path, ConfigError, missing)
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                where = f"{path}, line {number}"
+                row = VALUES.mapping(json_value(line, where, ConfigError), where)
+                rows.append(cls.checked(row, kind, where))
+        if all(row.get("train") for row in rows):
+            raise ConfigError(
+                f"objectives: {path} has no row to score on; write lines like {cls.row_text}."
+            )
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return cls(name or f"{kind} {path.parent.name}/{path.stem}", rows, digest, batch_size)
+
+    @classmethod
+    def checked(cls, row: Row, kind: str, where: str) -> Row:
+        """Return the known columns of a row; `kind` and `where` name it in errors.
 
         Raises:
             ConfigError: a column is missing or has a wrong value.
@@ -63,20 +106,20 @@ class RowsObjective(ABC):
             if row.get(column) is None:
                 raise ConfigError(
                     f"objectives: {where} has {'null in' if column in row else 'no'} column "
-                    f"{column!r}; a row of {cls.kind} is {cls.row_text}.{did_you_mean(column, row)}"
+                    f"{column!r}; a row of {kind} is {cls.row_text}.{did_you_mean(column, row)}"
                 )
         given = {key: check for key, check in cls.columns.items() if row.get(key) is not None}
         return {key: check(row[key], f"{where}: {key}") for key, check in given.items()}
 
-    @abstractmethod
-    def __call__(self, model: Any, tokenizer: Any, documents: Sequence[int]) -> Measured:
-        """Return what a model has on documents, in their order."""
+    def digests(self, task: str, ids: Sequence[int]) -> Mapping[str, str]:
+        """Return the digest of the file's text."""
+        return {"documents": self._digest}
 
-    def aggregate(self, metric: str, values: Sequence[Any]) -> float:
-        """Return the score from the values of a metric."""
-        return float(sum(values) / len(values))
+    def forms(self, task: str, *, rendered: bool) -> Callable[[int], Sequence[str]]:
+        """Return what gives the text of the columns that are compared."""
 
-    def forms(self, document: int) -> tuple[str, ...]:
-        """Return the texts by which a document is compared with those of other splits."""
-        row = self.rows[document]
-        return ("\n".join(str(row[key]) for key in row if key in self.compared),)
+        def text(document: int) -> tuple[str, ...]:
+            row = self.rows[document]
+            return ("\n".join(str(row[key]) for key in row if key in self.compared),)
+
+        return text

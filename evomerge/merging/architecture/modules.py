@@ -14,7 +14,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.modules import STACK
 
 
-def check_encoder(checkpoint: Checkpoint) -> None:
+def check_modules(checkpoint: Checkpoint) -> None:
     """Check that texts can be encoded by a model as sentence-transformers does it.
 
     `ConfigError`: it is not installed. `CheckpointError`: the model has no modules, or one that
@@ -26,7 +26,7 @@ def check_encoder(checkpoint: Checkpoint) -> None:
 def attach_modules(model: nn.Module, checkpoint: Checkpoint) -> dict[str, Location]:
     """Add the modules of a sentence encoder to the model of its transformer.
 
-    Returned is where their weights lie, by names in the checkpoint; raises as `check_encoder`.
+    Returned is where their weights lie, by names in the checkpoint; raises as `check_modules`.
     """
     found = {}
     dtype = next(model.parameters()).dtype  # which sentence-transformers gives all modules

@@ -1,4 +1,4 @@
-"""Giving parents of one architecture the tensor names of the host.
+"""Giving parents of one architecture the tensor names of the host, and checking that they fit.
 
 Some versions of transformers save the experts of a mixture one by one, others in one tensor. Where
 the tensors of both checkpoints lie in transformers' model (see `layout`) shows which boxes
@@ -16,11 +16,32 @@ from typing import TYPE_CHECKING
 
 from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.correspondence import has_counterparts
+from evomerge.models.correspondence import check_fit, has_counterparts
+from evomerge.models.heads import with_heads_of_host
 from evomerge.models.safetensors import Part, TensorInfo
 
 if TYPE_CHECKING:
     from evomerge.merging.architecture.probe import Location
+
+
+def fitting(
+    checkpoints: Mapping[str, Checkpoint],
+    host: str,
+    *,
+    vocabularies: bool,
+    tokenizer: str = "tokenizer",
+) -> dict[str, Checkpoint]:
+    """Return the parents with the host's names of tensors; CheckpointError: one does not fit.
+
+    Where not all can have the classification head of the host, it is not merged.
+
+    Args:
+        vocabularies: whether they must have as many rows of embeddings.
+        tokenizer: the key in the user's file that lets vocabularies differ.
+    """
+    named = with_heads_of_host(with_host_names(checkpoints, host), host)
+    check_fit(named[host], list(named.values()), vocabularies=vocabularies, tokenizer=tokenizer)
+    return named
 
 
 def with_host_names(checkpoints: Mapping[str, Checkpoint], host: str) -> dict[str, Checkpoint]:

@@ -7,13 +7,13 @@ import signal
 import psutil
 import pytest
 import torch
+from asking import asking
 from search_run import events_of, evomerge, evomerge_json, kill_when, write_search
 from tiny import load
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from evomerge.compat.transformers import checkpoint_weights
 from evomerge.errors import CandidateError, ConfigError
-from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.generation import Prompt
 from evomerge.evaluation.inference.vllm import VllmEngine, digest_of
 from evomerge.evaluation.inference.vllm_start import installed_vllm
@@ -89,7 +89,7 @@ def test_the_backend_scores_with_transformers_and_generates_with_vllm(engine, to
     splits = {"search": dict.fromkeys(NAMES, range(12))}
     scores = []
     for backend in ("hf", "vllm"):
-        evaluator = Evaluator(Harness(NAMES, [tasks]), backend=backend)
+        evaluator = asking(Harness(NAMES, [tasks]), backend=backend)
         evaluator._engine = engine
         evaluator.prepare(candidate, tokenizer, splits)
         scores.append(evaluator.score(candidate))
@@ -99,7 +99,7 @@ def test_the_backend_scores_with_transformers_and_generates_with_vllm(engine, to
 def test_a_model_that_vllm_cannot_run_is_one_sentence(tokenizer, tasks):
     model = model_of(0, head=24)
     with pytest.raises(ConfigError, match=r"vLLM cannot (run|start with) this model .*'hf'"):
-        evaluator = Evaluator(Harness(["t_generate"], [tasks]), backend="vllm")
+        evaluator = asking(Harness(["t_generate"], [tasks]), backend="vllm")
         evaluator.prepare(model, tokenizer, {"search": {"t_generate": range(3)}})
 
 

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import pytest
 import tiny
 import torch
+from asking import asking, requests_of, runner_of
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LlamaForCausalLM
 
 from evomerge.compat.transformers import checkpoint_weights
 from evomerge.errors import CandidateError, ConfigError, DeviceError
-from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference import generation
 from evomerge.evaluation.inference.generation import Prompt, Sampling
 from evomerge.evaluation.inference.vllm import EngineForward, VllmEngine, digest_of
@@ -80,9 +80,9 @@ def engine(monkeypatch, llama, tokenizer):
 
 def prepared(model, tokenizer, tasks, names, **options):
     """Return an evaluator of the hf backend, and the documents of each task."""
-    evaluator = Evaluator(Harness(names, [tasks], **options), referenced={"t_choice"})
+    evaluator = asking(Harness(names, [tasks], **options), referenced={"t_choice"})
     evaluator.prepare(model, tokenizer, {"search": dict.fromkeys(names, range(12))})
-    return evaluator, [list(evaluator.requests("search", name).values()) for name in names]
+    return evaluator, [list(requests_of(evaluator, name).values()) for name in names]
 
 
 @pytest.mark.parametrize("names", [NAMES, NAMES[:3]], ids=["texts too", "likelihoods only"])
@@ -91,9 +91,9 @@ def test_the_calls_to_vllm_give_the_scores_of_the_hf_backend(
 ):
     candidate = make_model("llama", seed=4)
     evaluator, documents = prepared(candidate, tokenizer, tasks, names)
-    expected, scorer = evaluator.score(candidate), evaluator.forward
-    evaluator.forward = EngineForward(scorer, engine)
-    evaluator.forward.check(candidate, documents)
+    expected, scorer = evaluator.score(candidate), runner_of(evaluator).forward
+    runner_of(evaluator).forward = EngineForward(scorer, engine)
+    runner_of(evaluator).forward.check(candidate, documents)
     evaluator.halve_batches(1)
     assert evaluator.oom_backoffs == scorer.oom_backoffs == 1
     assert evaluator.score(candidate).values == expected.values
@@ -105,14 +105,15 @@ def test_what_the_engine_cannot_do_is_refused(engine, make_model, tokenizer, tas
     def refused(sentence, name="t_generate", **options):
         evaluator, documents = prepared(model, tokenizer, tasks, [name], **options)
         with pytest.raises(ConfigError, match=sentence):
-            EngineForward(evaluator.forward, engine).check(model, documents)
+            EngineForward(runner_of(evaluator).forward, engine).check(model, documents)
 
     model = make_model("llama", seed=4)
     refused(r"greedily or samples.*'t_generate'.*ask for more", generation={"num_beams": 2})
     model.generation_config.repetition_penalty = 1.1
     refused("repetition_penalty")
     evaluator, documents = prepared(model, tokenizer, tasks, ["t_choice"])
-    EngineForward(evaluator.forward, engine).check(model, documents)  # which generates nothing
+    forward = EngineForward(runner_of(evaluator).forward, engine)
+    forward.check(model, documents)  # which generates nothing
     model.generation_config.repetition_penalty = None
     engine.load = lambda weights: None  # it keeps other weights
     engine._loaded = engine._llm.version

@@ -3,7 +3,7 @@
 import pytest
 
 from evomerge.evaluation.tasks.info import TaskInfo
-from evomerge.setup.preflight import benchmark_warning
+from evomerge.evaluation.tasks.suitable import benchmark_warning
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import transformers
 from sklearn.metrics import f1_score
 
 from evomerge.errors import CandidateError
+from evomerge.evaluation.objectives import KINDS
 from evomerge.evaluation.tasks.classifiers import Input, batches_of, classify
-from evomerge.evaluation.tasks.files import load_objective
 from evomerge.merging.backend import load, tokenizer_of
 from evomerge.models.checkpoint import Checkpoint
 
@@ -31,12 +31,12 @@ def opened(folder):
 def objective_of(kind, folder, rows):
     file = folder / "rows.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
-    return load_objective(kind, str(file))
+    return KINDS.get(kind).load(kind, str(file))
 
 
 def scored(folder, objective):
     """Return the scores of the model in a folder on all documents."""
-    found = objective(*opened(folder), range(objective.info.documents))
+    found = objective.measure(*opened(folder), range(objective.task.documents))
     return {metric: objective.aggregate(metric, values) for metric, values in found.items()}
 
 

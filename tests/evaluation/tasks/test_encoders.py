@@ -13,8 +13,8 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.linear_model import LogisticRegression
 
 from evomerge.errors import CandidateError, CheckpointError
+from evomerge.evaluation.objectives import KINDS
 from evomerge.evaluation.tasks.encoders import TextEncoder
-from evomerge.evaluation.tasks.files import load_objective
 from evomerge.merging.backend import load, tokenizer_of
 from evomerge.models.checkpoint import Checkpoint
 
@@ -130,12 +130,12 @@ def words(*numbers):
 def objective_of(kind, folder, rows=None):
     file = folder / "rows.jsonl"
     file.write_text("\n".join(map(json.dumps, rows or ROWS[kind])))
-    return load_objective(kind, str(file))
+    return KINDS.get(kind).load(kind, str(file))
 
 
 def values_of(folder, objective):
     """Return metric -> what the model in a folder has on all documents."""
-    return objective(*opened(folder), range(objective.info.documents))
+    return objective.measure(*opened(folder), range(objective.task.documents))
 
 
 def scored(folder, objective):
@@ -241,7 +241,7 @@ def test_an_encoder_that_tells_no_texts_apart_is_a_failure(kind, tmp_path):
 
 def test_a_probe_learns_from_the_training_rows_only(folder, library, tmp_path):
     objective = objective_of("classification", tmp_path)
-    assert objective.info.documents == 20
+    assert objective.task.documents == 20
     found = scored(folder, objective)
     train, test = ROWS["classification"][::2], ROWS["classification"][1::2]
     probe = LogisticRegression(max_iter=1000)

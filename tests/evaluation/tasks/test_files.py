@@ -5,7 +5,7 @@ import json
 import pytest
 
 from evomerge.errors import ConfigError
-from evomerge.evaluation.tasks.files import load_objective
+from evomerge.evaluation.objectives import KINDS
 
 STS = {"sentence1": "a", "sentence2": "b", "score": 1}
 USER = {"role": "user", "content": "b"}
@@ -37,9 +37,9 @@ def test_a_wrong_file_is_one_sentence(kind, rows, sentence, tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
     with pytest.raises(ConfigError, match=sentence):
-        load_objective(kind, str(file))
+        KINDS.get(kind).load(kind, str(file))
 
 
 def test_a_missing_file_is_one_sentence(tmp_path):
     with pytest.raises(ConfigError, match=r"no file .*gone.*folder"):
-        load_objective("sts", str(tmp_path / "gone.jsonl"))
+        KINDS.get("sts").load("sts", str(tmp_path / "gone.jsonl"))

@@ -11,9 +11,9 @@ from evomerge.evaluation.tasks.functions import ObjectiveFunction, find
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 
 
-def function(body):
+def scored(body):
     info = TaskInfo("mine:f", "function", 9, {"score": MetricInfo(True, is_mean=True)})
-    return ObjectiveFunction(body, info)
+    return ObjectiveFunction(body, info).score(None, None, {"mine:f": [3, 4]})["mine:f"]
 
 
 NUMBERS = (
@@ -30,21 +30,23 @@ OTHERS = (
 
 @pytest.mark.parametrize("scores", NUMBERS, ids=repr)
 def test_numbers_are_scores_whatever_holds_them(scores):
-    found = function(lambda *_: scores)(None, None, [3, 4])
-    assert found == {"score": (0.5, 1.0)}
-    assert {type(value) for value in found["score"]} == {float}
+    found = scored(lambda *_: scores)
+    assert found == [{"score": 0.5}, {"score": 1.0}]
+    assert {type(row["score"]) for row in found} == {float}
 
 
 @pytest.mark.parametrize("scores", OTHERS, ids=lambda scores: repr(scores).split(" at ")[0])
 def test_anything_else_is_refused_in_a_sentence(scores):
     with pytest.raises(CandidateError, match=r"Objective mine:f returned .* must "):
-        function(lambda *_: scores)(None, None, [3, 4])
+        scored(lambda *_: scores)
 
 
 def test_chance_does_not_depend_on_what_was_called_before():
-    draw = function(lambda *_: [float(torch.rand(())), float(np.random.random())])
-    first = draw(None, None, [3, 4])
-    assert torch.rand(5).sum() + np.random.random() and draw(None, None, [3, 4]) == first
+    def draw(*_):
+        return [float(torch.rand(())), float(np.random.random())]
+
+    first = scored(draw)
+    assert torch.rand(5).sum() + np.random.random() and scored(draw) == first
 
 
 def test_a_person_can_interrupt_a_function():
@@ -52,7 +54,7 @@ def test_a_person_can_interrupt_a_function():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        function(interrupted)(None, None, [3, 4])
+        scored(interrupted)
 
 
 JUDGE = "def judge(*_): ...\njudge.documents = {}\njudge.metrics = {}\n"

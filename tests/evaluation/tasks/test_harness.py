@@ -1,10 +1,10 @@
 """The properties of tasks that are known before a model runs, and the tasks that are refused."""
 
 import pytest
+from asking import asking
 from task_files import write_task
 
 from evomerge.errors import ConfigError
-from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.loading import task_manager
 
@@ -82,6 +82,6 @@ def test_a_task_that_cannot_be_used_is_one_sentence(tmp_path, body, words):
 
 def test_a_task_that_needs_more_tokens_than_the_model_reads_is_refused(tmp_path, llama, tokenizer):
     write_task(tmp_path, "t_odd", ROWS, generation_kwargs={"until": ["\n"], "max_gen_toks": 4000})
-    evaluator = Evaluator(Harness(["t_odd"], [tmp_path]))
+    evaluator = asking(Harness(["t_odd"], [tmp_path]))
     with pytest.raises(ConfigError, match="max_gen_toks"):
         evaluator.prepare(llama, tokenizer, {"search": {"t_odd": [0]}})

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import evomerge
 from evomerge.errors import CheckpointError
-from evomerge.merging.architecture.modules import check_encoder
+from evomerge.merging.architecture.modules import check_modules
 from evomerge.merging.backend import resident, unchanged, write
 from evomerge.models.checkpoint import Checkpoint
 
@@ -148,7 +148,7 @@ def test_what_is_damaged_or_cannot_be_run_is_one_sentence(parents, tmp_path, fil
     folder = Path(shutil.copytree(parents["one"].folder, tmp_path / "a"))
     (folder / file).write_text(content)
     with pytest.raises(CheckpointError, match=words):
-        check_encoder(Checkpoint.open(folder, "a"))
+        check_modules(Checkpoint.open(folder, "a"))
 
 
 def test_a_module_that_is_a_link_and_a_model_without_modules_are_refused(parents, tmp_path):
@@ -158,4 +158,4 @@ def test_a_module_that_is_a_link_and_a_model_without_modules_are_refused(parents
     with pytest.raises(CheckpointError, match="is a link to"):
         Checkpoint.open(folder, "a")
     with pytest.raises(CheckpointError, match=r"no modules\.json.*space\.host"):
-        check_encoder(Checkpoint.open(tiny.make(tmp_path / "b", "bert"), "b"))
+        check_modules(Checkpoint.open(tiny.make(tmp_path / "b", "bert"), "b"))

@@ -12,13 +12,13 @@ from collections import Counter
 import pytest
 import tiny
 import torch
+from asking import asking, runner_of
 from merges import every, mix, path
 from model_digest import digest
 from rounding import UNIT
 
 from evomerge import zoo
 from evomerge.errors import ConfigError
-from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.merging.architecture import placement
 from evomerge.merging.architecture.placement import Placement, device_of
@@ -112,10 +112,14 @@ def test_a_divided_model_is_scored_as_an_undivided_one(accelerators):
     scores = []
     for place in (Placement(), Placement(spread=True)):
         model = load(checkpoint, place)
-        evaluator = Evaluator(Harness(list(tasks), [zoo.tasks_path()]))
+        evaluator = asking(Harness(list(tasks), [zoo.tasks_path()]))
         evaluator.prepare(model, tokenizer_of(checkpoint), {"search": tasks})
         scores.append(evaluator.score(model).values)
-        assert evaluator.forward.packed and evaluator.forward.gather and evaluator.forward.own_loop
+        assert (
+            runner_of(evaluator).forward.packed
+            and runner_of(evaluator).forward.gather
+            and runner_of(evaluator).forward.own_loop
+        )
     assert len(model.hf_device_map) > 1 and scores[0] == scores[1]
 
 

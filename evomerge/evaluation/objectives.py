@@ -1,0 +1,230 @@
+"""From a search file to its objectives: of which kinds they are, whose code they run, the objects.
+
+Nothing heavy is imported before `load`, since commands that only read a run ask for kinds, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evomerge import zoo
+from evomerge.config.evaluation import EvaluationConfig, SearchSplit, TestSplit, ValidationSplit
+from evomerge.config.schema import SearchConfig
+from evomerge.errors import ConfigError, did_you_mean
+from evomerge.parsing.values import shown
+from evomerge.registry import Registry
+from evomerge.scores import MODEL, MODEL_METRICS, NLL, SPLITS, TOKENS, Split
+from evomerge.trust.consent import NOTHING, Permissions
+from evomerge.trust.modules import code_of_module
+from evomerge.trust.task_files import code_of_tasks
+
+if TYPE_CHECKING:
+    from evomerge.evaluation.evaluator import Evaluator
+    from evomerge.evaluation.tasks.info import TasksInfo
+    from evomerge.evaluation.tasks.lm_eval import LmEval
+    from evomerge.evaluation.tasks.objective import Objective
+    from evomerge.evaluation.tasks.rows import RowsObjective
+
+_HERE = "evomerge.evaluation.tasks"
+KINDS: Registry[type[RowsObjective]] = Registry(
+    "kind of objective",
+    "evomerge.objectives",
+    {
+        "sts": f"{_HERE}.encoders:Sts",
+        "retrieval": f"{_HERE}.encoders:Retrieval",
+        "classification": f"{_HERE}.encoders:Classification",
+        "labels": f"{_HERE}.classifiers:TextLabels",
+        "pairwise": f"{_HERE}.classifiers:Pairwise",
+    },
+)
+"""Kinds of rows of a file, by the name that `SearchConfig.rows` gives them."""
+
+
+def kinds_of(config: SearchConfig) -> list[type[Objective]]:
+    """Return the classes of the objectives and constraints of a search file.
+
+    ConfigError: there is no such kind, or it cannot be imported.
+    """
+    from evomerge.evaluation.tasks.functions import ObjectiveFunction
+    from evomerge.evaluation.tasks.lm_eval import LmEval
+
+    found: list[type[Objective]] = [_kind(kind) for kind, _ in config.rows.values()]
+    found += [LmEval] if (tasks := _lm_eval_tasks(config)) else []
+    found += [ObjectiveFunction] if set(config.tasks) - {*tasks, *config.rows} else []
+    return list(dict.fromkeys(found))
+
+
+def _kind(name: str) -> type[RowsObjective]:
+    from evomerge.evaluation.tasks.rows import RowsObjective
+
+    found = KINDS.get(name)
+    if not (isinstance(found, type) and issubclass(found, RowsObjective)):
+        raise ConfigError(
+            f"objectives: `kind` {name!r} is {found!r:.80}, which is no subclass of RowsObjective "
+            "(docs/how-to/own-kind.md); a function is named by `task`."
+        )
+    return found
+
+
+def uses_templates(config: SearchConfig) -> bool:
+    """Return whether texts may be made by chat templates; code of a user may do anything."""
+    own = config.is_study or any(kind.uses_templates for kind in kinds_of(config))
+    return own or config.evaluation.chat_template
+
+
+def code_files(config: SearchConfig) -> list[Path]:
+    """Return the files, of no installed package, that loading the tasks of a search file runs."""
+    supplied = [
+        item
+        for split in SPLITS
+        for name, item in getattr(config.evaluation, split).tasks.items()
+        if name not in config.rows
+    ]
+    names = [*(name for name in config.tasks if name not in config.rows), *supplied]
+    found = [file for name in names if ":" in name for file in code_of_module(name.split(":")[0])]
+    if _lm_eval_tasks(config) or not all(map(_is_function, supplied)):
+        found += code_of_tasks(_folders(config))
+    return list(dict.fromkeys(found))
+
+
+def _is_function(name: str) -> bool:
+    from evomerge.evaluation.tasks.functions import is_function  # imports torch
+
+    return is_function(name)
+
+
+def _folders(config: SearchConfig) -> list[Path]:
+    include = config.evaluation.include
+    return [zoo.tasks_path() if folder == "zoo:tasks" else Path(folder) for folder in include]
+
+
+def _lm_eval_tasks(config: SearchConfig) -> list[str]:
+    return [n for n in config.tasks if n not in config.rows and not _is_function(n)]
+
+
+def check_rows(config: SearchConfig) -> None:
+    """Check that nothing is asked for that only lm-eval's tasks have, where none is scored.
+
+    ConfigError: all objectives and constraints have rows of a file, and there is such a key.
+    """
+    if not config.rows or not set(config.tasks) <= config.rows.keys():
+        return
+    given, usual = config.evaluation, EvaluationConfig()
+    keys = ("fewshot", "chat_template", "think_end_token", "generation")
+    found = [(k, getattr(given, k)) for k in keys if getattr(given, k) != getattr(usual, k)]
+    found += [(f"{split}.task_split", getattr(given, split).task_split) for split in SPLITS]
+    for key, value in found:
+        if value is not None:
+            said = value.changes if key == "generation" else value
+            raise ConfigError(
+                f"`evaluation.{key}` is {shown(said)}, which only tasks of lm-eval have, but "
+                f"{config.tasks[0]!r} has rows of its own; remove it."
+            )
+
+
+def load(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluator:
+    """Load the objectives of a search file. This imports lm_eval, if there are tasks of it.
+
+    ConfigError: a folder, a task or a function does not exist or cannot be loaded, its code is not
+    allowed, or the backend is not installed.
+    """
+    from evomerge.evaluation.evaluator import Evaluator
+    from evomerge.evaluation.inference.vllm_start import check_vllm
+    from evomerge.evaluation.tasks.functions import find
+
+    check_rows(config)
+    evaluation, rows = config.evaluation, config.rows
+    if evaluation.backend == "vllm":
+        check_vllm()
+    allowed.require(code_files(config))
+    tasks = _lm_eval_tasks(config)
+    lm_eval = _load_lm_eval(config, tasks, allowed) if tasks else None
+    own: dict[str, Objective] = {
+        name: find(name) for name in config.tasks if name not in (*tasks, *rows)
+    }
+    for name, (kind, file) in rows.items():
+        own[name] = _kind(kind).load(kind, file, evaluation.batch_size, name)
+    by_split: dict[Split, list[Objective]] = {}
+    for split in SPLITS:
+        where, section = f"evaluation.{split}", getattr(evaluation, split)
+        task_splits = _task_splits(section, tasks, own, where)
+        if section.tasks or task_splits:
+            others = dict(own)
+            for name, item in section.tasks.items():
+                if name in rows:
+                    kind = rows[name][0]
+                    others[name] = _kind(kind).load(kind, item, evaluation.batch_size).under(name)
+                elif name in own:
+                    others[name] = find(item).under(name)
+            other = {name: item for name, item in section.tasks.items() if name in tasks}
+            with_other = lm_eval and lm_eval.with_documents_from(other, task_splits, where)
+            by_split[split] = [*filter(None, [with_other]), *others.values()]
+    measured = {(item.source, item.metric) for item in (*config.objectives, *config.constraints)}
+    properties = [name for name in MODEL_METRICS if (MODEL, name) in measured]
+    return Evaluator([*filter(None, [lm_eval]), *own.values()], by_split, properties)
+
+
+def _load_lm_eval(config: SearchConfig, tasks: Sequence[str], allowed: Permissions) -> LmEval:
+    from evomerge.evaluation.inference.reference import Reasoning
+    from evomerge.evaluation.tasks.harness import Harness
+    from evomerge.evaluation.tasks.lm_eval import LmEval, Runner
+
+    given = config.evaluation
+    harness = Harness(
+        tasks,
+        _folders(config),
+        fewshot=given.fewshot,
+        apply_chat_template=given.chat_template,
+        generation=given.generation.changes,
+        allow_code=allowed.allow_code,
+    )
+    plain = [name for name, it in harness.info.tasks.items() if not it.generates]
+    if given.enable_thinking and plain:
+        raise ConfigError(
+            f"`evaluation.enable_thinking` is true, but task {plain[0]!r} compares "
+            "log-likelihoods of given answers, before which a model cannot reason; take a task "
+            "that generates texts, or set `enable_thinking` to false."
+        )
+    reasoning = Reasoning(given.enable_thinking, given.think_end_token)
+    measured = (*config.objectives, *config.constraints)
+    return LmEval(
+        harness,
+        Runner(
+            batch_size=given.batch_size,
+            backend=given.backend,
+            tensor_parallel=given.tensor_parallel,
+            reasoning=reasoning,
+        ),
+        counted={item.source for item in measured if item.metric == TOKENS},
+        referenced=_referenced(config, harness.info),
+        seed=config.seed,
+    )
+
+
+def _referenced(config: SearchConfig, info: TasksInfo) -> set[str]:
+    """Return the tasks whose reference answers are scored."""
+    wanted = [item.source for item in config.objectives if NLL in (item.metric, item.tie_breaker)]
+    wanted += [item.source for item in config.constraints if item.metric == NLL]
+    known = {*info.tasks, *info.groups}
+    return {task for name in wanted if name in known for task in info.leaves(name)}
+
+
+def _task_splits(
+    section: SearchSplit | ValidationSplit | TestSplit,
+    tasks: Sequence[str],
+    others: Collection[str],
+    where: str,
+) -> Mapping[str, str]:
+    """Check where a split's documents come from; return task -> its split in lm-eval, if given."""
+    given = section.task_split or {}
+    by_task = {} if isinstance(given, str) else given
+    every = [*tasks, *others]
+    for key, named, names in (("tasks", section.tasks, every), ("task_split", by_task, tasks)):
+        for name in (name for name in named if name not in names):
+            raise ConfigError(
+                f"`{where}.{key}` names {name!r}, but it can only name tasks of the objectives: "
+                f"{', '.join(names) or 'here none'}.{did_you_mean(name, names)}"
+            )
+    return dict.fromkeys(tasks, given) if isinstance(given, str) else by_task

@@ -1,0 +1,305 @@
+"""lm-eval's tasks as an objective: models answer their requests, in batches of all tasks together.
+
+The metric `nll` is the negative log-likelihood of a document's reference answer, in nats. It is
+summed over the tokens of the answer, with lm-eval's own prompt. Where the task compares
+log-likelihoods itself, it is that of its own request: of the right choice (of several right ones,
+the likeliest), or of the scored text. A generated answer can be written in several forms, with or
+without the delimiter, ended by the end token or a stop string. For each document that form counts
+which the scored model itself finds likeliest: so a score depends on model and document.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, Literal
+
+from evomerge.errors import ConfigError
+from evomerge.evaluation.inference.forward import Forward
+from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM, Request
+from evomerge.evaluation.inference.rows import Form
+from evomerge.evaluation.inference.vllm import EngineForward, VllmEngine
+from evomerge.evaluation.tasks.harness import Harness
+from evomerge.evaluation.tasks.objective import Documents
+from evomerge.evaluation.tasks.scoring import DocumentMetrics, aggregated, example, plain
+from evomerge.evaluation.tasks.suitable import Suitable
+from evomerge.models.causal import is_encoder_decoder
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.scores import NLL, TOKENS, Example, Split
+
+FORMS = (Form(True, "token"), Form(False, "token"), Form(True, "stop"), Form(False, "stop"))
+"""The forms of a generated answer that are tried."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Runner:
+    """Runs models on the requests of all splits: by transformers, or texts by a vLLM engine.
+
+    Attributes:
+        batch_size: maximum rows in a batch; `auto` sets it by the memory of the device.
+        backend: `hf` runs models by transformers; `vllm` generates texts with a vLLM engine.
+        tensor_parallel: accelerators that the engine is divided over.
+        sees: whether tasks show images.
+        batched: runs models by transformers; `forward` may use an engine too. None: see `start`.
+    """
+
+    batch_size: int | Literal["auto"] = "auto"
+    backend: Literal["hf", "vllm"] = "hf"
+    tensor_parallel: int = 1
+    reasoning: Reasoning = field(default_factory=Reasoning)
+    sees: bool = False
+    batched: Forward | None = None
+    forward: Forward | EngineForward | None = None
+    engine: VllmEngine | None = None
+
+    def start(
+        self, model: Any, tokenizer: Any, deepest: Callable[[], Any]
+    ) -> Forward | EngineForward:
+        """Get ready for models like this one; an engine is made for one as deep as `deepest`."""
+        reference = ReferenceLM(model, tokenizer, self.reasoning, sees=self.sees)
+        self.forward = self.batched = Forward(model, tokenizer, reference, self.batch_size)
+        if self.backend == "vllm":
+            self.engine = self.engine or VllmEngine(deepest(), tokenizer, self.tensor_parallel)
+            self.forward = EngineForward(self.batched, self.engine)
+        return self.forward
+
+
+class LmEval(Suitable):
+    """Some of lm-eval's tasks, with the requests of their documents, which are built once.
+
+    Args:
+        harness: the tasks.
+        runner: runs models on them, and on the tasks of other splits.
+        counted, referenced: the tasks with the metric `tokens`, how many a model has generated, and
+            with the metric `nll`, for which reference answers are scored.
+        seed: of texts that tasks sample. Each text has a seed of its own, by this one, the task,
+            the document and the number of the repeat.
+    """
+
+    is_foreign, uses_templates = False, False
+    has_answers, writes = True, True
+    origin = "YAML and data"
+    packages = ("lm_eval",)
+    imports = ("lm_eval.tasks", "lm_eval.models.huggingface", "datasets")
+
+    def __init__(
+        self,
+        harness: Harness,
+        runner: Runner | None = None,
+        *,
+        counted: Collection[str] = (),
+        referenced: Collection[str] = (),
+        seed: int = 0,
+    ) -> None:
+        self.harness, self.info, self.runner = harness, harness.info, runner or Runner()
+        self.counted, self.referenced, self.seed = counted, referenced, seed
+        self.runner.sees |= bool(self.needed_parts())
+        self.backend = self.runner.backend
+        self._forget()
+
+    def _forget(self) -> None:
+        self._splits: Sequence[Documents] = ()
+        self._requests: dict[str, dict[int, list[Request]]] = {}
+        self._references: dict[str, dict[int, list[Request]]] = {}
+
+    def with_documents_from(
+        self, replacements: Mapping[str, str], task_splits: Mapping[str, str], where: str
+    ) -> LmEval:
+        """Return the objective with other documents; see `Harness.with_documents_from`."""
+        other = copy.copy(self)
+        other.harness = self.harness.with_documents_from(replacements, task_splits, where)
+        other.info = other.harness.info
+        other.runner.sees |= bool(other.needed_parts())
+        other._forget()
+        return other
+
+    def needed_parts(self) -> frozenset[str]:
+        """Return `vision` if a task shows images."""
+        sees = any(task.shows_images for task in self.info.tasks.values())
+        return frozenset({"vision"} if sees else ())
+
+    def can_teach(self, host: Checkpoint) -> bool:
+        """Whether models are causal: lm-eval itself runs encoder-decoders, without gradients."""
+        return not is_encoder_decoder(host)
+
+    def check_documents(self, documents: Documents, split: Split) -> None:
+        """Check that each document of a task with the metric `nll` has a reference answer."""
+        for task in sorted(self.referenced):
+            self.check_answers(task, documents.get(task, ()))
+
+    def check_answers(self, task: str, ids: Sequence[int]) -> None:
+        """Raise a ConfigError unless documents have a reference answer, or a right choice."""
+        self.harness.check_references(task, ids)
+
+    def digests(self, task: str, ids: Sequence[int]) -> Mapping[str, str]:
+        """Return digests of documents, prompts and settings; see `task_digests`."""
+        return self.harness.digests(task, ids)
+
+    def forms(self, task: str, *, rendered: bool) -> Callable[[int], Sequence[str]]:
+        """Return what gives the fields of a document as texts; see `Harness.forms`."""
+        return self.harness.forms(task, rendered=rendered)
+
+    def prepare(
+        self, model: Any, tokenizer: Any, splits: Sequence[Documents], deepest: Callable[[], Any]
+    ) -> None:
+        """Choose the fastest way to run models that gives right results, if no split has done so.
+
+        A few documents of the first split are scored in different ways on `model`: one of the
+        architecture that will be scored, on its device, with meaningful weights (a parent's).
+
+        Raises:
+            ConfigError: a task needs longer inputs than the model can read, or a document has no
+                reference answer.
+        """
+        self._forget()
+        self._splits = splits
+        if self.runner.forward is not None:
+            return
+        forward = self.runner.start(model, tokenizer, deepest)
+        tasks = [(task, ids) for task, ids in splits[0].items() if task in self.info.tasks]
+        asked = [[self.requests(task, i) for i in sorted(ids)] for task, ids in tasks]
+        written = [self._written(task, ids) for task, ids in tasks]
+        forward.check(model, [*asked, *filter(None, written)])
+
+    def release(self, *, engine: bool = False) -> None:
+        """Drop the references to the model of `prepare`, and to a vLLM engine if that is wanted."""
+        self.runner.forward = self.runner.batched = None
+        if engine:
+            self.runner.engine = None
+
+    @property
+    def batched(self) -> Forward:
+        """Runs models by transformers."""
+        assert self.runner.batched is not None
+        return self.runner.batched
+
+    @property
+    def oom_backoffs(self) -> int:
+        """How often the batch limits were halved because memory ran out."""
+        return 0 if self.runner.batched is None else self.runner.batched.oom_backoffs
+
+    def halve_batches(self, oom_backoffs: int) -> None:
+        """Halve the batch limits until they have been halved `oom_backoffs` times or more."""
+        if self.runner.batched is not None:
+            self.runner.batched.halve(oom_backoffs)
+
+    def score(
+        self, model: Any, tokenizer: Any, documents: Documents
+    ) -> Mapping[str, Sequence[DocumentMetrics]]:
+        """Run a model on the requests of documents; return task -> the metrics of each."""
+        requests = [self.requests(task, i) for task, ids in documents.items() for i in ids]
+        for task, ids in documents.items():
+            requests += self._written(task, ids)
+        assert self.runner.forward is not None
+        self.runner.forward(model, (self, tuple(documents.items())), requests)
+        return {task: self._measured(task, ids) for task, ids in documents.items()}
+
+    def _measured(self, task: str, ids: Sequence[int]) -> list[DocumentMetrics]:
+        """Return the metrics of documents from the answers in their requests."""
+        requests = [self.requests(task, document) for document in ids]
+        rows = self.harness.measure(task, [[item.instance for item in of] for of in requests])
+        for document, of, row in zip(ids, requests, rows, strict=True):
+            if task in self.counted:
+                counts = [count for item in of for count in item.generated]
+                row[TOKENS] = sum(counts) / len(counts)
+            if task in self.referenced:
+                row[NLL] = nll(self.references(task, document))
+        return rows
+
+    def summary(
+        self, task: str, rows: Sequence[DocumentMetrics]
+    ) -> tuple[Mapping[str, tuple[float, ...]], Mapping[str, float]]:
+        """Return the numbers of documents, and lm-eval's own aggregates of all."""
+        keys = dict.fromkeys(key for row in rows for key in row)
+        columns = {key: self.harness.per_document(task, key, rows) for key in keys}
+        numbers = {key: column for key, column in columns.items() if column}
+        return numbers, aggregated(self.harness.tasks[task], rows)
+
+    def requests(self, task: str, document: int) -> list[Request]:
+        """Return the requests of a document; those of its split are built in the first call.
+
+        A prompt depends on the other documents of its split; no two splits share a document.
+        """
+        known = self._requests.setdefault(task, {})
+        if document not in known:
+            splits = (split[task] for split in self._splits if document in split.get(task, ()))
+            ids, reference = sorted(next(splits)), self.batched.reference
+            source = f"{self.seed}/{self.info.tasks[task].source}"
+            for place, items in zip(ids, self.harness.build(task, ids, reference), strict=True):
+                known[place] = [reference.request(item, f"{source}/{place}") for item in items]
+        return known[document]
+
+    def references(self, task: str, document: int) -> list[Request]:
+        """Return the requests for the log-likelihood of a document's reference answer.
+
+        They are requests of the document itself; or, if the task generates answers, new ones, one
+        for each form.
+
+        Raises:
+            ConfigError: the document has no reference answer, or no right choice; or the model is
+                an encoder-decoder, whose likelihood of an answer that it would generate is not
+                computed.
+        """
+        known = self._references.setdefault(task, {})
+        if document not in known:
+            known[document] = self._reference(task, self.requests(task, document))
+        return known[document]
+
+    def _reference(self, task: str, requests: Sequence[Request]) -> list[Request]:
+        kind, first, reference = self.info.tasks[task].kind, requests[0], self.batched.reference
+        if kind == "multiple_choice":
+            return [requests[i] for i in self.harness.right_choices(task, first.instance.doc)]
+        if kind != "generate_until":
+            return [first]
+        if reference.is_alone:
+            raise ConfigError(
+                f"objectives: `nll` of task {task!r} is computed for causal language models, and "
+                "this model is an encoder-decoder; take another metric, or another model."
+            )
+        texts = ((written(self.harness, task, first, form), form.end) for form in FORMS)
+        forms = (reference.answered(first, text, ended=end == "token") for text, end in texts)
+        asked = {"request_type": "loglikelihood", "repeats": 1, "resps": []}
+        return [Request(SimpleNamespace(**asked), (item,)) for item in dict.fromkeys(forms)]
+
+    def _written(self, task: str, ids: Iterable[int]) -> list[list[Request]]:
+        """Return the requests for the reference answers of documents that are not their own."""
+        if task not in self.referenced or self.info.tasks[task].kind != "generate_until":
+            return []
+        return [self.references(task, document) for document in ids]
+
+    def example(self, task: str, document: int, values: Mapping[str, float]) -> Example:
+        """Return a document as people read it, with the latest answer and these values."""
+        answered = [item.instance for item in self.requests(task, document)]
+        return example(self.harness.tasks[task], task, document, answered, values)
+
+    def texts(self, task: str, documents: Sequence[int]) -> dict[int, str]:
+        """Return the latest answers to documents that a model generates answers to."""
+        first = {i: self.requests(task, i)[0].instance for i in documents}
+        return {i: plain(str(instance.resps[0])) for i, instance in first.items()}
+
+
+def written(
+    harness: Harness, task: str, request: Request, form: Form, answer: str | None = None
+) -> str:
+    """Return the text of the reference answer to a `generate_until` request, in a form.
+
+    `answer` takes the place of the reference answer and its delimiter.
+
+    Raises:
+        ConfigError: the document has no reference answer.
+    """
+    if answer is None:
+        answer, delimiter = harness.reference_answer(task, request.instance.doc)
+        answer = (delimiter if form.delimiter else "") + answer
+    if form.end == "stop":
+        until = request.instance.args[1].get("until") or ["\n\n"]
+        answer += until if isinstance(until, str) else until[0]
+    return answer
+
+
+def nll(requests: Sequence[Request]) -> float:
+    """Return the nats of the likeliest of the requests of `references`, from their answers."""
+    answers = [request.instance.resps[0] for request in requests]
+    return min(-float(item[0] if isinstance(item, tuple) else item) for item in answers)
