@@ -68,6 +68,11 @@ def _kind(name: str) -> type[RowsObjective]:
     return found
 
 
+def needs_modules(config: SearchConfig) -> bool:
+    """Return whether models have the modules that `modules.json` of the host lists."""
+    return any(kind.needs_modules for kind in kinds_of(config))
+
+
 def uses_templates(config: SearchConfig) -> bool:
     """Return whether texts may be made by chat templates; code of a user may do anything."""
     own = config.is_study or any(kind.uses_templates for kind in kinds_of(config))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from evomerge.config.schema import SearchConfig
 from evomerge.config.space import SwapsConfig
 from evomerge.errors import ConfigError
-from evomerge.evaluation.objectives import kinds_of, load
+from evomerge.evaluation.objectives import kinds_of, load, needs_modules
 from evomerge.models.causal import check_causal, check_known, check_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.scores import Objective
@@ -49,12 +49,12 @@ def check_search(
     from evomerge.merging.architecture.modules import check_modules
 
     config, checkpoints, host = open_parents(config, relative_to)
-    kinds = kinds_of(config)
-    (check_causal if any(k.writes for k in kinds) else check_known)(checkpoints[host])
+    writes = any(kind.writes for kind in kinds_of(config))
+    (check_causal if writes else check_known)(checkpoints[host])
     if config.tokenizer == "base":
         check_tokenizer(checkpoints[host])
     _check_models(checkpoints, host)
-    for name, checkpoint in checkpoints.items() if any(k.needs_modules for k in kinds) else ():
+    for name, checkpoint in checkpoints.items() if needs_modules(config) else ():
         if name == host or checkpoint.modules is not None:
             check_modules(checkpoint)
     space = make_space(config, checkpoints)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import CheckpointError, listed
-from evomerge.evaluation.objectives import kinds_of, uses_templates
+from evomerge.evaluation.objectives import needs_modules, uses_templates
 from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.files import TOKENIZER_FILES
@@ -66,14 +66,10 @@ def is_itself(checked: CheckedSearch, candidate: Candidate) -> bool:
 def _borrows(checked: CheckedSearch, reference: str) -> bool:
     """Return whether a parent is scored and exported as a merge: with parts of the host."""
     parent, host = checked.checkpoints[reference], checked.checkpoints[checked.host]
-    if parent.lacks or (_needs_modules(checked) and parent.modules is None):
+    if parent.lacks or (needs_modules(checked.config) and parent.modules is None):
         return True
     missing = host.modalities.keys() - parent.modalities.keys()
     return bool(missing) and not missing.isdisjoint(checked.evaluator.needed_parts)
-
-
-def _needs_modules(checked: CheckedSearch) -> bool:
-    return any(kind.needs_modules for kind in kinds_of(checked.config))
 
 
 def _unchanged_parent(checked: CheckedSearch, reference: str) -> Recipe:
@@ -169,7 +165,7 @@ def differences(checked: CheckedSearch) -> dict[str, list[str]]:
     config, checkpoints = checked.config, checked.checkpoints
     host, giver = checkpoints[checked.host], checkpoints[checked.tokenizer_giver]
     baselines, plan = checked.space.baselines(), checked.tokenizer_plan
-    needs_modules, templated = _needs_modules(checked), uses_templates(config)
+    have_modules, templated = needs_modules(config), uses_templates(config)
     generation, rows = plan.files.get(GENERATION, host.generation), plan.rows
 
     def of(name: str, parent: Checkpoint) -> list[str]:
@@ -177,7 +173,7 @@ def differences(checked: CheckedSearch) -> dict[str, list[str]]:
             return []  # only a merge has all parts that it is scored with
         own, merged = _settings(parent.config), _settings(host.config)
         keys = [key for key in {**own, **merged} if own.get(key) != merged.get(key)]
-        keys += module_differences(parent, host) if needs_modules else []
+        keys += module_differences(parent, host) if have_modules else []
         files, template = _tokenizer_files(parent), template_of(parent)
         is_other = rows is not None and rows.index.get(name) != tuple(range(rows.size))
         tokenizer = is_other or bool(plan.files) or files != _tokenizer_files(giver)

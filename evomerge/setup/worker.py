@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import SearchConfig
 from evomerge.evaluation.inference.device import free_memory
-from evomerge.evaluation.objectives import kinds_of
+from evomerge.evaluation.objectives import kinds_of, needs_modules
 from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
@@ -94,7 +94,7 @@ def make_worker(
             where,
             memory=cache_memory(workers),
             release=config.is_pool,
-            encodes=any(kind.needs_modules for kind in kinds_of(config)),
+            encodes=needs_modules(config),
         )
         return model, tokenizer(checkpoints, first)
 
@@ -153,9 +153,8 @@ def load_single(
     """
     from evomerge.merging.backend import load, tokenizer_of
 
-    stored, kinds = as_stored(checkpoint), kinds_of(config)
-    causal = any(kind.writes for kind in kinds)
-    modules = stored if any(kind.needs_modules for kind in kinds) else None
+    stored, causal = as_stored(checkpoint), any(kind.writes for kind in kinds_of(config))
+    modules = stored if needs_modules(config) else None
     model = load(stored, place(config), config.dtype, causal=causal, modules=modules)
     if lacking is not None and not has_tokenizer(stored):
         return model, lacking()

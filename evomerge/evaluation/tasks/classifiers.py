@@ -33,6 +33,7 @@ Names: TypeAlias = Mapping[int, str]  # of labels, a model's `id2label`
 Chat: TypeAlias = Sequence[Mapping[str, Any]]
 """Messages, each with a role and a content."""
 
+_CHOICE = "labels of which it chooses one"
 _NO_LIMIT = 2**30  # tokens of an input, where neither model nor tokenizer has a limit
 
 
@@ -118,8 +119,8 @@ class ClassifierObjective(RowsObjective):
     """A kind of objective of models with a classification head."""
 
     is_foreign, uses_templates = False, False
-    needed_outputs: ClassVar[str]
-    """What the head must have, for errors."""
+    is_reward: ClassVar[bool] = False
+    """Whether the head must have one output, else labels of which it chooses one."""
 
     def __init__(
         self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize = "auto"
@@ -153,21 +154,21 @@ class ClassifierObjective(RowsObjective):
         """
         host = merges.host
         labels = labels_of(host) if classified(host) == "texts" else ()
-        if not labels or not self._suits(len(labels), host.config.get("problem_type")):
+        problem = host.config.get("problem_type")
+        several = problem in ("multi_label_classification", "regression") and not self.is_reward
+        if not labels or several or self.is_reward != (len(labels) == 1):
+            need = "one output (a reward model)" if self.is_reward else _CHOICE
             raise CheckpointError(
                 f"Parent {host.reference!r} is a {class_of(host)} with {len(labels)} outputs "
-                f"(problem_type {host.config.get('problem_type')}), but {self.task.name} needs a "
-                f"class that ends in ForSequenceClassification with {self.needed_outputs}; name "
-                "such a host with `space.host`, or take other objectives."
+                f"(problem_type {problem}), but {self.task.name} needs a class that ends in "
+                f"ForSequenceClassification with {need}; name such a host with `space.host`, or "
+                "take other objectives."
             )
         reordered = [item.reference for item in merges.parents if is_reordered(host, item)]
         for document, row in enumerate(self.rows):
             self._check_label(document, row.get("label"), host.reference, labels, reordered)
         if merges.tokenizer is not None:
             self._check_texts(merges.tokenizer, host.reference)
-
-    def _suits(self, outputs: int, problem: Any) -> bool:
-        return outputs > 1 and problem not in ("multi_label_classification", "regression")
 
     def _check_label(
         self, document: int, label: Any, host: str, labels: Sequence[str], reordered: Sequence[str]
@@ -215,7 +216,6 @@ class TextLabels(ClassifierObjective):
     """Texts, or pairs of texts, whose right label shall have the largest logit."""
 
     needed, compared = ("text", "label"), ("text", "text_pair")
-    needed_outputs = "labels of which it chooses one"
     columns: ClassVar[Columns] = {
         "text": VALUES.text,
         "text_pair": VALUES.text,
@@ -259,13 +259,10 @@ class Pairwise(ClassifierObjective):
     """Whether a reward model scores the chosen answer higher; 0.5 where both have one score."""
 
     needed, metrics, uses_templates = ("chosen", "rejected"), ("pairwise",), True
-    needed_outputs = "one output (a reward model)"
+    is_reward = True
     compared = ("prompt", "chosen", "rejected")
     columns: ClassVar[Columns] = dict.fromkeys(compared, _text_or_messages)
     row_text = '{"prompt": "...", "chosen": "...", "rejected": "..."}, the first if wanted'
-
-    def _suits(self, outputs: int, problem: Any) -> bool:
-        return outputs == 1
 
     @classmethod
     def checked(cls, row: Row, kind: str, where: str) -> Row:
