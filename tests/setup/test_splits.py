@@ -94,7 +94,7 @@ def test_splits_of_a_task_share_no_text(tmp_path, tasks):
     problem = prepare(load(search_file(tmp_path, tasks, **SEPARATE)), tmp_path)
 
     def prompts(split, ids=None):
-        docs = problem.evaluator.tasks_of(split).harness.tasks["t_maths"].eval_docs
+        docs = problem.evaluator.tasks_of(split).of("t_maths").harness.tasks["t_maths"].eval_docs
         ids = problem.splits[split]["t_maths"] if ids is None else ids
         return {docs[i]["prompt"] for i in ids}
 
