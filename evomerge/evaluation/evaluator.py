@@ -194,8 +194,8 @@ class Evaluator:
         began = time.perf_counter()
         answers = self.answer(model, split, documents)
         scores = answers.scores(self.tasks_of(split), time.perf_counter() - began)
-        own = {f"{MODEL}/{name}": float(PROPERTIES[name](model)) for name in self.properties}
-        return replace(scores, aggregates={**scores.aggregates, **own})
+        properties = {f"{MODEL}/{name}": float(PROPERTIES[name](model)) for name in self.properties}
+        return replace(scores, aggregates={**scores.aggregates, **properties})
 
     def try_out(self, model: Any, *, foreign: bool = False) -> None:
         """Score a model without a result: on a few documents; by code of others, on one.
@@ -217,35 +217,35 @@ class Evaluator:
             CandidateError: the model cannot be run on them.
         """
         chosen = documents if documents is not None else self.splits[split]
-        asked = {task: tuple(sorted(ids)) for task, ids in chosen.items() if len(ids)}
+        wanted = {task: tuple(sorted(ids)) for task, ids in chosen.items() if len(ids)}
         rows: dict[str, dict[int, DocumentMetrics]] = {}
         try:
             for objective in self.tasks_of(split).objectives:
-                own = {task: ids for task, ids in asked.items() if task in objective.info.tasks}
-                if not own:
+                part = {task: ids for task, ids in wanted.items() if task in objective.info.tasks}
+                if not part:
                     continue
                 if self.is_touched and self._rebuild is not None:
                     model = self._rebuild()
                 self.is_touched |= objective.is_foreign
                 context = nullcontext if objective.is_foreign else self._scoring_context
                 with context(model):
-                    found = objective.score(model, self.tokenizer, own)
-                rows |= {t: dict(zip(ids, found[t], strict=True)) for t, ids in own.items()}
+                    metrics = objective.score(model, self.tokenizer, part)
+                rows |= {t: dict(zip(ids, metrics[t], strict=True)) for t, ids in part.items()}
         except (RuntimeError, ValueError, IndexError, ArithmeticError) as error:
             if is_device_failure(error):
                 raise  # any other of these may come from a broken model
             raise CandidateError(f"The model could not be scored: {one_line(error)}") from error
-        return Answers({task: rows[task] for task in asked})
+        return Answers({task: rows[task] for task in wanted})
 
     def examples(self, scores: Scores, split: Split, count: int) -> tuple[Example, ...]:
         """Return `count` of the documents of each task that were scored last, with the answers."""
-        tasks, found = self.tasks_of(split), list[Example | None]()
+        tasks, examples = self.tasks_of(split), list[Example | None]()
         for task, ids in scores.documents.items() if count else ():
             columns = scores.of_task(task)
             for place, document in enumerate(ids[:count]):
                 values = {key: column[place] for key, column in columns.items()}
-                found.append(tasks.of(task).example(task, document, values))
-        return tuple(filter(None, found))
+                examples.append(tasks.of(task).example(task, document, values))
+        return tuple(filter(None, examples))
 
     def texts(self, split: Split, task: str, documents: Sequence[int]) -> dict[int, str]:
         """Return the latest answers to documents that a model generates answers to."""
@@ -300,5 +300,5 @@ def score_single(
     ready(loaded)
     evaluator.set_callbacks(make)
     scores = evaluator.score(loaded, split)
-    shown = evaluator.examples(scores, split, examples)
-    return replace(scores, oom_backoffs=evaluator.oom_backoffs, examples=shown)
+    scored_documents = evaluator.examples(scores, split, examples)
+    return replace(scores, oom_backoffs=evaluator.oom_backoffs, examples=scored_documents)

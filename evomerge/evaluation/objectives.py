@@ -50,22 +50,22 @@ def kinds_of(config: SearchConfig) -> list[type[Objective]]:
     from evomerge.evaluation.tasks.functions import ObjectiveFunction
     from evomerge.evaluation.tasks.lm_eval import LmEval
 
-    found: list[type[Objective]] = [_kind(kind) for kind, _ in config.rows.values()]
-    found += [LmEval] if (tasks := _lm_eval_tasks(config)) else []
-    found += [ObjectiveFunction] if set(config.tasks) - {*tasks, *config.rows} else []
-    return list(dict.fromkeys(found))
+    kinds: list[type[Objective]] = [_kind(name) for name, _ in config.rows.values()]
+    kinds += [LmEval] if (tasks := _lm_eval_tasks(config)) else []
+    kinds += [ObjectiveFunction] if set(config.tasks) - {*tasks, *config.rows} else []
+    return list(dict.fromkeys(kinds))
 
 
 def _kind(name: str) -> type[RowsObjective]:
     from evomerge.evaluation.tasks.rows import RowsObjective
 
-    found = KINDS.get(name)
-    if not (isinstance(found, type) and issubclass(found, RowsObjective)):
+    kind = KINDS.get(name)
+    if not (isinstance(kind, type) and issubclass(kind, RowsObjective)):
         raise ConfigError(
-            f"objectives: `kind` {name!r} is {found!r:.80}, which is no subclass of RowsObjective "
+            f"objectives: `kind` {name!r} is {kind!r:.80}, which is no subclass of RowsObjective "
             "(docs/how-to/own-kind.md); a function is named by `task`."
         )
-    return found
+    return kind
 
 
 def needs_modules(config: SearchConfig) -> bool:
@@ -75,8 +75,8 @@ def needs_modules(config: SearchConfig) -> bool:
 
 def uses_templates(config: SearchConfig) -> bool:
     """Return whether texts may be made by chat templates; code of a user may do anything."""
-    own = config.is_study or any(kind.uses_templates for kind in kinds_of(config))
-    return own or config.evaluation.chat_template
+    may = config.is_study or any(kind.uses_templates for kind in kinds_of(config))
+    return may or config.evaluation.chat_template
 
 
 def code_files(config: SearchConfig) -> list[Path]:
@@ -88,10 +88,10 @@ def code_files(config: SearchConfig) -> list[Path]:
         if name not in config.rows
     ]
     names = [*(name for name in config.tasks if name not in config.rows), *supplied]
-    found = [file for name in names if ":" in name for file in code_of_module(name.split(":")[0])]
+    files = [file for name in names if ":" in name for file in code_of_module(name.split(":")[0])]
     if _lm_eval_tasks(config) or not all(map(_is_function, supplied)):
-        found += code_of_tasks(_folders(config))
-    return list(dict.fromkeys(found))
+        files += code_of_tasks(_folders(config))
+    return list(dict.fromkeys(files))
 
 
 def _is_function(name: str) -> bool:
@@ -116,15 +116,17 @@ def check_rows(config: SearchConfig) -> None:
     """
     if not config.rows or not set(config.tasks) <= config.rows.keys():
         return
-    given, usual = config.evaluation, EvaluationConfig()
+    evaluation, usual = config.evaluation, EvaluationConfig()
     keys = ("fewshot", "chat_template", "think_end_token", "generation")
-    found = [(k, getattr(given, k)) for k in keys if getattr(given, k) != getattr(usual, k)]
-    found += [(f"{split}.task_split", getattr(given, split).task_split) for split in SPLITS]
-    for key, value in found:
+    changes = [
+        (k, getattr(evaluation, k)) for k in keys if getattr(evaluation, k) != getattr(usual, k)
+    ]
+    changes += [(f"{split}.task_split", getattr(evaluation, split).task_split) for split in SPLITS]
+    for key, value in changes:
         if value is not None:
-            said = value.changes if key == "generation" else value
+            text = value.changes if key == "generation" else value
             raise ConfigError(
-                f"`evaluation.{key}` is {shown(said)}, which only tasks of lm-eval have, but "
+                f"`evaluation.{key}` is {shown(text)}, which only tasks of lm-eval have, but "
                 f"{config.tasks[0]!r} has rows of its own; remove it."
             )
 
@@ -146,29 +148,29 @@ def load(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluator:
     allowed.require(code_files(config))
     tasks = _lm_eval_tasks(config)
     lm_eval = _load_lm_eval(config, tasks, allowed) if tasks else None
-    own: dict[str, Objective] = {
+    by_name: dict[str, Objective] = {
         name: find(name) for name in config.tasks if name not in (*tasks, *rows)
     }
     for name, (kind, file) in rows.items():
-        own[name] = _kind(kind).load(kind, file, evaluation.batch_size, name)
+        by_name[name] = _kind(kind).load(kind, file, evaluation.batch_size, name)
     by_split: dict[Split, list[Objective]] = {}
     for split in SPLITS:
         where, section = f"evaluation.{split}", getattr(evaluation, split)
-        task_splits = _task_splits(section, tasks, own, where)
+        task_splits = _task_splits(section, tasks, by_name, where)
         if section.tasks or task_splits:
-            others = dict(own)
+            others = dict(by_name)
             for name, item in section.tasks.items():
                 if name in rows:
                     kind = rows[name][0]
                     others[name] = _kind(kind).load(kind, item, evaluation.batch_size).under(name)
-                elif name in own:
+                elif name in by_name:
                     others[name] = find(item).under(name)
             other = {name: item for name, item in section.tasks.items() if name in tasks}
             with_other = lm_eval and lm_eval.with_documents_from(other, task_splits, where)
             by_split[split] = [*filter(None, [with_other]), *others.values()]
     measured = {(item.source, item.metric) for item in (*config.objectives, *config.constraints)}
     properties = [name for name in MODEL_METRICS if (MODEL, name) in measured]
-    return Evaluator([*filter(None, [lm_eval]), *own.values()], by_split, properties)
+    return Evaluator([*filter(None, [lm_eval]), *by_name.values()], by_split, properties)
 
 
 def _load_lm_eval(config: SearchConfig, tasks: Sequence[str], allowed: Permissions) -> LmEval:
@@ -176,30 +178,30 @@ def _load_lm_eval(config: SearchConfig, tasks: Sequence[str], allowed: Permissio
     from evomerge.evaluation.tasks.harness import Harness
     from evomerge.evaluation.tasks.lm_eval import LmEval, Runner
 
-    given = config.evaluation
+    evaluation = config.evaluation
     harness = Harness(
         tasks,
         _folders(config),
-        fewshot=given.fewshot,
-        apply_chat_template=given.chat_template,
-        generation=given.generation.changes,
+        fewshot=evaluation.fewshot,
+        apply_chat_template=evaluation.chat_template,
+        generation=evaluation.generation.changes,
         allow_code=allowed.allow_code,
     )
     plain = [name for name, it in harness.info.tasks.items() if not it.generates]
-    if given.enable_thinking and plain:
+    if evaluation.enable_thinking and plain:
         raise ConfigError(
             f"`evaluation.enable_thinking` is true, but task {plain[0]!r} compares "
             "log-likelihoods of given answers, before which a model cannot reason; take a task "
             "that generates texts, or set `enable_thinking` to false."
         )
-    reasoning = Reasoning(given.enable_thinking, given.think_end_token)
+    reasoning = Reasoning(evaluation.enable_thinking, evaluation.think_end_token)
     measured = (*config.objectives, *config.constraints)
     return LmEval(
         harness,
         Runner(
-            batch_size=given.batch_size,
-            backend=given.backend,
-            tensor_parallel=given.tensor_parallel,
+            batch_size=evaluation.batch_size,
+            backend=evaluation.backend,
+            tensor_parallel=evaluation.tensor_parallel,
             reasoning=reasoning,
         ),
         counted={item.source for item in measured if item.metric == TOKENS},
@@ -222,9 +224,9 @@ def _task_splits(
     others: Collection[str],
     where: str,
 ) -> Mapping[str, str]:
-    """Check where a split's documents come from; return task -> its split in lm-eval, if given."""
-    given = section.task_split or {}
-    by_task = {} if isinstance(given, str) else given
+    """Check where a split's documents come from; return task -> its split in lm-eval, if wanted."""
+    wanted = section.task_split or {}
+    by_task = {} if isinstance(wanted, str) else wanted
     every = [*tasks, *others]
     for key, named, names in (("tasks", section.tasks, every), ("task_split", by_task, tasks)):
         for name in (name for name in named if name not in names):
@@ -232,4 +234,4 @@ def _task_splits(
                 f"`{where}.{key}` names {name!r}, but it can only name tasks of the objectives: "
                 f"{', '.join(names) or 'here none'}.{did_you_mean(name, names)}"
             )
-    return dict.fromkeys(tasks, given) if isinstance(given, str) else by_task
+    return dict.fromkeys(tasks, wanted) if isinstance(wanted, str) else by_task

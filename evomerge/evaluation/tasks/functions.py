@@ -43,8 +43,8 @@ class ObjectiveFunction(SingleTask):
         self, model: Any, tokenizer: Any, documents: Sequence[int]
     ) -> Mapping[str, Sequence[Any]]:
         """Return metric -> what the function gives for each document."""
-        found = self.body(model, tokenizer, documents)
-        return found if isinstance(found, Mapping) else {"score": found}
+        scores = self.body(model, tokenizer, documents)
+        return scores if isinstance(scores, Mapping) else {"score": scores}
 
 
 def is_function(name: str) -> bool:

@@ -159,9 +159,9 @@ class LmEval(Suitable):
             return
         forward = self.runner.start(model, tokenizer, deepest)
         tasks = [(task, ids) for task, ids in splits[0].items() if task in self.info.tasks]
-        asked = [[self.requests(task, i) for i in sorted(ids)] for task, ids in tasks]
+        requests = [[self.requests(task, i) for i in sorted(ids)] for task, ids in tasks]
         written = [self._written(task, ids) for task, ids in tasks]
-        forward.check(model, [*asked, *filter(None, written)])
+        forward.check(model, [*requests, *filter(None, written)])
 
     def release(self, *, engine: bool = False) -> None:
         """Drop the references to the model of `prepare`, and to a vLLM engine if that is wanted."""
@@ -222,14 +222,14 @@ class LmEval(Suitable):
 
         A prompt depends on the other documents of its split; no two splits share a document.
         """
-        known = self._requests.setdefault(task, {})
-        if document not in known:
+        kept = self._requests.setdefault(task, {})
+        if document not in kept:
             splits = (split[task] for split in self._splits if document in split.get(task, ()))
             ids, reference = sorted(next(splits)), self.batched.reference
             source = f"{self.seed}/{self.info.tasks[task].source}"
-            for place, items in zip(ids, self.harness.build(task, ids, reference), strict=True):
-                known[place] = [reference.request(item, f"{source}/{place}") for item in items]
-        return known[document]
+            for number, items in zip(ids, self.harness.build(task, ids, reference), strict=True):
+                kept[number] = [reference.request(item, f"{source}/{number}") for item in items]
+        return kept[document]
 
     def references(self, task: str, document: int) -> list[Request]:
         """Return the requests for the log-likelihood of a document's reference answer.
@@ -242,10 +242,10 @@ class LmEval(Suitable):
                 an encoder-decoder, whose likelihood of an answer that it would generate is not
                 computed.
         """
-        known = self._references.setdefault(task, {})
-        if document not in known:
-            known[document] = self._reference(task, self.requests(task, document))
-        return known[document]
+        kept = self._references.setdefault(task, {})
+        if document not in kept:
+            kept[document] = self._reference(task, self.requests(task, document))
+        return kept[document]
 
     def _reference(self, task: str, requests: Sequence[Request]) -> list[Request]:
         kind, first, reference = self.info.tasks[task].kind, requests[0], self.batched.reference
@@ -260,8 +260,8 @@ class LmEval(Suitable):
             )
         texts = ((written(self.harness, task, first, form), form.end) for form in FORMS)
         forms = (reference.answered(first, text, ended=end == "token") for text, end in texts)
-        asked = {"request_type": "loglikelihood", "repeats": 1, "resps": []}
-        return [Request(SimpleNamespace(**asked), (item,)) for item in dict.fromkeys(forms)]
+        fields = {"request_type": "loglikelihood", "repeats": 1, "resps": []}
+        return [Request(SimpleNamespace(**fields), (item,)) for item in dict.fromkeys(forms)]
 
     def _written(self, task: str, ids: Iterable[int]) -> list[list[Request]]:
         """Return the requests for the reference answers of documents that are not their own."""

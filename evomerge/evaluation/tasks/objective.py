@@ -210,15 +210,15 @@ class SingleTask(Objective):
         name, metrics, count = self.task.name, self.task.metrics, len(documents)
         try:
             with seeded():
-                found = self.measure(model, tokenizer, documents)
-                if set(found) != set(metrics):
+                columns = self.measure(model, tokenizer, documents)
+                if set(columns) != set(metrics):
                     raise CandidateError(
-                        f"Objective {name} returned metrics {sorted(map(str, found))}; it must "
+                        f"Objective {name} returned metrics {sorted(map(str, columns))}; it must "
                         f"return those of its `metrics`: {sorted(metrics)}."
                     )
                 return {
                     key: _numbers(name, key, values, count) if metrics[key].is_mean else values
-                    for key, values in found.items()
+                    for key, values in columns.items()
                 }
         except (KeyboardInterrupt, CandidateError):
             raise

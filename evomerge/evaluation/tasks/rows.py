@@ -108,8 +108,8 @@ class RowsObjective(SingleTask):
                     f"objectives: {where} has {'null in' if column in row else 'no'} column "
                     f"{column!r}; a row of {kind} is {cls.row_text}.{did_you_mean(column, row)}"
                 )
-        given = {key: check for key, check in cls.columns.items() if row.get(key) is not None}
-        return {key: check(row[key], f"{where}: {key}") for key, check in given.items()}
+        checks = {key: check for key, check in cls.columns.items() if row.get(key) is not None}
+        return {key: check(row[key], f"{where}: {key}") for key, check in checks.items()}
 
     def digests(self, task: str, ids: Sequence[int]) -> Mapping[str, str]:
         """Return the digest of the file's text."""

@@ -63,8 +63,8 @@ class Suitable(Objective):
             processor_of(host.folder, None)
             what = f"task {alone[0]!r} shows images, so lm-eval itself generates its answers"
         elif alone := [*tasks] if is_encoder_decoder(host) else []:
-            given = f"the host {host.reference!r} is an encoder-decoder"
-            what = f"{given}, whose tasks lm-eval itself runs"
+            reason = f"the host {host.reference!r} is an encoder-decoder"
+            what = f"{reason}, whose tasks lm-eval itself runs"
         for key, is_wanted in {
             "evaluation.backend is 'vllm'": backend == "vllm",
             "optimizer uses gradients": merges.descends,
