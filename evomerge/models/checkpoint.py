@@ -170,20 +170,20 @@ class Checkpoint:
     @cached_property
     def modalities(self) -> dict[Modality, tuple[str, ...]]:
         """Each modality that the model has -> names of its trained tensors, in blocks too."""
-        found: dict[Modality, list[str]] = {"vision": [], "projector": [], "audio": []}
+        names_of: dict[Modality, list[str]] = {"vision": [], "projector": [], "audio": []}
         for name, info in self.tensors.items():
             modality = modality_of(name)
             if modality is not None and info.floating and not is_buffer(name, info):
-                found[modality].append(name)
-        return {modality: tuple(names) for modality, names in found.items() if names}
+                names_of[modality].append(name)
+        return {modality: tuple(names) for modality, names in names_of.items() if names}
 
     @cached_property
     def embedding(self) -> str | None:
         """Name of the input embedding matrix (the largest matrix in `embeddings`), or None."""
         inputs = [name for name, place in self.places.items() if place == "embeddings"]
         of_tokens = [name for name in inputs if not _NO_TOKENS.search(name)]
-        found = [name for name in of_tokens if len(self.tensors[name].shape) == 2]
-        return max(found, key=lambda name: self.tensors[name].nbytes, default=None)
+        matrices = [name for name in of_tokens if len(self.tensors[name].shape) == 2]
+        return max(matrices, key=lambda name: self.tensors[name].nbytes, default=None)
 
     @cached_property
     def head(self) -> str | None:

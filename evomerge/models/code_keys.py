@@ -38,17 +38,17 @@ def text_without_code(file: Path) -> str | None:
 
     A `tokenizer_class` that transformers does not have becomes the class for a `tokenizer.json`.
     """
-    cleaned, found = _content(file)
-    return json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n" if found else None
+    cleaned, keys = _content(file)
+    return json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n" if keys else None
 
 
 def code_notes(reference: str, files: Iterable[Path]) -> list[str]:
     """Return one sentence for each file of the host of which a merge leaves out such keys."""
     return [
-        f"{file.name} of {reference} has {', '.join(found)}, which can make programs run code that "
+        f"{file.name} of {reference} has {', '.join(keys)}, which can make programs run code that "
         "is not part of them; the merge leaves it out."
         for file in files
-        if (found := _content(file)[1])
+        if (keys := _content(file)[1])
     ]
 
 
@@ -67,9 +67,9 @@ def _content(file: Path) -> tuple[dict[str, Any], list[str]]:
     return cleaned, found
 
 
-def _cleaned(value: Any, found: set[str]) -> Any:
-    """Return a value without such keys, at any depth, and add those that are set to `found`."""
+def _cleaned(value: Any, keys: set[str]) -> Any:
+    """Return a value without such keys, at any depth, and add those that are set to `keys`."""
     if isinstance(value, Mapping):
-        found |= {name for name, item in value.items() if name in _KEYS and item}
-        return {name: _cleaned(item, found) for name, item in value.items() if name not in _KEYS}
-    return [_cleaned(item, found) for item in value] if isinstance(value, list) else value
+        keys |= {name for name, item in value.items() if name in _KEYS and item}
+        return {name: _cleaned(item, keys) for name, item in value.items() if name not in _KEYS}
+    return [_cleaned(item, keys) for item in value] if isinstance(value, list) else value

@@ -57,17 +57,17 @@ class TensorNameMap:
     def _matched(self, own: Iterable[str], theirs: Iterable[str]) -> dict[str, str]:
         """Return the parent's name of each of the host's names that it has."""
         by_name = {normal(name, self.parent): name for name in theirs}
-        found = {name: by_name.get(normal(name, self.host)) for name in own}
-        return {name: other for name, other in found.items() if other is not None}
+        names = {name: by_name.get(normal(name, self.host)) for name in own}
+        return {name: other for name, other in names.items() if other is not None}
 
     @cached_property
     def stacks(self) -> dict[str, Stack]:
         """Prefix of a stack of the host -> the parent's stack, for the stacks that it has."""
         if self.parent is self.host:
             return self.host.stacks
-        found = self._matched(self.host.stacks, self.parent.stacks)
+        prefixes = self._matched(self.host.stacks, self.parent.stacks)
         first = {self.host.decoder_stack.prefix: self.parent.decoder_stack}
-        return first | {prefix: self.parent.stacks[other] for prefix, other in found.items()}
+        return first | {prefix: self.parent.stacks[other] for prefix, other in prefixes.items()}
 
     @cached_property
     def non_layer(self) -> dict[str, str]:
@@ -75,11 +75,11 @@ class TensorNameMap:
 
         The host's head corresponds to the embedding matrix of a parent whose embeddings are tied.
         """
-        found = self._matched(self.host.places, self.parent.places)
+        names = self._matched(self.host.places, self.parent.places)
         head, embedding = self.host.head, self.parent.embedding
-        if head and embedding and (head not in found or self.parent.tied):
-            found[head] = embedding
-        return found
+        if head and embedding and (head not in names or self.parent.tied):
+            names[head] = embedding
+        return names
 
     @cached_property
     def modalities(self) -> dict[str, str]:
@@ -209,10 +209,10 @@ def modality_misfit(host: Checkpoint, parent: Checkpoint, modality: Modality) ->
     fit = TensorNameMap(host, parent)
     own, theirs = (item.modalities.get(modality, ()) for item in (host, parent))
     for name in own:
-        shape, found = host.tensors[name].shape, fit.modalities.get(name)
-        if found is None:
+        shape, name_there = host.tensors[name].shape, fit.modalities.get(name)
+        if name_there is None:
             return f"{parent.reference!r} has no counterpart of {name!r} of {host.reference!r}"
-        if (other := parent.tensors[found].shape) != shape:
+        if (other := parent.tensors[name_there].shape) != shape:
             return (
                 f"{name!r} has shape {list(shape)} in {host.reference!r} and {list(other)} in "
                 f"{parent.reference!r}"
@@ -273,17 +273,17 @@ def _surplus(host: Checkpoint, parent: Checkpoint, name: str) -> CheckpointError
 
 def type_notes(checkpoints: Iterable[Checkpoint]) -> list[str]:
     """Return a warning if parents have language models of different types, the host first."""
-    found: dict[str, str] = {}
+    by_type: dict[str, str] = {}
     for checkpoint in checkpoints:
         kind = checkpoint.text_config.get("model_type")
         if isinstance(kind, str):
-            found.setdefault(TEXT_TYPES.get(kind, kind), checkpoint.reference)
-    if len(found) < 2:
+            by_type.setdefault(TEXT_TYPES.get(kind, kind), checkpoint.reference)
+    if len(by_type) < 2:
         return []
-    told = ", ".join(f"{kind} ({reference})" for kind, reference in found.items())
+    told = ", ".join(f"{kind} ({reference})" for kind, reference in by_type.items())
     return [
         f"Parents have different model types: {told}; their tensors fit, but the types may compute "
-        f"different things with them, and the merge is a {next(iter(found))} model; merge models "
+        f"different things with them, and the merge is a {next(iter(by_type))} model; merge models "
         "of one type unless you know that they compute the same."
     ]
 

@@ -27,10 +27,10 @@ _CLASS = re.compile(r"For(Sequence|Token)Classification$")
 def classified(checkpoint: Checkpoint) -> Classified | None:
     """Return what a model's head classifies, by the class in its config; None: it has no such."""
     given = checkpoint.config.get("architectures") or ()
-    found = _CLASS.search(given[0]) if given else None
-    if found is None:
+    match = _CLASS.search(given[0]) if given else None
+    if match is None:
         return None
-    return "texts" if found[1] == "Sequence" else "tokens"
+    return "texts" if match[1] == "Sequence" else "tokens"
 
 
 def labels_of(checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -153,8 +153,8 @@ def lost_of_head(parent: Checkpoint) -> list[str]:
 
 def modules_of(names: Iterable[str]) -> list[str]:
     """Return the modules of tensors, without the names inside of a head or of a body."""
-    found = (name.rpartition(".")[0].split(".") for name in sorted(names))
-    return list(dict.fromkeys(".".join(words[:2]) for words in found))
+    parts = (name.rpartition(".")[0].split(".") for name in sorted(names))
+    return list(dict.fromkeys(".".join(words[:2]) for words in parts))
 
 
 def _in_order_of(host: Checkpoint, parent: Checkpoint) -> Checkpoint:

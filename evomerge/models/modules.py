@@ -115,16 +115,16 @@ class ModuleStack:
     @property
     def dimensions(self) -> int | None:
         """Number of numbers in an embedding; None: no module says it."""
-        found = self.settings.get("truncate_dim")
+        size_of_vector = self.settings.get("truncate_dim")
         for module in reversed(self.modules[1:]):
             own = module.settings
-            if module.kind == "Dense" and found is None:
-                found = own.get("out_features")
-            if module.kind == "Pooling" and found is None:
+            if module.kind == "Dense" and size_of_vector is None:
+                size_of_vector = own.get("out_features")
+            if module.kind == "Pooling" and size_of_vector is None:
                 size = own.get("embedding_dimension", own.get("word_embedding_dimension"))
                 modes = _plain_settings(module)["pooling_mode"].count(",") + 1
-                found = size * modes if type(size) is int else None
-        return found
+                size_of_vector = size * modes if type(size) is int else None
+        return size_of_vector
 
     def in_words(self) -> str:
         """Return what follows the transformer, such as `mean pooling, Dense, Normalize`."""
@@ -222,12 +222,12 @@ def read_stack(folder: Path, reference: str) -> ModuleStack | None:
         if number and not (isinstance(path, str) and _FOLDER.fullmatch(path)):
             raise _VALUES.wrong(path, f"{where}.path", "the name of a folder beside the file")
         own, names = (str(path), ("config.json",)) if number else ("", _TRANSFORMER)
-        found = [file for file in (folder / own / name for name in names) if file.is_file()][:1]
-        files += found
-        settings = read_json(found[0]) if found else {}
+        present = [file for file in (folder / own / name for name in names) if file.is_file()][:1]
+        files += present
+        settings = read_json(present[0]) if present else {}
         for key in () if number else _LENGTHS:
             if settings.get(key) is not None:
-                _VALUES.whole(settings[key], f"{found[0]}: {key}", least=1)
+                _VALUES.whole(settings[key], f"{present[0]}: {key}", least=1)
         modules.append(Module(own, kind, settings))
     if not (folder / SETTINGS).is_file():
         return ModuleStack(tuple(modules), tuple(files), {})
@@ -237,14 +237,14 @@ def read_stack(folder: Path, reference: str) -> ModuleStack | None:
 
 def _kind(name: str, reference: str) -> str:
     """Return the last part of the name of a class, after checking whose class it is."""
-    found = _CLASS.fullmatch(name)
-    if found is None:
+    match = _CLASS.fullmatch(name)
+    if match is None:
         raise CheckpointError(
             f"Parent {reference!r}: {MODULES} names the class {shown(name)}, which is not one of "
             "sentence-transformers, and code that comes with a model is not run; remove the file "
             "to merge the transformer alone."
         )
-    return found[2]
+    return match[2]
 
 
 def _checked(settings: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -150,7 +150,7 @@ def prediction_tensors(names: Iterable[str]) -> frozenset[str]:
     last one, or under the name `mtp`. transformers does not load them, so they are not merged.
     """
     names = list(names)
-    blocks = tuple({found[1] for name in names if (found := _JOIN.match(name))})
+    blocks = tuple({match[1] for name in names if (match := _JOIN.match(name))})
     return frozenset(name for name in names if name.startswith(blocks) or _PREDICTION.search(name))
 
 
@@ -171,17 +171,17 @@ def component_filters(stack: Stack) -> dict[str, tuple[str, ...]]:
     belongs to the attention; cross-attention to `attention`, too; router and experts to `mlp`, too.
     """
     suffixes = sorted({suffix for block in stack.blocks for suffix in block})
-    found: dict[str, list[str]] = {
+    words_of: dict[str, list[str]] = {
         name: [] for name in ("cross_attention", "attention", "router", "mlp", "norm")
     }
     for suffix in suffixes:
         component, word = component_of(suffix)
-        if component and word not in found[component]:
-            found[component].append(word)
-    found["cross_attention"] = [word for word in found["attention"] if _CROSS.search(word)]
-    found["router"] = _routers(suffixes)
+        if component and word not in words_of[component]:
+            words_of[component].append(word)
+    words_of["cross_attention"] = [word for word in words_of["attention"] if _CROSS.search(word)]
+    words_of["router"] = _routers(suffixes)
     filters: dict[str, tuple[str, ...]] = {}
-    for name, words in found.items():
+    for name, words in words_of.items():
         if name == "mlp":
             filters |= _experts(suffixes)
         if words:
@@ -191,9 +191,9 @@ def component_filters(stack: Stack) -> dict[str, tuple[str, ...]]:
 
 def _experts(suffixes: list[str]) -> dict[str, tuple[str, ...]]:
     """Return the filters of single experts, in a block that has tensors of its own for each."""
-    each = [found for suffix in suffixes if (found := _EXPERT.search(suffix))]
-    numbers = sorted({int(found["number"]) for found in each if found["number"]})
-    shared = tuple(sorted({found[0] for found in each if not found["number"]}))
+    each = [match for suffix in suffixes if (match := _EXPERT.search(suffix))]
+    numbers = sorted({int(match["number"]) for match in each if match["number"]})
+    shared = tuple(sorted({match[0] for match in each if not match["number"]}))
     filters = {f"expert_{number}": (f".experts.{number}.",) for number in numbers}
     return {**filters, **({"shared_expert": shared} if shared else {})}
 
@@ -220,7 +220,7 @@ def tensor_filters(stack: Stack) -> dict[str, tuple[str, ...]]:
     def fitting(word: str) -> list[str]:
         return [key for key, own in names.items() if any(word in name for name in own)]
 
-    found: dict[str, tuple[str, ...]] = {}
+    filters: dict[str, tuple[str, ...]] = {}
     last: dict[str, tuple[str, ...]] = {}  # those that fit others, too
     for key, own in names.items():
         words = key.split(".")
@@ -228,8 +228,8 @@ def tensor_filters(stack: Stack) -> dict[str, tuple[str, ...]]:
         for end in (end for end in ends if not end[0].isdigit()):
             fits = [word for word in (end, f".{end}.") if all(word in name for name in own)]
             if unique := [word for word in fits if fitting(word) == [key]]:
-                found[end] = (unique[0],)
+                filters[end] = (unique[0],)
                 break
         else:
             last[key] = (f".{key}",)
-    return found | dict(sorted(last.items(), key=lambda item: len(fitting(item[1][0]))))
+    return filters | dict(sorted(last.items(), key=lambda item: len(fitting(item[1][0]))))

@@ -45,7 +45,7 @@ def read_tensors(folder: Path, reference: str) -> dict[str, TensorInfo]:
 
 def module_tensors(folder: Path, reference: str, stack: ModuleStack) -> dict[str, TensorInfo]:
     """Return the tensors of the modules behind the transformer, by `FOLDER.name in its file`."""
-    found = {}
+    tensors = {}
     for module in stack.modules[1:]:
         inside = folder / module.folder
         if not any(file.suffix in (".safetensors", ".bin") for file in inside.glob("*")):
@@ -56,8 +56,8 @@ def module_tensors(folder: Path, reference: str, stack: ModuleStack) -> dict[str
                 f"those of {', '.join(KINDS)} can be merged; give a model without such a module."
             )
         for name, info in read_tensors(inside, reference).items():
-            found[f"{module.folder}.{name}"] = info
-    return found
+            tensors[f"{module.folder}.{name}"] = info
+    return tensors
 
 
 def converted(files: Sequence[Path]) -> Path:
@@ -93,9 +93,9 @@ def _write(file: Path, out: Path) -> list[str]:
 
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
-        found = {name: item for name, item in content.items() if isinstance(item, torch.Tensor)}
+        tensors = {name: item for name, item in content.items() if isinstance(item, torch.Tensor)}
     except Exception as error:  # torch raises anything for a pickle that is damaged
         reason = f"{file} cannot be read as plain weights: {one_line(error).rstrip('.')}"
         raise CheckpointError(f"{reason}; take another copy, or safetensors files.") from error
-    save_file({name: item.clone().contiguous() for name, item in found.items()}, out)
-    return list(found)
+    save_file({name: item.clone().contiguous() for name, item in tensors.items()}, out)
+    return list(tensors)

@@ -183,7 +183,7 @@ class KeyForm(NamedTuple):
 
 def columns(section: Mapping[str, Any], count: int) -> dict[str, Column]:
     """Return the columns of a config with `count` layers, by key."""
-    found: dict[str, Column] = {}
+    by_key: dict[str, Column] = {}
     for key, value in section.items():
         form = _form_of(key)
         if form is not None and isinstance(value, form.kind):
@@ -192,14 +192,14 @@ def columns(section: Mapping[str, Any], count: int) -> dict[str, Column]:
             except (TypeError, ValueError):  # its entries are of another form
                 continue
             if len(column) == count:
-                found[key] = column
+                by_key[key] = column
     step = section.get(SPARSE_STEP)
-    if "mlp_only_layers" in found and isinstance(step, int) and step > 1:
-        dense = found["mlp_only_layers"]
-        found["mlp_only_layers"] = [dense[i] or (i + 1) % step != 0 for i in range(count)]
-    if "mlp_layer_types" in found:  # transformers then ignores the number that it replaces
-        found = {key: column for key, column in found.items() if _FORMS.get(key) is not _FIRST}
-    return found
+    if "mlp_only_layers" in by_key and isinstance(step, int) and step > 1:
+        dense = by_key["mlp_only_layers"]
+        by_key["mlp_only_layers"] = [dense[i] or (i + 1) % step != 0 for i in range(count)]
+    if "mlp_layer_types" in by_key:  # transformers then ignores the number that it replaces
+        by_key = {key: column for key, column in by_key.items() if _FORMS.get(key) is not _FIRST}
+    return by_key
 
 
 def write_column(key: str, column: Column) -> Any:

@@ -123,9 +123,9 @@ def find_rules(config: str, stack: str) -> Mapping[str, TensorRule]:
         model = Miniature(json.loads(config), stack)
         rules: dict[str, TensorRule] = {}
         for block in model.blocks():
-            found = _find_rules(block)
-            _check(block, found, "a scale of 2.5")
-            for name, rule in found.items():
+            of_block = _find_rules(block)
+            _check(block, of_block, "a scale of 2.5")
+            for name, rule in of_block.items():
                 if rules.setdefault(name, rule) != rule:
                     raise ArchitectureError(f"its blocks need {name!r} folded in different ways")
         _check(model.tail(), {}, "a scale of 2.5 after the last block")
@@ -137,8 +137,8 @@ def _check(submodel: Submodel, rules: Mapping[str, TensorRule], what: str) -> No
     product = 2.5
     wanted = submodel.run(submodel.state * product) / product**submodel.degree
     with multiplied([(it, rules[it.name].at(product).factor) for it in submodel.weights]):
-        found = submodel.run(submodel.state)
-    if not (found - wanted).norm() <= _TOLERANCE * wanted.norm():
+        result = submodel.run(submodel.state)
+    if not (result - wanted).norm() <= _TOLERANCE * wanted.norm():
         raise ArchitectureError(f"no change of its weights has the effect of {what}")
 
 

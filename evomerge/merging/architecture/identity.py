@@ -54,9 +54,9 @@ def _check_kinds(checkpoints: Mapping[str, Checkpoint], host: str, stack: str) -
             names = {it: fit.inside(stack, layer, it) for it in fit.block(stack, layer, layer)}
             shapes = ((it, checkpoint.tensors[name].shape) for it, name in names.items() if name)
             tensors.setdefault(frozenset(shapes))
-    for key, found in entries.items():
-        if len(found) > 1:
-            raise ArchitectureError(f"its layers differ in {key} ({', '.join(found)})")
+    for key, texts in entries.items():
+        if len(texts) > 1:
+            raise ArchitectureError(f"its layers differ in {key} ({', '.join(texts)})")
     if len(tensors) > 1:
         one, other = list(tensors)[:2]
         raise ArchitectureError(f"its layers differ in the tensor {min(one ^ other)[0]}")

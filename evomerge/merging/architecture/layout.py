@@ -153,14 +153,14 @@ def first_blocks(data: Mapping[str, Any], shapes: Shapes) -> FirstBlocks | None:
     for prefix, stack in stacks.items():
         if is_other_modality(prefix):
             continue
-        found = tuple(
+        of_blocks = tuple(
             frozenset((suffix, shapes[stack.name(layer, suffix)]) for suffix in block)
             for layer, block in enumerate(stack.blocks)
         )
-        count = _enough(found)
+        count = _enough(of_blocks)
         keys = count_keys(text, prefix, len(stack), stacks)
         if count < len(stack) and keys:
-            counts[prefix], kinds[prefix] = count, found
+            counts[prefix], kinds[prefix] = count, of_blocks
             for key, column in columns(text, len(stack)).items():
                 text[key] = write_column(key, column[:count])
             text.update(dict.fromkeys(keys, count))

@@ -118,9 +118,9 @@ def check_loadable(
         """Return stack, block and name in it of a tensor; ("", -1, name) outside of blocks."""
         for prefix in moved:
             word = prefix if len(host.language) > 1 else prefix.rpartition(".")[2]
-            found = re.search(rf"(?:^|\.){re.escape(word)}\.(\d+)\.(.+)", name)
-            if found and not is_other_modality(name):
-                return prefix, int(found[1]), found[2]
+            match = re.search(rf"(?:^|\.){re.escape(word)}\.(\d+)\.(.+)", name)
+            if match and not is_other_modality(name):
+                return prefix, int(match[1]), match[2]
         return "", -1, name
 
     @cache

@@ -57,9 +57,9 @@ def model_class(config: Any) -> Any:
     names = getattr(config, "architectures", None) or []
     names = names if isinstance(names, list) else [names]
     for name in names:
-        found = getattr(transformers, str(name), None)
-        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
-            return found
+        kind = getattr(transformers, str(name), None)
+        if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel):
+            return kind
     if not names and type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         return transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     raise CheckpointError(

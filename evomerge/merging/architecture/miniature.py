@@ -211,10 +211,10 @@ class Miniature:
             is_vector = weight.dim() == 1
             weight.data = 0.7 + 0.5 * random if is_vector else random / weight.shape[-1] ** 0.5
         self._parameters = dict(self.model.named_parameters())
-        found = [it for prefix, it in saved.stacks.items() if prefix.rpartition(".")[2] == stack]
-        if not found:
+        stacks = [it for prefix, it in saved.stacks.items() if prefix.rpartition(".")[2] == stack]
+        if not stacks:
             raise ArchitectureError(f"a small model of it has no block stack {stack!r}")
-        self._stack, self._modules = found[0], []
+        self._stack, self._modules = stacks[0], []
         for index, (suffix, *_) in enumerate(self._stack.blocks):
             match = _BLOCK.match(self._locations[self._stack.name(index, suffix)].parameter)
             if match is None:

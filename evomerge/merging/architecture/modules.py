@@ -28,15 +28,15 @@ def attach_modules(model: nn.Module, checkpoint: Checkpoint) -> dict[str, Locati
 
     Returned is where their weights lie, by names in the checkpoint; raises as `check_modules`.
     """
-    found = {}
+    locations = {}
     dtype = next(model.parameters()).dtype  # which sentence-transformers gives all modules
     for folder, module in _made(checkpoint).items():
         model.add_module(folder, module.to(dtype).requires_grad_(False).eval())
         for name, weight in module.named_parameters(prefix=folder):
             shape = tuple(weight.shape)
-            found[name] = Location(name, (0,) * len(shape), shape, tuple(range(len(shape))))
+            locations[name] = Location(name, (0,) * len(shape), shape, tuple(range(len(shape))))
     setattr(model, STACK, checkpoint.modules)
-    return found
+    return locations
 
 
 def _made(checkpoint: Checkpoint) -> dict[str, nn.Module]:

@@ -68,11 +68,11 @@ def _renamed(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
         by_parameter.setdefault(location.parameter, []).append((name, location))
     tensors: dict[str, TensorInfo] = {}
     for name, location in theirs.items():
-        found = _parts(location, by_parameter.get(location.parameter, []), parent)
-        if found is None:
+        parts = _parts(location, by_parameter.get(location.parameter, []), parent)
+        if parts is None:
             return parent
-        dtype = found[0].info.dtype
-        tensors[name] = TensorInfo(dtype, host.tensors[name].shape, Path(), 0, 0, found)
+        dtype = parts[0].info.dtype
+        tensors[name] = TensorInfo(dtype, host.tensors[name].shape, Path(), 0, 0, parts)
     tensors |= {name: info for name, info in parent.tensors.items() if parent.module_of(name)}
     return replace(parent, tensors=tensors, original=parent)
 

@@ -61,30 +61,30 @@ def find_locations(loader: Loader, shapes: Mapping[str, tuple[int, ...]]) -> dic
     names = {float(number): name for number, name in enumerate(shapes, 1)}
     tensors = {name: torch.tensor(number).expand(shapes[name]) for number, name in names.items()}
     numbered = loader.load(tensors, torch.float32)
-    found: dict[str, Location] = {}
+    locations: dict[str, Location] = {}
     for parameter, tensor in weights_of(numbered):
         for start, size in _cells(tensor, (0,) * tensor.dim(), tuple(tensor.shape)):
             cell = _cut(tensor, start, size)
             name = names.get(float(cell.reshape(-1)[0]))
-            is_new = name not in found or found[name].parameter != parameter
+            is_new = name not in locations or locations[name].parameter != parameter
             if name is not None and is_new and _uniform(cell):
-                found[name] = Location(parameter, start, size, (-1,) * tensor.dim())
+                locations[name] = Location(parameter, start, size, (-1,) * tensor.dim())
     del numbered
     for axis in range(max((len(shape) for shape in shapes.values()), default=0)):
         probes = {name: _coordinates(shape, axis) for name, shape in shapes.items()}
         weights = dict(weights_of(loader.load(probes, torch.float32)))
-        for name, place in found.items():
+        for name, location in locations.items():
             if axis < len(shapes[name]):
-                cell = _cut(weights[place.parameter], place.start, place.size)
-                box_axis = _axis_of(cell, shapes[name][axis], place.axes)
+                cell = _cut(weights[location.parameter], location.start, location.size)
+                box_axis = _axis_of(cell, shapes[name][axis], location.axes)
                 if box_axis is None:
                     raise CheckpointError(
-                        f"transformers lays tensor {name!r} out in {place.parameter!r} in a way "
+                        f"transformers lays tensor {name!r} out in {location.parameter!r} in a way "
                         "that is not supported (not whole, stacked, concatenated or transposed)."
                     )
-                axes = (*place.axes[:box_axis], axis, *place.axes[box_axis + 1 :])
-                found[name] = place._replace(axes=axes)
-    return found
+                axes = (*location.axes[:box_axis], axis, *location.axes[box_axis + 1 :])
+                locations[name] = location._replace(axes=axes)
+    return locations
 
 
 def _cells(

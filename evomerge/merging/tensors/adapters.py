@@ -116,8 +116,8 @@ class Adapter:
         places = {place.parameter: name for name, place in layout.locations.items()}
         stored = {id(item): places.get(name) for name, item in layout.module.named_parameters()}
         parameters = layout.module.named_parameters(remove_duplicate=False)
-        found = ((normal(name, self.model), stored[id(item)]) for name, item in parameters)
-        return {name: tensor for name, tensor in found if tensor is not None}
+        tensors = ((normal(name, self.model), stored[id(item)]) for name, item in parameters)
+        return {name: tensor for name, tensor in tensors if tensor is not None}
 
     def _add(self, key: str, names: Mapping[str, str]) -> None:
         """Add a tensor of the adapter's file to the changes; `names` on disk are by normal name."""
@@ -191,11 +191,11 @@ class Adapter:
 
 def _check_supported(config: Mapping[str, Any], folder: Path) -> None:
     """Raise a `CheckpointError` if an adapter is not LoRA or needs what is not supported."""
-    found = ["peft_type"] if config.get("peft_type") != "LORA" else []
-    found += [key for key in _UNSUPPORTED if config.get(key)]
+    unsupported = ["peft_type"] if config.get("peft_type") != "LORA" else []
+    unsupported += [key for key in _UNSUPPORTED if config.get(key)]
     if config.get("init_lora_weights", True) not in _KEEPING_BASE:
-        found.append("init_lora_weights")
-    for key in found:
+        unsupported.append("init_lora_weights")
+    for key in unsupported:
         raise CheckpointError(
             f"The adapter {folder} has {key} {shown(config.get(key))}, which is not supported; "
             f"{_REMEDY}"

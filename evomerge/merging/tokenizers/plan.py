@@ -203,19 +203,19 @@ def _special_ids(giver: Checkpoint, host: Checkpoint, new: Mapping[int, int]) ->
             return [item for item in map(renumber, value) if item is not None]
         return new.get(value) if isinstance(value, int) else None
 
-    found = {}
+    ids = {}
     for section in (host.config, host.text_config, giver.config, giver.text_config):
         for key, value in section.items():
             if key.endswith(("_token_id", "_token_index")) and value is not None:
                 own = giver.text_config.get(key, giver.config.get(key))
-                found[key] = renumber(value) if own is None else own
-    for key, value in found.items() if host.modalities else ():
+                ids[key] = renumber(value) if own is None else own
+    for key, value in ids.items() if host.modalities else ():
         if value is None and re.sub(r"_(id|index)$", "", key) not in _ROLES:
             raise CheckpointError(
                 f"`tokenizer` is {giver.reference!r}, which lacks the token that {key} of the host "
                 f"names; set `tokenizer` to {host.reference!r} or `union`."
             )
-    return found
+    return ids
 
 
 def _tokenizer_of(giver: Checkpoint) -> dict[str, str]:

@@ -111,13 +111,13 @@ def fill(
     """
     base = recipe.embeddings.base.parent if recipe.embeddings.base else None
     base = recipe.host if recipe.vocabulary else base
-    found: dict[int, Filling] = {}
+    fillings: dict[int, Filling] = {}
     for i in merged.ids.values():
         if any(rows[i] < 0 for rows in index.values()):
             have = [(name, rows[i]) for name, rows in index.items() if rows[i] >= 0]
             preferred = [pair for pair in have if pair[0] == base]
             if have:
-                found[i] = Filling(tuple(preferred or have))
+                fillings[i] = Filling(tuple(preferred or have))
     option = recipe.options.get("tokens")
     policies = json_value(option, "The option `tokens`", RecipeError) if option else {}
     for text, policy in _VALUES.mapping(policies, "tokens").items():
@@ -131,8 +131,8 @@ def fill(
                 f"out or add a parent that has it.{did_you_mean(text, merged.ids)}"
             )
         force = _VALUES.flag(policy.get("force", False), f"{where}.force")
-        found[merged.ids[text]] = Filling(_source_rows(text, policy["source"], tokens), force)
-    return found
+        fillings[merged.ids[text]] = Filling(_source_rows(text, policy["source"], tokens), force)
+    return fillings
 
 
 def _source_rows(text: str, source: Any, tokens: Sequence[Tokens]) -> tuple[tuple[str, int], ...]:

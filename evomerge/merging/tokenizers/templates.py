@@ -83,8 +83,8 @@ def choose_template(wanted: str, parents: Sequence[Checkpoint], giver: Checkpoin
     """
     if wanted == "auto":
         order = [giver, *(parent for parent in parents if parent is not giver)]
-        found = [text for parent in order if (text := template_of(parent)) is not None]
-        return Counter(found).most_common(1)[0][0] if found else None
+        templates = [text for parent in order if (text := template_of(parent)) is not None]
+        return Counter(templates).most_common(1)[0][0] if templates else None
     text = TEMPLATES.get(wanted, wanted if "{%" in wanted or "{{" in wanted else None)
     named = [parent for parent in parents if parent.reference == wanted]
     if named and wanted not in TEMPLATES:

@@ -85,10 +85,10 @@ class Tokens:
     @cached_property
     def by_id(self) -> dict[int, set[str]]:
         """Id -> texts of its tokens; an added token can have the id of another token."""
-        found: dict[int, set[str]] = {}
+        texts: dict[int, set[str]] = {}
         for text, i in self.ids.items():
-            found.setdefault(i, set()).add(text)
-        return found
+            texts.setdefault(i, set()).add(text)
+        return texts
 
     @property
     def size(self) -> int:
@@ -293,10 +293,10 @@ def check_merged(data: Mapping[str, Any], ids: Mapping[str, int]) -> None:
         raise CheckpointError(
             f"The merged tokenizer cannot be loaded: {one_line(error)}."
         ) from error
-    found = loaded.get_vocab(with_added_tokens=True)
+    theirs = loaded.get_vocab(with_added_tokens=True)
     for text, i in ids.items():
-        if found.get(text) != i:
+        if theirs.get(text) != i:
             raise CheckpointError(
-                f"The merged tokenizer gives token {text!r} the id {found.get(text)} and not {i}; "
+                f"The merged tokenizer gives token {text!r} the id {theirs.get(text)} and not {i}; "
                 "set `tokenizer` to one of the parents."
             )
