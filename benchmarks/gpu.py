@@ -140,7 +140,7 @@ def measure(folder: Path, device: torch.device, backend: Any, few: bool) -> dict
     documents, rounds = (20, 2) if few else (100, 5)
     checkpoints = {name: Checkpoint.open(folder / name, name) for name in NAMES}
     memory = 2 * checkpoints["base"].nbytes
-    resident = Resident(checkpoints, "base", place=str(device), memory=memory)
+    resident = Resident(checkpoints, "base", placement=str(device), memory=memory)
     proposed = recipes(checkpoints["base"])
     model: Any = resident.apply(next(proposed))
     evaluator = Evaluator([LmEval(Harness(list(TASKS), [folder]), Runner(backend=backend))])

@@ -34,14 +34,14 @@ class SliceKnobs:
 
         RecipeError: mergekit has no filters that give every tensor its value.
         """
-        per, found = "merge" if self.source is None else "source", {}
+        per, written = "merge" if self.source is None else "source", {}
         for knob in (knob for knob in self.method.knobs if knob.per == per):
             value = self._parameter(knob)
             if knob.kind == "flag" and isinstance(value, float):
                 value = bool(value)
             if knob.name == "weight" or value != knob.default:
-                found[knob.name] = value
-        return found
+                written[knob.name] = value
+        return written
 
     def _parameter(self, knob: MethodKnob) -> Any:
         blocks = [(self._shown(plan), self._value(plan, knob)) for plan in self.blocks]
@@ -67,9 +67,9 @@ class SliceKnobs:
         if all(value == common for value in values):
             return [("", common)]
         knobs = self.first.knobs if self.source is None else self.first.sources[self.source].knobs
-        given = knobs.get(knob.name, ())
-        if not isinstance(given, float) and given:
-            rules = [("" if pattern == "*" else pattern, value) for pattern, value in given]
+        setting = knobs.get(knob.name, ())
+        if not isinstance(setting, float) and setting:
+            rules = [("" if pattern == "*" else pattern, value) for pattern, value in setting]
             rules += [("", common)] if rules[-1][0] else []
             if all(_look_up(rules, name) == value for name, value in blocks):
                 return rules

@@ -94,9 +94,9 @@ class ModuleKeys(Part):
     @model_validator(mode="after")
     def _has_one_form(self) -> Self:
         forms = [key for key in ("models", "slices", "modules") if key in type(self).model_fields]
-        given = [key for key in forms if getattr(self, key) is not None]
-        if len(given) != 1:
-            got = " and ".join(given) or "none of them"
+        forms_used = [key for key in forms if getattr(self, key) is not None]
+        if len(forms_used) != 1:
+            got = " and ".join(forms_used) or "none of them"
             raise ValueError(f"needs exactly one of {', '.join(forms)}; got {got}")
         return self
 
@@ -193,8 +193,8 @@ def read(text: str, doubts: list[str] | None = None) -> MergekitFile:
         keys = FileKeys.model_validate(data)
     except ValidationError as error:
         first = error.errors()[0]
-        given = first["input"] if first["type"] == "missing" else ()
-        near = (did_you_mean(key, [str(first["loc"][-1])]) for key in given)
+        keys_there = first["input"] if first["type"] == "missing" else ()
+        near = (did_you_mean(key, [str(first["loc"][-1])]) for key in keys_there)
         hint = next(filter(None, near), "")
         raise RecipeError(f"The mergekit file: {sentence(error, data)}{hint}") from None
     if keys.tokenizer_source is not None and keys.tokenizer is not None:
@@ -266,12 +266,12 @@ class _Reader:
         return tuple(found.values())
 
     def _warn_of_unknown(self, keys: Keys, where: str, parameters: Iterable[str]) -> None:
-        known, place = type(keys).model_fields, f" in `{where}`" if where else ""
+        known, inside = type(keys).model_fields, f" in `{where}`" if where else ""
         for key in keys.model_extra or ():
             _check_spelling(key, {"parameters"} & {*known}, where)
             fix = "move it to `parameters`" if key in parameters else "remove it"
             self.doubts.append(
-                f"Key {shown(key)}{place} is ignored, as in mergekit; {fix}."
+                f"Key {shown(key)}{inside} is ignored, as in mergekit; {fix}."
                 f"{did_you_mean(key, known)}"
             )
 

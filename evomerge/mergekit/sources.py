@@ -58,11 +58,11 @@ def _added_base(item: Slice, base: str, method: Method, doubts: list[str]) -> li
     layers = range(0)
     if method.base != "none" and not item.whole:
         layers, *others = {entry.layers for entry in item.inputs}
-        told = f"`base_model` {base!r} is not among the sources of `{item.where}`"
+        doubt = f"`base_model` {base!r} is not among the sources of `{item.where}`"
         if others:
-            raise RecipeError(f"{told}, whose ranges differ; list it with its `layer_range`.")
+            raise RecipeError(f"{doubt}, whose ranges differ; list it with its `layer_range`.")
         blocks = f"blocks [{layers.start}, {layers.stop}]" if layers else "blocks"
-        doubts.append(f"{told}, so its {blocks} are taken; list it with its `layer_range`.")
+        doubts.append(f"{doubt}, so its {blocks} are taken; list it with its `layer_range`.")
     elif method.name in BASE_IS_FIRST and not (item.whole and len(item.inputs) == 1):
         doubts.append(
             f"`base_model` {base!r} is not listed in `{item.where}`, so it only gives config and "

@@ -31,12 +31,12 @@ class Rule:
     def at(self, depth: float) -> float:
         """Return the number at a depth from 0 (first layer) to 1 (last layer)."""
         last = len(self.gradient) - 1
-        place = depth * last
-        below = min(int(place), max(last - 1, 0))
-        if last == 0 or place == below:
+        position = depth * last
+        below = min(int(position), max(last - 1, 0))
+        if last == 0 or position == below:
             return self.gradient[below]
         low, high = self.gradient[below : below + 2]
-        return low + (high - low) * (place - below)
+        return low + (high - low) * (position - below)
 
 
 Rules: TypeAlias = tuple[Rule, ...]
@@ -49,14 +49,14 @@ def read_rules(data: Any, where: str) -> Rules:
         return (Rule(EVERY, _gradient(data, where)),)
     rules = []
     for i, item in enumerate(items):
-        place = where if items[0] is data else f"{where}[{i}]"
+        address = where if items[0] is data else f"{where}[{i}]"
         if not isinstance(item, Mapping) or "value" not in item:
-            raise _VALUES.wrong(item, place, "of the form {filter, value}")
-        _VALUES.mapping(item, place, ("filter", "value"))
+            raise _VALUES.wrong(item, address, "of the form {filter, value}")
+        _VALUES.mapping(item, address, ("filter", "value"))
         pattern = item.get("filter")
         if not (pattern is None or isinstance(pattern, str)):
-            raise _VALUES.wrong(pattern, f"{place}.filter", "part of a tensor's name")
-        rules.append(Rule(pattern or EVERY, _gradient(item["value"], f"{place}.value")))
+            raise _VALUES.wrong(pattern, f"{address}.filter", "part of a tensor's name")
+        rules.append(Rule(pattern or EVERY, _gradient(item["value"], f"{address}.value")))
     return tuple(rules)
 
 

@@ -39,7 +39,7 @@ def bytes_of(text: str, option: str) -> int:
 def resident(
     checkpoints: Mapping[str, Checkpoint],
     recipe: Recipe,
-    place: str | Placement,
+    placement: str | Placement,
     *,
     memory: int = 0,
     release: bool = False,
@@ -57,7 +57,7 @@ def resident(
         checkpoints,
         recipe.host,
         recipe.dtype,
-        place,
+        placement,
         tokenizer=plan_tokenizer(recipe, checkpoints),
         memory=memory,
         release=release,
@@ -149,7 +149,7 @@ def load_tokenizer(folder: Path, reference: str) -> Any:
 
 def load(
     checkpoint: Checkpoint,
-    place: str | Placement,
+    placement: str | Placement,
     dtype: str = "bfloat16",
     *,
     causal: bool = True,
@@ -169,8 +169,8 @@ def load(
         check_causal(checkpoint)
     if checkpoint.adapter is not None:
         recipe = unchanged(checkpoint, dtype)
-        own = {checkpoint.reference: checkpoint}
-        return resident(own, recipe, place, encodes=modules is not None).apply(recipe)
+        parents = {checkpoint.reference: checkpoint}
+        return resident(parents, recipe, placement, encodes=modules is not None).apply(recipe)
     from transformers import AutoModelForCausalLM
 
     from evomerge.merging.architecture.loading import model_class, quiet, transformers_config
@@ -186,13 +186,13 @@ def load(
     how = {"config": config, "trust_remote_code": False, "dtype": "auto"}
     try:
         with quiet():
-            found: Any = kind.from_pretrained(checkpoint.folder, output_loading_info=True, **how)
+            result: Any = kind.from_pretrained(checkpoint.folder, output_loading_info=True, **how)
     except Exception as error:  # transformers raises exceptions of many unrelated classes
         raise CheckpointError(
             f"{checkpoint.reference!r} cannot be loaded"
             f"{' as a causal language model' if is_plain else ''} ({one_line(error)})."
         ) from error
-    model, report = found
+    model, report = result
     if report["missing_keys"]:
         raise CheckpointError(
             f"{checkpoint.reference!r} lacks the weight {min(report['missing_keys'])!r}, which "
@@ -200,7 +200,7 @@ def load(
         )
     if modules is not None:
         attach_modules(model, modules)
-    (Placement(place) if isinstance(place, str) else place).settle(model)
+    (Placement(placement) if isinstance(placement, str) else placement).settle(model)
     return model.requires_grad_(False).train(False)
 
 

@@ -72,8 +72,8 @@ class Resident:
 
     Args:
         host, dtype: those of all recipes.
-        place: the device of the model, or a placement on several. Merging runs on the CPU, so that
-            its bits do not depend on the device.
+        placement: the device of the model, or a division over several. Merging runs on the CPU, so
+            that its bits do not depend on the device.
         tokenizer: that of all recipes, whose generation config the models get.
         memory: maximum bytes of prepared merges that are kept for later candidates.
         release: whether never all parents are in memory; see `TensorMaker`.
@@ -88,7 +88,7 @@ class Resident:
         checkpoints: Mapping[str, Checkpoint],
         host: str,
         dtype: str = "bfloat16",
-        place: str | Placement = "cpu",
+        placement: str | Placement = "cpu",
         *,
         tokenizer: TokenizerPlan | None = None,
         memory: int = 0,
@@ -97,7 +97,7 @@ class Resident:
     ) -> None:
         self.tokenizer = tokenizer or TokenizerPlan()
         self.dtype, self.encodes = dtype, encodes
-        self.placement = Placement(place) if isinstance(place, str) else place
+        self.placement = Placement(placement) if isinstance(placement, str) else placement
         self.planner = Planner(checkpoints, host, self.tokenizer.rows)
         self.maker = TensorMaker(self.planner, memory=memory, release=release)
         self._memory: dict[Hashable, Tensor] = {}

@@ -178,12 +178,12 @@ def _new_folder(out: Path, weights: int, files: Iterable[Path]) -> Iterator[Path
 
     There must be room for so many bytes of weights and for copies of files.
     """
-    place = next(folder for folder in out.absolute().parents if folder.exists())
+    existing = next(folder for folder in out.absolute().parents if folder.exists())
     needed = weights + sum(file.stat().st_size for file in files) + (1 << 20)
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(existing).free
     if needed > free:
         raise DiskError(
-            f"{out} would take {needed / 1e9:.2f} GB and {place} has {free / 1e9:.2f} GB free; "
+            f"{out} would take {needed / 1e9:.2f} GB and {existing} has {free / 1e9:.2f} GB free; "
             "free disk space, or choose a folder on another disk."
         )
     try:
@@ -245,7 +245,10 @@ def _split(
     names = [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
     return [
         *map(_shard, names if count > 1 else [SINGLE], groups),
-        *(_shard(f"{module}/{SINGLE}", own, module) for module, own in modules.items()),
+        *(
+            _shard(f"{module}/{SINGLE}", plans_inside, module)
+            for module, plans_inside in modules.items()
+        ),
     ]
 
 

@@ -61,17 +61,17 @@ def _check_writes(checkpoint: Checkpoint) -> None:
     from transformers.models.auto import modeling_auto
 
     writing = modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values()
-    given = checkpoint.config.get("architectures") or ["missing"]
-    if given[0] not in writing:
+    classes = checkpoint.config.get("architectures") or ["missing"]
+    if classes[0] not in writing:
         raise CheckpointError(
             f"Parent {checkpoint.reference!r} is an encoder-decoder that does not write texts in "
-            f"answer to texts ({given[0]}); use one that does, or other objectives."
+            f"answer to texts ({classes[0]}); use one that does, or other objectives."
         )
 
 
 def _classes(checkpoint: Checkpoint) -> list[str]:
-    given = checkpoint.config.get("architectures") or ()
-    return [str(name) for name in (given if isinstance(given, list) else [given])]
+    names = checkpoint.config.get("architectures") or ()
+    return [str(name) for name in (names if isinstance(names, list) else [names])]
 
 
 def has_lm_head(checkpoint: Checkpoint) -> bool:

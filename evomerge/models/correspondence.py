@@ -54,10 +54,10 @@ class TensorNameMap:
     def __init__(self, host: Checkpoint, parent: Checkpoint) -> None:
         self.host, self.parent = host, parent
 
-    def _matched(self, own: Iterable[str], theirs: Iterable[str]) -> dict[str, str]:
+    def _matched(self, ours: Iterable[str], theirs: Iterable[str]) -> dict[str, str]:
         """Return the parent's name of each of the host's names that it has."""
         by_name = {normal(name, self.parent): name for name in theirs}
-        names = {name: by_name.get(normal(name, self.host)) for name in own}
+        names = {name: by_name.get(normal(name, self.host)) for name in ours}
         return {name: other for name, other in names.items() if other is not None}
 
     @cached_property
@@ -84,8 +84,8 @@ class TensorNameMap:
     @cached_property
     def modalities(self) -> dict[str, str]:
         """Name in the host -> name in the parent, for tensors of other modalities."""
-        own, theirs = (item.modalities.values() for item in (self.host, self.parent))
-        return self._matched(chain.from_iterable(own), chain.from_iterable(theirs))
+        ours, theirs = (item.modalities.values() for item in (self.host, self.parent))
+        return self._matched(chain.from_iterable(ours), chain.from_iterable(theirs))
 
     @cached_property
     def _parent_suffixes(self) -> dict[str, dict[str, str]]:
@@ -100,8 +100,8 @@ class TensorNameMap:
 
         A tensor that all blocks share is in the first.
         """
-        own = self._parent_suffixes.get(prefix, {}).get(_with_new_names(suffix))
-        name = None if own is None else self.stacks[prefix].used(layer, own)
+        suffix_there = self._parent_suffixes.get(prefix, {}).get(_with_new_names(suffix))
+        name = None if suffix_there is None else self.stacks[prefix].used(layer, suffix_there)
         return name if name in self.parent.tensors else None
 
     def block(self, prefix: str, layer: int, position: int) -> tuple[str, ...]:

@@ -26,8 +26,8 @@ _CLASS = re.compile(r"For(Sequence|Token)Classification$")
 
 def classified(checkpoint: Checkpoint) -> Classified | None:
     """Return what a model's head classifies, by the class in its config; None: it has no such."""
-    given = checkpoint.config.get("architectures") or ()
-    match = _CLASS.search(given[0]) if given else None
+    classes = checkpoint.config.get("architectures") or ()
+    match = _CLASS.search(classes[0]) if classes else None
     if match is None:
         return None
     return "texts" if match[1] == "Sequence" else "tokens"
@@ -98,15 +98,15 @@ def with_heads_of_host(checkpoints: Mapping[str, Checkpoint], host: str) -> dict
 
     CheckpointError: `id2label` of a parent is damaged.
     """
-    whole = checkpoints[host]
+    model = checkpoints[host]
 
     def fitted(item: Checkpoint) -> Checkpoint:
-        if whole.modules is not None:
-            return _for_encoder(whole, item)
-        if item is whole or classified(whole) is None:
+        if model.modules is not None:
+            return _for_encoder(model, item)
+        if item is model or classified(model) is None:
             return item
         return (
-            _in_order_of(whole, item) if _has_same_head(whole, item) else _without_head(whole, item)
+            _in_order_of(model, item) if _has_same_head(model, item) else _without_head(model, item)
         )
 
     return {name: fitted(item) for name, item in checkpoints.items()}
@@ -178,7 +178,7 @@ def _reordered(name: str, info: TensorInfo, order: Sequence[int]) -> TensorInfo:
     axes, rest = tuple(range(len(info.shape))), info.shape[1:]
     zeros = (0,) * len(rest)
     parts = tuple(
-        Part(name, info, axes, (row, *zeros), (1, *rest), (place, *zeros), axes)
-        for place, row in enumerate(order)
+        Part(name, info, axes, (row, *zeros), (1, *rest), (position, *zeros), axes)
+        for position, row in enumerate(order)
     )
     return TensorInfo(info.dtype, info.shape, Path(), 0, 0, parts)

@@ -117,11 +117,11 @@ class ModuleStack:
         """Number of numbers in an embedding; None: no module says it."""
         size_of_vector = self.settings.get("truncate_dim")
         for module in reversed(self.modules[1:]):
-            own = module.settings
+            settings = module.settings
             if module.kind == "Dense" and size_of_vector is None:
-                size_of_vector = own.get("out_features")
+                size_of_vector = settings.get("out_features")
             if module.kind == "Pooling" and size_of_vector is None:
-                size = own.get("embedding_dimension", own.get("word_embedding_dimension"))
+                size = settings.get("embedding_dimension", settings.get("word_embedding_dimension"))
                 modes = _plain_settings(module)["pooling_mode"].count(",") + 1
                 size_of_vector = size * modes if type(size) is int else None
         return size_of_vector
@@ -189,12 +189,12 @@ def max_length(
     It goes by the `settings` of the transformer module, the tokenizer's `model_max_length`, the
     model's `config.json`, and `role`: a `query` or `document` may have another length.
     """
-    own = (settings.get(key) for key in (f"{role}_length", "max_seq_length"))
-    given = next((length for length in own if length is not None), of_tokenizer)
+    lengths = (settings.get(key) for key in (f"{role}_length", "max_seq_length"))
+    length_of_text = next((length for length in lengths if length is not None), of_tokenizer)
     positions = config.get("max_position_embeddings")
-    if given is of_tokenizer and positions is not None and positions != -1:
-        given = min(given, positions)
-    return int(given) if given < _NO_LIMIT else None
+    if length_of_text is of_tokenizer and positions is not None and positions != -1:
+        length_of_text = min(length_of_text, positions)
+    return int(length_of_text) if length_of_text < _NO_LIMIT else None
 
 
 def read_stack(folder: Path, reference: str) -> ModuleStack | None:
@@ -221,18 +221,18 @@ def read_stack(folder: Path, reference: str) -> ModuleStack | None:
             )
         if number and not (isinstance(path, str) and _FOLDER.fullmatch(path)):
             raise _VALUES.wrong(path, f"{where}.path", "the name of a folder beside the file")
-        own, names = (str(path), ("config.json",)) if number else ("", _TRANSFORMER)
-        present = [file for file in (folder / own / name for name in names) if file.is_file()][:1]
+        inner, names = (str(path), ("config.json",)) if number else ("", _TRANSFORMER)
+        present = [file for file in (folder / inner / name for name in names) if file.is_file()][:1]
         files += present
         settings = read_json(present[0]) if present else {}
         for key in () if number else _LENGTHS:
             if settings.get(key) is not None:
                 _VALUES.whole(settings[key], f"{present[0]}: {key}", least=1)
-        modules.append(Module(own, kind, settings))
+        modules.append(Module(inner, kind, settings))
     if not (folder / SETTINGS).is_file():
         return ModuleStack(tuple(modules), tuple(files), {})
-    whole = _checked(read_json(folder / SETTINGS))
-    return ModuleStack(tuple(modules), (*files, folder / SETTINGS), whole)
+    of_encoder = _checked(read_json(folder / SETTINGS))
+    return ModuleStack(tuple(modules), (*files, folder / SETTINGS), of_encoder)
 
 
 def _kind(name: str, reference: str) -> str:

@@ -58,8 +58,8 @@ class Stack:
     def shared(self) -> frozenset[str]:
         """Tensors that the first block alone has and all blocks use (T5's relative biases)."""
         first, *others = map(set, self.blocks)
-        own = first.difference(*others) if others else ()
-        return frozenset(filter(_SHARED.search, own))
+        of_first = first.difference(*others) if others else ()
+        return frozenset(filter(_SHARED.search, of_first))
 
     def moved(self, layer: int, position: int) -> tuple[str, ...]:
         """Return the names of the tensors of block `layer` at a position of a new stack.
@@ -68,8 +68,8 @@ class Stack:
         """
         if not self.shared:
             return self.blocks[layer]
-        own = tuple(suffix for suffix in self.blocks[layer] if suffix not in self.shared)
-        return own if position else (*sorted(self.shared), *own)
+        others = tuple(suffix for suffix in self.blocks[layer] if suffix not in self.shared)
+        return others if position else (*sorted(self.shared), *others)
 
     def name(self, layer: int, suffix: str) -> str:
         """Return the full name of a tensor of block `layer`; `suffix` has no prefix and index."""
@@ -218,15 +218,15 @@ def tensor_filters(stack: Stack) -> dict[str, tuple[str, ...]]:
         names.setdefault(_WEIGHT_OR_BIAS.sub("", suffix), []).append(stack.name(0, suffix))
 
     def fitting(word: str) -> list[str]:
-        return [key for key, own in names.items() if any(word in name for name in own)]
+        return [key for key, members in names.items() if any(word in name for name in members)]
 
     filters: dict[str, tuple[str, ...]] = {}
     last: dict[str, tuple[str, ...]] = {}  # those that fit others, too
-    for key, own in names.items():
+    for key, members in names.items():
         words = key.split(".")
         ends = [".".join(words[start:]) for start in reversed(range(len(words)))]
         for end in (end for end in ends if not end[0].isdigit()):
-            fits = [word for word in (end, f".{end}.") if all(word in name for name in own)]
+            fits = [word for word in (end, f".{end}.") if all(word in name for name in members)]
             if unique := [word for word in fits if fitting(word) == [key]]:
                 filters[end] = (unique[0],)
                 break

@@ -119,8 +119,8 @@ def _write_depth(
 def per_layer(checkpoint: Checkpoint, prefix: str) -> dict[str, Column]:
     """Return a parent's settings of single layers of a stack, also those that are computed."""
     count = len(checkpoint.stacks.get(prefix, checkpoint.decoder_stack))
-    given = columns(checkpoint.text_config, count)
-    return {**understood(checkpoint.text_config, kind_of_text(checkpoint), count), **given}
+    written = columns(checkpoint.text_config, count)
+    return {**understood(checkpoint.text_config, kind_of_text(checkpoint), count), **written}
 
 
 def understood(section: Mapping[str, Any], kind: Any, count: int) -> dict[str, Column]:

@@ -166,8 +166,8 @@ def first_blocks(data: Mapping[str, Any], shapes: Shapes) -> FirstBlocks | None:
             text.update(dict.fromkeys(keys, count))
     if not counts:
         return None
-    whole = FirstBlocks(config, shapes, {name: stacks[name] for name in counts}, counts, kinds)
-    return whole._replace(shapes={name: item for name, item in shapes.items() if whole.has(name)})
+    full = FirstBlocks(config, shapes, {name: stacks[name] for name in counts}, counts, kinds)
+    return full._replace(shapes={name: item for name, item in shapes.items() if full.has(name)})
 
 
 def _enough(kinds: tuple[_Kind, ...]) -> int:

@@ -114,7 +114,7 @@ def check_loadable(
             f"The blocks of {', '.join(moved)} cannot be in this order: {error}"
         ) from error
 
-    def place(name: str) -> tuple[str, int, str]:
+    def position_of(name: str) -> tuple[str, int, str]:
         """Return stack, block and name in it of a tensor; ("", -1, name) outside of blocks."""
         for prefix in moved:
             word = prefix if len(host.language) > 1 else prefix.rpartition(".")[2]
@@ -126,20 +126,20 @@ def check_loadable(
     @cache
     def old_faults(parent: str) -> set[tuple[str, int, str]]:
         old = _faults(checkpoints[parent].config, checkpoints[parent])
-        return set(map(place, itertools.chain(*old)))
+        return set(map(position_of, itertools.chain(*old)))
 
     kind, misfits = config.get("model_type"), itertools.chain(*faults)
-    for name in sorted(misfits, key=lambda it: (place(it)[1], it not in faults.missing, it)):
-        prefix, position, suffix = place(name)
+    for name in sorted(misfits, key=lambda it: (position_of(it)[1], it not in faults.missing, it)):
+        prefix, position, suffix = position_of(name)
         own, wanted = map(list, faults.mismatched.get(name, ((), ())))
         if prefix:
             lead = moved[prefix][position].sources[0]
             if (prefix, lead.layer or 0, suffix) in old_faults(lead.parent):
                 continue
-            told = "has no place for" if name in faults.unexpected else "needs"
+            verb = "has no place for" if name in faults.unexpected else "needs"
             raise RecipeError(
                 f"layers.{prefix}[{position}]: block {lead.layer} of {lead.parent!r} cannot be "
-                f"there: a {kind} {told} the tensor {suffix!r}{_as(own, wanted)}; put another one."
+                f"there: a {kind} {verb} the tensor {suffix!r}{_as(own, wanted)}; put another one."
             )
         if (prefix, position, suffix) not in old_faults(recipe.host):
             counts = " and ".join(f"{len(them)} blocks in {key}" for key, them in moved.items())
@@ -168,11 +168,11 @@ def _check_settings(
     for key, column in understood(text_section(config), kind, len(layers)).items():
         for i, layer in enumerate(layers):
             lead = layer.sources[0]
-            own = parents[lead.parent].get(key, column)[lead.layer or 0]
-            if column[i] != own:
+            setting = parents[lead.parent].get(key, column)[lead.layer or 0]
+            if column[i] != setting:
                 raise RecipeError(
-                    f"layers.{prefix}[{i}]: block {lead.layer} of {lead.parent!r} has {own!r} in "
-                    f"{key!r}, and a {kind} has {column[i]!r} there; put another one."
+                    f"layers.{prefix}[{i}]: block {lead.layer} of {lead.parent!r} has {setting!r} "
+                    f"in {key!r}, and a {kind} has {column[i]!r} there; put another one."
                 )
 
 
@@ -193,7 +193,7 @@ def _merged_shapes(
             lead = layer.sources[0]
             fit, index = fits[lead.parent], lead.layer or 0
             for suffix in fit.block(prefix, index, position):
-                own = fit.inside(prefix, index, suffix)
-                if own is not None:
+                name_there = fit.inside(prefix, index, suffix)
+                if name_there is not None:
                     name = host.stacks[prefix].name(position, suffix)
-                    yield name, fit.parent.tensors[own].shape
+                    yield name, fit.parent.tensors[name_there].shape

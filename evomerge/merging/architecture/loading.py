@@ -111,7 +111,7 @@ class Loader(NamedTuple):
 
         Nothing is allocated. `CheckpointError`: transformers cannot build a model from it.
         """
-        module, told = self._load(
+        module, report = self._load(
             {name: torch.empty(shape, device="meta") for name, shape in shapes.items()},
             config=copy.deepcopy(self.config),
             dtype=torch.float32,
@@ -121,9 +121,9 @@ class Loader(NamedTuple):
         )
         parameters = dict(module.named_parameters(remove_duplicate=False))
         return Faults(
-            frozenset(told["missing_keys"]) & parameters.keys(),
-            frozenset(told["unexpected_keys"]),
-            {name: (tuple(own), tuple(wanted)) for name, own, wanted in told["mismatched_keys"]},
+            frozenset(report["missing_keys"]) & parameters.keys(),
+            frozenset(report["unexpected_keys"]),
+            {name: (tuple(own), tuple(wanted)) for name, own, wanted in report["mismatched_keys"]},
         )
 
     def _load(self, state: Mapping[str, Tensor], **options: Any) -> Any:

@@ -256,9 +256,9 @@ class Miniature:
         """Group tensors by kind: name within the block (or on disk) -> name on disk."""
         order = {parameter: number for number, parameter in enumerate(self._parameters)}
         kinds: dict[str, list[str]] = {}
-        places = {name: place.parameter for name, place in self._locations.items()}
-        known = [(short, name) for short, name in names.items() if places.get(name) in order]
-        for short, name in sorted(known, key=lambda it: (order[places[it[1]]], *it)):
+        parameters = {name: location.parameter for name, location in self._locations.items()}
+        known = [(short, name) for short, name in names.items() if parameters.get(name) in order]
+        for short, name in sorted(known, key=lambda it: (order[parameters[it[1]]], *it)):
             kinds.setdefault(kind_of(short), []).append(name)
         return [
             WeightGroup(kind, tuple(map(self._view, members)), self._offset(members[0]))

@@ -60,11 +60,11 @@ def _renamed(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
     from evomerge.merging.architecture.layout import layout_of
 
     try:
-        theirs, own = (layout_of(item).locations for item in (host, parent))
+        theirs, ours = (layout_of(item).locations for item in (host, parent))
     except CheckpointError:
         return parent
     by_parameter: dict[str, list[tuple[str, Location]]] = {}
-    for name, location in own.items():
+    for name, location in ours.items():
         by_parameter.setdefault(location.parameter, []).append((name, location))
     tensors: dict[str, TensorInfo] = {}
     for name, location in theirs.items():
@@ -86,8 +86,8 @@ def _parts(
         start = tuple(map(max, location.start, other.start))
         size = tuple(map(sub, map(min, location.stop, other.stop), start))
         if min(size, default=1) > 0:
-            own, theirs = (tuple(map(sub, start, it.start)) for it in (other, location))
+            ours, theirs = (tuple(map(sub, start, it.start)) for it in (other, location))
             info = parent.tensors[name]
-            parts.append(Part(name, info, other.axes, own, size, theirs, location.axes))
+            parts.append(Part(name, info, other.axes, ours, size, theirs, location.axes))
     is_whole = sum(prod(part.size) for part in parts) == prod(location.size)
     return tuple(parts) if is_whole and len({part.info.dtype for part in parts}) == 1 else None

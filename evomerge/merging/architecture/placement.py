@@ -83,13 +83,13 @@ class Placement:
         from accelerate import infer_auto_device_map
         from accelerate.utils import get_balanced_memory
 
-        whole = undivided_modules(module)
+        undivided = undivided_modules(module)
         room = {number: size for number, (_, size) in enumerate(accelerators)}
         with quiet():
-            limits = get_balanced_memory(module, room, whole)
+            limits = get_balanced_memory(module, room, undivided)
             # What does not fit on accelerators, accelerate puts into main memory or on disk.
-            found = infer_auto_device_map(module, {**limits, "cpu": 0}, whole)
-        beyond = [name for name, device in found.items() if device in ("cpu", "disk")]
+            by_module = infer_auto_device_map(module, {**limits, "cpu": 0}, undivided)
+        beyond = [name for name, device in by_module.items() if device in ("cpu", "disk")]
         if beyond:
             needed = sum(p.numel() * p.element_size() for p in module.parameters()) / 1e9
             have = ", ".join(f"{size / 1e9:.3g} GB" for size in room.values())
@@ -97,7 +97,7 @@ class Placement:
                 f"`evaluation.device_map` spreads {needed:.3g} GB of weights over {have}, with no "
                 f"room from {beyond[0]!r} on; use more devices or a smaller dtype."
             )
-        return {name: accelerators[number][0] for name, number in found.items()}
+        return {name: accelerators[number][0] for name, number in by_module.items()}
 
     def _set_attention(self, module: Any) -> None:
         try:

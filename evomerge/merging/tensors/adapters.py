@@ -113,8 +113,8 @@ class Adapter:
         from evomerge.merging.architecture.layout import layout_of
 
         layout = layout_of(self.model)
-        places = {place.parameter: name for name, place in layout.locations.items()}
-        stored = {id(item): places.get(name) for name, item in layout.module.named_parameters()}
+        names = {location.parameter: name for name, location in layout.locations.items()}
+        stored = {id(item): names.get(name) for name, item in layout.module.named_parameters()}
         parameters = layout.module.named_parameters(remove_duplicate=False)
         tensors = ((normal(name, self.model), stored[id(item)]) for name, item in parameters)
         return {name: tensor for name, tensor in tensors if tensor is not None}
@@ -155,9 +155,9 @@ class Adapter:
             fits = fits and has_rank and embeds[0] == embeds[1]
             fits = fits and shape == product[:: -1 if change.transposed else 1]
         if not fits:
-            told = ", ".join(f"{part} {list(item)}" for part, item in sorted(shapes.items()))
+            parts = ", ".join(f"{part} {list(item)}" for part, item in sorted(shapes.items()))
             raise CheckpointError(
-                f"Adapter of {self.model.reference!r}: {shown(change.module)} has shapes {told}, "
+                f"Adapter of {self.model.reference!r}: {shown(change.module)} has shapes {parts}, "
                 f"which do not fit {name!r} {list(shape)}; give the model that it was trained on, "
                 f"or {_REMEDY}"
             )

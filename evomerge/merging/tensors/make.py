@@ -139,14 +139,14 @@ class TensorMaker:
         """Read the sources and compute what does not depend on knobs; the plan is no copy."""
         method = get_method(plan.method or "")
         noise = [Noise(plan.seed, item.parent, item.name) for item in plan.sources]
-        given = Operands(
+        operands = Operands(
             [self.reader.read(item) for item in plan.sources],
             self.reader.read(plan.base) if plan.base else None,
             noise if method.random else (),
             reuse,
             plan.tokens,
         )
-        return method.prepare(given)
+        return method.prepare(operands)
 
     def _held_bytes(self, plan: TensorPlan) -> int:
         """Return the bytes that a prepared merge takes, with copies of sources if it has some."""

@@ -266,12 +266,12 @@ class Planner:
         """Return a tensor that has these names in the parents of an origin's inputs."""
         tokens, inputs = name in self.host.token_tensors, []
         rows_of = name if tokens and self.vocabulary is not None else ""
-        for (parent, _), own in zip(origin.inputs, names, strict=True):
-            if own is None:
+        for (parent, _), name_there in zip(origin.inputs, names, strict=True):
+            if name_there is None:
                 raise RecipeError(
                     f"Tensor {name!r} has no counterpart in {parent!r}; leave that out."
                 )
-            inputs.append(SourceTensor(parent, own, rows_of))
+            inputs.append(SourceTensor(parent, name_there, rows_of))
         if not origin.sources:
             raise RecipeError(f"Tensor {name!r} has no sources; name at least one.")
         sources, base = tuple(inputs[: origin.sources]), next(iter(inputs[origin.sources :]), None)
@@ -312,20 +312,20 @@ class Planner:
 
 def _knobs_of(layer: Layer, method: Method) -> _KnobsAt:
     """Return what gives a layer's knobs; without filters they are checked only once."""
-    given = [layer.knobs, *(source.knobs for source in layer.sources)]
+    parts = [layer.knobs, *(source.knobs for source in layer.sources)]
     has_base = layer.base is not None
 
     def complete(knobs: Sequence[Mapping[str, Any]]) -> _Knobs:
-        shared, *own = knobs
-        sources, merge_knobs = check_knobs(method, own, shared, has_base=has_base)
+        shared, *of_sources = knobs
+        sources, merge_knobs = check_knobs(method, of_sources, shared, has_base=has_base)
         return tuple(sources), merge_knobs
 
     def resolve(name: str) -> _Knobs:
-        return complete([{key: knob_at(it, name) for key, it in knobs.items()} for knobs in given])
+        return complete([{key: knob_at(it, name) for key, it in knobs.items()} for knobs in parts])
 
-    if not all(isinstance(knob, float) for knobs in given for knob in knobs.values()):
+    if not all(isinstance(knob, float) for knobs in parts for knob in knobs.values()):
         return resolve
-    fixed = complete(given)
+    fixed = complete(parts)
     return lambda _: fixed
 
 

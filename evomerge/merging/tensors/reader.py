@@ -131,8 +131,8 @@ def matched_rows(planner: Planner) -> dict[SourceTensor, Change]:
     for name in planner.host.token_tensors:
         maps = {parent: planner.fit(parent).non_layer for parent in planner.checkpoints}
         names = {parent: names[name] for parent, names in maps.items() if name in names}
-        for parent, own in names.items():
-            changes[SourceTensor(parent, own, name)] = partial(change, parent, names)
+        for parent, name_there in names.items():
+            changes[SourceTensor(parent, name_there, name)] = partial(change, parent, names)
     return changes
 
 

@@ -207,8 +207,8 @@ def _special_ids(giver: Checkpoint, host: Checkpoint, new: Mapping[int, int]) ->
     for section in (host.config, host.text_config, giver.config, giver.text_config):
         for key, value in section.items():
             if key.endswith(("_token_id", "_token_index")) and value is not None:
-                own = giver.text_config.get(key, giver.config.get(key))
-                ids[key] = renumber(value) if own is None else own
+                value_there = giver.text_config.get(key, giver.config.get(key))
+                ids[key] = renumber(value) if value_there is None else value_there
     for key, value in ids.items() if host.modalities else ():
         if value is None and re.sub(r"_(id|index)$", "", key) not in _ROLES:
             raise CheckpointError(
@@ -231,11 +231,11 @@ def _tokenizer_of(giver: Checkpoint) -> dict[str, str]:
 
 def _special_token_notes(giver: Checkpoint, parents: Sequence[Checkpoint]) -> list[str]:
     """Return a note for each special token (bos, eos, ...) that differs from the giver's."""
-    notes, own = [], _tokenizer_config(giver)
+    notes, ours = [], _tokenizer_config(giver)
     for parent in parents:
         theirs = _tokenizer_config(parent)
         for role in _ROLES:
-            tokens = [config.get(role) for config in (own, theirs)]
+            tokens = [config.get(role) for config in (ours, theirs)]
             # A config has the text of a token as it is, or with its settings.
             used, other = (it.get("content") if isinstance(it, Mapping) else it for it in tokens)
             if other is not None and used != other:

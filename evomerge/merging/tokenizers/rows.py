@@ -86,8 +86,8 @@ class MatchedRows:
             groups.setdefault(tuple(parent for parent, _ in self.filling[i].rows), []).append(i)
         for parents, ids in groups.items():
             filled = [[row for _, row in self.filling[i].rows] for i in ids]
-            places = zip(parents, zip(*filled, strict=True), strict=True)
-            rows = [read(name)[[*place]] for name, place in places]
+            by_parent = zip(parents, zip(*filled, strict=True), strict=True)
+            rows = [read(name)[[*rows_there]] for name, rows_there in by_parent]
             if len(rows) > 1:
                 rows = [reduce(lambda one, more: one.float() + more, rows) / len(rows)]
             out[ids] = rows[0].to(out.dtype) if rows else 0

@@ -263,8 +263,8 @@ def _extend_model(
                 return list(old[i])
             if text not in pieces:  # an added token; it is split off before the model gets the text
                 return [text, 0.0]
-            reference, own = pieces[text]
-            return [text, scores[reference][own][1]]
+            reference, index = pieces[text]
+            return [text, scores[reference][index][1]]
 
         by_id = {i: text for text, i in ids.items()}
         model["vocab"] = [piece(by_id[i], i) for i in sorted(by_id)]
