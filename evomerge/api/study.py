@@ -210,10 +210,9 @@ class Study(Run):
         with self._lock:
             self._check_open()
             while not (ready := self._ready()):
-                self._search.tell_arrived()
-                if self._search.is_spent:
+                if (candidate := self._search.ask_after_arrivals()) is None:
                     return None
-                self._waiting.append(self._search.ask(self._session.incumbents, self._search.told))
+                self._waiting.append(candidate)
             self._waiting.remove(ready[0])
             return Asked(self, ready[0], self._genes)
 

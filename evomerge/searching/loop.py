@@ -72,8 +72,8 @@ class Search:
         self.session.publish_best()
         # With a raised budget there is a winner already while the last candidates are scored, or
         # while a generation is not whole, which only the strategy knows.
-        is_full = self.session.logbook.is_stopping or not self.has_room
-        if not is_full or self.history.open or not is_finished(self.session):
+        may_ask = self.has_room and not self.session.logbook.is_stopping
+        if may_ask or self.history.open or not is_finished(self.session):
             if self.plan.order == "generation":
                 self.search_by_generation()
             else:
@@ -109,17 +109,15 @@ class Search:
     def arriving(self) -> Iterator[Candidate]:
         """Yield the open candidates, then new ones until the plan is spent."""
         yield from self.history.open
-        while True:
-            self.tell_arrived()
-            if self.is_spent:
-                return
-            yield self.ask(self.session.incumbents, self.told)
+        while (candidate := self.ask_after_arrivals()) is not None:
+            yield candidate
 
-    def tell_arrived(self) -> None:
-        """Tell the strategy the outcomes that it was not told yet."""
+    def ask_after_arrivals(self) -> Candidate | None:
+        """Tell the strategy the outcomes that are new, and ask; None: the plan is spent."""
         while self.told < len(self.history.told):
             self.tell(self.history.told[self.told])
             self.told += 1
+        return None if self.is_spent else self.ask(self.session.incumbents, self.told)
 
     def replay_generations(self) -> None:
         """Repeat the calls that the journal records, telling outcomes generation by generation."""
