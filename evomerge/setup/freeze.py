@@ -78,9 +78,9 @@ def changes_since(config: SearchConfig) -> Iterator[str]:
     """
     began, versions, here = config.frozen or Frozen(), installed_versions(config), processor()
     changed = [
-        f"{name} {then} (now {versions.get(name, 'none')})"
+        f"{name} {then} (now {now})"
         for name, then in began.versions.items()
-        if versions.get(name, "none") != then
+        if (now := versions.get(name) or package_version(name)) != then
     ]
     if changed:
         yield (
