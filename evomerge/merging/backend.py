@@ -24,7 +24,6 @@ from evomerge.run.atomic import TemporaryFolder
 
 if TYPE_CHECKING:
     from evomerge.merging.architecture.placement import Placement
-    from evomerge.merging.resident import Resident
 
 
 def bytes_of(text: str, option: str) -> int:
@@ -34,35 +33,6 @@ def bytes_of(text: str, option: str) -> int:
     if size <= 0:
         raise InputError(f"{option} is {text!r}; it must be a size such as 500MB or 5GB.")
     return size
-
-
-def resident(
-    checkpoints: Mapping[str, Checkpoint],
-    recipe: Recipe,
-    placement: str | Placement,
-    *,
-    memory: int = 0,
-    release: bool = False,
-    encodes: bool = False,
-) -> Resident:
-    """Return the resident model for recipes with the host, dtype and tokenizer of this one.
-
-    For arguments see `Resident`. `CheckpointError`: transformers cannot build the host, or an
-    adapter cannot be added.
-    """
-    # This imports transformers' models, which `evomerge merge` does not need.
-    from evomerge.merging.resident import Resident
-
-    return Resident(
-        checkpoints,
-        recipe.host,
-        recipe.dtype,
-        placement,
-        tokenizer=plan_tokenizer(recipe, checkpoints),
-        memory=memory,
-        release=release,
-        encodes=encodes,
-    )
 
 
 def check_finite(checkpoints: Mapping[str, Checkpoint], recipes: Sequence[Recipe]) -> None:
@@ -168,9 +138,12 @@ def load(
     if causal:
         check_causal(checkpoint)
     if checkpoint.adapter is not None:
+        from evomerge.merging.resident import Resident
+
         recipe = unchanged(checkpoint, dtype)
         parents = {checkpoint.reference: checkpoint}
-        return resident(parents, recipe, placement, encodes=modules is not None).apply(recipe)
+        encodes = modules is not None
+        return Resident(parents, recipe.host, dtype, placement, encodes=encodes).apply(recipe)
     from transformers import AutoModelForCausalLM
 
     from evomerge.merging.architecture.loading import model_class, quiet, transformers_config

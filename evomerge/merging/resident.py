@@ -35,6 +35,9 @@ from evomerge.recipe import Recipe
 _MOST_LAYOUTS = 64
 """Largest number of modules of different configs to keep; they share the weights."""
 
+_MOST_WITH_TARGETS = 4
+"""Largest number of modules whose targets are kept; those of a mixture take some megabytes."""
+
 _MOST_ORDERS = 256
 """Largest number of orders of blocks whose module is remembered."""
 
@@ -181,7 +184,10 @@ class Resident:
 
     def _targets(self, layout: Layout, plans: Iterable[TensorPlan]) -> Mapping[str, Target]:
         """Return where tensors are written to in a module, by name, of those that it uses."""
-        locations, targets = layout.locations, self._targets_of.setdefault(layout.module, {})
+        locations, targets = layout.locations, self._targets_of.pop(layout.module, {})
+        self._targets_of[layout.module] = targets
+        if len(self._targets_of) > _MOST_WITH_TARGETS:
+            del self._targets_of[next(iter(self._targets_of))]
         new = [plan for plan in plans if plan.name in locations and plan.name not in targets]
         weights = _weights(layout.module) if new else {}
         for plan in new:
@@ -212,8 +218,7 @@ class Resident:
                 check_loadable(data, recipe, checkpoints, vocabulary)
                 self._layouts[key] = self._build(data, plans)
                 if len(self._layouts) > _MOST_LAYOUTS:
-                    dropped = self._layouts.pop(next(iter(self._layouts)))
-                    self._targets_of.pop(dropped.module, None)
+                    self._layouts.pop(next(iter(self._layouts)))
                     self._layout_of.clear()
             if len(self._layout_of) == _MOST_ORDERS:
                 self._layout_of.clear()

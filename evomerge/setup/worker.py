@@ -80,7 +80,9 @@ def make_worker(
     """
     from evomerge.evaluation.inference.device import use_threads
     from evomerge.execute.worker import Worker
-    from evomerge.merging.backend import resident, tokenizer
+    from evomerge.merging.backend import tokenizer
+    from evomerge.merging.resident import Resident
+    from evomerge.merging.tokenizers.plan import plan_tokenizer
 
     config, checkpoints, where = checked.config, checked.checkpoints, place(checked.config)
     shows_images = any(it.shows_images for it in checked.evaluator.info.tasks.values())
@@ -88,10 +90,12 @@ def make_worker(
     first, host = baselines[0], checkpoints[checked.host]
 
     def make() -> tuple[Resident, Any]:
-        model = resident(
+        model = Resident(
             checkpoints,
-            first,
+            first.host,
+            first.dtype,
             where,
+            tokenizer=plan_tokenizer(first, checkpoints),
             memory=cache_memory(workers),
             release=config.is_pool,
             encodes=needs_modules(config),

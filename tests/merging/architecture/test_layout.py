@@ -14,7 +14,8 @@ from evomerge.errors import CheckpointError
 from evomerge.merging.architecture.layout import build_layout, first_blocks
 from evomerge.merging.architecture.loading import Loader, generation_config
 from evomerge.merging.architecture.probe import find_locations
-from evomerge.merging.backend import resident, write
+from evomerge.merging.backend import write
+from evomerge.merging.resident import Resident
 from evomerge.models.checkpoint import Checkpoint
 
 DEPTH = 5
@@ -116,7 +117,7 @@ def test_the_scored_model_generates_with_the_exported_settings(
         parents["b"] = Checkpoint.open(parents["a"].folder, "b")
     else:
         recipe = replace(recipe, tokenizer=tokenizer)
-    scored = resident(parents, recipe, "cpu").apply(recipe).generation_config
+    scored = Resident(parents, recipe.host, recipe.dtype).apply(recipe).generation_config
     write(recipe, parents, tmp_path / "out")
     exported = tiny.load(tmp_path / "out").generation_config
     assert scored.to_dict() == exported.to_dict()

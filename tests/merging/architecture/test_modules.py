@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 import evomerge
 from evomerge.errors import CheckpointError
 from evomerge.merging.architecture.modules import check_modules
-from evomerge.merging.backend import resident, unchanged, write
+from evomerge.merging.backend import unchanged, write
+from evomerge.merging.resident import Resident
 from evomerge.models.checkpoint import Checkpoint
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
@@ -57,7 +58,7 @@ def test_a_merge_is_the_formula_in_memory_and_on_disk(parents, tmp_path, dtype):
     recipe, out, host = recipe_of(parents, dtype), tmp_path / "out", parents["one"].folder
     write(recipe, parents, out, shard_size="10KB")
     one, two = (load_file(item.folder / DENSE) for item in parents.values())
-    built = resident(parents, recipe, "cpu", encodes=True).apply(recipe).state_dict()
+    built = Resident(parents, recipe.host, recipe.dtype, encodes=True).apply(recipe).state_dict()
     for name, tensor in load_file(out / DENSE).items():
         formula = 0.125 * one[name] + 0.5 * two[name]
         assert torch.allclose(tensor.float(), formula, atol=1e-6 if dtype == "float32" else 1e-2)

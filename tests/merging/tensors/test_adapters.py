@@ -14,8 +14,9 @@ from merges import every, mix
 from safetensors.torch import load_file, save_file
 
 from evomerge.errors import CheckpointError
-from evomerge.merging.backend import resident, unchanged, write
+from evomerge.merging.backend import unchanged, write
 from evomerge.merging.kernels.torch_views import as_tensor
+from evomerge.merging.resident import Resident
 from evomerge.merging.tensors.adapters import adapter_changes
 from evomerge.merging.tensors.plan import SourceTensor
 from evomerge.merging.tensors.reader import TensorReader
@@ -130,7 +131,7 @@ def test_a_merge_uses_the_adapter_in_memory_and_on_disk(tmp_path):
     for name, theirs in expected.items():
         torch.testing.assert_close(ours[name], theirs, rtol=2**-7, atol=1e-7)
     recipe = every(plain, lambda i: mix(("model", NAME), i))
-    model = resident({"model": plain, NAME: parent}, recipe, "cpu").apply(recipe)
+    model = Resident({"model": plain, NAME: parent}, recipe.host, recipe.dtype).apply(recipe)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, ours[name]), name
 
@@ -205,5 +206,6 @@ def test_an_adapter_on_single_experts_changes_those_of_the_checkpoint(tmp_path):
     recipe = unchanged(parents[NAME], "float32")
     write(recipe, parents, tmp_path / "out")
     stock = dict(tiny.load(tmp_path / "out").named_parameters())
-    for key, weight in resident(parents, recipe, "cpu").apply(recipe).named_parameters():
+    model = Resident(parents, NAME, "float32").apply(recipe)
+    for key, weight in model.named_parameters():
         assert torch.equal(weight, stock[key])
