@@ -51,7 +51,8 @@ NEAR = 1e-6
 class Cube:
     """Maps genomes to points of the unit cube and back; `sigma`: see `Setting`.
 
-    Attributes, all of the shape (dimensions,), with keys more than genes:
+    Attributes; arrays have the shape (dimensions,), with keys more than genes:
+        levels: number of values of each gene; None for a real one.
         start: the point where the search starts, in [0, 1].
         step: initial standard deviation of every coordinate, > 0.
         low, high: smallest and largest useful value: 0 and 1, or infinite for a key.
@@ -61,14 +62,13 @@ class Cube:
         self.genes = tuple(genes)
         unordered = [gene.kind == "choice" and gene.high > 1 for gene in genes]
         with_keys = [many and choices == "keys" for many in unordered]
-        with_quantiles = [many and choices == "quantiles" for many in unordered]
-        cells = [levels(gene) for gene in genes]
-        counts = [(k or 1) if keys else 1 for k, keys in zip(cells, with_keys, strict=True)]
+        self.levels = [levels(gene) for gene in genes]
+        counts = [(k or 1) if keys else 1 for k, keys in zip(self.levels, with_keys, strict=True)]
         firsts = (np.cumsum(counts) - counts).tolist()
-        self._axes = list(zip(genes, cells, counts, firsts, strict=True))
+        self._axes = list(zip(genes, self.levels, counts, firsts, strict=True))
         """Each gene, its number of values, its number of coordinates, and the first of these."""
-        self._cells = np.repeat([k or 0 for k in cells], counts)
-        self._quantiles = np.flatnonzero(with_quantiles).tolist()
+        self._cells = np.repeat([k or 0 for k in self.levels], counts)
+        self._quantiles = np.flatnonzero(unordered).tolist() if choices == "quantiles" else []
         steps = [
             KEY_STEP if many and choices != "cells" else _step(gene, sigma)
             for gene, many in zip(genes, unordered, strict=True)

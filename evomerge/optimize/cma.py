@@ -21,7 +21,7 @@ import numpy as np
 
 from evomerge.compat.cmaes import Normal, normal_of, normal_with_categories_of
 from evomerge.compat.pycma import extend_path
-from evomerge.optimize.base import Cube, Generations, Trial, Vector, levels
+from evomerge.optimize.base import Cube, Generations, Trial, Vector
 from evomerge.optimize.protocol import Setting
 from evomerge.space.protocol import Gene
 
@@ -237,7 +237,7 @@ class MarginCMA(_Cmaes):
         from cmaes import CMAwM
 
         super().__init__(cube, setting.population)
-        cells = [levels(gene) for gene in cube.genes]
+        cells = cube.levels
         edges = [(0.5 / k, 1 - 0.5 / k) if k else (0.0, 1.0) for k in cells]
         steps = np.array([1 / k if k else 0.0 for k in cells])
         # cmaes needs two dimensions: a single gene gets a second one that has no effect.
@@ -275,7 +275,7 @@ class CategoryCMA(_Cmaes):
         from cmaes import CatCMAwM
 
         super().__init__(cube, setting.population)
-        counts = [levels(gene) or 1 for gene in cube.genes]
+        counts = [count or 1 for count in cube.levels]
         self._choices = [at for at, gene in enumerate(cube.genes) if _is_choice(gene)]
         self._sizes = np.array([counts[at] for at in self._choices])
         numbers = [at for at in range(len(counts)) if at not in self._choices]
