@@ -16,6 +16,7 @@ from evomerge.merging.architecture.loading import Loader, generation_config
 from evomerge.merging.architecture.probe import find_locations
 from evomerge.merging.backend import write
 from evomerge.merging.resident import Resident
+from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 
 DEPTH = 5
@@ -117,7 +118,8 @@ def test_the_scored_model_generates_with_the_exported_settings(
         parents["b"] = Checkpoint.open(parents["a"].folder, "b")
     else:
         recipe = replace(recipe, tokenizer=tokenizer)
-    scored = Resident(parents, recipe.host, recipe.dtype).apply(recipe).generation_config
+    plan = plan_tokenizer(recipe, parents)
+    scored = Resident(parents, "a", recipe.dtype, tokenizer=plan).apply(recipe).generation_config
     write(recipe, parents, tmp_path / "out")
     exported = tiny.load(tmp_path / "out").generation_config
     assert scored.to_dict() == exported.to_dict()
