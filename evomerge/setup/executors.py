@@ -101,8 +101,8 @@ def _maker(
     logbook.note_threads(threads)
     # What this process runs was allowed, or passed by the program, which a worker cannot know.
     allowed = replace(checked.allowed, trust_code=True)
-    of_run = partial(worker_of_run, config, run.absolute(), threads, allowed=allowed)
-    return partial(of_run, is_new=not logbook.history.told)
+    is_new, folder = not logbook.history.told, run.absolute()
+    return partial(worker_of_run, config, folder, threads, allowed=allowed, is_new=is_new)
 
 
 def _in_processes(checked: CheckedSearch, run: Path, logbook: Logbook) -> list[Worker]:

@@ -72,12 +72,18 @@ def make_optimizer(config: SearchConfig, genes: Sequence[Gene]) -> Optimizer:
     """
     from evomerge.optimize import check_name, create, optimizer_names
 
-    optimizer, candidates = config.optimizer, config.budget.candidates
+    optimizer = config.optimizer
     check_name(optimizer.name, (*optimizer_names(), *kinds.strategy_names()))
-    population = None if optimizer.population == "auto" else optimizer.population
-    objectives = len(config.objectives) if config.mode == "pareto" else 1
-    more = (population, optimizer.sigma, candidates, objectives, optimizer.options)
-    return create(optimizer.name, list(genes), config.seed, *more)
+    return create(
+        optimizer.name,
+        list(genes),
+        config.seed,
+        population=None if optimizer.population == "auto" else optimizer.population,
+        sigma=optimizer.sigma,
+        budget=config.budget.candidates,
+        objectives=len(config.objectives) if config.mode == "pareto" else 1,
+        options=optimizer.options,
+    )
 
 
 def resolve_optimizer(config: SearchConfig, space: Space) -> SearchConfig:
@@ -240,9 +246,9 @@ def make_descents(checked: CheckedSearch, count: int) -> GradientStrategy:
         optimizer.loss or "reference",
         documents,
         config.seed,
-        objectives,
-        {task for task in documents if info.tasks[task].generates},
-        {name: recipe for name, recipe in baselines.items() if name in config.parents},
+        objectives=objectives,
+        generated={task for task in documents if info.tasks[task].generates},
+        parents={name: recipe for name, recipe in baselines.items() if name in config.parents},
     )
     return GradientStrategy(
         checked.space,
