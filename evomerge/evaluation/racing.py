@@ -68,9 +68,11 @@ class Race:
         documents = incumbent.documents
         # Each generation has an order of its own: with one for the whole search, the incumbent
         # would be one that is good on the first documents.
-        known = ",".join(float(fitness(objectives, scores)).hex() for scores in earlier)
+        fitnesses = ",".join(float(fitness(objectives, scores)).hex() for scores in earlier)
         orders = {
-            item.task: in_order(len(documents[item.task]), f"{self.seed}/race/{known}/{item.task}")
+            item.task: in_order(
+                len(documents[item.task]), f"{self.seed}/race/{fitnesses}/{item.task}"
+            )
             for item in objectives
         }
         squares = expected_squares(objectives, incumbent, earlier, orders)
@@ -107,10 +109,10 @@ def differences(
     result: dict[str, Floats] = {}
     for objective in objectives:
         task, key = objective.task, objective.key
-        known = np.asarray(incumbent.documents[task], dtype=np.intp)
-        column = np.full(len(known), np.nan)
-        own = np.asarray(scores.documents.get(task, ()), dtype=np.intp)
-        column[np.searchsorted(known, own)] = scores.values.get(key, ())
+        every = np.asarray(incumbent.documents[task], dtype=np.intp)
+        column = np.full(len(every), np.nan)
+        scored = np.asarray(scores.documents.get(task, ()), dtype=np.intp)
+        column[np.searchsorted(every, scored)] = scores.values.get(key, ())
         share = objective.weight / total * (1.0 if objective.higher_is_better else -1.0)
         difference = share * (column - np.asarray(incumbent.values[key]))
         result[task] = result[task] + difference if task in result else difference
@@ -131,11 +133,11 @@ def expected_squares(
     zeros = replace(incumbent, values={key: (0.0,) * len(v) for key, v in incumbent.values.items()})
     seen = [differences(objectives, scores, incumbent) for scores in earlier]
     result = {}
-    for task, own in differences(objectives, zeros, incumbent).items():
-        rows = np.array([item[task] for item in seen]).reshape(len(seen), len(own))
+    for task, column in differences(objectives, zeros, incumbent).items():
+        rows = np.array([item[task] for item in seen]).reshape(len(seen), len(column))
         counts = np.isfinite(rows).sum(axis=0)
         squares = np.nansum(rows**2, axis=0)
-        usual = (squares.sum() + own.var()) / (counts.sum() + 1) + 1e-12
+        usual = (squares.sum() + column.var()) / (counts.sum() + 1) + 1e-12
         of_each = (squares + _PRIOR * usual) / (counts + _PRIOR)
         result[task] = float(of_each[orders[task]].mean())
     return result
@@ -164,13 +166,13 @@ def estimate(
     mean = variance = 0.0
     for task, differences_of in seen.items():
         every = differences_of[orders[task]]
-        known = every[np.isfinite(every)]
-        if len(known):
-            mean += float(known.mean())
-        if len(known) < len(every):
-            spread = float(((known - known.mean()) ** 2).sum()) if len(known) else 0.0
-            of_one = (spread + _PRIOR * squares[task]) / max(len(known) + _PRIOR - 1, 1.0)
-            variance += of_one * ((1 - len(known) / len(every)) / max(len(known), 1))
+        observed = every[np.isfinite(every)]
+        if len(observed):
+            mean += float(observed.mean())
+        if len(observed) < len(every):
+            spread = float(((observed - observed.mean()) ** 2).sum()) if len(observed) else 0.0
+            of_one = (spread + _PRIOR * squares[task]) / max(len(observed) + _PRIOR - 1, 1.0)
+            variance += of_one * ((1 - len(observed) / len(every)) / max(len(observed), 1))
     return mean, variance
 
 
@@ -221,8 +223,8 @@ def score_in_race(
     steps = race.steps(incumbent, earlier, objectives)
     wanted = next(steps)
     while True:
-        known = answers.rows
-        new = {t: [i for i in ids if i not in known.get(t, ())] for t, ids in wanted.items()}
+        rows = answers.rows
+        new = {t: [i for i in ids if i not in rows.get(t, ())] for t, ids in wanted.items()}
         answers = answers | evaluator.answer(model, split, new)
         scores = answers.scores(evaluator.tasks_of(split), time.perf_counter() - began)
         if scores.fidelity == incumbent.fidelity:

@@ -37,20 +37,20 @@ def merged_stacks(checkpoint: Checkpoint) -> dict[str, Stack]:
 
 def stack_names(checkpoint: Checkpoint) -> list[str]:
     """Return how people call the stacks of `merged_stacks`."""
-    found = merged_stacks(checkpoint)
-    return {1: ["layers"], 2: ["encoder", "decoder"]}.get(len(found), list(found))
+    stacks = merged_stacks(checkpoint)
+    return {1: ["layers"], 2: ["encoder", "decoder"]}.get(len(stacks), list(stacks))
 
 
 def shared_modalities(checkpoints: Mapping[str, Checkpoint], host: str) -> dict[str, list[str]]:
     """Return each modality of a host -> the parents whose tensors of it can be merged."""
-    own = checkpoints[host]
+    model = checkpoints[host]
     return {
         modality: [
             name
             for name, item in checkpoints.items()
-            if modality in item.modalities and modality_misfit(own, item, modality) is None
+            if modality in item.modalities and modality_misfit(model, item, modality) is None
         ]
-        for modality in own.modalities
+        for modality in model.modalities
     }
 
 
@@ -88,8 +88,8 @@ def _head_in_words(host: Checkpoint, parents: Iterable[Checkpoint]) -> str | Non
         return None
     labels, is_body = labels_of(host), any(item.lacks for item in parents)
     score = "one score of a text (a reward model)"
-    told = score if len(labels) == 1 else f"{what} with the labels {in_words(labels)}"
-    return f"{told}; merged: the body{'' if is_body else ' and the head'}"
+    kind = score if len(labels) == 1 else f"{what} with the labels {in_words(labels)}"
+    return f"{kind}; merged: the body{'' if is_body else ' and the head'}"
 
 
 def _modules_in_words(host: Checkpoint) -> str | None:
@@ -143,19 +143,19 @@ def part_notes(checkpoints: Iterable[Checkpoint], names: Mapping[str, str]) -> I
     """
     host, *others = checkpoints
     for parent in others:
-        own, lent = names[parent.reference], modules_of(parent.lacks)
+        name, lent = names[parent.reference], modules_of(parent.lacks)
         left = lost_of_head(parent) if host.modules or classified(host) else []
         if host.modules is None and parent.modules is not None:
             left = [*left, "modules of sentence-transformers (with it as the host they are kept)"]
         if host.modules is not None and parent.modules is None:
             lent = ["modules.json", *lent]
-        parts = [f"only the body of {own} ({class_of(parent)}) is merged"]
+        parts = [f"only the body of {name} ({class_of(parent)}) is merged"]
         if left:
             parts.append(f"its {listed(left)} is left out")
         if lent:
             parts.append(
                 f"the {listed(lent)} of the host {names[host.reference]} takes its place, also "
-                f"where {own} is scored or exported alone"
+                f"where {name} is scored or exported alone"
             )
         if lent and classified(host) == classified(parent) is not None:
             parts.append(
@@ -171,9 +171,9 @@ def module_differences(one: Checkpoint, other: Checkpoint) -> list[str]:
     """Return the settings in which two models make embeddings of a text; none without modules."""
     if one.modules is None or other.modules is None:
         return []
-    own = dict(one.modules.plain()) | {"max_seq_length": _longest_text(one)}
-    theirs = dict(other.modules.plain()) | {"max_seq_length": _longest_text(other)}
-    return [key for key in own | theirs if own.get(key) != theirs.get(key)]
+    settings = dict(one.modules.plain()) | {"max_seq_length": _longest_text(one)}
+    others = dict(other.modules.plain()) | {"max_seq_length": _longest_text(other)}
+    return [key for key in settings | others if settings.get(key) != others.get(key)]
 
 
 def module_notes(checkpoints: Iterable[Checkpoint], names: Mapping[str, str]) -> list[str]:
@@ -191,6 +191,6 @@ def _longest_text(checkpoint: Checkpoint) -> int | None:
     """Return the largest number of tokens of a text that an encoder reads; None: no limit."""
     assert checkpoint.modules is not None
     file = checkpoint.folder / "tokenizer_config.json"
-    given = read_json(file).get("model_max_length") if file.is_file() else None
-    of_tokenizer = given if isinstance(given, (int, float)) else float("inf")
+    length = read_json(file).get("model_max_length") if file.is_file() else None
+    of_tokenizer = length if isinstance(length, (int, float)) else float("inf")
     return max_length(checkpoint.modules.modules[0].settings, of_tokenizer, checkpoint.config)

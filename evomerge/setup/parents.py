@@ -121,8 +121,8 @@ def renamed_recipe(recipe: Recipe, names: Mapping[str, str]) -> Recipe:
 
 def _absolute(path: str, relative_to: Path, is_there: Callable[[Path], bool] = is_folder) -> str:
     """Return the absolute path of a folder; the text itself, such as a Hub id, if there is none."""
-    found = (place(path, folder) for folder in (relative_to, Path.cwd()))
-    return next((str(item.resolve()) for item in found if is_there(item)), path)
+    places = (place(path, folder) for folder in (relative_to, Path.cwd()))
+    return next((str(item.resolve()) for item in places if is_there(item)), path)
 
 
 def absolute_parent(reference: str, relative_to: Path) -> str:
@@ -131,8 +131,8 @@ def absolute_parent(reference: str, relative_to: Path) -> str:
         model, plus, adapter = split_adapter(reference, folder)
         if is_folder(place(model, folder)):
             break
-    found = _absolute(adapter, relative_to) if adapter else ""
-    return f"{_absolute(model, relative_to)}{plus}{found}"
+    end = _absolute(adapter, relative_to) if adapter else ""
+    return f"{_absolute(model, relative_to)}{plus}{end}"
 
 
 def pinned(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Recipe:

@@ -144,9 +144,9 @@ def parent_notes(checked: CheckedSearch) -> Iterator[str]:
     names, unlike = short_names(checked.checkpoints), differences(checked)
     for name in checked.config.parents:
         if keys := unlike[name]:
-            shown = listed(keys[:_MOST_NAMED] + ["more"] * (len(keys) > _MOST_NAMED))
+            named = listed(keys[:_MOST_NAMED] + ["more"] * (len(keys) > _MOST_NAMED))
             yield (
-                f"{names[name]} is not like the merges in {shown}; its final scores are of the "
+                f"{names[name]} is not like the merges in {named}; its final scores are of the "
                 "parent as it is."
             )
         if part := _lent_part(checked, name):

@@ -47,14 +47,14 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
     config, space = checked.config, checked.space
     host, parents = checked.checkpoints[checked.host], checked.checkpoints.items()
     population, facts = generation_of(config, space), task_facts(config, checked.evaluator)
-    depth, own = space.max_depth, len(host.decoder_stack)
-    engine = f"{depth} layers for every path, so {depth / own:.2g} times the time of the host"
+    depth, layers = space.max_depth, len(host.decoder_stack)
+    engine = f"{depth} layers for every path, so {depth / layers:.2g} times the time of the host"
     values = {
         "parents": {name: size_text(item.nbytes) for name, item in parents},
         "kinds": {name: kind_of(item) for name, item in parents},
         "host": checked.host,
         "architecture": (host.config.get("architectures") or ["unknown"])[0],
-        "layers": own,
+        "layers": layers,
         **parts_in_words(
             checked.checkpoints,
             checked.host,
@@ -120,11 +120,11 @@ def warnings(checked: CheckedSearch, allow_benchmarks: bool) -> list[str]:
 
 def _merged(checked: CheckedSearch) -> dict[str, list[str]]:
     """Return the modalities that candidates merge -> the parents that these come from."""
-    found = dict[str, dict[str, None]]()
+    owners = dict[str, dict[str, None]]()
     for recipe in checked.space.baselines().values():
         for part, layer in recipe.modalities.items():
-            found.setdefault(part, {}).update(dict.fromkeys(s.parent for s in layer.inputs))
-    return {part: list(parents) for part, parents in found.items()}
+            owners.setdefault(part, {}).update(dict.fromkeys(s.parent for s in layer.inputs))
+    return {part: list(parents) for part, parents in owners.items()}
 
 
 def _worker_warnings(checked: CheckedSearch) -> Iterator[str]:
@@ -147,12 +147,14 @@ def _worker_warnings(checked: CheckedSearch) -> Iterator[str]:
 
 
 def _document_warnings(checked: CheckedSearch) -> Iterator[str]:
-    known = checked.evaluator.info
+    everything = checked.evaluator.info
     warned = set[str]()
     for item in checked.objectives:
         if item.is_exact or item.task in (TOLD, *warned) or item.metric in (NLL, TOKENS):
             continue
-        if not (item.task in known.groups or known.metric(item.task, item.metric)[1].is_mean):
+        if not (
+            item.task in everything.groups or everything.metric(item.task, item.metric)[1].is_mean
+        ):
             continue  # a correlation has no right answers
         few, there = [], dict[str, int]()
         for split, documents in checked.splits.items():
@@ -194,8 +196,8 @@ def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:
         )
     if 0 < searched < genes and config.optimizer.name in _CMA:
         population = generation_of(config, checked.space)
-        host, known = checked.checkpoints[checked.host], checked.evaluator.every
-        can_learn = any(item.can_teach(host) for item in known)
+        host, objectives = checked.checkpoints[checked.host], checked.evaluator.every
+        can_learn = any(item.can_teach(host) for item in objectives)
         suits = can_learn and has_gradient(checked.space, config)
         yield (
             f"optimizer.name is {config.optimizer.name!r}, but {searched} candidates for {genes} "

@@ -129,8 +129,8 @@ def _check_depths(checkpoints: Mapping[str, Checkpoint], host: Checkpoint) -> No
 
 def _frame(config: SearchConfig, host: Checkpoint) -> Recipe:
     """Return a recipe without layers, to which a space adds them."""
-    given = config.space.outside if isinstance(config.space, PathConfig) else None
-    outside = given or OutsideConfig()
+    section = config.space.outside if isinstance(config.space, PathConfig) else None
+    outside = section or OutsideConfig()
     base = [config.base] if config.base else []
     # With the host's tokenizer, the rows of embeddings are not matched by token.
     vocabulary = () if config.tokenizer == "base" else dict.fromkeys([*base, *config.parents])

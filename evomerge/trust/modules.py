@@ -44,10 +44,10 @@ def is_installed(file: Path) -> bool:
 @cache
 def _roots() -> frozenset[Path]:
     """Return the folders in which everything is installed."""
-    own = map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))
+    python = map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))
     places = {Path(place).resolve() for place in sys.path}
     places.discard(Path.cwd())  # a stranger may have named it so
     packages = {place for place in places if place.name in ("site-packages", "dist-packages")}
     specs = (find_spec("evomerge"), find_spec("lm_eval"))  # often installed as editable
-    found = [place for spec in specs if spec for place in spec.submodule_search_locations or ()]
-    return frozenset(packages.union(Path(folder).resolve() for folder in (*own, *found)))
+    editable = [place for spec in specs if spec for place in spec.submodule_search_locations or ()]
+    return frozenset(packages.union(Path(folder).resolve() for folder in (*python, *editable)))

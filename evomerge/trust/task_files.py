@@ -46,11 +46,11 @@ def code_of_tasks(folders: Iterable[Path]) -> list[Path]:
     Installed files have none, also where others include them. A file that is no valid YAML has
     none, since lm-eval reads it with the same parser.
     """
-    own = (folder for folder in folders if not is_installed(folder))
-    waiting = [path for folder in own for path in sorted(folder.rglob("*.yaml"))]
-    found: dict[Path, list[Path]] = {}
+    strange = (folder for folder in folders if not is_installed(folder))
+    waiting = [path for folder in strange for path in sorted(folder.rglob("*.yaml"))]
+    code_of: dict[Path, list[Path]] = {}
     for path in waiting:
-        if not is_file(path) or (file := path.resolve()) in found or is_installed(file):
+        if not is_file(path) or (file := path.resolve()) in code_of or is_installed(file):
             continue
         try:
             nodes = list(_inside(yaml.compose(file.read_bytes(), Loader=_Loader)))
@@ -58,10 +58,10 @@ def code_of_tasks(folders: Iterable[Path]) -> list[Path]:
             nodes = []
         tags = [str(node.value) for node in nodes if node.tag == "!function"]
         beside = [file.parent / f"{name.rpartition('.')[0]}.py" for name in tags]
-        found[file] = [file, *filter(is_file, beside)] if any(map(_runs, nodes)) else []
+        code_of[file] = [file, *filter(is_file, beside)] if any(map(_runs, nodes)) else []
         for name in (text for node in nodes for text in _texts(node, "include")):
             waiting += [file.parent / name, Path(name)]  # lm-eval's versions differ
-    return list(dict.fromkeys(file for files in found.values() for file in files))
+    return list(dict.fromkeys(file for files in code_of.values() for file in files))
 
 
 def _inside(root: yaml.Node | None) -> Iterator[yaml.Node]:

@@ -50,8 +50,8 @@ class Input:
     def tokens(self, tokenizer: Any, longest: int = _NO_LIMIT) -> Mapping[str, list[int]]:
         """Return the columns that a tokenizer makes of it, cut to the `longest` tokens."""
         options = {"add_special_tokens": not self.is_chat, "max_length": longest}
-        found: Mapping[str, list[int]] = tokenizer(*self.texts, truncation=True, **options)
-        return found
+        columns: Mapping[str, list[int]] = tokenizer(*self.texts, truncation=True, **options)
+        return columns
 
 
 Batches: TypeAlias = Sequence[tuple[Sequence[Input], Mapping[str, Tensor]]]
@@ -65,16 +65,18 @@ def classify(model: Any, batches: Batches) -> dict[Input, Tensor]:
     Raises:
         CandidateError: a logit is not finite.
     """
-    known = inspect.signature(model.forward).parameters
-    options = {"use_cache": False} if "use_cache" in known else {}
-    found: dict[Input, Tensor] = {}
+    parameters = inspect.signature(model.forward).parameters
+    options = {"use_cache": False} if "use_cache" in parameters else {}
+    logits_of: dict[Input, Tensor] = {}
     for items, batch in batches:
-        columns = {name: item.to(model.device) for name, item in batch.items() if name in known}
+        columns = {
+            name: item.to(model.device) for name, item in batch.items() if name in parameters
+        }
         logits = model(**columns, **options).logits.float().cpu()
         if not logits.isfinite().all():
             raise CandidateError("The model's logits are not finite numbers.")
-        found |= dict(zip(items, logits, strict=True))
-    return found
+        logits_of |= dict(zip(items, logits, strict=True))
+    return logits_of
 
 
 def batches_of(
@@ -91,7 +93,7 @@ def batches_of(
         limits = replace(limits, rows=1)
     rows = [item.tokens(tokenizer, longest) for item in distinct]
     fill = {"input_ids": pad or 0, "token_type_ids": tokenizer.pad_token_type_id}
-    found = []
+    batches = []
     for group in limits.cut([len(row["input_ids"]) for row in rows]):
         columns = {
             name: [torch.tensor(rows[place][name]) for place in group] for name in rows[group[0]]
@@ -100,8 +102,8 @@ def batches_of(
             name: pad_sequence(column, batch_first=True, padding_value=fill.get(name, 0))
             for name, column in columns.items()
         }
-        found.append(([distinct[place] for place in group], batch))
-    return found
+        batches.append(([distinct[place] for place in group], batch))
+    return batches
 
 
 def _longest_input(model: Any, tokenizer: Any) -> int:
@@ -139,11 +141,11 @@ class ClassifierObjective(RowsObjective):
             inputs = [item for of_row in self._read for item in of_row]
             self._batches = batches_of(model, tokenizer, inputs, self.batch_size)
         logits = classify(model, self._batches)
-        found = [
+        metrics = [
             self._measured(row, [logits[item] for item in of_row], model.config.id2label)
             for row, of_row in zip(rows, self._read, strict=True)
         ]
-        return {metric: tuple(item[metric] for item in found) for metric in self.metrics}
+        return {metric: tuple(item[metric] for item in metrics) for metric in self.metrics}
 
     def check(self, merges: Merges) -> None:
         """Check that models have the head and the labels of the rows, and read their texts.
@@ -228,19 +230,19 @@ class TextLabels(ClassifierObjective):
         """Return the mean accuracy; or that of the F1 of the labels, as scikit-learn's `macro`."""
         if metric == "accuracy":
             return super().aggregate(metric, values)
-        found, right = Counter(one for one, _ in values), Counter(other for _, other in values)
+        answers, right = Counter(one for one, _ in values), Counter(other for _, other in values)
         both = Counter(one for one, other in values if one == other)
-        labels = sorted({*found, *right})
-        each = [2 * both[label] / (found[label] + right[label]) for label in labels]
+        labels = sorted({*answers, *right})
+        each = [2 * both[label] / (answers[label] + right[label]) for label in labels]
         return super().aggregate(metric, each)
 
     def _inputs(self, row: Row, tokenizer: Any) -> tuple[Input, ...]:
         return (Input(tuple(row[key] for key in ("text", "text_pair") if key in row)),)
 
     def _measured(self, row: Row, logits: Sequence[Tensor], names: Names) -> dict[str, Any]:
-        label, found = row["label"], names[int(logits[0].argmax())]
+        label, answer = row["label"], names[int(logits[0].argmax())]
         right = label if isinstance(label, str) else names[label]
-        return {"accuracy": float(found == right), "f1": (found, right)}
+        return {"accuracy": float(answer == right), "f1": (answer, right)}
 
 
 def _text_or_messages(value: Any, where: str) -> str | Chat:

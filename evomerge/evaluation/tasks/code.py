@@ -114,10 +114,12 @@ class CodeProcess:
 
     def _start(self) -> Connection:
         (ours, theirs), folder = Pipe(), TemporaryFolder()
-        own = {name: os.environ[name] for name in _KEPT if name in os.environ}
-        own |= dict.fromkeys(_SET_TO_1, "1") | {"PYTHONHASHSEED": "0"}
-        own |= dict.fromkeys(("HF_METRICS_CACHE", "TMPDIR"), str(folder.path))
-        own["PYTHONPATH"] = os.pathsep.join(str(Path(place).absolute()) for place in sys.path)
+        environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        environment |= dict.fromkeys(_SET_TO_1, "1") | {"PYTHONHASHSEED": "0"}
+        environment |= dict.fromkeys(("HF_METRICS_CACHE", "TMPDIR"), str(folder.path))
+        environment["PYTHONPATH"] = os.pathsep.join(
+            str(Path(place).absolute()) for place in sys.path
+        )
         confined = list[str]()
         if has_bubblewrap():  # it can write to this folder and to caches only
             import datasets
@@ -133,7 +135,7 @@ class CodeProcess:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd=folder.path,
-                env=own,
+                env=environment,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C is for the search
             )
@@ -188,8 +190,8 @@ def _child(task: Any, requests: Sequence[Instance], seconds: int) -> Iterator[Co
             _limit(folder, seconds, writing.fileno())
             (row,) = TaskMetrics(task)([requests])
             numbers = {key: float(value) for key, value in row.items()}
-            found = [numbers, [dict(instance.filtered_resps) for instance in requests]]
-            writing.send_bytes(json.dumps(found, default=str).encode())
+            outcome = [numbers, [dict(instance.filtered_resps) for instance in requests]]
+            writing.send_bytes(json.dumps(outcome, default=str).encode())
         finally:
             os._exit(0)
     with reading:

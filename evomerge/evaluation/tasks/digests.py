@@ -42,7 +42,7 @@ def task_digests(
     `requests` are those of each document of `spread(ids, RENDERED)`.
     """
     documents = task.eval_docs  # kept, since lm-eval creates them again at each access
-    found = {
+    digests = {
         "documents": _digest(dict(documents[document]) for document in ids),
         "prompts": _digest((_texts(items), task.doc_to_target(items[0].doc)) for items in requests),
         "settings": _digest((name, task.get_config(name)) for name in _SETTINGS),
@@ -52,8 +52,8 @@ def task_digests(
         examples = task.fewshot_docs()
         examples = examples if hasattr(examples, "__len__") else list(examples)
         chosen = spread(range(len(examples)), EXAMPLES)
-        found["examples"] = _digest([len(examples), *(dict(examples[place]) for place in chosen)])
-    return found
+        digests["examples"] = _digest([len(examples), *(dict(examples[place]) for place in chosen)])
+    return digests
 
 
 def _texts(requests: Sequence[Instance]) -> list[list[str]]:

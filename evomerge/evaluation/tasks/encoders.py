@@ -82,16 +82,16 @@ class TextEncoder:
         if settings.get("do_lower_case"):
             tokenizer = copy.deepcopy(tokenizer)
             core = tokenizer.backend_tokenizer
-            own = filter(None, [core.normalizer])
-            core.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+            before = filter(None, [core.normalizer])
+            core.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
         limit = max_length(settings, tokenizer.model_max_length, model.config.to_dict(), role)
         options: dict[str, Any] = {"truncation": True, "max_length": limit} if limit else {}
         prompt = stack.prompt if role == "text" else stack.prompts[role]
-        given = [prompt + text for text in distinct]
-        lengths = list(map(len, tokenizer(given, **options)["input_ids"]))
+        prompted = [prompt + text for text in distinct]
+        lengths = list(map(len, tokenizer(prompted, **options)["input_ids"]))
         groups = batching(model, self.batch_size).cut(lengths)
         options |= {"padding": True, "return_tensors": "pt"}
-        batches = [dict(tokenizer([given[i] for i in group], **options)) for group in groups]
+        batches = [dict(tokenizer([prompted[i] for i in group], **options)) for group in groups]
         order = [distinct[place] for group in groups for place in group]
         rows = {text: row for row, text in enumerate(order)}
         ids = tokenizer(prompt)["input_ids"] if prompt else []  # a special token may be behind it
@@ -103,16 +103,16 @@ def _encoded(model: Any, batch: Mapping[str, Tensor], prompt: int) -> Tensor:
     """Return the embeddings of a batch; `prompt`: tokens before each text."""
     stack = stack_of(model)
     transformer = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
-    known = inspect.signature(transformer.forward).parameters
+    parameters = inspect.signature(transformer.forward).parameters
     inputs = {name: item.to(model.device) for name, item in batch.items()}
-    output = transformer(**{name: item for name, item in inputs.items() if name in known})
+    output = transformer(**{name: item for name, item in inputs.items() if name in parameters})
     features = {**inputs, "token_embeddings": output.last_hidden_state}
     if prompt:
         features["prompt_length"] = prompt
     for folder in stack.folders:
         features = getattr(model, folder)(features)
-    found: Tensor = features["sentence_embedding"][:, : stack.settings.get("truncate_dim")]
-    return found.double().cpu()
+    embeddings: Tensor = features["sentence_embedding"][:, : stack.settings.get("truncate_dim")]
+    return embeddings.double().cpu()
 
 
 def stack_of(model: Any) -> ModuleStack:
@@ -168,14 +168,14 @@ class EncoderObjective(RowsObjective):
         """
 
         def encode(texts: Sequence[str], role: Role) -> Tensor:
-            found = self._encoder(model, tokenizer, texts, role)
-            count, width = len(set(texts)), float((found - found[0]).abs().max())
-            if role != "query" and count > 1 and width <= _SAME * float(found.abs().max()):
+            embeddings = self._encoder(model, tokenizer, texts, role)
+            count, width = len(set(texts)), float((embeddings - embeddings[0]).abs().max())
+            if role != "query" and count > 1 and width <= _SAME * float(embeddings.abs().max()):
                 raise CandidateError(
                     f"The model has collapsed: it gives all {count} different texts of "
                     f"{self.task.name!r} the same embedding, so its scores would mean nothing."
                 )
-            return found
+            return embeddings
 
         similarity = _SIMILARITIES[stack_of(model).similarity]
         return self._measured([self.rows[i] for i in documents], encode, similarity)
@@ -186,8 +186,8 @@ class EncoderObjective(RowsObjective):
 
 
 def _passages(value: Any, where: str) -> list[str]:
-    given = value if isinstance(value, list) else [value]
-    return list(dict.fromkeys(VALUES.text(text, where) for text in given))
+    texts = value if isinstance(value, list) else [value]
+    return list(dict.fromkeys(VALUES.text(text, where) for text in texts))
 
 
 class Sts(EncoderObjective):
@@ -219,9 +219,9 @@ class Sts(EncoderObjective):
         """Return the correlation of pairs; nan if all similarities, or all scores, are equal."""
         from scipy.stats import rankdata
 
-        found = np.asarray(values, dtype=np.float64).T
-        found = rankdata(found, axis=1) if metric == "spearman" else found
-        one, other = found - found.mean(axis=1, keepdims=True)
+        columns = np.asarray(values, dtype=np.float64).T
+        columns = rankdata(columns, axis=1) if metric == "spearman" else columns
+        one, other = columns - columns.mean(axis=1, keepdims=True)
         size = float(np.sqrt((one @ one) * (other @ other)))
         return float(one @ other) / size if size else float("nan")
 

@@ -120,19 +120,19 @@ class TasksInfo:
         Raises:
             ConfigError: the task has no such metric, or has it under several filters.
         """
-        known = (self.groups.get(task) or self.tasks[task]).metrics
+        metrics = (self.groups.get(task) or self.tasks[task]).metrics
         named = task if task in self.groups else self.tasks[task].name
         for name in (metric, metric.removesuffix(",none")):
-            if name in known:
-                return name, known[name]
-        if filtered := [key for key in known if key.split(",")[0] == metric]:
+            if name in metrics:
+                return name, metrics[name]
+        if filtered := [key for key in metrics if key.split(",")[0] == metric]:
             raise ConfigError(
                 f"{where}: metric {metric!r} of task {named!r} exists with several filters; "
                 f"name one of {', '.join(filtered)}."
             )
         raise ConfigError(
             f"{where}: task {named!r} has no metric {metric!r}; it has "
-            f"{', '.join(sorted(known)) or 'none'}.{did_you_mean(metric, known)}"
+            f"{', '.join(sorted(metrics)) or 'none'}.{did_you_mean(metric, metrics)}"
         )
 
     def leaves(self, name: str) -> tuple[str, ...]:
@@ -208,27 +208,27 @@ def _task_info(name: str, task: Any, measure: Measure) -> TaskInfo:
 
 def _is_mean(aggregation: Any, value: Any) -> bool:
     with suppress(Exception):  # the aggregation may not take numbers
-        own = aggregation is None or aggregation([0.0, 0.0, 1.5]) == 0.5
-        return bool(own) and not isinstance(value, (tuple, list))
+        is_plain = aggregation is None or aggregation([0.0, 0.0, 1.5]) == 0.5
+        return bool(is_plain) and not isinstance(value, (tuple, list))
     return False
 
 
 def _probe(task: Any, measure: Callable[[Sequence[Instance]], DocumentMetrics]) -> DocumentMetrics:
     """Return metric key -> value of the first document, computed from made-up answers."""
     made_up = {"generate_until": "", "loglikelihood_rolling": -1.0}
-    shots, found = task.get_config("num_fewshot"), DocumentMetrics()
+    shots, metrics = task.get_config("num_fewshot"), DocumentMetrics()
     with suppress(Exception):  # a task's own code may fail on made-up answers
         task.set_config(key="num_fewshot", value=0)
         task.build_all_requests(samples=[0])
         for item in task.instances:
             item.resps = [made_up.get(item.request_type, (-1.0, False))] * item.repeats
-        found = measure(task.instances)
+        metrics = measure(task.instances)
     task.set_config(key="num_fewshot", value=shots)
-    return found or dict.fromkeys(task.aggregation(), 0.0)
+    return metrics or dict.fromkeys(task.aggregation(), 0.0)
 
 
 def _group_info(group: Group, tasks: Mapping[str, TaskInfo]) -> GroupInfo:
-    found: dict[tuple[str, str], Average] = {}  # by metric and filter
+    averages_of: dict[tuple[str, str], Average] = {}  # by metric and filter
     for item in group.averages:
         wanted = item.get("filter_list")
         wanted = [wanted] if isinstance(wanted, str) else wanted
@@ -238,11 +238,11 @@ def _group_info(group: Group, tasks: Mapping[str, TaskInfo]) -> GroupInfo:
                 if metric == item["metric"] and (wanted is None or label in wanted):
                     keys.setdefault((metric, label), []).append((task, key))
         by_size = bool(item.get("weight_by_size"))
-        found |= {name: Average(own, by_size) for name, own in keys.items()}
-    of_metric = Counter(metric for metric, _ in found)
+        averages_of |= {name: Average(own, by_size) for name, own in keys.items()}
+    of_metric = Counter(metric for metric, _ in averages_of)
     averages = {
         f"{metric},{label}" if of_metric[metric] > 1 else metric: average
-        for (metric, label), average in found.items()
+        for (metric, label), average in averages_of.items()
     }
     averages.setdefault(NLL, Average([(task, NLL) for task in group.tasks], by_size=False))
     firsts = ((name, *average.keys[0]) for name, average in averages.items())

@@ -136,9 +136,9 @@ class TaskLoader:
             if self.generation and task.get_config("output_type") == "generate_until":
                 generation = dict(self.generation)
                 task.set_config(key="generation_kwargs", value=generation, update=True)
-            given = task.get_config("num_fewshot")
-            asked = given if self.fewshot is None or given == 0 else self.fewshot
-            task.set_config(key="num_fewshot", value=asked or 0)
+            own_shots = task.get_config("num_fewshot")
+            shots = own_shots if self.fewshot is None or own_shots == 0 else self.fewshot
+            task.set_config(key="num_fewshot", value=shots or 0)
             check_task(task, where, self.allow_code)
         return tasks, groups
 
@@ -165,8 +165,8 @@ def check_task(task: Any, where: str, allow_code: bool) -> None:
     if not count:
         return
     try:  # lm-eval would find out when it makes the first prompt
-        found = task.fewshot_docs()
-        documents = len(found) if hasattr(found, "__len__") else len(list(found))
+        examples = task.fewshot_docs()
+        documents = len(examples) if hasattr(examples, "__len__") else len(list(examples))
     except Exception as error:  # a task may raise anything here
         raise ConfigError(
             f"{where}: task {name!r} cannot give {count} few-shot examples ({one_line(error)}); "
