@@ -16,12 +16,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from evomerge.api.compare import compare
-    from evomerge.api.models import evaluate, merge
+    from evomerge.api.models import compare, evaluate, merge
     from evomerge.api.run import Run, plot_front, plot_history, plot_standings, results
-    from evomerge.api.search import resume, search
+    from evomerge.api.search import resume, search, validate
     from evomerge.api.study import Study
-    from evomerge.api.validate import validate
     from evomerge.errors import EvomergeError
     from evomerge.recipe import Layer, Recipe, Source
 
@@ -47,8 +45,7 @@ __all__ = [
     "validate",
 ]
 
-_MODULES = ("errors", "recipe", *(f"api.{name}" for name in ("run", "search", "models")))
-_MODULES += ("api.compare", "api.validate", "api.study")
+_MODULES = ("errors", "recipe", "api.models", "api.run", "api.search", "api.study")
 """The modules in which public names are, from the lightest on."""
 
 

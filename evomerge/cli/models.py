@@ -35,7 +35,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare parents before they are merged: what each changed, and which are alike."""
-    from evomerge.api.compare import compare as compare_models
+    from evomerge.api.models import compare as compare_models
 
     found = compare_models(parents, base)
     if as_json:
