@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from evomerge.setup.checked import CheckedSearch
 
 
-class Opened(NamedTuple):
-    """A run that can be searched: its checked search, and bounds of the budget that are new."""
+class OpenRun(NamedTuple):
+    """A run to search: its checked search, and bounds of the budget that are new."""
 
     run: RunFolder
     checked: CheckedSearch
@@ -102,18 +102,18 @@ def start(
     allowed: Permissions,
     *,
     resume: bool = False,
-) -> Opened:
+) -> OpenRun:
     """Check a search and create its run in a free folder, or open the run there; see `search`."""
     from evomerge.config.schema import parse
     from evomerge.setup.runs import begin, folder_of, going_on, prepare
 
     content = _with_candidates(data, candidates)
     if resume and is_begun(folder):
-        return _continued(RunFolder(folder), *going_on(folder, content, source), allowed)
+        return _continue(RunFolder(folder), *going_on(folder, content, source), allowed)
     RunFolder.check_free(folder)
     wrote = parse(content, str(source))
     checked = prepare(wrote, folder_of(source), allowed)
-    return Opened(begin(folder, checked, wrote, source), checked, {}, is_new=True)
+    return OpenRun(begin(folder, checked, wrote, source), checked, {}, is_new=True)
 
 
 def go_on(
@@ -121,24 +121,24 @@ def go_on(
     bounds: Mapping[str, float | None],
     moves: Sequence[str],
     allowed: Permissions,
-) -> Opened:
+) -> OpenRun:
     """Open a run again; a bound that is None is as before, `moves` are `executor.KEY=VALUE`."""
     from evomerge.setup.runs import check_budget
 
     new = {name: value for name, value in bounds.items() if value is not None}
     check_budget(run, new)
-    return _continued(run, new, moves, allowed)
+    return _continue(run, new, moves, allowed)
 
 
-def _continued(
+def _continue(
     run: RunFolder, bounds: Mapping[str, float], moves: Sequence[str], allowed: Permissions
-) -> Opened:
+) -> OpenRun:
     from evomerge.setup.runs import continued
 
     fix = "make it writable, or continue a copy of it"
     what = f"{run.path} cannot be continued"
     check_writable(run.path / "lock", what, fix, RunFolderError)
-    return Opened(run, continued(run, moves, allowed), bounds, is_new=False)
+    return OpenRun(run, continued(run, moves, allowed), bounds, is_new=False)
 
 
 def start_study(

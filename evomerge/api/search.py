@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from os import PathLike
 from typing import Any
 
-from evomerge.api.opening import Opened, content_of, go_on, start, warn
+from evomerge.api.opening import OpenRun, content_of, go_on, start, warn
 from evomerge.api.run import Run
 from evomerge.parsing.values import path_of
 from evomerge.run.folder import RunFolder
@@ -124,7 +124,7 @@ def resume(
     return _run(go_on(folder, bounds, moves, allowed), progress, followers)
 
 
-def _run(opened: Opened, progress: bool, followers: Sequence[Follower]) -> Run:
+def _run(opened: OpenRun, progress: bool, followers: Sequence[Follower]) -> Run:
     """Run a search to its end, with a progress bar if it is wanted."""
     from evomerge.api.bar import SearchBar
     from evomerge.setup.search import run_search

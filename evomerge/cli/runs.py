@@ -24,7 +24,7 @@ from evomerge.run.folder import RunFolder
 from evomerge.trust.consent import Permissions
 
 if TYPE_CHECKING:
-    from evomerge.api.opening import Opened
+    from evomerge.api.opening import OpenRun
 
 
 def search(
@@ -107,7 +107,7 @@ def _check_tracker(tracker: Tracker | None) -> None:
         check_installed(tracker)
 
 
-def _run(opened: Opened, tracker: Tracker | None) -> None:
+def _run(opened: OpenRun, tracker: Tracker | None) -> None:
     """Run a search with a display, and say what came out of it."""
     from evomerge.api.trackers import tracked
     from evomerge.cli.live import SearchDisplay, doubt_about_winner, named
