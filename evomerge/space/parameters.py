@@ -47,17 +47,8 @@ class BlockStack:
     name: str = "layers"
 
 
-@dataclass(frozen=True)
-class _Blocks:
-    """The blocks of a stack: each has the values of one place, or lies between two of them.
-
-    Attributes:
-        between: for each block the index of its place and of the next one, and the share of the
-            way from the one to the other.
-    """
-
-    genes: LayerGenes
-    between: Sequence[tuple[int, int, float]]
+Between: TypeAlias = tuple[int, int, float]
+"""Where a block is: the indices of its place and of the next, and the share of the way to it."""
 
 
 class ParameterSpace:
@@ -103,11 +94,11 @@ class ParameterSpace:
         ends = LayerGenes(inputs, plan, {})
         self._places = [("embeddings", ends)] if config.embeddings else []
         """The parts of the model with knobs of their own, in the order of the genome."""
-        self._blocks: dict[str, _Blocks] = {}
+        self._stacks: dict[str, tuple[LayerGenes, list[Between]]] = {}
         for stack in stacks:
             genes = LayerGenes(inputs, plan, _components(config.components, stack.filters))
             names, between = _groups_of(stack, config.groups, config.smooth, len(self._places))
-            self._blocks[stack.prefix] = _Blocks(genes, between)
+            self._stacks[stack.prefix] = genes, between
             self._places += [(name, genes) for name in names]
         first, last = self._places[0][1], self._places[-1][1]
         self._places += [("head", ends)] if config.embeddings else []
@@ -149,12 +140,12 @@ class ParameterSpace:
         )
         layers = {
             prefix: tuple(
-                stack.genes.layer(
-                    stack.genes.interpolate(of_places[one], of_places[next_], share), block, members
+                genes.layer(
+                    genes.interpolate(of_places[index], of_places[following], share), block, members
                 )
-                for block, (one, next_, share) in enumerate(stack.between)
+                for block, (index, following, share) in enumerate(between)
             )
-            for prefix, stack in self._blocks.items()
+            for prefix, (genes, between) in self._stacks.items()
         }
         modalities: Any = {
             name: self._modality(name, genes, part, members)
@@ -166,7 +157,7 @@ class ParameterSpace:
     def baselines(self) -> dict[str, Recipe]:
         """Return each parent alone, and the average of all but the base; see `baseline_recipes`."""
         experts = experts_of(self.parents, self.base)
-        depths = {prefix: len(stack.between) for prefix, stack in self._blocks.items()}
+        depths = {prefix: len(between) for prefix, (_, between) in self._stacks.items()}
         return baseline_recipes(self.parents, experts, depths, self._frame, self._modalities)
 
     def baseline_genomes(self) -> dict[str, list[Genome]]:
@@ -219,8 +210,8 @@ class ParameterSpace:
 
 def _groups_of(
     stack: BlockStack, groups: Groups, smooth: bool, index: int
-) -> tuple[list[str], list[tuple[int, int, float]]]:
-    """Return the places of a stack, by names that say which blocks they are, and `_Blocks.between`.
+) -> tuple[list[str], list[Between]]:
+    """Return the names of a stack's places, which say which blocks they are, and each block's.
 
     `index`: that of the first of these places.
     """
