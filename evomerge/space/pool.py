@@ -20,8 +20,6 @@ PRIORITY = "priority"
 THRESHOLD = 0.5
 """Smallest priority of a parent that is in."""
 
-_SIGMA = 0.25
-
 
 class ParentPool:
     """The genes that say which parents a candidate merges: `most` at most, beside the base."""
@@ -38,7 +36,7 @@ class ParentPool:
                     f"it to a number from {needed} to {len(self._parents)}."
                 )
         self.genes = tuple(
-            Gene(f"{parent}.{PRIORITY}", "real", 0.0, 1.0, THRESHOLD, sigma=_SIGMA)
+            Gene(f"{parent}.{PRIORITY}", "real", 0.0, 1.0, THRESHOLD, sigma=0.25)
             for parent in self._parents
         )
 

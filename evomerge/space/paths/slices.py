@@ -53,7 +53,7 @@ class SliceSpace(PathSpace):
 
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome."""
-        values = {gene.name: value for gene, value in zip(self.genes, genome, strict=True)}
+        values = dict(zip((gene.name for gene in self.genes), genome, strict=True))
         count = min(round(values.get("slices", self._count[0])), self._most)
         possible = [self._slice(values, index) for index in range(self._count[1])]
         slices = self._shorten(self._grow(possible, count))

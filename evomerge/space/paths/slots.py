@@ -79,8 +79,7 @@ class SlotSpace(PathSpace):
         self._in, self._out = (1.0, 0.0) if is_binary else start
         bound = 2.0 * max(1.0, *map(abs, start))
         scales: tuple[Gene, ...] = ()
-        fixed = self._bounds[0]
-        self._scale_of: ScaleOf = lambda values, before, slot: fixed
+        self._scale_of: ScaleOf = lambda values, before, slot: self._bounds[0]
         if self._bounds[0] < self._bounds[1]:
             coding = _matrix if isinstance(config, SakanaConfig) else _by_slot
             scales, self._scale_of = coding(self.slots, self._bounds)
