@@ -27,8 +27,8 @@ from evomerge.strategy.kinds import StrategyKind, options_of
 
 
 @method("the first source, scaled", parents=(1, None))
-def t_scaled(given, out, *, scale=knob(1.0, 0, 2, search=(0.5, 1.5))):
-    write_sum(given.tensors[:1], [scale], out)
+def t_scaled(operands, out, *, scale=knob(1.0, 0, 2, search=(0.5, 1.5))):
+    write_sum(operands.tensors[:1], [scale], out)
 
 
 def t_objective(model, tokenizer, documents):

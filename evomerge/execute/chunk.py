@@ -126,14 +126,14 @@ class Stepper:
         owners = self._owners.get(tuple(fixed))
         together = changes(ends) if owners else {}
         if owners and together.keys() == owners.keys():
-            found = [(owners[knob], knob, change) for knob, change in together.items()]
+            moves = [(owners[knob], knob, change) for knob, change in together.items()]
         else:
-            found = [(i, knob, change) for i in ends for knob, change in changes([i]).items()]
-            owners = {knob: number for number, knob, _ in found}
-            if len(owners) == len(found):
+            moves = [(i, knob, change) for i in ends for knob, change in changes([i]).items()]
+            owners = {knob: number for number, knob, _ in moves}
+            if len(owners) == len(moves):
                 self._owners[tuple(fixed)] = owners
         rates = defaultdict(list)
-        for number, (tensor, key), change in found:
+        for number, (tensor, key), change in moves:
             low, high = ends[number]
             rates[tensor].append((number, key, change / (high - low)))
         return rates

@@ -133,18 +133,18 @@ class Gradients:
         """Return the gradients by knobs of one tensor, given the gradient by the tensor."""
         merge, knobs = self._resident.maker.merge_of(plan), (plan.knobs, plan.merge_knobs or {})
         exact = merge.gradients(*knobs, gradient)
-        found = {key: plan.factor * value for key, value in exact.items()}
-        for key in keys - found.keys():
+        gradients = {key: plan.factor * value for key, value in exact.items()}
+        for key in keys - gradients.keys():
             if key == FACTOR:  # the result is (merged + offset) factor - offset
                 merged = _merged(plan, merge, *knobs) + np.float32(plan.offset)
-                found[key] = gradient_products(gradient, [merged])[0]
+                gradients[key] = gradient_products(gradient, [merged])[0]
                 continue
             knob = next(knob for knob in merge.method.knobs if knob.name == key[1])
             low, high = (_moved(plan, key, knob, step) for step in (-STEP, STEP))
             change = _merged(plan, merge, *high[1:]) - _merged(plan, merge, *low[1:])
             product = gradient_products(gradient, [change])[0]
-            found[key] = plan.factor * product / (high[0] - low[0])
-        return found
+            gradients[key] = plan.factor * product / (high[0] - low[0])
+        return gradients
 
 
 def _part_of(gradient: Tensor, weight: Tensor, view: Tensor) -> Tensor:

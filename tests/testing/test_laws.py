@@ -132,18 +132,18 @@ def test_a_flawed_space_is_caught(flaw, sentence):
 
 
 def flawed_method(flaw):
-    @method("", parents=(1, None), preparation=lambda given: [], torch=True)
-    def flawed(given, out, *, weight=knob(1.0, 0, 1, per="source", search=(0.1, 0.9))):
-        given.prepared.append(weight)
-        total = sum(w * tensor.float() for w, tensor in zip(weight, given.tensors, strict=True))
+    @method("", parents=(1, None), preparation=lambda operands: [], torch=True)
+    def flawed(operands, out, *, weight=knob(1.0, 0, 1, per="source", search=(0.1, 0.9))):
+        operands.prepared.append(weight)
+        total = sum(w * tensor.float() for w, tensor in zip(weight, operands.tensors, strict=True))
         if flaw == "reuse":
-            total = total + given.reuse
+            total = total + operands.reuse
         if flaw == "memory":
-            total = total + len(given.prepared)
+            total = total + len(operands.prepared)
         if flaw == "infinite":
             total = total / 0
         if flaw == "writes":
-            given.tensors[0].zero_()
+            operands.tensors[0].zero_()
         if flaw == "rounds":
             total = total.to(out.dtype) + 1
         out.copy_(total)

@@ -52,12 +52,11 @@ def _machine_code() -> str:
     numba does not compile a function again if only the file of one that it calls has changed.
     """
     version = hashlib.sha256()
-    package = Path(__file__).parents[1]
-    for file in sorted((*package.glob("kernels/*.py"), *package.glob("methods/*.py"))):
+    for file in sorted(Path(__file__).parent.glob("*.py")):
         version.update(file.read_bytes())
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    place = numba.config.CACHE_DIR or Path(home, "evomerge", "loops")
-    return str(Path(place, version.hexdigest()[:16]))
+    folder = numba.config.CACHE_DIR or Path(home, "evomerge", "loops")
+    return str(Path(folder, version.hexdigest()[:16]))
 
 
 _F32, _I16, _I32 = ir.FloatType(), ir.IntType(16), ir.IntType(32)

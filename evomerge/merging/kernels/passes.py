@@ -40,11 +40,11 @@ def spans(size: int, *, row_length: int = 1) -> Iterator[slice]:
 
 def scratch(size: int, name: str) -> Array:
     """Return the thread's float32 buffer of a name, of `size` elements, with any content."""
-    held: Array | None = getattr(_buffers, name, None)
-    if held is None or len(held) < size:
-        held = np.empty(max(size, SPAN), dtype=np.float32)
-        setattr(_buffers, name, held)
-    return held[:size]
+    buffer: Array | None = getattr(_buffers, name, None)
+    if buffer is None or len(buffer) < size:
+        buffer = np.empty(max(size, SPAN), dtype=np.float32)
+        setattr(_buffers, name, buffer)
+    return buffer[:size]
 
 
 def loaded(sources: Sequence[Array], base: Array | None, span: slice) -> Array:
@@ -256,15 +256,11 @@ def products(tensors: Sequence[Array], base: Array | None = None) -> Array:
     return sums
 
 
-def gradient_products(
-    gradient: Array, tensors: Sequence[Array], base: Array | None = None
-) -> list[float]:
-    """Return the dot products of a flat float32 gradient with tensors, or changes of a base."""
-    sources = [tensor.reshape(-1) for tensor in tensors]
-    start = None if base is None else base.reshape(-1)
-    sums = np.zeros(len(sources))
+def gradient_products(gradient: Array, tensors: Sequence[Array]) -> list[float]:
+    """Return the dot products of a flat float32 gradient with tensors."""
+    sources, sums = [tensor.reshape(-1) for tensor in tensors], np.zeros(len(tensors))
     for span in spans(len(gradient)):
-        add_gradient_products(gradient[span], loaded(sources, start, span), sums)
+        add_gradient_products(gradient[span], loaded(sources, None, span), sums)
     products: list[float] = sums.tolist()
     return products
 

@@ -141,18 +141,18 @@ def _collect(
     """Count the magnitudes at and above the ends of a bracket, and collect those inside."""
     counts = np.zeros((-(-size // SPAN), 3), dtype=np.int64)
     places, values = [], []
-    found = np.empty(SPAN, dtype=np.uint32)
+    inner = np.empty(SPAN, dtype=np.uint32)
     for number, span in enumerate(spans(size)):
         some = magnitudes(span)
-        inside = _sift(some, np.float32(low), np.float32(high), counts[number], found)
-        places.append(found[:inside].astype(np.int64) + span.start)
-        values.append(some[found[:inside]])
+        inside = _sift(some, np.float32(low), np.float32(high), counts[number], inner)
+        places.append(inner[:inside].astype(np.int64) + span.start)
+        values.append(some[inner[:inside]])
     return counts, np.concatenate(places), np.concatenate(values)
 
 
 @compiled
-def _sift(magnitudes: Array, low: np.float32, high: np.float32, counts: Array, found: Array) -> int:
-    """`_collect` for one span: fill its row of counts and the indices found inside the bracket."""
+def _sift(magnitudes: Array, low: np.float32, high: np.float32, counts: Array, inner: Array) -> int:
+    """`_collect` for one span: fill its row of counts and the indices inside the bracket."""
     size = len(magnitudes)
     above = highest = lowest = np.uint32(0)
     for i in range(size):
@@ -171,7 +171,7 @@ def _sift(magnitudes: Array, low: np.float32, high: np.float32, counts: Array, f
     for group in range(len(hits)):
         if hits[group]:
             for i in range(group * _GROUP, min((group + 1) * _GROUP, size)):
-                found[inside] = i
+                inner[inside] = i
                 inside += (magnitudes[i] > low) & (magnitudes[i] < high)
     return inside
 
@@ -180,9 +180,10 @@ def _nth(values: Array, count: int) -> tuple[float, int]:
     """Return the `count`-th largest magnitude and the index of its element."""
     bits = values.view(np.uint32)  # in the order of the magnitudes; those of a NaN are largest
     at = len(bits) - count
-    found = np.partition(bits, at)[at]
-    above = int(np.count_nonzero(bits > found))
-    return float(found.view(np.float32)), int(np.flatnonzero(bits == found)[count - above - 1])
+    magnitude = np.partition(bits, at)[at]
+    above = int(np.count_nonzero(bits > magnitude))
+    equal = np.flatnonzero(bits == magnitude)
+    return float(magnitude.view(np.float32)), int(equal[count - above - 1])
 
 
 def _nth_equal(magnitudes: Magnitudes, size: int, value: float, counts: Array, wanted: int) -> int:

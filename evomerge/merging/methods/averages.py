@@ -32,11 +32,11 @@ _GODDARD = "Goddard et al. 2024, arXiv 2403.13257"
 
 
 def _linear_gradients(
-    given: Operands, gradient: Array, *, weight: Floats, normalize: bool
+    operands: Operands, gradient: Array, *, weight: Floats, normalize: bool
 ) -> dict[KnobKey, float]:
     from evomerge.merging.kernels.passes import gradient_products, weight_gradients
 
-    products = gradient_products(gradient, given.tensors)
+    products = gradient_products(gradient, operands.tensors)
     by_weights, _ = weight_gradients(products, weight, normalize)
     return {(number, "weight"): value for number, value in enumerate(by_weights)}
 
@@ -48,35 +48,35 @@ def _linear_gradients(
     gradients=_linear_gradients,
 )
 def linear(
-    given: Operands, out: Array, *, weight: Floats = WEIGHT, normalize: bool = flag(True)
+    operands: Operands, out: Array, *, weight: Floats = WEIGHT, normalize: bool = flag(True)
 ) -> None:
     """Write sum_i w_i x_i, with the weights divided by their sum if `normalize` is on."""
     from evomerge.merging.kernels.passes import normalized, write_sum
 
-    write_sum(given.tensors, normalized(weight) if normalize else weight, out)
+    write_sum(operands.tensors, normalized(weight) if normalize else weight, out)
 
 
 @method("one source unchanged, or multiplied by a factor", parents=(1, 1))
 def passthrough(
-    given: Operands, out: Array, *, scale: Floats = knob(1.0, -100, 100, per="source")
+    operands: Operands, out: Array, *, scale: Floats = knob(1.0, -100, 100, per="source")
 ) -> None:
     """Write scale x."""
     from evomerge.merging.kernels.passes import write_sum
 
-    write_sum(given.tensors, scale, out)
+    write_sum(operands.tensors, scale, out)
 
 
-def _products(given: Operands) -> Array:
+def _products(operands: Operands) -> Array:
     """Return the dot product of every pair of sources or, with a base, of their task vectors."""
     from evomerge.merging.kernels.passes import products
 
-    return products(given.tensors, given.base)
+    return products(operands.tensors, operands.base)
 
 
-def _write_weighted(given: Operands, weights: Array, out: Array) -> None:
+def _write_weighted(operands: Operands, weights: Array, out: Array) -> None:
     from evomerge.merging.kernels.passes import write_sum
 
-    write_sum(given.tensors, weights.tolist(), out, given.base)
+    write_sum(operands.tensors, weights.tolist(), out, operands.base)
 
 
 def _arc_weights(gram: Array, t: float, parallel: float = 1 - 1e-12) -> Array:
@@ -99,12 +99,14 @@ def _arc_weights(gram: Array, t: float, parallel: float = 1 - 1e-12) -> Array:
     paper=_SHOEMAKE,
     preparation=_products,
 )
-def slerp(given: Operands, out: Array, *, t: float = knob(None, 0, 1, search=(0.0, 1.0))) -> None:
+def slerp(
+    operands: Operands, out: Array, *, t: float = knob(None, 0, 1, search=(0.0, 1.0))
+) -> None:
     """Write the spherical linear interpolation (Shoemake 1985) between the two sources.
 
     It is linear if the absolute value of the cosine is above 0.9995.
     """
-    _write_weighted(given, _arc_weights(given.prepared, t, 0.9995), out)
+    _write_weighted(operands, _arc_weights(operands.prepared, t, 0.9995), out)
 
 
 @method(
@@ -112,11 +114,11 @@ def slerp(given: Operands, out: Array, *, t: float = knob(None, 0, 1, search=(0.
     parents=(2, 2),
     base="optional",
     paper=_SHOEMAKE,
-    preparation=lambda given: cache(partial(row_products, given)),
+    preparation=lambda operands: cache(partial(row_products, operands)),
     torch=True,
 )
 def nuslerp(
-    given: Operands,
+    operands: Operands,
     out: Tensor,
     *,
     weight: Floats = WEIGHT,
@@ -132,10 +134,10 @@ def nuslerp(
     from evomerge.merging.kernels.passes import normalized
 
     view = columns if nuslerp_row_wise else rows
-    view = flat if nuslerp_flatten or given.tensors[0].ndim < 2 else view
+    view = flat if nuslerp_flatten or operands.tensors[0].ndim < 2 else view
     _, t = normalized(weight, switch=None)
-    weights = torch.from_numpy(_arc_weights(given.prepared(view).numpy(), t)).float()
-    for (at, _), base, changes, target in blocks(given, out, view):
+    weights = torch.from_numpy(_arc_weights(operands.prepared(view).numpy(), t)).float()
+    for (at, _), base, changes, target in blocks(operands, out, view):
         target.copy_(base + total(changes * weights[:, at, None]))
 
 
@@ -147,7 +149,7 @@ def nuslerp(
     preparation=_products,
 )
 def multislerp(
-    given: Operands,
+    operands: Operands,
     out: Array,
     *,
     weight: Floats = WEIGHT,
@@ -160,14 +162,14 @@ def multislerp(
     """
     from evomerge.merging.kernels.passes import normalized
 
-    gram = given.prepared
+    gram = operands.prepared
     weights = np.array(normalized(weight, "normalize_weights") if normalize_weights else weight)
     lengths = np.sqrt(gram.diagonal())
     units = weights * _inverse(lengths)
     length = _length(gram, units)
     if length > eps:
         weights = units * (weights @ lengths) / length
-    _write_weighted(given, weights, out)
+    _write_weighted(operands, weights, out)
 
 
 def _length(gram: Array, weights: Array) -> float:
@@ -187,7 +189,7 @@ def _inverse(lengths: Array) -> Array:
     preparation=_products,
 )
 def karcher(
-    given: Operands,
+    operands: Operands,
     out: Array,
     *,
     max_iter: int = knob(10.0, 1, 100_000, kind="integer"),
@@ -197,9 +199,9 @@ def karcher(
 
     It iterates m <- exp_m(mean_i log_m(u_i)), where m is a weighted sum of the unit vectors u_i.
     """
-    lengths = np.sqrt(given.prepared.diagonal())
+    lengths = np.sqrt(operands.prepared.diagonal())
     inverse, share = _inverse(lengths), 1 / len(lengths)
-    cosines = given.prepared * inverse * inverse[:, None]
+    cosines = operands.prepared * inverse * inverse[:, None]
     point = _unit(cosines, np.full(len(lengths), share))
     for _ in range(max_iter):
         along = np.clip(cosines @ point, -1, 1)
@@ -211,7 +213,7 @@ def karcher(
         if size <= tol:
             break
         point = _unit(cosines, point * np.cos(size) + step * np.sin(size) / size)
-    _write_weighted(given, point * lengths.mean() * inverse, out)
+    _write_weighted(operands, point * lengths.mean() * inverse, out)
 
 
 def _unit(cosines: Array, weights: Array) -> Array:
@@ -225,19 +227,21 @@ def _unit(cosines: Array, weights: Array) -> Array:
     parents=(2, None),
     base="required",
     paper="Jang et al. 2024, arXiv 2403.19522",
-    preparation=lambda given: row_products(given, rows if given.base.ndim > 1 else flat),
+    preparation=lambda operands: row_products(operands, rows if operands.base.ndim > 1 else flat),
     torch=True,
 )
-def model_stock(given: Operands, out: Tensor, *, filter_wise: bool = flag(False)) -> None:
+def model_stock(operands: Operands, out: Tensor, *, filter_wise: bool = flag(False)) -> None:
     """Write base + t mean_i(x_i - base) with t = N c / (1 + (N - 1) c).
 
     c is the mean cosine between the N task vectors: one number for the tensor or, with
     `filter_wise`, one for each row. If the denominator is about 0 (1e-8), the result is the base.
     """
-    products: Any = given.prepared
+    products: Any = operands.prepared
     pairs = products if filter_wise else products.sum(-1, keepdim=True)
     ratio = _ratio(pairs).float().expand(products.shape[-1])
-    for at, base, changes, target in blocks(given, out, rows if given.base.ndim > 1 else flat):
+    for at, base, changes, target in blocks(
+        operands, out, rows if operands.base.ndim > 1 else flat
+    ):
         target.copy_(base + ratio[at[0], None] * (total(changes) / len(changes)))
 
 

@@ -39,11 +39,11 @@ def columns(tensor: Tensor) -> Tensor:
     return rows(tensor).T
 
 
-def blocks(given: Operands, out: Tensor | None = None, view: View = flat) -> Iterator[Block]:
+def blocks(operands: Operands, out: Tensor | None = None, view: View = flat) -> Iterator[Block]:
     """Yield the blocks of a merge into `out`, in the order of rows; without a base, that is 0."""
     import torch
 
-    sources = [view(tensor) for tensor in given.tensors]
+    sources = [view(tensor) for tensor in operands.tensors]
     target = sources[0] if out is None else view(out)
     height, width = target.shape
     wide = max(min(width, SIZE), 1)
@@ -52,7 +52,7 @@ def blocks(given: Operands, out: Tensor | None = None, view: View = flat) -> Ite
         for left in range(0, width, wide):
             at = slice(top, top + tall), slice(left, left + wide)
             values = torch.stack([source[at].float() for source in sources])
-            base = torch.zeros(()) if given.base is None else view(given.base)[at].float()
+            base = torch.zeros(()) if operands.base is None else view(operands.base)[at].float()
             yield at, base, values.sub_(base), target[at]
 
 
@@ -64,16 +64,16 @@ def total(changes: Tensor) -> Tensor:
     return result
 
 
-def row_products(given: Operands, view: View) -> Tensor:
+def row_products(operands: Operands, view: View) -> Tensor:
     """Return the dot products of the changes of every pair of sources, for each row of a view.
 
     Float64, of shape (sources, sources, rows).
     """
     import torch
 
-    count = len(given.tensors)
-    sums = torch.zeros(count, count, len(view(given.tensors[0])), dtype=torch.float64)
-    for at, _, changes, _ in blocks(given, view=view):
+    count = len(operands.tensors)
+    sums = torch.zeros(count, count, len(view(operands.tensors[0])), dtype=torch.float64)
+    for at, _, changes, _ in blocks(operands, view=view):
         exact = changes.double()
         sums[..., at[0]] += (exact[:, None] * exact).sum(-1)
     return sums

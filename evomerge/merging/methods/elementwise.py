@@ -26,20 +26,20 @@ _EPSILON = knob(1e-5, 0, 1, selects=True)
     torch=True,
 )
 def nearswap(
-    given: Operands, out: Tensor, *, t: float = knob(None, 0, 100, search=(0.0, 0.01))
+    operands: Operands, out: Tensor, *, t: float = knob(None, 0, 100, search=(0.0, 0.01))
 ) -> None:
     """Write base + clamp(x - base, -t, t): a weight changes by at most t."""
-    for _, base, changes, target in blocks(given, out):
+    for _, base, changes, target in blocks(operands, out):
         target.copy_(base + changes[0].clamp(-t, t))
 
 
-def _important(given: Operands) -> Tensor:
+def _important(operands: Operands) -> Tensor:
     """Return where the source counts in `arcee_fusion`."""
     import numpy as np
     import torch
 
-    width = max(given.base.shape[-1] if given.base.ndim else 1, 1)
-    pair, tall = (*given.tensors, given.base), max(SIZE // width, 1)
+    width = max(operands.base.shape[-1] if operands.base.ndim else 1, 1)
+    pair, tall = (*operands.tensors, operands.base), max(SIZE // width, 1)
     rows = (tensor.reshape(-1, width).split(tall) for tensor in pair)
 
     def of_rows(x: Tensor, y: Tensor) -> Tensor:
@@ -52,10 +52,10 @@ def _important(given: Operands) -> Tensor:
     low, middle, high = np.partition(importance.flatten().numpy(), ranks)[ranks].tolist()
     # A NaN counts as important, but one of the base stays.
     chosen: Tensor = (
-        (importance < middle + 1.5 * (high - low)).logical_not_().view(given.base.shape)
+        (importance < middle + 1.5 * (high - low)).logical_not_().view(operands.base.shape)
     )
     del importance
-    chosen &= given.base == given.base
+    chosen &= operands.base == operands.base
     return chosen
 
 
@@ -69,7 +69,7 @@ def _important(given: Operands) -> Tensor:
     working_bytes=lambda shape, _: 8.5 * prod(shape),
     torch=True,
 )
-def arcee_fusion(given: Operands, out: Tensor) -> None:
+def arcee_fusion(operands: Operands, out: Tensor) -> None:
     """Write the most important weights of the source and the others of the base.
 
     The importance of a weight is |x - base| times the divergence of its row, KL(softmax(row of x)
@@ -78,15 +78,15 @@ def arcee_fusion(given: Operands, out: Tensor) -> None:
     """
     import torch
 
-    out.copy_(torch.where(given.prepared, given.tensors[0], given.base))
+    out.copy_(torch.where(operands.prepared, operands.tensors[0], operands.base))
 
 
-def _ratios(given: Operands, epsilon: float) -> Tensor:
+def _ratios(operands: Operands, epsilon: float) -> Tensor:
     """Return shared_i / alone_i (see `ramplus`), of shape (sources, 1, 1)."""
     import torch
 
-    alone, shared = torch.zeros(2, len(given.tensors), 1, 1, dtype=torch.float64)
-    for _, _, changes, _ in blocks(given):
+    alone, shared = torch.zeros(2, len(operands.tensors), 1, 1, dtype=torch.float64)
+    for _, _, changes, _ in blocks(operands):
         changed = (changes.abs() > epsilon).float()
         single = changed * (total(changed) == 1)
         alone += single.sum((1, 2), keepdim=True)
@@ -104,18 +104,18 @@ _CHANGED: dict[str, Any] = {
 
 
 @method("changes that one source makes alone, and the mean of those that several make", **_CHANGED)
-def ram(given: Operands, out: Tensor, *, epsilon: float = _EPSILON) -> None:
+def ram(operands: Operands, out: Tensor, *, epsilon: float = _EPSILON) -> None:
     """Write base + the mean of the changes |x - base| > epsilon of each element."""
-    _write_changed(given, out, epsilon, None)
+    _write_changed(operands, out, epsilon, None)
 
 
 @method(
     "RAM, with the changes that one source makes alone multiplied by a factor",
-    preparation=lambda given: lru_cache(1)(partial(_ratios, given)),
+    preparation=lambda operands: lru_cache(1)(partial(_ratios, operands)),
     **_CHANGED,
 )
 def ramplus(
-    given: Operands,
+    operands: Operands,
     out: Tensor,
     *,
     epsilon: float = _EPSILON,
@@ -127,13 +127,13 @@ def ramplus(
     alone_i is the number of elements that only source i changes, and shared_i that of those which
     others change, too.
     """
-    more = r * given.prepared(epsilon).clamp(max=alpha) if r else None
-    _write_changed(given, out, epsilon, more)
+    more = r * operands.prepared(epsilon).clamp(max=alpha) if r else None
+    _write_changed(operands, out, epsilon, more)
 
 
-def _write_changed(given: Operands, out: Tensor, epsilon: float, more: Tensor | None) -> None:
+def _write_changed(operands: Operands, out: Tensor, epsilon: float, more: Tensor | None) -> None:
     """Write RAM; `more`: what is added to the factor 1 of what each source changes alone."""
-    for _, base, changes, target in blocks(given, out):
+    for _, base, changes, target in blocks(operands, out):
         changed = (changes.abs() > epsilon).float()
         changes *= changed  # a NaN stays
         number = total(changed)
@@ -143,11 +143,11 @@ def _write_changed(given: Operands, out: Tensor, epsilon: float, more: Tensor | 
         target.copy_(base + mean)
 
 
-def _variances(given: Operands) -> Callable[[slice | Array], Array]:
+def _variances(operands: Operands) -> Callable[[slice | Array], Array]:
     """Return what gives the variances over the task vectors at some elements."""
     import torch
 
-    start, *sources = (tensor.reshape(-1) for tensor in (given.base, *given.tensors))
+    start, *sources = (tensor.reshape(-1) for tensor in (operands.base, *operands.tensors))
 
     def variances(part: slice | Array) -> Array:
         base = start[part].float()
@@ -157,12 +157,12 @@ def _variances(given: Operands) -> Callable[[slice | Array], Array]:
     return variances
 
 
-def _varying(given: Operands) -> int:
+def _varying(operands: Operands) -> int:
     """Return the number of elements that differ between the task vectors."""
     from evomerge.merging.kernels.passes import spans
 
-    variances = _variances(given)
-    return sum(int((variances(span) != 0).sum()) for span in spans(given.base.numel()))
+    variances = _variances(operands)
+    return sum(int((variances(span) != 0).sum()) for span in spans(operands.base.numel()))
 
 
 @method(
@@ -170,11 +170,11 @@ def _varying(given: Operands) -> int:
     parents=(2, None),
     base="required",
     paper="Wan et al. 2024, arXiv 2408.07990",
-    preparation=lambda given: cache(partial(_varying, given)),
+    preparation=lambda operands: cache(partial(_varying, operands)),
     torch=True,
 )
 def sce(
-    given: Operands,
+    operands: Operands,
     out: Tensor,
     *,
     select_topk: float = knob(1.0, 0, 1, search=(0.1, 1.0), selects=True),
@@ -194,17 +194,17 @@ def sce(
 
     from evomerge.merging.kernels.selection import find_cut
 
-    size = given.base.numel()
-    kept = size if select_topk == 1 else int(select_topk * given.prepared())
-    cut = find_cut(_variances(given), size, kept) if 0 < kept < size else None
-    energies = torch.zeros(len(given.tensors), 1, 1, dtype=torch.float64)
-    for _, changes, _target in _selected(given, cut, out) if kept else ():
+    size = operands.base.numel()
+    kept = size if select_topk == 1 else int(select_topk * operands.prepared())
+    cut = find_cut(_variances(operands), size, kept) if 0 < kept < size else None
+    energies = torch.zeros(len(operands.tensors), 1, 1, dtype=torch.float64)
+    for _, changes, _target in _selected(operands, cut, out) if kept else ():
         energies += changes.square().sum((1, 2), keepdim=True, dtype=torch.float64)
     if not energies.any():
-        out.copy_(given.base)
+        out.copy_(operands.base)
         return
     weights = (energies / energies.sum()).float()
-    for base, changes, target in _selected(given, cut, out):
+    for base, changes, target in _selected(operands, cut, out):
         sign = torch.copysign(torch.ones(()), total(changes) + 0.0)  # that of 0 is 1
         along = (changes * sign).clamp_(min=0)  # 0: it has not the elected sign
         divisor = total(along.sign() * weights).clamp_(min=1e-37)  # where there are none
@@ -212,12 +212,12 @@ def sce(
 
 
 def _selected(
-    given: Operands, cut: MagnitudeCut | None, out: Tensor
+    operands: Operands, cut: MagnitudeCut | None, out: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield blocks of the base, of the task vectors before a cut, and of the result."""
     import torch
 
-    for (_, at), base, changes, target in blocks(given, out):
+    for (_, at), base, changes, target in blocks(operands, out):
         if cut is not None:
             variance = _variance(changes)
             index = torch.arange(at.start, at.start + changes.shape[-1])

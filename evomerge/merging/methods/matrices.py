@@ -23,14 +23,14 @@ def _working_bytes(shape: Sequence[int], sources: Sources) -> float:
     return 8 * (8.5 + 4 * len(sources)) * prod(shape[-2:]) + 4 * prod(shape)
 
 
-def _merged_change(given: Operands) -> Tensor | None:
+def _merged_change(operands: Operands) -> Tensor | None:
     """Return U S V^T of each matrix (see `tsv`), float32; None: the mean is taken instead."""
     import torch
 
-    base, count = given.base, len(given.tensors)
-    if given.tokens or base.ndim not in (2, 3) or min(base.shape[-2:]) < count:
+    base, count = operands.base, len(operands.tensors)
+    if operands.tokens or base.ndim not in (2, 3) or min(base.shape[-2:]) < count:
         return None
-    stacks = [tensor.reshape(-1, *base.shape[-2:]) for tensor in (base, *given.tensors)]
+    stacks = [tensor.reshape(-1, *base.shape[-2:]) for tensor in (base, *operands.tensors)]
     merged = torch.full(stacks[0].shape, nan)
     for i, (start, *matrices) in enumerate(zip(*stacks, strict=True)):
         task_vectors = [matrix.double() - start.double() for matrix in matrices]
@@ -52,7 +52,7 @@ def _merged_change(given: Operands) -> Tensor | None:
     torch=True,
 )
 def tsv(
-    given: Operands, out: Tensor, *, lambda_: float = knob(1.0, -100, 100, search=(0.0, 2.0))
+    operands: Operands, out: Tensor, *, lambda_: float = knob(1.0, -100, 100, search=(0.0, 2.0))
 ) -> None:
     """Write base + lambda * U S V^T of the largest singular components of all task vectors.
 
@@ -67,14 +67,14 @@ def tsv(
     """
     import torch
 
-    merged = given.prepared
+    merged = operands.prepared
     if merged is None:
-        for _, start, changes, target in blocks(given, out):
-            target.copy_(start + lambda_ * total(changes) / len(given.tensors))
+        for _, start, changes, target in blocks(operands, out):
+            target.copy_(start + lambda_ * total(changes) / len(operands.tensors))
         return
     shape = merged.shape
     for start, change, target in zip(
-        given.base.reshape(shape), merged, out.view(shape), strict=True
+        operands.base.reshape(shape), merged, out.view(shape), strict=True
     ):
         target.copy_(torch.add(start.float(), change, alpha=lambda_))
 

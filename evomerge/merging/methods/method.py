@@ -4,8 +4,8 @@ The function under `@method` gets the tensors of all sources and the tensor to w
 parameters are its knobs: their defaults, `knob(...)`, say the range and the default of each::
 
     @method("one source, multiplied", parents=(1, 1))
-    def scaled(given, out, *, scale=knob(1.0, 0, 2, per="source")):
-        write_sum(given.tensors, scale, out)
+    def scaled(operands, out, *, scale=knob(1.0, 0, 2, per="source")):
+        write_sum(operands.tensors, scale, out)
 
 What does not depend on knobs, its `preparation` computes once for all candidates of a search.
 
@@ -175,28 +175,31 @@ class Method:
     gradients: Callable[..., Mapping[KnobKey, float]] | None = None
     smoothed: tuple[str, ...] = ()
 
-    def prepare(self, given: Operands) -> Merge:
+    def prepare(self, operands: Operands) -> Merge:
         """Return the merge of these tensors (arrays of stored weights) for any knobs."""
         if self.torch:
             from evomerge.merging.kernels.torch_views import as_tensor, one_thread
 
-            base = None if given.base is None else as_tensor(given.base)
-            given = replace(given, tensors=[as_tensor(it) for it in given.tensors], base=base)
+            base = None if operands.base is None else as_tensor(operands.base)
+            operands = replace(
+                operands, tensors=[as_tensor(it) for it in operands.tensors], base=base
+            )
         if self.preparation is not None:
             with one_thread() if self.torch else nullcontext():
-                given = replace(given, prepared=self.preparation(given))
-        return Merge(self, given)
+                operands = replace(operands, prepared=self.preparation(operands))
+        return Merge(self, operands)
 
     def arguments(self, sources: Sources, knobs: Values) -> dict[str, Any]:
         """Return the knobs as the function takes them."""
-        found: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         for knob in self.knobs:
-            name, of = f"{knob.name}_" if iskeyword(knob.name) else knob.name, _TYPES[knob.kind]
+            name = f"{knob.name}_" if iskeyword(knob.name) else knob.name
+            convert = _TYPES[knob.kind]
             if knob.per == "source":
-                found[name] = [of(source[knob.name]) for source in sources]
+                arguments[name] = [convert(source[knob.name]) for source in sources]
             else:
-                found[name] = of(knobs[knob.name])
-        return found
+                arguments[name] = convert(knobs[knob.name])
+        return arguments
 
 
 @dataclass(frozen=True)
@@ -204,18 +207,18 @@ class Merge:
     """A method with the tensors of one merge."""
 
     method: Method
-    given: Operands
+    operands: Operands
 
     def __call__(self, sources: Sources, knobs: Values, out: Array) -> None:
         """Write the merged tensor, given all knobs; see `Method.function`."""
         arguments = self.method.arguments(sources, knobs)
         if not self.method.torch:
-            self.method.function(self.given, out, **arguments)
+            self.method.function(self.operands, out, **arguments)
             return
         from evomerge.merging.kernels.torch_views import as_tensor, one_thread
 
         with one_thread():
-            self.method.function(self.given, as_tensor(out), **arguments)
+            self.method.function(self.operands, as_tensor(out), **arguments)
 
     def gradients(
         self, sources: Sources, knobs: Values, gradient: Array
@@ -223,7 +226,9 @@ class Merge:
         """Return the gradients by knobs that the method has of its own, at these knobs."""
         if self.method.gradients is None:
             return {}
-        return self.method.gradients(self.given, gradient, **self.method.arguments(sources, knobs))
+        return self.method.gradients(
+            self.operands, gradient, **self.method.arguments(sources, knobs)
+        )
 
 
 def method(title: str, **fields: Any) -> Callable[[Callable[..., None]], Method]:
@@ -237,7 +242,7 @@ def method(title: str, **fields: Any) -> Callable[[Callable[..., None]], Method]
 def check_knobs(
     method: Method, sources: Sequence[Values], knobs: Values, *, has_base: bool
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Return all knobs of a method as a `Merge` takes them: those given, and defaults of others.
+    """Return all knobs of a method as a `Merge` takes them: these, and defaults of the others.
 
     Raises:
         RecipeError: there are too few or too many sources, the base or a knob is missing, a knob is
@@ -252,19 +257,19 @@ def check_knobs(
     if method.base == "required" and not has_base:
         raise RecipeError(f"{method.name} needs a base model; set `base`.")
     shared = _complete(method, "merge", knobs, "the merge")
-    own = [_complete(method, "source", it, f"source {i}") for i, it in enumerate(sources, 1)]
-    return own, shared
+    of_sources = [_complete(method, "source", it, f"source {i}") for i, it in enumerate(sources, 1)]
+    return of_sources, shared
 
 
-def _complete(method: Method, per: str, given: Values, where: str) -> dict[str, float]:
+def _complete(method: Method, per: str, values: Values, where: str) -> dict[str, float]:
     known = {knob.name: knob for knob in method.knobs if knob.per == per}
-    for name in given:
+    for name in values:
         if name in known:
             continue
         if any(knob.name == name for knob in method.knobs):
-            place = "each source" if per == "merge" else "the merge as a whole"
+            owner = "each source" if per == "merge" else "the merge as a whole"
             raise RecipeError(
-                f"{method.name}: {name!r} belongs to {place}, but was given for {where}; move it."
+                f"{method.name}: {name!r} belongs to {owner}, but was given for {where}; move it."
             )
         allowed = f"allowed are {', '.join(known)}" if known else "it has none"
         raise RecipeError(
@@ -272,13 +277,13 @@ def _complete(method: Method, per: str, given: Values, where: str) -> dict[str, 
             f"{did_you_mean(name, known)}"
         )
     return {
-        name: _value(f"{method.name}: {name!r} of {where}", knob, given.get(name))
+        name: _value(f"{method.name}: {name!r} of {where}", knob, values.get(name))
         for name, knob in known.items()
     }
 
 
-def _value(subject: str, knob: Knob, given: float | None) -> float:
-    value = knob.default if given is None else float(given)
+def _value(subject: str, knob: Knob, value: float | None) -> float:
+    value = knob.default if value is None else float(value)
     kinds = {"real": "a number", "integer": "a whole number", "flag": "true or false,"}
     allowed = f"{kinds[knob.kind]} from {knob.low:g} to {knob.high:g}"
     if value is None:

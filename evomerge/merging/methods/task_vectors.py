@@ -54,24 +54,24 @@ class _Sparsifier:
     random: bool = False
 
 
-def _plain(given: Operands) -> list[TaskVector]:
+def _plain(operands: Operands) -> list[TaskVector]:
     from evomerge.merging.kernels.passes import TaskVector
 
-    return [TaskVector(tensor, given.base) for tensor in given.tensors]
+    return [TaskVector(tensor, operands.base) for tensor in operands.tensors]
 
 
-def _largest(given: Operands) -> list[Largest]:
+def _largest(operands: Operands) -> list[Largest]:
     from evomerge.merging.kernels.selection import Largest
 
-    return [Largest(tensor, given.base, reuse=given.reuse) for tensor in given.tensors]
+    return [Largest(tensor, operands.base, reuse=operands.reuse) for tensor in operands.tensors]
 
 
-def _drawn(given: Operands, *, by_rank: bool = False) -> list[Drawn]:
+def _drawn(operands: Operands, *, by_rank: bool = False) -> list[Drawn]:
     from evomerge.merging.kernels.noise import Drawn, DrawnByRank
 
     kind = DrawnByRank if by_rank else Drawn
-    pairs = zip(given.tensors, given.noise, strict=True)
-    return [kind(tensor, given.base, noise, reuse=given.reuse) for tensor, noise in pairs]
+    pairs = zip(operands.tensors, operands.noise, strict=True)
+    return [kind(tensor, operands.base, noise, reuse=operands.reuse) for tensor, noise in pairs]
 
 
 @partial(_Sparsifier, "task vectors", "Ilharco et al. 2023, arXiv 2212.04089", _plain)
@@ -156,7 +156,7 @@ def drawn_by_rank(
 def _merge(
     kind: _Sparsifier,
     elect: bool,
-    given: Operands,
+    operands: Operands,
     out: Array,
     *,
     weight: Floats = WEIGHT,
@@ -171,20 +171,20 @@ def _merge(
 
     weights = passes.normalized(weight) if normalize and not elect else weight
     if kind is everything:
-        passes.write_sum(given.tensors, weights, out, given.base, lambda_)
+        passes.write_sum(operands.tensors, weights, out, operands.base, lambda_)
         return
     used = [number for number, weight in enumerate(weights) if weight]
-    factors, consensus = _consensus(kind, given, used, weights, normalize, rescale, sparsity)
+    factors, consensus = _consensus(kind, operands, used, weights, normalize, rescale, sparsity)
     if factors:
-        consensus.write(out, given.base, lambda_, elect=elect)
+        consensus.write(out, operands.base, lambda_, elect=elect)
     else:
-        passes.write_copy(given.base, out)
+        passes.write_copy(operands.base, out)
 
 
 def _gradients(
     kind: _Sparsifier,
     elect: bool,
-    given: Operands,
+    operands: Operands,
     gradient: Array,
     *,
     weight: Floats,
@@ -202,7 +202,7 @@ def _gradients(
     from evomerge.merging.kernels.passes import weight_gradients
 
     numbers = range(len(weight))
-    factors, consensus = _consensus(kind, given, numbers, weight, normalize, rescale, sparsity)
+    factors, consensus = _consensus(kind, operands, numbers, weight, normalize, rescale, sparsity)
     by_weights = [0.0] * len(weight)
     if elect:
         each, shared, merged = consensus.elected_products(gradient)
@@ -221,7 +221,7 @@ def _gradients(
 
 def _consensus(
     kind: _Sparsifier,
-    given: Operands,
+    operands: Operands,
     numbers: Iterable[int],
     weights: Floats,
     normalize: bool,
@@ -234,7 +234,7 @@ def _consensus(
     sparse = {}
     for number in numbers:
         knobs = {name: values[number] for name, values in sparsity.items()}
-        if (kept := kind.select(given.prepared[number], rescale, **knobs)) is not None:
+        if (kept := kind.select(operands.prepared[number], rescale, **knobs)) is not None:
             sparse[number] = kept
 
     def changes(span: slice, values: Array) -> None:
@@ -245,7 +245,7 @@ def _consensus(
         changes=changes,
         factors=[weights[number] * factor for number, (factor, _) in sparse.items()],
         divisors=[abs(weights[number]) for number in sparse] if normalize else None,
-        row_length=given.prepared[0].row_length,
+        row_length=operands.prepared[0].row_length,
     )
 
 

@@ -34,13 +34,15 @@ def test_arrays_and_tensors_are_views_of_the_same_bits(name):
 def test_a_method_on_tensors_gets_tensors_and_one_thread(dtype, threads):
     seen = []
 
-    def note(given):
-        seen.extend((torch.get_num_threads(), *(it.dtype for it in (*given.tensors, given.base))))
+    def note(operands):
+        seen.extend(
+            (torch.get_num_threads(), *(it.dtype for it in (*operands.tensors, operands.base)))
+        )
 
     @method("", parents=(1, None), preparation=note, torch=True)
-    def summed(given, out, *, scale=knob(1.0, 0, 1)):
+    def summed(operands, out, *, scale=knob(1.0, 0, 1)):
         seen.append(torch.get_num_threads())
-        out.copy_(sum(given.tensors) + given.base * scale)
+        out.copy_(sum(operands.tensors) + operands.base * scale)
 
     one, two, base = torch.randn(3, 2, 3).to(dtype)
     out = torch.empty(2, 3, dtype=dtype)
