@@ -43,15 +43,10 @@ def on_tensors(prepare: Callable[[Operands], Merge]) -> Callable[..., Callable[.
     from evomerge.merging.kernels.torch_views import as_array
 
     def prepare_tensors(
-        tensors: Sequence[Tensor],
-        base: Tensor | None,
-        noise: Sequence[Noise] = (),
-        *,
-        reuse: bool = False,
-        tokens: bool = False,
+        tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise] = (), **flags: bool
     ) -> Callable[..., None]:
         start = None if base is None else as_array(base)
-        merge = prepare(Operands([as_array(it) for it in tensors], start, noise, reuse, tokens))
+        merge = prepare(Operands([as_array(it) for it in tensors], start, noise, **flags))
         return lambda sources, knobs, out: merge(sources, knobs, as_array(out))
 
     return prepare_tensors
