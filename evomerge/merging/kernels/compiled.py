@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar, cast
 
 import numba
@@ -25,6 +26,9 @@ Array = np.ndarray[Any, Any]
 
 _Loop = TypeVar("_Loop", bound=Callable[..., Any])
 
+_import_lock = Lock()
+"""Files with loops may be imported by several threads, when a merge first needs them."""
+
 LANES = 64
 """Number of partial sums that `dot` keeps; they fill a few vector registers."""
 
@@ -35,14 +39,15 @@ def compiled(loop: _Loop) -> _Loop:
     It releases the GIL. A division by 0 gives infinity or NaN (IEEE 754).
     """
     options = {"nogil": True, "error_model": "numpy"}
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = _machine_code()
-    try:
-        return cast(_Loop, numba.njit(cache=True, **options)(loop))
-    except RuntimeError:  # there is no folder that machine code can be written to
-        return cast(_Loop, numba.njit(**options)(loop))
-    finally:
-        numba.config.CACHE_DIR = before
+    with _import_lock:
+        before = numba.config.CACHE_DIR
+        numba.config.CACHE_DIR = _machine_code()
+        try:
+            return cast(_Loop, numba.njit(cache=True, **options)(loop))
+        except RuntimeError:  # there is no folder that machine code can be written to
+            return cast(_Loop, numba.njit(**options)(loop))
+        finally:
+            numba.config.CACHE_DIR = before
 
 
 @cache

@@ -82,11 +82,11 @@ WEIGHT: Any = knob(1.0, -100, 100, per="source", search=(0.0, 1.0))
 
 def knobs_of(function: Callable[..., object]) -> tuple[Knob, ...]:
     """Return the knobs in the signature of a function."""
-    parameters = inspect.signature(function).parameters.values()
+    defaults = {name: it.default for name, it in inspect.signature(function).parameters.items()}
     return tuple(
-        replace(it.default, name=it.name.rstrip("_"))
-        for it in parameters
-        if isinstance(it.default, Knob)
+        replace(knob, name=name[:-1] if iskeyword(name[:-1]) else name)
+        for name, knob in defaults.items()
+        if isinstance(knob, Knob)
     )
 
 
