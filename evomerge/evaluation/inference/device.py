@@ -26,7 +26,6 @@ SMALL = 30_000_000
 """A model with fewer parameters than this is scored on one CPU thread: several would wait for each
 other most of the time."""
 
-
 _EXHAUSTED = ("out of memory", "can't allocate memory", "_status_alloc_failed")
 _BROKEN = (
     *("cuda error", "hip error", "cublas_status_", "cudnn_status_", "cudnn error", "nccl error"),
@@ -34,7 +33,7 @@ _BROKEN = (
 )
 
 
-def choose_device(wanted: str) -> str:
+def choose_device(device: str) -> str:
     """Return the torch device for `evaluation.device`; `auto` is an accelerator if there is one.
 
     Raises:
@@ -43,17 +42,17 @@ def choose_device(wanted: str) -> str:
     import torch
 
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if wanted == "auto":
+    if device == "auto":
         return "cpu" if accelerator is None else str(accelerator)
     try:
-        torch.empty(0, device=wanted)
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         usable = f"auto, cpu or {accelerator.type}" if accelerator else "auto or cpu"
         raise ConfigError(
-            f"`evaluation.device` is {wanted!r}, which cannot be used here ({one_line(error)}); "
+            f"`evaluation.device` is {device!r}, which cannot be used here ({one_line(error)}); "
             f"use {usable}."
         ) from error
-    return wanted
+    return device
 
 
 def is_built_for_gpu() -> bool:

@@ -154,21 +154,21 @@ def with_identity_layers(state: Mapping[str, Tensor], shapes: Shapes) -> dict[st
     Behind a layer it is not, since vLLM normalises the float32 sum of hidden state and output.
     New layers take no memory. Where nothing can be added, the weights are returned as they are.
     """
-    deep, own = _language(shapes), _language(state)
-    if deep is None or own is None or deep.prefix != own.prefix or len(deep) <= len(own):
+    deep, stack = _language(shapes), _language(state)
+    if deep is None or stack is None or deep.prefix != stack.prefix or len(deep) <= len(stack):
         return dict(state)
-    added = len(deep) - len(own)
+    added = len(deep) - len(stack)
     moved = {
-        own.name(layer, suffix): own.name(layer + added, suffix)
-        for layer, block in enumerate(own.blocks)
+        stack.name(layer, suffix): stack.name(layer + added, suffix)
+        for layer, block in enumerate(stack.blocks)
         for suffix in block
     }
     completed = {moved.get(name, name): tensor for name, tensor in state.items()}
     for layer in range(added):
-        for suffix in own.blocks[0]:
-            name = own.name(layer, suffix)
+        for suffix in stack.blocks[0]:
+            name = stack.name(layer, suffix)
             if name in shapes:
-                zero = state[own.name(0, suffix)].new_zeros(())
+                zero = state[stack.name(0, suffix)].new_zeros(())
                 completed[name] = zero.expand(shapes[name])
     return completed
 
