@@ -264,15 +264,15 @@ _VALUES = Values(RecipeError)
 
 def _part(kind: Callable[..., Any], required: str, **readers: Reader) -> Reader:
     """Return what reads a part of a recipe from a mapping, each key by its own reader."""
+    needed, allowed = required.split(), tuple(readers)
 
     def part(data: Any, where: str) -> Any:
-        content = _VALUES.mapping(data, where, tuple(readers))
-        for key in required.split():
+        content = _VALUES.mapping(data, where, allowed)
+        for key in needed:
             if key not in content:
                 raise RecipeError(f"The key `{key}` is missing in `{where}`.")
         prefix = "" if where == "recipe" else f"{where}."
-        known = {key: read for key, read in readers.items() if key in content}
-        return kind(**{key: read(content[key], prefix + key) for key, read in known.items()})
+        return kind(**{k: readers[k](content[k], prefix + k) for k in allowed if k in content})
 
     return part
 
