@@ -21,7 +21,7 @@ from evomerge.mergekit.sources import BASE_IS_FIRST
 from evomerge.merging.methods import get_method
 from evomerge.merging.tensors.plan import Planner, TensorPlan
 from evomerge.merging.tokenizers.plan import plan_tokenizer
-from evomerge.merging.tokenizers.rows import TRUNCATE
+from evomerge.merging.tokenizers.rows import TRUNCATE, truncate
 from evomerge.merging.tokenizers.templates import template_of
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.files import is_from_hub
@@ -72,8 +72,11 @@ class _Writer:
         self.host = checkpoints[recipe.host]
         self.method, self.prefix = get_method(recipe.embeddings.method), self._only_stack()
         self.layers = recipe.layers[self.prefix]
-        by_token = recipe.tokenizer != "base"
-        rows = plan_tokenizer(recipe, checkpoints).rows if by_token else None
+        parents, rows = [checkpoints[name] for name in recipe.parents], None
+        if recipe.tokenizer != "base":
+            rows = plan_tokenizer(recipe, checkpoints).rows
+        elif len({parent.vocabulary for parent in parents}) > 1:
+            rows, _ = truncate(parents)  # as mergekit does it, if it is told to
         self.planner = Planner(checkpoints, recipe.host, rows)
         self.outside: dict[str, list[TensorPlan]] = {"embeddings": [], "head": []}
         self.blocks: list[list[TensorPlan]] = [[] for _ in self.layers]
