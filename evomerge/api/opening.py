@@ -111,9 +111,9 @@ def start(
     if resume and is_begun(folder):
         return _continue(RunFolder(folder), *going_on(folder, content, source), allowed)
     RunFolder.check_free(folder)
-    wrote = parse(content, str(source))
-    checked = prepare(wrote, folder_of(source), allowed)
-    return OpenRun(begin(folder, checked, wrote, source), checked, {}, is_new=True)
+    search_file = parse(content, str(source))
+    checked = prepare(search_file, folder_of(source), allowed)
+    return OpenRun(begin(folder, checked, search_file, source), checked, {}, is_new=True)
 
 
 def go_on(
@@ -166,12 +166,12 @@ def start_study(
     if is_begun(folder):
         return going_on(folder, content, source)[0]
     RunFolder.check_free(folder)
-    wrote = parse(content, str(source))
-    check_study(wrote)
-    checked = check_search(wrote.with_values("executor", order="arrival"), folder_of(source))
+    search_file = parse(content, str(source))
+    check_study(search_file)
+    checked = check_search(search_file.with_values("executor", order="arrival"), folder_of(source))
     check_weights_are_finite(checked)
     warn(checked, level=4)
-    begin(folder, checked, wrote, source)
+    begin(folder, checked, search_file, source)
     return {}
 
 

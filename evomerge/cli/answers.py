@@ -100,7 +100,7 @@ def results(
             terminal.say(
                 "the test score of an exported model, by lm-eval itself (MODEL_DIR is the folder):"
             )
-            terminal.say(command, whole=True)
+            terminal.say(command, unbroken=True)
             if note := sampling_note(view.frozen.sampled):
                 terminal.say(note)
     terminal.say_why_not_in_mergekit(run)

@@ -37,13 +37,13 @@ def compare(
     """Compare parents before they are merged: what each changed, and which are alike."""
     from evomerge.api.models import compare as compare_models
 
-    found = compare_models(parents, base)
+    comparison = compare_models(parents, base)
     if as_json:
-        terminal.print_json(found.to_dict())
+        terminal.print_json(comparison.to_dict())
         return
     title = "" if base is None else "changes of the base's weights in %, and the nearest parent"
-    terminal.print_table(*found.rows(), title=title)
-    for note in found.notes:
+    terminal.print_table(*comparison.rows(), title=title)
+    for note in comparison.notes:
         terminal.say(note)
 
 

@@ -159,9 +159,9 @@ def text_of(value: Any) -> str:
     return str(value)
 
 
-def say(message: str, *, whole: bool = False) -> None:
-    """Print a message to standard error; a terminal breaks lines (`whole`: none), but no path."""
-    if err.is_terminal and not whole:
+def say(message: str, *, unbroken: bool = False) -> None:
+    """Print a message to standard error; a terminal breaks lines unless `unbroken`, but no path."""
+    if err.is_terminal and not unbroken:
         lines = message.splitlines()
         fill = partial(textwrap.fill, break_long_words=False, break_on_hyphens=False)
         message = "\n".join(fill(line, err.width) for line in lines)

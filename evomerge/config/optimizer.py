@@ -24,8 +24,8 @@ class FormConfig(Section):
 def _forms_of(value: Any) -> str:
     """Return whether a value is the form of all tasks, or has one for each of some tasks."""
     is_by_task = isinstance(value, dict) and value
-    whole = (dict, FormConfig)
-    return "tasks" if is_by_task and all(isinstance(it, whole) for it in value.values()) else "all"
+    forms = (dict, FormConfig)
+    return "tasks" if is_by_task and all(isinstance(it, forms) for it in value.values()) else "all"
 
 
 FormsConfig: TypeAlias = Annotated[
