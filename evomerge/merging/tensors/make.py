@@ -23,7 +23,6 @@ from evomerge.errors import CandidateError, CheckpointError
 from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.kernels.noise import Noise
 from evomerge.merging.kernels.passes import are_finite, load, write_copy
-from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Merge, Operands
 from evomerge.merging.tensors.plan import Planner, SourceTensor, TensorPlan
 from evomerge.merging.tensors.reader import DTYPES, TensorReader, matched_rows
@@ -52,6 +51,7 @@ class TensorMaker:
 
     def __init__(self, planner: Planner, *, memory: int = 0, release: bool = False) -> None:
         self.reader = TensorReader(planner.checkpoints, matched_rows(planner))
+        self._method = planner.method
         self.prepared, self.release = PreparedMerges(memory), release
 
     def make(
@@ -128,7 +128,7 @@ class TensorMaker:
 
     def working_bytes(self, plan: TensorPlan) -> int:
         """Return about how many bytes the making of a tensor takes: copies of sources, result."""
-        method = get_method(plan.method) if plan.method else None
+        method = self._method(plan.method) if plan.method else None
         copies = sum(map(self.reader.is_copied, plan.inputs))
         taken = (1 + copies) * math.prod(plan.shape) * WIDTHS[plan.dtype]
         if method is None or method.working_bytes is None or (method.costly and plan.tokens):
@@ -137,7 +137,7 @@ class TensorMaker:
 
     def _prepare(self, plan: TensorPlan, *, reuse: bool) -> Merge:
         """Read the sources and compute what does not depend on knobs; the plan is no copy."""
-        method = get_method(plan.method or "")
+        method = self._method(plan.method or "")
         noise = [Noise(plan.seed, item.parent, item.name) for item in plan.sources]
         operands = Operands(
             [self.reader.read(item) for item in plan.sources],
@@ -151,7 +151,7 @@ class TensorMaker:
     def _held_bytes(self, plan: TensorPlan) -> int:
         """Return the bytes that a prepared merge takes, with copies of sources if it has some."""
         elements = math.prod(plan.shape)
-        held = get_method(plan.method or "").cached_bytes * elements * len(plan.sources)
+        held = self._method(plan.method or "").cached_bytes * elements * len(plan.sources)
         copies = sum(map(self.reader.is_copied, plan.inputs))
         return int(held) + copies * elements * WIDTHS[plan.dtype] + _OVERHEAD
 

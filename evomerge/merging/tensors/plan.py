@@ -134,7 +134,7 @@ class Planner:
         self.checkpoints, self.vocabulary = checkpoints, vocabulary
         self.host = self._parent(host)
         self._fits = {name: TensorNameMap(self.host, item) for name, item in checkpoints.items()}
-        self._method = lru_cache(None)(get_method)
+        self.method = lru_cache(None)(get_method)
         self._block = lru_cache(_MOST_BLOCKS)(self._find_block)
         self._outside = lru_cache(_MOST_BLOCKS)(self._find_outside)
         self._unmerged = Layer("passthrough", (Source(host),))
@@ -159,7 +159,7 @@ class Planner:
             if layer is None:
                 yield from tensors
                 continue
-            method, dtype = self._method(layer.method), STORED[recipe.dtype]
+            method, dtype = self.method(layer.method), STORED[recipe.dtype]
             knobs_at, seed = _knobs_of(layer, method), recipe.seed if method.random else 0
             for tensor in tensors:
                 if tensor.method is None:
@@ -278,7 +278,7 @@ class Planner:
         # Integer and boolean buffers (position ids, masks) have no meaningful average.
         if not all(self._info(item).floating for item in inputs):
             return self._copy(name, base or inputs[0])
-        base = base if self._method(origin.method).base != "none" else None
+        base = base if self.method(origin.method).base != "none" else None
         shape = self._shape(name, inputs)
         return TensorPlan(name, shape, "", origin.method, sources, base=base, tokens=tokens)
 
