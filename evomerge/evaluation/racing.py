@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any, TypeAlias
@@ -26,13 +26,10 @@ from evomerge.errors import ConfigError
 from evomerge.evaluation.evaluator import Answers, Evaluator
 from evomerge.evaluation.tasks.documents import in_order
 from evomerge.evaluation.tasks.info import TasksInfo
-from evomerge.evaluation.tasks.objective import Documents
+
 from evomerge.scores import Expected, Objective, Scores, Split, fitness
 
 Floats: TypeAlias = NDArray[np.float64]
-Steps: TypeAlias = Generator[Documents, Scores, Mapping[str, Expected]]
-"""Yields the documents that must be scored, those of earlier steps included, and is sent the scores
-on them. It returns the expected scores on all documents, by `task/metric`."""
 
 _GROWTH = 1.4  # least factor between one sample size and the next
 _PRIOR = 2.0  # an expected squared difference counts as much as this many observations
@@ -42,8 +39,7 @@ _PRIOR = 2.0  # an expected squared difference counts as much as this many obser
 class Race:
     """Decides on how many documents a candidate is scored; one that may be the best is on all.
 
-    Its decisions depend only on its settings, the arguments of `steps` and the scores that it is
-    sent, so a resumed search repeats them.
+    Its decisions depend only on its settings and on scores, so a resumed search repeats them.
 
     Attributes:
         confidence: a candidate is stopped when it is behind the incumbent with this probability.
@@ -57,31 +53,18 @@ class Race:
     seed: int = 0
     recent: int = 40
 
-    def steps(
+    def orders(
         self, incumbent: Scores, earlier: Sequence[Scores], objectives: Sequence[Objective]
-    ) -> Steps:
-        """Yield larger and larger samples until the candidate is unlikely to be ahead.
+    ) -> dict[str, list[int]]:
+        """Return task -> the order in which its documents are taken into samples.
 
-        The incumbent is the best candidate so far, with its scores on all documents; `earlier` are
-        the scores of the last `recent` candidates, the latest one last.
+        Each generation has an order of its own: with one for the whole search, the incumbent would
+        be one that is good on the first documents.
         """
-        documents = incumbent.documents
-        # Each generation has an order of its own: with one for the whole search, the incumbent
-        # would be one that is good on the first documents.
         fitnesses = ",".join(float(fitness(objectives, scores)).hex() for scores in earlier)
-        orders = {
-            item.task: in_order(
-                len(documents[item.task]), f"{self.seed}/race/{fitnesses}/{item.task}"
-            )
-            for item in objectives
-        }
-        squares = expected_squares(objectives, incumbent, earlier, orders)
-        for count in self.sizes(sum(map(len, documents.values()))):
-            scores = yield sample(documents, orders, count)
-            mean, variance = estimate(differences(objectives, scores, incumbent), orders, squares)
-            if chance(mean, variance) < 1 - self.confidence:
-                break
-        return expected_scores(objectives, scores, incumbent, earlier, orders)
+        counts = {item.task: len(incumbent.documents[item.task]) for item in objectives}
+        key = f"{self.seed}/race/{fitnesses}"
+        return {task: in_order(count, f"{key}/{task}") for task, count in counts.items()}
 
     def sizes(self, total: int) -> list[int]:
         """Sample sizes at which the race is checked; the last is all documents.
@@ -146,7 +129,7 @@ def expected_squares(
 def sample(
     documents: Mapping[str, Sequence[int]], orders: Mapping[str, Sequence[int]], count: int
 ) -> dict[str, list[int]]:
-    """Return the ids of about `count` documents, as large a share of each task; see `Race.steps`.
+    """Return the ids of about `count` documents, as large a share of each task.
 
     A larger sample has all documents of a smaller one.
     """
@@ -212,27 +195,30 @@ def score_in_race(
     earlier: Sequence[Scores],
     objectives: Sequence[Objective],
 ) -> Scores:
-    """Score a model on as many of the incumbent's documents as a race asks for.
+    """Score a model on larger and larger samples until it is unlikely to be ahead.
 
-    If these are not all, the expected scores on all of them are in `expected`.
+    The incumbent is the best candidate so far, with its scores on all documents; `earlier` are the
+    scores of the last `recent` candidates, the latest one last. If not all of the incumbent's
+    documents were scored, the expected scores on all of them are in `expected`.
 
     Raises:
         CandidateError: the model cannot be run.
     """
-    began, answers = time.perf_counter(), Answers({})
-    steps = race.steps(incumbent, earlier, objectives)
-    wanted = next(steps)
-    while True:
-        rows = answers.rows
-        new = {t: [i for i in ids if i not in rows.get(t, ())] for t, ids in wanted.items()}
+    began, answers, documents = time.perf_counter(), Answers({}), incumbent.documents
+    orders = race.orders(incumbent, earlier, objectives)
+    squares = expected_squares(objectives, incumbent, earlier, orders)
+    for count in race.sizes(sum(map(len, documents.values()))):
+        rows, chosen = answers.rows, sample(documents, orders, count)
+        new = {t: [i for i in ids if i not in rows.get(t, ())] for t, ids in chosen.items()}
         answers = answers | evaluator.answer(model, split, new)
         scores = answers.scores(evaluator.tasks_of(split), time.perf_counter() - began)
         if scores.fidelity == incumbent.fidelity:
             return scores
-        try:
-            wanted = steps.send(scores)
-        except StopIteration as stop:
-            return replace(scores, expected=stop.value)
+        mean, variance = estimate(differences(objectives, scores, incumbent), orders, squares)
+        if chance(mean, variance) < 1 - race.confidence:
+            break
+    expected = expected_scores(objectives, scores, incumbent, earlier, orders)
+    return replace(scores, expected=expected)
 
 
 def check_means(objectives: Sequence[Objective], info: TasksInfo) -> None:

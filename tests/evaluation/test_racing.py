@@ -188,7 +188,7 @@ def test_a_generation_has_one_sample_and_the_next_one_another():
     rows = [of_task(answering(0.5, seed)) for seed in range(24)]
 
     def first(earlier, seed=0):
-        return next(Race(seed=seed).steps(rows[0], earlier, [ACC]))
+        return Race(seed=seed).orders(rows[0], earlier, [ACC])
 
     assert first(rows[:12]) == first(rows[:12]) != first(rows)
     assert first(rows, seed=1) != first(rows)

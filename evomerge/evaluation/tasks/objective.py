@@ -9,8 +9,8 @@ import copy
 import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeAlias
 
@@ -232,29 +232,17 @@ class SingleTask(Objective):
 
 
 def _numbers(name: str, metric: str, values: Any, count: int) -> tuple[float, ...]:
-    """Return scores as floats, taken from a sequence, an array or a tensor of numbers."""
-    if hasattr(values, "tolist"):  # of numpy and torch
-        values = values.tolist()
-    if not isinstance(values, Sequence) or isinstance(values, (str, bytes)):
-        wrong = [f"a {type(values).__name__}"]
-    else:
-        wrong = [f"{item!r:.80}" for item in values if not _is_score(item)]
-        wrong += [] if len(values) == count else [f"{len(values)} values"]
-    if wrong:
-        raise CandidateError(
-            f"Objective {name} returned {wrong[0]} of {metric} for {count} documents; it must "
-            "return a list with one finite number (int or float) for each document."
-        )
-    return tuple(map(float, values))
-
-
-def _is_score(value: Any) -> bool:
-    if hasattr(value, "item"):  # a scalar of numpy or torch
-        value = value.item()
-    try:
-        return type(value) is not bool and isinstance(value, Real) and math.isfinite(value)
-    except OverflowError:
-        return False
+    """Return scores as floats, taken from a list, a tuple, an array or a tensor of numbers."""
+    items = values.tolist() if hasattr(values, "tolist") else values  # of numpy and torch
+    with suppress(TypeError, ValueError, OverflowError):
+        if isinstance(items, (list, tuple)) and len(items) == count:
+            numbers = tuple(map(float, items))
+            if all(map(math.isfinite, numbers)):
+                return numbers
+    raise CandidateError(
+        f"Objective {name} returned {values!r:.80} of {metric} for {count} documents; it must "
+        "return a list with one finite number (int or float) for each document."
+    )
 
 
 def _raised_at(error: BaseException) -> str:
