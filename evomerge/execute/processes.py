@@ -6,14 +6,13 @@ ready, or replaced, in little time and shares their memory.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -25,7 +24,6 @@ END = 3.0
 """Seconds that a process has to end its own processes, until it is killed."""
 
 _ALONE = "PYTHONSAFEPATH"
-_ALONE_ALWAYS = _ALONE in os.environ  # set by the user
 
 
 class ProcessWorker(Worker):
@@ -39,17 +37,19 @@ class ProcessWorker(Worker):
     def __init__(
         self, make: Callable[[], RunJob], preload: Sequence[str] = (), place: str = ""
     ) -> None:
-        self._make, self._preload, self.place = make, tuple(preload), place
+        self._make, self._preload, self.place = make, list(preload), place
         self._process: Any = None
         self._pipe: Any = None
 
     def start(self) -> None:
         """Start a new process and make the worker in it; an old process is ended."""
         self.close()
-        context = _context(self._preload)
+        # On a Mac, libraries of the system do not survive a fork.
+        context: Any = get_context("spawn" if sys.platform == "darwin" else "forkserver")
+        context.set_forkserver_preload(self._preload)
         self._pipe, theirs = context.Pipe()
         # No daemon: those may not start processes of their own, as vLLM does.
-        self._process = context.Process(target=_serve, args=(theirs, self._make, _ALONE_ALWAYS))
+        self._process = context.Process(target=_serve, args=(theirs, self._make))
         with theirs, _no_modules_from_here():
             self._process.start()
 
@@ -97,36 +97,23 @@ def _no_modules_from_here() -> Iterator[None]:
     try:
         yield
     finally:
-        if not _ALONE_ALWAYS:
-            del os.environ[_ALONE]
-
-
-@cache
-def _context(preload: tuple[str, ...]) -> Any:
-    """Return how processes are started: forked from a server if there is one, else from nothing."""
-    if "forkserver" not in multiprocessing.get_all_start_methods() or sys.platform == "darwin":
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(preload))
-    return context
+        del os.environ[_ALONE]
 
 
 def _how(code: int | None) -> str:
     if code is None or code >= 0:
         return f"with the exit status {code}"
-    names = {item.value: item.name for item in signal.Signals}
-    return f"by the signal {names.get(-code, -code)}"
+    return f"by the signal {signal.Signals(-code).name}"
 
 
 # What follows runs in the worker's process.
 
 
-def _serve(pipe: Connection, make: Callable[[], RunJob], alone: bool) -> None:
-    """Make the worker, and answer jobs until the pipe is closed; `alone`: see `_ALONE_ALWAYS`."""
+def _serve(pipe: Connection, make: Callable[[], RunJob]) -> None:
+    """Make the worker, and answer jobs until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the search's, which ends its workers
     signal.signal(signal.SIGTERM, _end)
-    if not alone:
-        os.environ.pop(_ALONE, None)  # a Python that an objective starts looks where it stands
+    os.environ.pop(_ALONE, None)  # a Python that an objective starts looks where it stands
     _end_with_parent()
     try:
         host = Host(make)
@@ -136,23 +123,22 @@ def _serve(pipe: Connection, make: Callable[[], RunJob], alone: bool) -> None:
     except (EOFError, BrokenPipeError):  # the search has ended
         return
     except BaseException as error:
-        answer: BaseException = error
-    try:
-        pipe.send((answer, []))
-    except Exception:  # it cannot be pickled
-        pipe.send((SearchError(f"{type(answer).__name__}: {one_line(answer)}"), []))
+        try:
+            pipe.send((error, []))
+        except Exception:  # it cannot be pickled
+            pipe.send((SearchError(f"{type(error).__name__}: {one_line(error)}"), []))
 
 
 def _end(*_: object) -> None:
     """End this process, and those that it has started."""
-    for child in multiprocessing.active_children():
+    for child in active_children():
         child.terminate()
     os._exit(1)
 
 
 def _end_with_parent() -> None:
     """End this process when the one that started it ends, however it ends."""
-    parent = multiprocessing.parent_process()
+    parent = parent_process()
     assert parent is not None
 
     def watch() -> None:

@@ -18,7 +18,6 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from evomerge.compat.ray import is_machine_gone, not_importable, reason_of
-from evomerge.errors import one_line
 from evomerge.execute.pool import Host, LostMachineError, LostWorkerError, Records, Worker
 from evomerge.execute.protocol import Job, Result, RunJob
 
@@ -115,13 +114,9 @@ def _find_cause(actor: Any, error: RayError, answer: Future[Any]) -> None:
         time.sleep(0.5)
         try:
             ray.get(actor.is_there.remote(), timeout=5)
+            break
         except RayError as newer:
             error = newer
-        except Exception as other:
-            answer.set_exception(LostWorkerError(one_line(other)))
-            return
-        else:
-            break
     if fault := not_importable(error):
         answer.set_exception(fault)
     elif is_machine_gone(error):
