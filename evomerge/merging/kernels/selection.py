@@ -35,9 +35,6 @@ _SAMPLE = 1 << 15
 _RUN = 16
 """Neighbouring elements that are sampled together, since one read of memory loads all of them."""
 
-_GROUP = 16
-"""Elements that `_sift` tests together."""
-
 
 @dataclass(frozen=True)
 class MagnitudeCut:
@@ -138,42 +135,21 @@ def _bracket(magnitudes: Magnitudes, size: int, count: int) -> tuple[float, floa
 def _collect(
     magnitudes: Magnitudes, size: int, low: float, high: float
 ) -> tuple[Array, Array, Array]:
-    """Count the magnitudes at and above the ends of a bracket, and collect those inside."""
+    """Count the magnitudes above and at the ends of a bracket, and collect those inside.
+
+    A row of counts, for each span, has how many are above it, at its high and at its low end.
+    """
     counts = np.zeros((-(-size // SPAN), 3), dtype=np.int64)
     places, values = [], []
-    inner = np.empty(SPAN, dtype=np.uint32)
     for number, span in enumerate(spans(size)):
         some = magnitudes(span)
-        inside = _sift(some, np.float32(low), np.float32(high), counts[number], inner)
-        places.append(inner[:inside].astype(np.int64) + span.start)
-        values.append(some[inner[:inside]])
+        above = len(some) - np.count_nonzero(some <= high)  # as a NaN is
+        lowest = np.count_nonzero(some == low) if low < high else 0
+        counts[number] = above, np.count_nonzero(some == high), lowest
+        inside = np.flatnonzero((some > low) & (some < high))
+        places.append(inside + span.start)
+        values.append(some[inside])
     return counts, np.concatenate(places), np.concatenate(values)
-
-
-@compiled
-def _sift(magnitudes: Array, low: np.float32, high: np.float32, counts: Array, inner: Array) -> int:
-    """`_collect` for one span: fill its row of counts and the indices inside the bracket."""
-    size = len(magnitudes)
-    above = highest = lowest = np.uint32(0)
-    for i in range(size):
-        above += np.uint32(not magnitudes[i] <= high)
-        highest += np.uint32(magnitudes[i] == high)
-        lowest += np.uint32(magnitudes[i] == low)
-    counts[0], counts[1], counts[2] = above, highest, lowest if low < high else np.uint32(0)
-    # Most groups have no element inside the bracket; a few vector operations per group show that.
-    hits = np.zeros(size // _GROUP + 1, dtype=np.uint8)
-    for group in range(size // _GROUP):
-        for i in range(_GROUP):
-            value = magnitudes[group * _GROUP + i]
-            hits[group] |= (value > low) & (value < high)
-    hits[size // _GROUP] = 1
-    inside = 0
-    for group in range(len(hits)):
-        if hits[group]:
-            for i in range(group * _GROUP, min((group + 1) * _GROUP, size)):
-                inner[inside] = i
-                inside += (magnitudes[i] > low) & (magnitudes[i] < high)
-    return inside
 
 
 def _nth(values: Array, count: int) -> tuple[float, int]:

@@ -12,15 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evomerge.merging.methods.blocks import blocks, columns, flat, row_products, rows, total
-from evomerge.merging.methods.method import (
-    WEIGHT,
-    Floats,
-    KnobKey,
-    Operands,
-    flag,
-    knob,
-    method,
-)
+from evomerge.merging.methods.method import WEIGHT, Floats, KnobKey, Operands, flag, knob, method
 
 if TYPE_CHECKING:
     from torch import Tensor
