@@ -3,8 +3,6 @@
 `bad_input.yaml` has the mistakes: each row is a change, and words that the sentence has.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 import shutil

@@ -1,7 +1,5 @@
 """The objective functions in examples/ score models as their docstrings say."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import sys

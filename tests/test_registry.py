@@ -1,7 +1,5 @@
 """What a small installed package adds by entry points is found, and searched with."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

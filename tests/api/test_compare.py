@@ -1,7 +1,5 @@
 """`evomerge compare` and `evomerge.compare`: what they read, what they say, and bad input."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

@@ -1,7 +1,5 @@
 """Whatever is no path gives one sentence that names the argument, and no `TypeError` of pathlib."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """A run folder as an object says the same as the command line."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import replace
 from io import StringIO

@@ -1,7 +1,5 @@
 """Searches from Python: with a function as objective, interrupted and continued, exported."""
 
-from __future__ import annotations
-
 import copy
 import subprocess
 import sys

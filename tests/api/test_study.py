@@ -1,7 +1,5 @@
 """Studies: candidates are given, scores are told, and a kill loses neither."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import signal

@@ -1,7 +1,5 @@
 """A search file can be checked from Python."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -3,8 +3,6 @@
 A search tries the baselines first, and validates five winners.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from pathlib import Path

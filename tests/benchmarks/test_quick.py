@@ -1,7 +1,5 @@
 """Every benchmark that a page names runs in its quick form and ends with its figures."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The simulated executor of `benchmarks/scale.py` keeps the laws, and known efficiencies."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """What `benchmarks/soak.py` compares: it notices lost lines, other files and other scores."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """What `--help` shows on a narrow terminal."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """The rows that a terminal shows."""
 
-from __future__ import annotations
-
 import csv
 from typing import Any
 

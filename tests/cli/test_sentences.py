@@ -1,7 +1,5 @@
 """Errors on a terminal and in a pipe, and the form that every error has."""
 
-from __future__ import annotations
-
 import ast
 import os
 import pty

@@ -1,7 +1,5 @@
 """A result that cannot be written is refused at once, before anything is read or computed."""
 
-from __future__ import annotations
-
 import errno
 import os
 import sys

@@ -1,7 +1,5 @@
 """Every code block of the documentation runs, or is checked as far as possible."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """Commands, keys of the search file and files that a text names in backticks exist."""
 
-from __future__ import annotations
-
 import re
 from itertools import pairwise
 from typing import Any

@@ -1,7 +1,5 @@
 """What `validate`, `list parents` and model cards say that each kind of model is for."""
 
-from __future__ import annotations
-
 import warnings
 from functools import partial
 

@@ -1,7 +1,5 @@
 """The laws of searches whose outcomes are made up: thousands of candidates, any width, any kill."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import random

@@ -3,8 +3,6 @@
 Each search is run once and all its laws share the run, also among the processes of a test run.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import random

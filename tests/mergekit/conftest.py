@@ -1,7 +1,5 @@
 """Three Llama models for the tests of mergekit files."""
 
-from __future__ import annotations
-
 import pytest
 import tiny
 

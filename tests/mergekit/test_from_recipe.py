@@ -1,7 +1,5 @@
 """Recipes written as mergekit files read back as the same merge, or an error gives the reason."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """mergekit files read as recipes: the value of each tensor, and files that are refused."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

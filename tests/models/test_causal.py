@@ -1,7 +1,5 @@
 """Models that lm-eval's tasks cannot be scored on are refused by their config and files."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

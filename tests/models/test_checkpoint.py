@@ -1,7 +1,5 @@
 """Checkpoints: wrong headers are detected, and block stacks are found in the names of tensors."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import struct

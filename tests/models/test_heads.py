@@ -1,7 +1,5 @@
 """Which tensors are the head of a classifier, and what parents with other labels or none lack."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

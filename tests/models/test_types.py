@@ -1,7 +1,5 @@
 """Parents of different model types: merged with a warning."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

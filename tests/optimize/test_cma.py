@@ -1,7 +1,5 @@
 """A signal that comes while pycma is imported."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

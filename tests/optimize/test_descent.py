@@ -1,7 +1,5 @@
 """Descent is torch's Adam on genomes, within the ranges of the genes, and survives the journal."""
 
-from __future__ import annotations
-
 import json
 import math
 

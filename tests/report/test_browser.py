@@ -1,7 +1,5 @@
 """The report in a real browser: no errors, no request, nothing wider than a phone."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

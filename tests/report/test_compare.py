@@ -1,7 +1,5 @@
 """The figures of compared parents are those of plain torch, in every dtype and architecture."""
 
-from __future__ import annotations
-
 import math
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A front is compared with the parents by objective, and shown on test documents."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from run_folders import append, asked, write_run

@@ -1,7 +1,5 @@
 """`evomerge results RUN RUN ...`: several runs in one table."""
 
-from __future__ import annotations
-
 import csv
 import math
 from pathlib import Path

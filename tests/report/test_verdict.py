@@ -1,7 +1,5 @@
 """The verdict says no more than the intervals do."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

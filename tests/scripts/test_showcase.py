@@ -1,7 +1,5 @@
 """The showcase's questions and lm-eval tasks: right answers, and pools that share no numbers."""
 
-from __future__ import annotations
-
 import calendar
 import json
 import os

@@ -1,7 +1,5 @@
 """Searches over classifiers and reward models whose parents differ."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Searches by gradients: what a front of descents prefers, and what is refused."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

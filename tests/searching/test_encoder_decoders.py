@@ -1,7 +1,5 @@
 """Searches over encoder-decoders: what is merged, and what is said of them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

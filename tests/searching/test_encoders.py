@@ -1,7 +1,5 @@
 """Searches over sentence encoders whose parents differ, and their files of rows."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A fault of a candidate is one row; the search goes on and can be resumed."""
 
-from __future__ import annotations
-
 import json
 import signal
 from pathlib import Path

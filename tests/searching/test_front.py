@@ -1,7 +1,5 @@
 """A search for a front: its results and files."""
 
-from __future__ import annotations
-
 import pytest
 from killed import searched
 from search_run import SMALL, STRUCTURED, evomerge_json, write_search

@@ -1,7 +1,5 @@
 """A real search by the likelihood of reference answers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

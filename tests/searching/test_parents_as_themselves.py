@@ -1,7 +1,5 @@
 """On validation and test documents a parent is scored as itself, as `evomerge evaluate` does it."""
 
-from __future__ import annotations
-
 import html
 import json
 from pathlib import Path

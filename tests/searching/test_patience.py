@@ -1,7 +1,5 @@
 """`budget.patience` and `budget.target`: the search ends there, and `resume` says so."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A search on a Ray cluster takes the course of an inline one, whatever is lost on the way."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import threading

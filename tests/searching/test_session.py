@@ -1,7 +1,5 @@
 """What a session does with outcomes: followers, failures, finals, attempts."""
 
-from __future__ import annotations
-
 import logging
 import math
 import random

@@ -1,7 +1,5 @@
 """`evomerge stop`: a search ends early with a winner, and goes on as if it had not been stopped."""
 
-from __future__ import annotations
-
 import random
 import time
 from typing import Any

@@ -1,7 +1,5 @@
 """Models that see: what `validate` says of their towers and files."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

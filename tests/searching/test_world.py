@@ -1,7 +1,5 @@
 """An error that is not a candidate's fault, or a signal, ends a search; `resume` goes on."""
 
-from __future__ import annotations
-
 import shutil
 import signal
 import subprocess

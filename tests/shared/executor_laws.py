@@ -1,7 +1,5 @@
 """The laws of executors."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """A few of lm-eval's own tasks, since to look through all of them takes seconds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import lm_eval.tasks

@@ -1,7 +1,5 @@
 """Which weights `arcee_fusion` may take from either model, since rounding decides."""
 
-from __future__ import annotations
-
 import torch
 
 DIVERGENCE = 16 * 2.0**-24

@@ -1,7 +1,5 @@
 """Searches in this process."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 from typing import Any

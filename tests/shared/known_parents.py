@@ -1,7 +1,5 @@
 """Parents of the zoo whose settings differ, and a small search over them."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

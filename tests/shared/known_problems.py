@@ -4,8 +4,6 @@ The best point of each problem with one objective lies away from the start, from
 the diagonal, so that no optimizer finds it by the way it begins.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

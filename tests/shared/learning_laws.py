@@ -1,7 +1,5 @@
 """The laws of what an optimizer learns from what it is told."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias

@@ -1,7 +1,5 @@
 """Layers and recipes of few parents, as tests need them."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any

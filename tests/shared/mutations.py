@@ -5,8 +5,6 @@ something that nobody expects there, down to texts that plain values cannot say 
 5,000 lists in each other). One in twelve has another encoding or other ends of lines, or is cut.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import re

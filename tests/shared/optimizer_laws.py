@@ -1,7 +1,5 @@
 """All laws of optimizers: the contract, what they learn, and that they search well."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from known_problems import PROBLEMS

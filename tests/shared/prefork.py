@@ -6,8 +6,6 @@ folder, memory and exit code, and can be killed. `runpy` runs the package in it,
 seen; tests of these start `search_run.command` instead.
 """
 
-from __future__ import annotations
-
 import atexit
 import gc
 import importlib

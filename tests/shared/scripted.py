@@ -1,7 +1,5 @@
 """A search with made-up outcomes: everything is real except building and scoring models."""
 
-from __future__ import annotations
-
 import hashlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -5,8 +5,6 @@ in its own package, with as many trials and the same start. All seeds are fixed,
 always the same.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

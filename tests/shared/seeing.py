@@ -1,7 +1,5 @@
 """Tiny vision-language models of many families, and the text models that merge into them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

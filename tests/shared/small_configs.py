@@ -1,7 +1,5 @@
 """Small configs of 157 architectures of transformers, made from transformers' own defaults."""
 
-from __future__ import annotations
-
 import inspect
 from typing import Any
 

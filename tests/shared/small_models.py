@@ -1,7 +1,5 @@
 """Small models, rows and tasks of every kind that a search can have, made by name."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Sequence

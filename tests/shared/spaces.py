@@ -1,7 +1,5 @@
 """Search spaces for tests, with keys of the section `space` by name."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -8,8 +8,6 @@ So a search file or a command that names models of the Hub runs as it is. Weight
 model is its architecture's weights plus noise that depends on its id.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """What the world's own tools say of an exported model, on the same documents."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Writing a task of lm-eval whose documents are rows of a file."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from pathlib import Path

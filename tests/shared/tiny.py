@@ -1,7 +1,5 @@
 """Tiny random checkpoints of many architectures, made in a second and saved as users have them."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Tiny encoder-decoders of many families; encoder and decoder differ in depth."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

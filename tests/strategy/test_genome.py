@@ -1,7 +1,5 @@
 """The law of strategies, for the one that consists of a space and an optimizer."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from pathlib import Path

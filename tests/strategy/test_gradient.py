@@ -1,7 +1,5 @@
 """Descents as a strategy: rounds, early ends, starts of later descents, replay."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """What descents learn, by the outcomes so far."""
 
-from __future__ import annotations
-
 import pytest
 
 from evomerge.errors import SearchError

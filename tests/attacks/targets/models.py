@@ -1,7 +1,5 @@
 """The files of a model folder: weights and their headers, adapters, tokenizers."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import struct

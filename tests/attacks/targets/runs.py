@@ -1,7 +1,5 @@
 """The files of a run folder: the journal, and what `status` and `results` show of the others."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

@@ -1,7 +1,5 @@
 """A parser that is attacked, and the bounds in which it must end."""
 
-from __future__ import annotations
-
 import json
 import signal
 from collections.abc import Callable, Iterator

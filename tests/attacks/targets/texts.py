@@ -1,7 +1,5 @@
 """Files that people write: search files, recipes, mergekit's files."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import shutil

@@ -4,8 +4,6 @@ A function of `PROGRAMS` gets the words of a command and returns what it prints;
 the command is wrong.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import re

@@ -5,8 +5,6 @@ what a command is from its program (`page_commands`). A block or program that is
 tables is an error.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import re

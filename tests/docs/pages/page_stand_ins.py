@@ -4,8 +4,6 @@ Models of the reader or of the Hub are tiny, tasks and data sets are small, and 
 candidates and documents.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The YAML of the documentation: what a block is, by its keys, and how a test checks it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

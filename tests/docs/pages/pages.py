@@ -1,7 +1,5 @@
 """Pages of the documentation, as the parts that a test can check: blocks and inline code."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The data-flow spaces: laws, start, repair, error messages."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Paths as text."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from hypothesis import given
