@@ -23,30 +23,30 @@ def check_known(checkpoint: Checkpoint) -> None:
     from transformers import __version__
     from transformers.models.auto import configuration_auto
 
-    kind, name = checkpoint.config.get("model_type"), checkpoint.reference
-    if kind is None:
+    kind = checkpoint.config.get("model_type")
+    if kind not in configuration_auto.CONFIG_MAPPING_NAMES:  # type: ignore[attr-defined]
         raise CheckpointError(
-            f"Parent {name!r}: its config.json has no model_type; copy config.json from the model "
-            "that it was made from."
-        )
-    known = configuration_auto.CONFIG_MAPPING_NAMES  # type: ignore[attr-defined]
-    if not isinstance(kind, str) or kind not in known:
-        raise CheckpointError(
-            f"Parent {name!r}: transformers {__version__} does not know its model_type {kind!r}, "
-            "and code that comes with a model is not run; install a version that does."
+            f"Parent {checkpoint.reference!r}: transformers {__version__} does not know its "
+            f"model_type {kind!r}, and code that comes with a model is not run; install a version "
+            "that does, or copy config.json from the model that it was made from."
         )
 
 
 def check_causal(checkpoint: Checkpoint) -> None:
     """Raise a `CheckpointError` unless a model writes texts and transformers knows its type."""
+    from transformers.models.auto import modeling_auto
+
     check_known(checkpoint)
+    classes = checkpoint.config.get("architectures") or ["missing"]
+    what, writes = "no causal language model", has_lm_head(checkpoint)
     if is_encoder_decoder(checkpoint):
-        _check_writes(checkpoint)
-    elif not has_lm_head(checkpoint):
+        what = "an encoder-decoder that does not write texts in answer to texts"
+        writes = classes[0] in modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values()
+    if not writes:
         raise CheckpointError(
-            f"Parent {checkpoint.reference!r} is no causal language model (config.json: "
-            f"architectures {', '.join(_classes(checkpoint))}), as lm-eval's tasks need it; use a "
-            "model whose architecture ends in ForCausalLM, or an objective function."
+            f"Parent {checkpoint.reference!r} is {what} (config.json: architectures "
+            f"{', '.join(classes)}), as lm-eval's tasks need it; use a model whose architecture "
+            "ends in ForCausalLM or ForConditionalGeneration, or other objectives."
         )
 
 
@@ -56,27 +56,9 @@ def is_encoder_decoder(checkpoint: Checkpoint) -> bool:
     return any(part.get("is_encoder_decoder") for part in parts)
 
 
-def _check_writes(checkpoint: Checkpoint) -> None:
-    """Raise a `CheckpointError` unless an encoder-decoder writes texts in answer to texts."""
-    from transformers.models.auto import modeling_auto
-
-    writing = modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values()
-    classes = checkpoint.config.get("architectures") or ["missing"]
-    if classes[0] not in writing:
-        raise CheckpointError(
-            f"Parent {checkpoint.reference!r} is an encoder-decoder that does not write texts in "
-            f"answer to texts ({classes[0]}); use one that does, or other objectives."
-        )
-
-
-def _classes(checkpoint: Checkpoint) -> list[str]:
-    names = checkpoint.config.get("architectures") or ()
-    return [str(name) for name in (names if isinstance(names, list) else [names])]
-
-
 def has_lm_head(checkpoint: Checkpoint) -> bool:
     """Whether a model may have a head that writes texts, by the class in its config."""
-    names = _classes(checkpoint)
+    names = checkpoint.config.get("architectures") or ()
     return not names or not all(map(_HAS_NO_LM_HEAD.search, names))
 
 

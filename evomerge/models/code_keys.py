@@ -17,15 +17,6 @@ _ATTENTIONS = ("attn_implementation", "experts_implementation")
 _KEYS = {"auto_map", "custom_generate", "custom_pipelines", "trust_remote_code"}
 _KEYS |= {*_ATTENTIONS, *(f"_{name}" for name in _ATTENTIONS)}
 _CLASS, _PLAIN = "tokenizer_class", "PreTrainedTokenizerFast"
-_KNOWN = frozenset(
-    {_PLAIN, "PreTrainedTokenizer", "TokenizersBackend"}
-    | {
-        name + end
-        for name in ("Bert", "Gemma", "GPT2", "GPTNeoX", "Llama", "Qwen2", "Roberta", "T5")
-        for end in ("Tokenizer", "TokenizerFast")
-    }
-)
-"""Classes of transformers that most models name, for which it need not be imported."""
 
 
 def without_code(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +49,7 @@ def _content(file: Path) -> tuple[dict[str, Any], list[str]]:
         return {}, []
     data, keys = read_json(file), set[str]()
     cleaned, found, name = dict(_cleaned(data, keys)), sorted(keys), data.get(_CLASS)
-    if file.name == "tokenizer_config.json" and isinstance(name, str) and name not in _KNOWN:
+    if file.name == "tokenizer_config.json" and isinstance(name, str):
         import transformers
 
         if not hasattr(transformers, name) and (file.parent / "tokenizer.json").is_file():

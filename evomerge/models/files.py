@@ -12,26 +12,16 @@ _TEMPLATES = "additional_chat_templates"
 """Folder of chat templates beside the one that is used if none is named."""
 
 TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "chat_template.json",
-    "chat_template.jinja",
-)
-PROCESSOR_FILES = (
-    "preprocessor_config.json",
-    "processor_config.json",
-    "image_processor_config.json",
-    "video_preprocessor_config.json",
-    "feature_extractor_config.json",
-)
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model",
+    "sentencepiece.bpe.model", "chat_template.json", "chat_template.jinja",
+)  # fmt: skip
+PROCESSOR_FILES = tuple(
+    f"{kind}_config.json"
+    for kind in (
+        "preprocessor", "processor", "image_processor", "video_preprocessor", "feature_extractor",
+    )
+)  # fmt: skip
 """Files that say how images, videos and sounds become the inputs of a model."""
 
 _COMPANIONS = (*TOKENIZER_FILES, "generation_config.json", *PROCESSOR_FILES)

@@ -15,7 +15,7 @@ from evomerge.models.causal import check_causal, check_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "no type": ({"model_type": None}, "no model_type"),
+    "no type": ({"model_type": None}, "model_type None"),
     "unknown type": ({"model_type": "frob"}, "does not know its model_type 'frob'"),
     "code of its own": (
         {"model_type": "frob", "auto_map": {"AutoConfig": "own.Config"}},

@@ -70,17 +70,17 @@ def test_pointers_and_dtypes_of_no_merge_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match=f"'a' has dtype F8_E8M0; known are BOOL{unknown}"):
         read_header(file)
     file.write_bytes(stored({"a": entry("F12", [2], 0, 3)}, b"xyz"))  # unknown to safetensors, too
-    with pytest.raises(CheckpointError, match=f"has dtype F12; known are BOOL{unknown}"):
+    with pytest.raises(CheckpointError, match=r"not a complete safetensors file.*`F12`"):
         read_header(file)
 
 
 INDEXES = {
     "missing shard": ("model.norm.weight", "model-00009.safetensors", "missing"),
-    "outside of the folder": ("model.norm.weight", "../evil.safetensors", "not the name of a file"),
-    "absolute": ("model.norm.weight", "/etc/passwd", "not the name of a file"),
-    "a number": ("model.norm.weight", 3, "not the name of a file"),
-    "a list": ("model.norm.weight", ["a"], "not the name of a file"),
-    "above the folder": ("model.norm.weight", "..", "not the name of a file"),
+    "outside of the folder": ("model.norm.weight", "../evil.safetensors", "missing"),
+    "absolute": ("model.norm.weight", "/etc/passwd", "missing"),
+    "a number": ("model.norm.weight", 3, "missing"),
+    "a list": ("model.norm.weight", ["a"], "missing"),
+    "above the folder": ("model.norm.weight", "..", "missing"),
     "another tensor": ("model.extra", None, r"'model\.extra' is in .* but it is not"),
 }
 
