@@ -10,7 +10,6 @@ it, since permissions do not tell: root has all of them, and yet cannot write in
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import glob
 import os
@@ -19,7 +18,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from evomerge.errors import CheckpointError, DiskError, InputError, not_written
@@ -37,13 +36,8 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     """
     out = out.absolute()
     check_new_folder(out)
-    with ExitStack() as stack:
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            folder = stack.enter_context(_unfinished(out, folder=True))
-        except OSError as error:
-            fix = "name another folder"
-            raise not_written(str(out.parent), error, fix, CheckpointError) from error
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _unfinished(out, folder=True) as folder:
         yield folder
         check_new_folder(out)  # another process may have created it meanwhile
 
@@ -129,19 +123,20 @@ def _unfinished(path: Path, *, folder: bool) -> Iterator[Path]:
 def _begin(path: Path, *, folder: bool, mode: int = 0o777) -> tuple[Path, int]:
     """Create an empty hidden file or folder beside `path`; return it, and what locks it."""
     remove_abandoned(path.parent, path.name)
-    flags = os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT | os.O_EXCL
     while True:
         partial = path.with_name(f".{path.name}{MARK}{secrets.token_hex(4)}")
         if folder:
             partial.mkdir(mode)
-        with suppress(*([FileNotFoundError] if folder else [])):
-            lock = os.open(partial, flags, 0o666)
+        else:
+            partial.touch(exist_ok=False)
+        # If another process takes it for abandoned before it is locked, a new one is made.
+        with suppress(FileNotFoundError):
+            lock = os.open(partial, os.O_RDONLY)
             with suppress(OSError):  # a file system without locks, where nothing is ever removed
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if partial.exists():
                 return partial, lock
             os.close(lock)
-        # Another process took it for abandoned, and removed it before it was locked: try again.
 
 
 def remove_abandoned(folder: Path, name: str | None = None) -> None:
@@ -179,24 +174,17 @@ def check_writable(path: Path, what: str, fix: str, error: type[InputError]) -> 
     path = path.absolute()
     folder = path.parent
     try:
-        while not folder.exists():
-            folder = folder.parent
-        if folder.is_dir():
-            name = path.relative_to(folder).parts[0]
-            probe = folder / f".{name}{MARK}{secrets.token_hex(4)}"
-            probe.mkdir()
-            with suppress(FileNotFoundError):  # a writer took it for what a killed one has left
-                probe.rmdir()
-            return
-        reason = f"{folder} is not a folder"
+        folder = next(parent for parent in path.parents if parent.exists())
+        prefix = f".{path.relative_to(folder).parts[0]}{MARK}"
+        # A writer may take it for what a killed one has left.
+        with tempfile.TemporaryDirectory("", prefix, folder, ignore_cleanup_errors=True):
+            pass
     except OSError as found:
         full = not_written(str(path), found, "name another place")
         if isinstance(full, DiskError):
             raise full from found
         reason = f"nothing can be written into {folder} ({found.strerror})"
-        if found.errno == errno.ENAMETOOLONG:
-            reason = "its name is too long"
-    raise error(f"{what}: {reason}; {fix}.")
+        raise error(f"{what}: {reason}; {fix}.") from found
 
 
 def check_new_folder(out: Path) -> None:

@@ -68,28 +68,23 @@ class Lines:
 def _scan(data: bytes, path: Path) -> tuple[list[Event], int, Lines]:
     """Return the events of the complete lines, the number of their bytes, and what writes on."""
     lines, events, size = Lines(), list[Event](), 0
-    is_ours = Lines().encode(HEADER).startswith(data.rstrip(b"\0"))  # a power cut may leave zeros
-    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
+    *complete, _ = data.split(b"\n")
+    for line in complete:
         event = lines.decode(line)
-        if number == 1 and not (is_ours := event == HEADER):
+        if event is None or not (events or event == HEADER):
             break
-        if event is None:
-            raise RunFolderError(
-                f"{path} is damaged: line {number} was changed, or does not follow the line before "
-                "it; restore the file from a copy, or keep what is before that line: "
-                f"`head -n {number - 1} {shlex.quote(path.name)}`."
-            )
         events.append(event)
         size += len(line) + 1
-    if not is_ours:
+    if not events:
         raise RunFolderError(
             f"{path} is no journal of format {FORMAT}; use the version of evomerge that wrote it, "
             "or restore it from a copy."
         )
-    if not events and path.with_name("best.yaml").exists():
+    if len(events) < len(complete):
         raise RunFolderError(
-            f"{path} is empty, but best.yaml shows that candidates were scored; restore the "
-            "journal from a copy, or begin in a new folder."
+            f"{path} is damaged: line {len(events) + 1} was changed, or does not follow the line "
+            "before it; restore the file from a copy, or keep what is before that line: "
+            f"`head -n {len(events)} {shlex.quote(path.name)}`."
         )
     return events, size, lines
 
@@ -108,25 +103,20 @@ def read(path: Path) -> list[Event]:
 
 def is_held(path: Path) -> bool:
     """Return whether a process writes to a journal now."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
     return False
 
 
 class Journal:
     """A journal that is open for writing; meanwhile no other process can write to it.
 
-    It is created with its header if it does not exist. `events` are those that it had when it was
-    opened; later ones are not kept in memory, where those of a long search take gigabytes. The lock
-    is on the journal itself, since a lock file can be removed, and ends with the process.
+    `events` are those that it had when it was opened; later ones are not kept in memory, where
+    those of a long search take gigabytes. The lock is on the journal itself, since a lock file can
+    be removed, and ends with the process.
 
     Raises:
         RunFolderError: the file is damaged or of another format.
@@ -136,7 +126,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path, self._flushed_at = path, 0.0
-        self._handle: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._handle: int | None = os.open(path, os.O_RDWR | os.O_APPEND)
         _open.add(self)
         try:
             _lock(self._handle, path.parent)
@@ -146,9 +136,6 @@ class Journal:
         except BaseException:
             self.close()
             raise
-        if not self.events:
-            self.events.append(dict(HEADER))
-            self.append(HEADER)
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Write an event. A kill does not lose it; a power cut can, until the next flush to disk.
@@ -158,12 +145,8 @@ class Journal:
             SearchError: another process has replaced, removed or changed the file.
         """
         assert self._handle is not None, "the journal is closed"
-        is_in_place = False
-        with suppress(FileNotFoundError):
-            there = self.path.stat()
-            is_same = os.path.samestat(there, os.fstat(self._handle))
-            is_in_place = is_same and there.st_size == self._size
-        if not is_in_place:
+        state = os.fstat(self._handle)
+        if state.st_nlink == 0 or state.st_size != self._size:
             raise SearchError(
                 f"{self.path} was replaced, removed or changed by another process, so this search "
                 "has stopped; see that only one process writes to it, then go on with `evomerge "

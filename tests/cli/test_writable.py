@@ -3,7 +3,6 @@
 import errno
 import os
 import sys
-from pathlib import Path
 
 import pytest
 from run_folders import STATES, write_run
@@ -56,7 +55,7 @@ def test_a_run_folder_that_cannot_be_written_is_not_continued(tmp_path, unread, 
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
     run = write_run(tmp_path / "run", STATES["being written"][0]).path
-    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr(os, "mkdir", refuse)
     reason = r"cannot be continued: nothing can be written into .* \(Read-only file system\); make"
     for resume in (lambda: call(["resume", str(run)]), lambda: evomerge.resume(run)):
         with pytest.raises(InputError, match=reason):

@@ -95,7 +95,7 @@ def test_host_files_come_along_and_extra_ones_replace_them(folders, checkpoints,
     [
         ("out", r"out exists already"),
         ("link", r"link exists already"),
-        ("file/out", r"cannot be created: .*file is not a folder; name another"),
+        ("file/out", r"cannot be created: .*file \(Not a directory\); name another"),
     ],
 )
 def test_an_output_that_exists_or_cannot_be_made_is_refused(checkpoints, tmp_path, out, words):
