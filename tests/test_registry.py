@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from search_run import SMALL
 
 from evomerge.config.schema import parse
 from evomerge.errors import ConfigError
@@ -106,16 +107,10 @@ t_optimizer = t_package:t_optimizer
 t_steps = t_package:T_STEPS
 """
 
-SEARCH = {
-    "parents": ["zoo:language", "zoo:maths"],
-    "objectives": [{"task": "zoo_maths", "metric": "exact_match"}],
-    "evaluation": {
-        "include": ["zoo:tasks"],
-        "search": {"documents": 12},
-        "validation": {"documents": 8},
-        "test": {"documents": 8},
-    },
-}
+
+def checked_search(**changes):
+    own = {key: value for key, value in SMALL.items() if key != "space"}
+    return prepare(parse(own | changes, "search.yaml"), Path.cwd())
 
 
 @pytest.fixture
@@ -132,17 +127,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("package")
 def test_an_installed_package_adds_a_method_an_optimizer_and_an_objective() -> None:
     assert "t_scaled" in method_names() and "t_optimizer" in optimizer_names()
-    checked = prepare(
-        parse(
-            SEARCH
-            | {
-                "space": {"method": "t_scaled", "groups": 2},
-                "optimizer": {"name": "t_optimizer"},
-            },
-            "search.yaml",
-        ),
-        Path.cwd(),
-    )
+    space, optimizer = {"method": "t_scaled", "groups": 2}, {"name": "t_optimizer"}
+    checked = checked_search(space=space, optimizer=optimizer)
     assert checked.config.space.methods == ("t_scaled",)
     assert get_method("t_scaled").knobs[0].name == "scale"
     genome = make_optimizer(checked.config, checked.space.genes).ask()
@@ -153,14 +139,10 @@ def test_an_installed_package_adds_a_method_an_optimizer_and_an_objective() -> N
 @pytest.mark.usefixtures("package")
 def test_an_installed_package_adds_a_strategy_with_its_options_and_space() -> None:
     assert strategy_names()["t_steps"] == "equal steps from one parent to the other"
-    wanted = {"optimizer": {"name": "t_steps", "options": {"step": 0.125}}}
-    checked = prepare(parse(SEARCH | wanted, "search.yaml"), Path.cwd())
-    strategy = make_strategy(checked)
+    wanted = {"name": "t_steps", "options": {"step": 0.125}}
+    strategy = make_strategy(checked_search(optimizer=wanted))
     recipes = [strategy.ask(number)[0] for number in (3, 4)]
     weights = [[source.knobs["weight"] for source in it.head.sources] for it in recipes]
     assert weights == [[0.875, 0.125], [0.75, 0.25]]
     with pytest.raises(ConfigError, match=r"optimizer.options: .*`stepp`.*step"):
-        prepare(
-            parse(SEARCH | {"optimizer": {"name": "t_steps", "options": {"stepp": 1}}}, "f.yaml"),
-            Path.cwd(),
-        )
+        checked_search(optimizer={"name": "t_steps", "options": {"stepp": 1}})

@@ -9,7 +9,6 @@ from mutations import FUZZ, value_or_error, yaml_files
 from search_run import SMALL as SEARCH
 
 from evomerge.config.schema import load, parse
-from evomerge.errors import ConfigError
 from evomerge.models.references import open_parent
 from evomerge.setup.runs import prepare
 
@@ -61,12 +60,3 @@ def test_references_of_any_text(tmp_path, prefix, name):
     value_or_error(lambda: open_parent(prefix + name, tmp_path))
     config = parse({**SEARCH, "parents": [prefix + name], "base": None}, "search.yaml")
     value_or_error(lambda: prepare(config, tmp_path))
-
-
-@pytest.mark.parametrize("value", [".inf", "[0, .inf]", "[.nan, 1]", "1" + "0" * 350, "-.inf"])
-@pytest.mark.parametrize("key", ["space.knobs.weight", "budget.hours", "objectives.0.weight"])
-def test_numbers_of_a_search_file_are_finite(folder, key, value):
-    path = folder / "good.yaml"
-    path.write_text(json.dumps(SEARCH))
-    with pytest.raises(ConfigError, match=key.rpartition(".")[2]):
-        load(path, [f"{key}={value}"])

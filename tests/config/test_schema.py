@@ -1,11 +1,8 @@
 """A mistake in a search file is one sentence that names key, value and what is allowed."""
 
-import copy
-
 import pytest
 
 from evomerge.config.schema import SearchConfig, load, parse
-from evomerge.errors import ConfigError
 
 GOOD = {
     "parents": ["zoo:maths", "zoo:language"],
@@ -14,14 +11,8 @@ GOOD = {
 }
 
 
-def test_a_valid_file_gets_the_defaults():
-    config = parse(copy.deepcopy(GOOD), "search.yaml")
-    assert config.budget.candidates == 3
-    assert config.optimizer.sigma == 1 / 6
-
-
 def test_a_dumped_config_parses_to_an_equal_config():
-    config = parse(copy.deepcopy(GOOD), "search.yaml")
+    config = parse(GOOD, "search.yaml")
     assert parse(config.model_dump(mode="json"), "again") == config
 
 
@@ -70,13 +61,6 @@ def test_overrides(tmp_path):
     assert config.objectives[0].metric == "f1"
     assert config.space.groups == "each"
     assert config.seed == 7
-    for wrong, word in (
-        ("seed", "key.path=value"),
-        ("objectives.5.metric=x", "from 0 to 0"),
-        ("seed.x=1", "plain value"),
-    ):
-        with pytest.raises(ConfigError, match=word):
-            load(path, [wrong])
 
 
 def test_every_key_has_a_description():

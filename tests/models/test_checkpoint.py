@@ -152,10 +152,6 @@ FOLDERS = {
         ),
         "2 safetensors files and no",
     ),
-    "quantised": (
-        lambda folder: tiny.edit_config(folder, quantization_config={"quant_method": "fp8"}),
-        "quantised",
-    ),
     "quantised without saying so": (
         lambda folder: tiny.rewrite(folder, lambda it: it.update(w=torch.zeros(2, 2).to(FLOAT8))),
         "quantised.*'w'.*F8_E4M3",
@@ -178,14 +174,6 @@ def test_folders_that_are_not_models_are_refused(case, tmp_path):
     break_it(folder)
     with pytest.raises(CheckpointError, match=message):
         Checkpoint.open(folder, "a")
-
-
-def test_reference_of_a_folder_with_an_adapter(tmp_path):
-    tiny.make(tmp_path / "model")
-    (tmp_path / "adapter").mkdir()
-    opened = open_parent("./model+./adapter", tmp_path)
-    assert opened.reference == "./model+./adapter"
-    assert opened.adapter == tmp_path / "adapter"
 
 
 def test_stacks_are_found_under_any_prefix():
@@ -282,7 +270,6 @@ def test_the_fingerprint_depends_on_the_content_and_not_on_the_folder(tmp_path):
 
 
 MISFITS = {
-    "wider": ({"hidden_size": 32}, r"\[48, 16\].*\[48, 32\].*same architecture and size"),
     "vocabulary": ({"vocab_size": 50}, r"\[48, 16\].*\[50, 16\].*tokenizer: union"),
     "more heads": ({"num_key_value_heads": 2}, r"k_proj.*\[8, 16\].*\[16, 16\]"),
     "biases": ({"attention_bias": True}, "'model.layers.0.self_attn.k_proj.bias'.*no counterpart"),

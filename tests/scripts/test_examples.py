@@ -5,7 +5,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import yaml
 
 from evomerge.config.schema import load
 from evomerge.setup.preflight import warnings
@@ -54,16 +53,3 @@ def test_a_job_script_is_bash_with_options_that_sbatch_knows(path):
     assert found["open-mode"] == "append"
     named = re.search(r"^search=\$\{SEARCH:-(\S+)\}", text, re.MULTILINE)
     assert (EXAMPLES.parent / named[1]).is_file()
-
-
-def test_the_cloud_task_has_the_keys_of_skypilot():
-    """`sky.Task.from_yaml` of SkyPilot 0.14.1 accepts the file, and refuses unknown keys."""
-    task = yaml.safe_load((EXAMPLES / "skypilot.yaml").read_text())
-    keys = {"name", "workdir", "resources", "envs", "file_mounts", "setup", "run"}
-    assert set(task) == keys
-    resources = task["resources"]
-    assert set(resources) == {"accelerators", "use_spot", "disk_size", "job_recovery"}
-    assert resources["job_recovery"]["recover_on_exit_codes"] == [143]
-    assert (EXAMPLES.parent / task["envs"]["SEARCH"]).is_file()
-    for part in ("setup", "run"):
-        subprocess.run(["bash", "-n"], input=task[part], text=True, check=True)

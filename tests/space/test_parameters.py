@@ -127,19 +127,6 @@ def test_a_gene_changes_nothing_outside_of_its_place(data):
     assert changed == {place} | shared
 
 
-def test_numbers_in_a_recipe_are_rounded_genes():
-    space = make(("linear",), groups=2, knobs={"weight": (0.0, 2 / 3)})
-    genome = (1 / 7, 2 / 3, 2e-9, 0.123456789, 0.5, 0.25, 1e-6, 1 / 3)
-    recipe = space.decode(genome)
-    blocks = recipe.layers["model.layers"]
-    found = [
-        tuple(source.knobs["weight"] for source in layer.sources)
-        for layer in (recipe.embeddings, blocks[0], blocks[5], recipe.head)
-    ]
-    # The range is narrower than 1, so there are 7 decimals. 2 / 3 is its upper end and is kept.
-    assert found == [(0.1428571, 2 / 3), (0.0, 0.1234568), (0.5, 0.25), (1e-6, 0.3333333)]
-
-
 def test_genes_have_readable_names_in_a_fixed_order():
     parents, knobs = ("zoo:maths", "zoo:language"), {"density": 0.5, "lambda": (0.5, 1.5)}
     space = make(("ties",), parents, groups=3, components=["mlp"], filters=FILTERS, knobs=knobs)
@@ -262,15 +249,6 @@ def test_a_setting_applies_to_the_methods_that_can_vary_the_knob():
     recipe = space.decode((1.0, 0.5, 0.5) * 3)
     assert recipe.embeddings.sources[0].knobs == {"density": 0.5, "weight": 1.0}
     assert recipe.embeddings.knobs == {}, "those at their default are left out"
-
-
-def test_the_base_is_no_source_of_methods_that_use_it():
-    recipe = make(("ties",), ("base", "a", "b")).decode((0.5,) * 12)
-    assert [source.parent for source in recipe.embeddings.sources] == ["a", "b"]
-    assert recipe.embeddings.base is not None
-    recipe = make(("linear",), ("base", "a", "b")).decode((0.5,) * 9)
-    assert [source.parent for source in recipe.embeddings.sources] == ["base", "a", "b"]
-    assert recipe.embeddings.base is None
 
 
 def test_baselines_are_each_parent_alone_and_the_average_of_the_experts():

@@ -35,10 +35,6 @@ def space():
     return parameters(["ties", "slerp"], groups=2, smooth=True)
 
 
-def test_the_parameter_space_keeps_the_laws():
-    check_space(space())
-
-
 class Flawed:
     """Random search with one flaw."""
 

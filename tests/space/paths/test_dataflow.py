@@ -110,12 +110,6 @@ def test_paper_space_has_the_papers_size() -> None:
     assert len(free.genes) == 64 * 3 + 64 * 64
 
 
-def test_the_first_block_has_no_scale() -> None:
-    space = paths("sakana", DEPTHS, FRAME)
-    genome = tuple(0.7 if gene.name.startswith("scale") else gene.start for gene in space.genes)
-    assert [hop.scale for hop in path(space, genome)] == [1.0, 0.7, 0.7, 0.7]
-
-
 def test_a_block_has_the_scale_of_its_slot() -> None:
     space = paths("structured", DEPTHS, FRAME, ends="free", repeats=1)
     values = {gene.name: 0.5 + place / 100 for place, gene in enumerate(space.genes)}
