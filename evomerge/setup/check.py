@@ -20,12 +20,7 @@ from evomerge.setup.memory import check_fit
 from evomerge.setup.parents import open_parents, plan_tokenizers
 from evomerge.setup.parents_as_themselves import differences
 from evomerge.setup.space import check_recipes, make_space, sample_recipes
-from evomerge.setup.strategy import (
-    check_descents,
-    find_starts,
-    generation_of,
-    resolve_optimizer,
-)
+from evomerge.setup.strategy import check_descents, find_starts, generation_of, resolve_optimizer
 from evomerge.setup.worker import place, serves_paths
 from evomerge.setup.workers import check_workers, resolve_order
 from evomerge.strategy.kinds import check_no_ties, strategy_kind
