@@ -7,7 +7,7 @@ from search_run import SMALL
 
 from evomerge.config.schema import parse
 from evomerge.errors import ConfigError
-from evomerge.evaluation.tasks.functions import REGISTERED
+from evomerge.evaluation.objectives import FUNCTIONS
 from evomerge.merging.methods import get_method, method_names
 from evomerge.optimize import optimizer_names
 from evomerge.setup.runs import prepare
@@ -133,7 +133,7 @@ def test_an_installed_package_adds_a_method_an_optimizer_and_an_objective() -> N
     assert get_method("t_scaled").knobs[0].name == "scale"
     genome = make_optimizer(checked.config, checked.space.genes).ask()
     assert checked.space.decode(genome).head.method == "t_scaled"
-    assert REGISTERED.get("t_objective")(None, None, [1, 2]) == [1.0, 1.0]
+    assert FUNCTIONS.get("t_objective")(None, None, [1, 2]) == [1.0, 1.0]
 
 
 @pytest.mark.usefixtures("package")

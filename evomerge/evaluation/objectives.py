@@ -5,12 +5,12 @@ Nothing heavy is imported before `load`, since commands that only read a run ask
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from evomerge import zoo
-from evomerge.config.evaluation import EvaluationConfig, SearchSplit, TestSplit, ValidationSplit
+from evomerge.config.evaluation import SearchSplit, TestSplit, ValidationSplit
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.parsing.values import shown
@@ -40,6 +40,13 @@ KINDS: Registry[type[RowsObjective]] = Registry(
     },
 )
 """Kinds of rows of a file, by the name that `SearchConfig.rows` gives them."""
+
+Body: TypeAlias = Callable[
+    [Any, Any, Sequence[int]], Sequence[float] | Mapping[str, Sequence[float]]
+]
+"""An objective function of a user; see `tasks/functions.py`."""
+
+FUNCTIONS: Registry[Body] = Registry("objective function", "evomerge.objectives", {})
 
 
 def kinds_of(config: SearchConfig) -> list[type[Objective]]:
@@ -95,9 +102,7 @@ def code_files(config: SearchConfig) -> list[Path]:
 
 
 def _is_function(name: str) -> bool:
-    from evomerge.evaluation.tasks.functions import is_function  # imports torch
-
-    return is_function(name)
+    return ":" in name or name in FUNCTIONS.names()
 
 
 def _folders(config: SearchConfig) -> list[Path]:
@@ -116,19 +121,15 @@ def check_rows(config: SearchConfig) -> None:
     """
     if not config.rows or not set(config.tasks) <= config.rows.keys():
         return
-    evaluation, usual = config.evaluation, EvaluationConfig()
-    keys = ("fewshot", "chat_template", "think_end_token", "generation")
-    changes = [
-        (k, getattr(evaluation, k)) for k in keys if getattr(evaluation, k) != getattr(usual, k)
-    ]
-    changes += [(f"{split}.task_split", getattr(evaluation, split).task_split) for split in SPLITS]
-    for key, value in changes:
-        if value is not None:
-            text = value.changes if key == "generation" else value
-            raise ConfigError(
-                f"`evaluation.{key}` is {shown(text)}, which only tasks of lm-eval have, but "
-                f"{config.tasks[0]!r} has rows of its own; remove it."
-            )
+    keys = {"fewshot", "chat_template", "think_end_token", "generation"}
+    changes = config.evaluation.model_dump(include=keys, exclude_defaults=True)
+    splits = {split: getattr(config.evaluation, split).task_split for split in SPLITS}
+    changes |= {f"{split}.task_split": wanted for split, wanted in splits.items() if wanted}
+    for key, value in changes.items():
+        raise ConfigError(
+            f"`evaluation.{key}` is {shown(value)}, which only tasks of lm-eval have, but "
+            f"{config.tasks[0]!r} has rows of its own; remove it."
+        )
 
 
 def load(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluator:

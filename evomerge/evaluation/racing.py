@@ -26,7 +26,6 @@ from evomerge.errors import ConfigError
 from evomerge.evaluation.evaluator import Answers, Evaluator
 from evomerge.evaluation.tasks.documents import in_order
 from evomerge.evaluation.tasks.info import TasksInfo
-
 from evomerge.scores import Expected, Objective, Scores, Split, fitness
 
 Floats: TypeAlias = NDArray[np.float64]

@@ -17,7 +17,7 @@ from search_run import SMALL, evomerge, write_search
 import evomerge as evomerge_package
 from evomerge.__main__ import run
 from evomerge.errors import ConfigError
-from evomerge.evaluation.tasks.functions import REGISTERED
+from evomerge.evaluation.objectives import FUNCTIONS
 
 pytestmark = pytest.mark.thorough
 
@@ -217,7 +217,7 @@ def test_entry_points_of_the_working_folder_do_not_count(tmp_path, mark, monkeyp
     (about / "entry_points.txt").write_text("[evomerge.objectives]\nevil = evil:go\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert any(point.name == "evil" for point in entry_points(group="evomerge.objectives"))
-    assert "evil" not in REGISTERED.names()
+    assert "evil" not in FUNCTIONS.names()
     with pytest.raises(ConfigError, match="Unknown objective function 'evil'"):
-        REGISTERED.get("evil")
+        FUNCTIONS.get("evil")
     assert not mark.exists()

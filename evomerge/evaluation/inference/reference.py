@@ -190,7 +190,7 @@ class ReferenceLM:
 
         Raises:
             ConfigError: the task asks for more new tokens than the model can read, or samples with
-                settings that transformers does not take; or the tokenizer fails.
+                settings that transformers does not take.
         """
         from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
@@ -207,14 +207,7 @@ class ReferenceLM:
             )
         if others or generation.unsupported_setting(self._defaults, sampled=sampling is not None):
             return ()
-        try:
-            tokens = self._lm.tok_batch_encode([context], left_truncate_len=room)[0][0].tolist()
-        except Exception as error:  # a tokenizer raises anything for settings that do not fit
-            raise ConfigError(
-                f"objectives: the tokenizer cannot encode the prompts of task {task!r} "
-                f"({type(error).__name__}: {one_line(error).rstrip('.')}); correct "
-                "tokenizer_config.json of the host."
-            ) from error
+        tokens = self._lm.tok_batch_encode([context], left_truncate_len=room)[0][0].tolist()
         prompt = Prompt(tuple(tokens), tuple(stop for stop in stops if stop), limit, sampling)
         return tuple(replace(prompt, seed=seed) for seed in seeds) or (prompt,)
 

@@ -8,8 +8,7 @@ emptied each time, since it holds keys and values of the previous weights.
 
 What the backend uses of vLLM, 0.16 to 0.33, is public: `LLM(model, load_format="dummy", ...)`,
 `.collective_rpc`, `.reset_prefix_cache`, `.generate` with `prompt_token_ids`; `SamplingParams`; of
-an output `outputs[0].token_ids`; and, where the version has them, `outputs[0].weight_versions` and
-`.llm_engine.set_weight_version`.
+an output `outputs[0].token_ids`.
 """
 
 from __future__ import annotations
@@ -54,14 +53,12 @@ class VllmEngine:
         self._llm = vllm_start.start_vllm(model, tokenizer, weights, tensor_parallel)
         self._shapes = {name: tuple(item.shape) for name, item in weights.items()}
         self._loaded = ""  # the digest of the loaded weights
-        self._is_versioned = hasattr(self._llm.llm_engine, "set_weight_version")
         self._failure: str | None = None
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Replace the model's weights and empty the prefix cache, unless they are loaded already.
 
-        A model with fewer layers than the engine is completed by identity layers. The digest of its
-        own weights becomes the engine's weight version.
+        A model with fewer layers than the engine is completed by identity layers.
 
         Raises:
             CandidateError: the names or shapes are not those of the engine's model. vLLM would keep
@@ -85,8 +82,6 @@ class VllmEngine:
                 self._llm.collective_rpc("reload_weights", kwargs=arguments)
             if not self._llm.reset_prefix_cache():
                 raise RuntimeError("it did not empty its prefix cache of the previous weights")
-            if self._is_versioned:
-                self._llm.llm_engine.set_weight_version(digest)
             self._loaded = digest
 
     def generate(self, prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -110,9 +105,6 @@ class VllmEngine:
         inputs = [{"prompt_token_ids": list(prompt.tokens)} for prompt in prompts]
         with self._fatal("run the model"):
             outputs: list[Any] = self._llm.generate(inputs, options, use_tqdm=False)
-            for output in outputs if self._is_versioned else ():
-                if {span.version for span in output.outputs[0].weight_versions} != {self._loaded}:
-                    raise RuntimeError("an output comes from other weights than the loaded ones")
         return [list(output.outputs[0].token_ids) for output in outputs]
 
     @contextmanager

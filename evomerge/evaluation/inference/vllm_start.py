@@ -140,14 +140,10 @@ def memory_folder() -> TemporaryFolder:
 
 def write_weights(weights: Mapping[str, torch.Tensor], folder: Path) -> None:
     """Write the weights of a checkpoint into a folder, as one safetensors file."""
+    import torch
     from safetensors.torch import save_file
 
-    tensors: dict[str, torch.Tensor] = {}
-    storages: set[int] = set()
-    for name, weight in weights.items():
-        tensor = weight.detach().cpu().contiguous()
-        storage = tensor.untyped_storage().data_ptr()
-        # The tensors of a file share no memory.
-        tensors[name] = tensor.clone() if storage in storages else tensor
-        storages.add(storage)
+    # The tensors of a file share no memory.
+    dense = {"device": "cpu", "copy": True, "memory_format": torch.contiguous_format}
+    tensors = {name: weight.detach().to(**dense) for name, weight in weights.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

@@ -18,6 +18,8 @@ import inspect
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -45,13 +47,13 @@ class _Plan(NamedTuple):
     prompt: int
 
 
+@dataclass
 class TextEncoder:
     """Encodes texts with one model after the other, in batches of at most `batch_size` rows."""
 
-    def __init__(self, batch_size: int | Literal["auto"] = "auto") -> None:
-        self.batch_size = batch_size
-        self._made_for: tuple[Any, ModuleStack] | None = None
-        self._plans: dict[Role, _Plan] = {}
+    batch_size: BatchSize = "auto"
+    _made_for: tuple[Any, ModuleStack] | None = None
+    _plans: dict[Role, _Plan] = field(default_factory=dict)
 
     @torch.inference_mode()
     def __call__(
@@ -153,11 +155,9 @@ class EncoderObjective(RowsObjective):
     packages = ("sentence-transformers", "scikit-learn")
     imports = ("sentence_transformers.sentence_transformer.modules",)
 
-    def __init__(
-        self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize = "auto"
-    ) -> None:
-        super().__init__(name, rows, digest, batch_size)
-        self._encoder = TextEncoder(batch_size)
+    @cached_property
+    def _encoder(self) -> TextEncoder:
+        return TextEncoder(self.batch_size)
 
     def measure(self, model: Any, tokenizer: Any, documents: Sequence[int]) -> Measured:
         """Return what a model has on documents.
@@ -241,27 +241,26 @@ class Retrieval(EncoderObjective):
     row_text = '{"query": "...", "positive": ["..."], "negative": ["..."]}, the last if wanted'
     compared = ("query",)
 
-    def __init__(
-        self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize = "auto"
-    ) -> None:
-        super().__init__(name, rows, digest, batch_size)
-        passages = (t for row in rows for t in (*row["positive"], *row.get("negative", ())))
-        self._passages = {text: place for place, text in enumerate(dict.fromkeys(passages))}
+    @cached_property
+    def _passages(self) -> Mapping[str, int]:
+        """The column of each passage of the file."""
+        passages = (t for row in self.rows for t in (*row["positive"], *row.get("negative", ())))
+        return {text: place for place, text in enumerate(dict.fromkeys(passages))}
 
     def _measured(self, rows: Sequence[Row], encode: Encode, similarity: Similarity) -> Measured:
         queries = encode([row["query"] for row in rows], "query")
         scores = similarity(queries, encode(list(self._passages), "document"))
         gains = 1 / np.log2(np.arange(2, _FIRST + 2))
-        found: dict[str, list[float]] = {metric: [] for metric in self.metrics}
+        values: dict[str, list[float]] = {metric: [] for metric in self.metrics}
         for row, similar in zip(rows, scores.numpy().round(_DIGITS), strict=True):
             right = np.zeros(len(similar))
             right[[self._passages[text] for text in row["positive"]]] = 1
             hits = right[np.lexsort((right, -similar))[:_FIRST]]
             count = int(right.sum())
-            found["ndcg@10"].append(float(hits @ gains[: len(hits)] / gains[:count].sum()))
-            found["recall@10"].append(float(hits.sum()) / count)
-            found["mrr@10"].append(1 / (1 + float(np.argmax(hits))) if hits.any() else 0.0)
-        return {metric: tuple(values) for metric, values in found.items()}
+            values["ndcg@10"].append(float(hits @ gains[: len(hits)] / gains[:count].sum()))
+            values["recall@10"].append(float(hits.sum()) / count)
+            values["mrr@10"].append(1 / (1 + float(np.argmax(hits))) if hits.any() else 0.0)
+        return values
 
 
 class Classification(EncoderObjective):

@@ -16,20 +16,14 @@ package registers in the entry-point group `evomerge.objectives`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any, TypeAlias
+from typing import Any
 
 from evomerge.errors import ConfigError, InputError, one_line
+from evomerge.evaluation.objectives import FUNCTIONS, Body
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 from evomerge.evaluation.tasks.objective import SingleTask
-from evomerge.registry import Registry
-
-Body: TypeAlias = Callable[
-    [Any, Any, Sequence[int]], Sequence[float] | Mapping[str, Sequence[float]]
-]
-
-REGISTERED: Registry[Body] = Registry("objective function", "evomerge.objectives", {})
 
 
 class ObjectiveFunction(SingleTask):
@@ -47,11 +41,6 @@ class ObjectiveFunction(SingleTask):
         return scores if isinstance(scores, Mapping) else {"score": scores}
 
 
-def is_function(name: str) -> bool:
-    """Return whether an objective's task is a function: `module:function`, or a registered name."""
-    return ":" in name or name in REGISTERED.names()
-
-
 def find(name: str) -> ObjectiveFunction:
     """Return the objective function with this name.
 
@@ -60,7 +49,7 @@ def find(name: str) -> ObjectiveFunction:
     """
     module, _, attribute = name.partition(":")
     try:
-        body: Any = getattr(import_module(module), attribute) if attribute else REGISTERED.get(name)
+        body: Any = getattr(import_module(module), attribute) if attribute else FUNCTIONS.get(name)
     except (KeyboardInterrupt, InputError):
         raise
     except BaseException as error:  # SystemExit would end evomerge without a word

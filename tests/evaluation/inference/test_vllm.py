@@ -37,11 +37,7 @@ def engine(monkeypatch, llama, tokenizer):
             self.config = AutoConfig.from_pretrained(model)
             assert AutoTokenizer.from_pretrained(model).eos_token_id == 2
             assert GenerationConfig.from_pretrained(model).eos_token_id == 2
-            self.model, self.calls, self.version = None, [], "default"
-            self.llm_engine = SimpleNamespace(set_weight_version=self.set_weight_version)
-
-        def set_weight_version(self, digest):
-            self.version = digest
+            self.model, self.calls = None, []
 
         def collective_rpc(self, method, kwargs):
             self.calls.append(method)
@@ -68,9 +64,7 @@ def engine(monkeypatch, llama, tokenizer):
             prompt = Prompt(tuple(tokens), tuple(options.stop), limit, sampling, seed=seed)
             stops = generation.stop_detector(tokenizer, prompt.stops)
             (said,) = generation.continue_prompts(self.model, [prompt], stops, 0)
-            spans = [SimpleNamespace(version=self.version, start=0, end=1)]
-            completion = SimpleNamespace(token_ids=tuple(said), weight_versions=spans)
-            return SimpleNamespace(outputs=[completion])
+            return SimpleNamespace(outputs=[SimpleNamespace(token_ids=tuple(said))])
 
     library = SimpleNamespace(LLM=LLM, SamplingParams=SimpleNamespace)
     monkeypatch.setitem(sys.modules, "vllm", library)
@@ -116,7 +110,6 @@ def test_what_the_engine_cannot_do_is_refused(engine, make_model, tokenizer, tas
     forward.check(model, documents)  # which generates nothing
     model.generation_config.repetition_penalty = None
     engine.load = lambda weights: None  # it keeps other weights
-    engine._loaded = engine._llm.version
     other = checkpoint_weights(make_model("llama", seed=5))
     engine._llm.collective_rpc("", {"weights_iterator": other.items()})
     refused(r"in a different way.*use the backend 'hf'")
@@ -156,7 +149,7 @@ def test_a_path_on_a_deeper_engine_answers_with_its_own_weights(engine, make_mod
         served.load(checkpoint_weights(model))
     assert deeper._llm.config.num_hidden_layers == 6
     assert deeper.generate([PROMPT]) == engine.generate([PROMPT])
-    assert deeper._llm.version == engine._llm.version == digest_of(checkpoint_weights(model))
+    assert deeper._loaded == engine._loaded == digest_of(checkpoint_weights(model))
     with pytest.raises(CandidateError, match=r"layers\.3\..* instead of None"):
         engine.load(checkpoint_weights(deep))
 
@@ -168,7 +161,6 @@ def fail(*arguments, **options):
 FAILURES = [
     ("collective_rpc", fail, r"load weights \(no such tensor\).*resume"),
     ("reset_prefix_cache", lambda: False, "prefix cache"),
-    ("set_weight_version", lambda digest: None, "other weights"),
 ]
 
 
@@ -177,7 +169,6 @@ def test_an_engine_that_failed_is_not_used_again(engine, llama, monkeypatch, nam
     weights = checkpoint_weights(llama)
     with monkeypatch.context() as patch:
         patch.setattr(engine._llm, name, broken)
-        patch.setattr(engine._llm.llm_engine, name, broken, raising=False)
         with pytest.raises(DeviceError, match=words):
             engine.load(weights)
             engine.generate([PROMPT])
