@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 from evomerge.errors import DeviceError, SearchError, one_line
 from evomerge.evaluation.inference.device import processor
 from evomerge.execute.allocator import keep_freed_memory
-from evomerge.execute.protocol import MAX_ATTEMPTS, Job, Notes, Result, RunJob
+from evomerge.execute.protocol import INTERVAL, MAX_ATTEMPTS, Job, Notes, Result, RunJob
 from evomerge.scores import Failure
 
 Records: TypeAlias = list[logging.LogRecord]
@@ -181,12 +181,11 @@ class Pool:
         worker.send(job)
 
     def _answering(self) -> list[Worker]:
-        """Wait for answers, at most until the next deadline; return who has one."""
+        """Wait for answers, at most `INTERVAL` or until the next deadline; return who has one."""
+        self._notes.write_if_due()
         soonest = min(worker.deadline for worker in self._workers) - time.monotonic()
-        due = self._notes.write_if_due()
-        seconds = max(0.0, min(soonest, math.inf if due is None else due))
         signs = {sign: worker.number for worker in self._workers for sign in worker.signs()}
-        answered = wait(list(signs), None if seconds == math.inf else seconds)
+        answered = wait(list(signs), max(0.0, min(soonest, INTERVAL)))
         numbers = {signs[sign] for sign in answered}
         return [worker for worker in self._workers if worker.number in numbers]
 

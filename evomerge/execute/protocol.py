@@ -175,15 +175,10 @@ class Notes:
         )
         self._is_new = True
 
-    def write_if_due(self) -> float | None:
-        """Write the workers' states if they are new; return seconds to wait, None: no need to."""
-        if not self._is_new:
-            return None
-        left = self._written_at + INTERVAL - time.monotonic()
-        if left > 0:
-            return left
-        self._write()
-        return None
+    def write_if_due(self) -> None:
+        """Write the workers' states if they are new, and the last time is `INTERVAL` ago."""
+        if self._is_new and time.monotonic() - self._written_at >= INTERVAL:
+            self._write()
 
     def _write(self) -> None:
         workers = [asdict(state) for _, state in sorted(self._workers.items())]

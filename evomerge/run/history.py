@@ -6,7 +6,6 @@ So a running search, a resumed one and a report have the same state. A ranking s
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from itertools import takewhile
@@ -21,7 +20,6 @@ from evomerge.scores import Failure, Outcome, Scores, Split
 BASE = -1
 """Number of the base in events, which is no candidate: no strategy and no ranking knows of it."""
 
-_NUMBER = re.compile("[0-9]{1,9}")
 _ASKED = ("label", "origin", "generation", "incumbent", "known")  # of a candidate, in its event
 
 
@@ -220,12 +218,13 @@ class History:
             if best is None:
                 raise RunFolderError("The run has no scored candidate yet.")
             return best
-        if not _NUMBER.fullmatch(which) or int(which) >= len(self.candidates):
+        by_number = {str(item.number): item for item in self.candidates}
+        if which not in by_number:
             raise RunFolderError(
                 f"--candidate is {shown(which)}; it must be `best`, `knee` or a number below "
                 f"{len(self.candidates)}."
             )
-        return self.candidates[int(which)]
+        return by_number[which]
 
 
 def _values(event: Event) -> tuple[float, ...] | None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from evomerge.errors import one_line
-from evomerge.run.folder import STOP, RunFolder
+from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.journal import Event, Journal
 
@@ -56,8 +55,8 @@ class Logbook:
     def __init__(self, run: RunFolder, journal: Journal, followers: Sequence[Follower]) -> None:
         self.history = History(journal.events)
         self.events: Sequence[Event] = journal.events
-        self._journal, self._followers, self._timings = journal, list(followers), run.timings
-        self._stop = run.path / STOP
+        self._run, self._journal, self._timings = run, journal, run.timings
+        self._followers = list(followers)
         self._session, self._began = time.time(), time.monotonic()
         self._hours_before = self._timings.hours()
         self._prepared_from = self._shown_at = self._began
@@ -71,7 +70,7 @@ class Logbook:
     @property
     def is_stopping(self) -> bool:
         """Whether a person has asked, by `evomerge stop`, that no further candidate begins."""
-        return os.path.exists(self._stop)  # noqa: PTH110 - often asked for
+        return self._run.is_asked_to_stop
 
     def write(self, event: Event, outcome: Timed | None = None) -> None:
         """Write an event, update the history, note the times of its outcome, call the followers."""
@@ -134,9 +133,7 @@ class Logbook:
         for follower in list(self._followers):
             try:
                 follower(self.history, event)
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:  # a SystemExit must not end the search either
+            except (Exception, SystemExit) as error:  # neither must end the search
                 self._followers.remove(follower)
                 name = getattr(follower, "__qualname__", type(follower).__name__)
                 log.warning(

@@ -34,12 +34,9 @@ def choose_winner(session: Session, count: int | None) -> Candidate:
     winners = session.ranking.incumbents(contenders, "validation")
     winner = session.ranking.best(winners, "validation")
     if winner is None:
-        reasons = [item.outcomes["validation"] for item in contenders]
-        raise SearchError(
-            f"None of the {len(contenders)} finalists and baselines could be scored on the "
-            f"validation documents; the last failed with: {_reason(reasons)}; remove the cause and "
-            "continue with `evomerge resume`. log.txt in the run folder may say more."
-        )
+        what = "finalists and baselines could be scored on the validation documents"
+        outcomes = [item.outcomes["validation"] for item in contenders]
+        raise _none_scored(what, outcomes, "continue with `evomerge resume`")
     front = winners if session.ranking.has_front else []
     if session.history.winner is not winner or session.history.front != front:
         event: Event = {"event": "winner", "candidate": winner.number}
@@ -76,16 +73,15 @@ def _finalists(session: Session, count: int | None) -> list[Candidate]:
             "The search was stopped before a candidate was scored; go on with `evomerge resume`."
         )
     if not finalists:
-        reasons = [item.outcomes.get("search") for item in candidates]
-        raise SearchError(
-            f"None of the {len(reasons)} candidates could be scored; the last failed with: "
-            f"{_reason(reasons)}; remove the cause and start a new run. log.txt in the folder of "
-            "this run may say more."
-        )
+        outcomes = [item.outcomes.get("search") for item in candidates]
+        raise _none_scored("candidates could be scored", outcomes, "start a new run")
     return finalists
 
 
-def _reason(outcomes: Sequence[object]) -> str:
-    """Return the reason of the last failure, as a part of a sentence."""
+def _none_scored(what: str, outcomes: Sequence[object], fix: str) -> SearchError:
     reasons = [item.reason for item in outcomes if isinstance(item, Failure)]
-    return reasons[-1].rstrip(".") if reasons else "nothing, since there were no candidates"
+    reason = reasons[-1].rstrip(".") if reasons else "nothing, since there were no candidates"
+    return SearchError(
+        f"None of the {len(outcomes)} {what}; the last failed with: {reason}; remove the cause and "
+        f"{fix}. log.txt in the folder of this run may say more."
+    )

@@ -24,7 +24,7 @@ from evomerge.errors import DeviceError, SearchError
 from evomerge.evaluation.inference.device import processor
 from evomerge.execute.pool import Pool
 from evomerge.execute.processes import ProcessWorker
-from evomerge.execute.protocol import InlineExecutor, Job, Notes, RunJob
+from evomerge.execute.protocol import INTERVAL, InlineExecutor, Job, Notes, RunJob
 from evomerge.run.logbook import Logbook
 from evomerge.run.notes import read_workers
 from evomerge.scores import Failure, Outcome
@@ -84,8 +84,8 @@ def test_a_job_that_hangs_is_ended_and_one_that_is_hit_once_is_run_again(tmp_pat
     workers = [ProcessWorker(Ill(pids), PRELOADED) for _ in range(2)]
     executor = Pool(workers, notes, timeout=5.0)
     found = {job.candidate: outcome for job, outcome in executor.run(map(job_of, range(5)))}
-    while (seconds := notes.write_if_due()) is not None:
-        time.sleep(seconds)
+    time.sleep(INTERVAL)
+    notes.write_if_due()
     executor.close()
     assert found.pop(1) == Failure("timeout", "It took longer than executor.timeout, 5 seconds.")
     assert found == {number: Pretend().outcome(job_of(number)) for number in (0, 2, 3, 4)}
