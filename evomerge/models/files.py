@@ -27,12 +27,6 @@ PROCESSOR_FILES = tuple(
 _COMPANIONS = (*TOKENIZER_FILES, "generation_config.json", *PROCESSOR_FILES)
 """Files that a merged model takes over from its host, in addition to config and weights."""
 
-_READ, _READ_ENDS = frozenset({"config.json", *_COMPANIONS}), (".index.json", ".jinja")
-"""Text files that are read as a whole, and how the names of others end."""
-
-LARGEST = 256_000_000
-"""Largest size in bytes of a text file that is read as a whole; real ones have up to 40 MB."""
-
 _ONLY_READ = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".index.json")
 
 
@@ -54,7 +48,7 @@ def check_files(folder: Path, inner: Iterable[str] = ()) -> None:
     copied into merges. In the cache of the Hub's client, all files are links to the blobs of the
     model, or to those that all models of the cache share.
 
-    CheckpointError: a link out of the folder or to nothing, a pipe or device, a text too large.
+    CheckpointError: a link out of the folder or to nothing, or a pipe or device.
     """
     files = entries(folder, CheckpointError)
     for name in (_TEMPLATES, *inner):
@@ -68,16 +62,6 @@ def check_files(folder: Path, inner: Iterable[str] = ()) -> None:
         inside = [repository, repository.parent / "blobs"]
     copied = [file for file in files if not file.name.endswith(_ONLY_READ) and not file.is_dir()]
     check_inside(copied, inside, "the model", CheckpointError)
-    check_sizes(file for file in files if file.name in _READ or file.name.endswith(_READ_ENDS))
-
-
-def check_sizes(files: Iterable[Path]) -> None:
-    """Refuse huge text files of a stranger, and links to nothing, which count as no file."""
-    for file in files:
-        if file.is_symlink() and not file.exists():
+    for file in copied:
+        if file.name in ("config.json", *_COMPANIONS) and not file.exists():
             raise CheckpointError(f"{file} is a link that leads to no file; download it again.")
-        size = file.stat().st_size if file.is_file() else 0
-        if file.name.endswith((".json", ".txt", ".jinja")) and size > LARGEST:
-            raise CheckpointError(
-                f"{file} has {size:,} bytes, and at most {LARGEST:,} are read; download it again."
-            )

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import CheckpointError
-from evomerge.models.files import check_sizes
 from evomerge.models.safetensors import read_json
 from evomerge.parsing.texts import json_value, read_text
 from evomerge.parsing.values import Values, shown
@@ -128,10 +127,9 @@ class ModuleStack:
 
     def in_words(self) -> str:
         """Return what follows the transformer, such as `mean pooling, Dense, Normalize`."""
-        modes = (_plain_settings(module).get("pooling_mode") for module in self.modules[1:])
-        kinds = (module.kind for module in self.modules[1:])
         return ", ".join(
-            f"{mode} pooling" if mode else k for mode, k in zip(modes, kinds, strict=True)
+            f"{_plain_settings(it)['pooling_mode']} pooling" if it.kind == "Pooling" else it.kind
+            for it in self.modules[1:]
         )
 
     def obstacle(self) -> str | None:
@@ -206,7 +204,6 @@ def read_stack(folder: Path, reference: str) -> ModuleStack | None:
     file = folder / MODULES
     if not file.is_file():
         return None
-    check_sizes([file])
     listed = json_value(read_text(file, CheckpointError), str(file), CheckpointError)
     modules, files = [], [file]
     for number, item in enumerate(_VALUES.items(listed, str(file), least=1)):
@@ -229,10 +226,9 @@ def read_stack(folder: Path, reference: str) -> ModuleStack | None:
             if settings.get(key) is not None:
                 _VALUES.whole(settings[key], f"{present[0]}: {key}", least=1)
         modules.append(Module(inner, kind, settings))
-    if not (folder / SETTINGS).is_file():
-        return ModuleStack(tuple(modules), tuple(files), {})
-    of_encoder = _checked(read_json(folder / SETTINGS))
-    return ModuleStack(tuple(modules), (*files, folder / SETTINGS), of_encoder)
+    files += filter(Path.is_file, [folder / SETTINGS])
+    settings = _checked(read_json(folder / SETTINGS)) if files[-1].name == SETTINGS else {}
+    return ModuleStack(tuple(modules), tuple(files), settings)
 
 
 def _kind(name: str, reference: str) -> str:

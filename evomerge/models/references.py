@@ -77,15 +77,10 @@ def resolve(reference: str, relative_to: Path, wanted: Sequence[str] = _WANTED) 
     if reference.startswith((".", "/", "~")) or not _HUB.fullmatch(reference):
         if local.suffix == ".gguf":
             raise CheckpointError(f"Parent {reference!r}: {GGUF_ADVICE}")
-        if reference.startswith((RUN, "merge:", "stage:")):
-            raise CheckpointError(
-                f"Parent {reference!r} is no model; make a folder of it with `evomerge export DIR "
-                "--out FOLDER` or `evomerge merge FILE --out FOLDER`, and name that."
-            )
         why = "is a file" if is_file(local) else "does not exist"
         raise CheckpointError(
-            f"Parent {reference!r} is not a folder ({str(local)!r} {why}); give a folder, a Hub id "
-            "`org/name`, or `zoo:NAME`."
+            f"Parent {reference!r} is not a folder ({str(local)!r} {why}); give a folder, such as "
+            "`evomerge export` and `evomerge merge` write, a Hub id `org/name`, or `zoo:NAME`."
         )
     from huggingface_hub import snapshot_download
 

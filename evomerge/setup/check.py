@@ -122,16 +122,11 @@ def resolve_racing(
     beside = _beside_fitness(config)
     if wanted.enabled is True:
         check_means(objectives, info)
-        if beside is not None:
+        if beside is not None or wanted.minimum >= total:
+            few = f"its `minimum` of {wanted.minimum} leaves out none of {total} search documents"
             raise ConfigError(
-                f"`evaluation.racing` compares candidates by one fitness, but {beside}; remove it, "
-                "or set `evaluation.racing.enabled` to false."
-            )
-        if wanted.minimum >= total:
-            raise ConfigError(
-                f"`evaluation.racing.minimum` is {wanted.minimum}, but a candidate has only "
-                f"{total} search documents in all, so none can be left out; lower it, or raise "
-                "`evaluation.search.documents`."
+                f"`evaluation.racing` compares candidates by one fitness, but {beside or few}; "
+                "change it, or set `evaluation.racing.enabled` to false."
             )
     if wanted.enabled != "auto":
         return config, f"{'racing' if wanted.enabled else 'off'}, as the search file says"

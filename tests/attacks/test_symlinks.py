@@ -13,10 +13,8 @@ from evomerge import zoo
 from evomerge.__main__ import run as call
 from evomerge.errors import CheckpointError, EvomergeError, InputError, RunFolderError
 from evomerge.export.hub import push_model
-from evomerge.models import safetensors
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.files import LARGEST
-from evomerge.models.safetensors import INDEX, SINGLE, read_json
+from evomerge.models.safetensors import INDEX, SINGLE
 from evomerge.parsing.texts import read_text
 from evomerge.run.folder import RunFolder
 
@@ -93,16 +91,6 @@ def test_a_folder_that_only_looks_like_the_cache_is_not(model, key, tmp_path, pl
     link(snapshot / "vocab.txt", tmp_path / "hub" / place / key.name)
     with pytest.raises(CheckpointError, match=f"is a link to {key}"):
         Checkpoint.open(snapshot, "mine")
-
-
-@pytest.mark.parametrize("name", ["config.json", INDEX, "chat.jinja", "adapter_config.json"])
-def test_a_huge_text_file_is_refused_before_anything_is_read(model, monkeypatch, name):
-    with (model / name).open("ab") as stream:
-        stream.truncate(LARGEST + 1)  # the bytes that are added need no room on the disk
-    monkeypatch.setattr(safetensors, "read_text", None)
-    read = read_json if name.startswith("adapter") else Checkpoint.open
-    with pytest.raises(CheckpointError, match=rf"{name} has 256,000,001 bytes, and at most"):
-        read(*((model / name,) if read is read_json else (model, "mine")))
 
 
 @pytest.mark.parametrize("target", ["vocab.txt", "nothing"])
