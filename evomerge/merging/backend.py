@@ -13,7 +13,6 @@ from evomerge.errors import CheckpointError, InputError, one_line
 from evomerge.merging.tensors.make import TensorMaker, count_threads, for_each
 from evomerge.merging.tensors.plan import STORED, Planner
 from evomerge.merging.tokenizers.plan import plan_tokenizer
-from evomerge.merging.tokenizers.tokens import panics_as_errors
 from evomerge.merging.writer import write_model
 from evomerge.models.causal import check_causal, is_encoder_decoder
 from evomerge.models.checkpoint import Checkpoint
@@ -106,9 +105,8 @@ def load_tokenizer(folder: Path, reference: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        with panics_as_errors():
-            loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            loaded("")  # some settings of a wrong type are noticed by the first text only
+        loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        loaded("")  # some settings of a wrong type are noticed by the first text only
     except Exception as error:  # transformers raises exceptions of many unrelated classes
         raise CheckpointError(
             f"{reference!r} has no tokenizer that transformers can load ({one_line(error)}); "

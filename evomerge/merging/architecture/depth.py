@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from evomerge.errors import RecipeError
@@ -67,12 +68,8 @@ def built_config(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def in_place(prefix: str, layers: Sequence[Layer], host: Checkpoint) -> bool:
     """Whether there are as many blocks as in the host, each led by a block of its own position."""
-    stack = host.stacks.get(prefix)
-    return (
-        stack is not None
-        and len(layers) == len(stack)
-        and all(source.layer == i for i, layer in enumerate(layers) for source in layer.sources[:1])
-    )
+    leads = [source.layer for layer in layers for source in layer.sources[:1]]
+    return leads == [*range(len(host.stacks.get(prefix, ())))]
 
 
 def _write_depth(
@@ -145,9 +142,8 @@ def count_keys(
 ) -> list[str]:
     """Return the keys of a config that hold the number of blocks of a stack, one of `stacks`."""
     words = " ".join(name for name in stacks if not is_other_modality(name))
-    both = "encoder" in words and "decoder" in words
     keys = [key for key in LAYER_COUNTS if section.get(key) == count]
-    if not both:
+    if not ("encoder" in words and "decoder" in words):
         return keys
     if "decoder" in prefix:
         return [key for key in keys if "decoder" in key] or ["num_decoder_layers"]
@@ -187,12 +183,9 @@ def columns(section: Mapping[str, Any], count: int) -> dict[str, Column]:
     for key, value in section.items():
         form = _form_of(key)
         if form is not None and isinstance(value, form.kind):
-            try:
-                column = form.read(value, count)
-            except (TypeError, ValueError):  # its entries are of another form
-                continue
-            if len(column) == count:
-                by_key[key] = column
+            with suppress(TypeError, ValueError):  # its entries are of another form
+                if len(column := form.read(value, count)) == count:
+                    by_key[key] = column
     step = section.get(SPARSE_STEP)
     if "mlp_only_layers" in by_key and isinstance(step, int) and step > 1:
         dense = by_key["mlp_only_layers"]
@@ -223,14 +216,13 @@ def _write_ordinals(column: Column) -> list[int]:
 
 
 def _write_first(column: Column) -> int:
-    number = sum(column)
-    if not all(column[:number]):
+    if not all(column[: sum(column)]):
         raise InexpressibleError(column.index(True, column.index(False)), "at the start")
-    return number
+    return sum(column)
 
 
 def _write_last(column: Column) -> int:
-    if sum(column) and not all(column[-sum(column) :]):
+    if not all(column[::-1][: sum(column)]):
         raise InexpressibleError(column.index(True), "at the end")
     return sum(column)
 

@@ -79,11 +79,10 @@ def plan_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Tok
     parents = [checkpoints[name] for name in dict.fromkeys(names)]
     host = parents[0]
     if recipe.tokenizer == "base":
-        for name in ("pad_to_multiple_of", "tokens"):
-            if name in recipe.options:
-                raise RecipeError(
-                    f"{name!r} needs rows matched by token; set `tokenizer` to `union` or a parent."
-                )
+        for name in recipe.options.keys() & {"pad_to_multiple_of", "tokens"}:
+            raise RecipeError(
+                f"{name!r} needs rows matched by token; set `tokenizer` to `union` or a parent."
+            )
         files, dropped = _template(recipe, parents, host)
         if TRUNCATE not in recipe.options:
             check_ids(parents)
@@ -112,18 +111,14 @@ def _matched(recipe: Recipe, parents: Sequence[Checkpoint], giver: Checkpoint) -
     check_spelling(tokens)
     lead = next(item for item in tokens if item.reference == giver.reference)
     others = [item for item in tokens if item is not lead]
-    lost = {item.reference: [text for text in item.ids if text not in lead.ids] for item in others}
-    data, notes = (
-        lead.data,
-        [
-            f"The merged model lacks {len(texts)} of the tokens of {name!r}, such as {texts[0]!r}, "
-            f"which the tokenizer of {lead.reference!r} does not have."
-            for name, texts in lost.items()
-            if texts
-        ],
-    )
-    if recipe.tokenizer == "union":
-        data, notes = unite([lead, *others])
+    is_union = recipe.tokenizer == "union"
+    data, notes = unite([lead, *others]) if is_union else (lead.data, [])
+    notes += [
+        f"The merged model lacks {len(texts)} of the tokens of {item.reference!r}, such as "
+        f"{texts[0]!r}, which the tokenizer of {lead.reference!r} does not have."
+        for item in (() if is_union else others)
+        if (texts := [text for text in item.ids if text not in lead.ids])
+    ]
     merged = Tokens(lead.reference, data, lead.rows)
     check_merged(data, merged.ids)
     notes += _special_token_notes(giver, parents)
@@ -143,8 +138,7 @@ def _matched(recipe: Recipe, parents: Sequence[Checkpoint], giver: Checkpoint) -
         known = {key: value for key, value in special.items() if key in settings}
         files[GENERATION] = _json({**settings, **known})
     files |= template
-    united = data is not lead.data
-    if united:
+    if is_union:
         files["tokenizer.json"] = _json(data)
         config = dict(_tokenizer_config(giver))
         if "added_tokens_decoder" in config:
@@ -153,7 +147,7 @@ def _matched(recipe: Recipe, parents: Sequence[Checkpoint], giver: Checkpoint) -
                 for item in data["added_tokens"]
             }
             files["tokenizer_config.json"] = _json(config)
-    if united or giver is not host:
+    if is_union or giver is not host:
         kept = _KEPT_FROM_HOST if giver is host else ()
         outdated += tuple(name for name in TOKENIZER_FILES if name not in (*files, *kept))
     rows = _rows(recipe, merged, lead, tokens, special)
@@ -257,9 +251,7 @@ def _template(
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return the files for the recipe's chat template, and the names of files to leave out."""
     wanted = recipe.options.get("chat_template")
-    if wanted is None:
-        return {}, ()
-    text = choose_template(wanted, parents, giver)
+    text = choose_template(wanted, parents, giver) if wanted is not None else None
     if text is None or text == template_of(giver):
         return {}, ()
     files = {"chat_template.jinja": text}
