@@ -64,6 +64,7 @@ class RunFolder:
                     "given to --run."
                 )
         self.path, self.journal_path = path, path / JOURNAL
+        self.timings = Timings(path / "timings.jsonl")
 
     @classmethod
     def check_free(cls, path: Path) -> None:
@@ -92,11 +93,6 @@ class RunFolder:
             cls.check_free(path)
             raise not_written(str(path), error, _WRITE, RunFolderError) from error
         return cls(path)
-
-    @property
-    def timings(self) -> Timings:
-        """The times of the run's sessions and candidates."""
-        return Timings(self.path / "timings.jsonl")
 
     def search_file(self, moves: Sequence[str] = ()) -> SearchConfig:
         """Return the search file with all that was resolved when the run began.

@@ -67,6 +67,7 @@ class _Line(BaseModel):
     event: str | None = None
     seconds: dict[str, _Time] = {}
     cpu_seconds: dict[str, _Time] = {}
+    peak: dict[str, Annotated[int, Field(ge=0, lt=10**18)]] = {}  # bytes
 
 
 class Timings:
@@ -107,6 +108,13 @@ class Timings:
                 known = sum(cpu) if len(cpu) == len(timed) else None
                 spent[phase] = Spent(sum(line.seconds[phase] for line in timed), known)
         return spent
+
+    def peak(self) -> dict[str, int]:
+        """Return the largest memory of `process` and `accelerator` in bytes, as far as known."""
+        peak: dict[str, int] = {}
+        for line in self._lines():
+            peak |= {name: max(peak.get(name, 0), size) for name, size in line.peak.items()}
+        return peak
 
     def cpu_seconds(self) -> float:
         """Return the CPU seconds of all work: of all phases, descents and final scores too."""

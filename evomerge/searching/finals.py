@@ -15,7 +15,7 @@ from evomerge.searching.session import Session
 def is_finished(session: Session) -> bool:
     """Whether there is a winner, and all that is to be tested has outcomes on test documents."""
     winner = session.history.winner
-    return winner is not None and not _untested(session, winner)
+    return winner is not None and not untested(session, winner)
 
 
 def choose_winner(session: Session, count: int | None) -> Candidate:
@@ -45,13 +45,8 @@ def choose_winner(session: Session, count: int | None) -> Candidate:
     return winner
 
 
-def score_on_test(session: Session, winner: Candidate) -> None:
-    """Score the winner or the front, the baselines and the base on the test documents."""
-    session.score(_untested(session, winner), "test")
-
-
-def _untested(session: Session, winner: Candidate) -> list[Candidate]:
-    """Return what is still to be scored on the test documents."""
+def untested(session: Session, winner: Candidate) -> list[Candidate]:
+    """Return what lacks test scores of the winner or the front, the baselines and the base."""
     history = session.history
     chosen = (winner, *history.front, *history.baselines, *(history.bases or session.bases))
     contenders = {item.number: item for item in chosen}.values()

@@ -16,7 +16,7 @@ from evomerge.optimize.descent import Reached
 from evomerge.recipe import Recipe
 from evomerge.run.history import Candidate
 from evomerge.run.journal import Event
-from evomerge.searching.finals import choose_winner, is_finished, score_on_test
+from evomerge.searching.finals import choose_winner, is_finished, untested
 from evomerge.searching.ranking import leading, reached, unimproved
 from evomerge.searching.session import Session
 from evomerge.strategy.protocol import Descending, Origin, Strategy
@@ -79,7 +79,7 @@ class Search:
             else:
                 self.search_by_arrival()
         winner = choose_winner(self.session, self.plan.finalists)
-        score_on_test(self.session, winner)
+        self.session.score(untested(self.session, winner), "test")
         return winner
 
     def search_by_generation(self) -> None:

@@ -67,15 +67,15 @@ class Ranking(ABC):
         """
 
     def _scored(
-        self, candidates: Iterable[Candidate], split: Split
+        self, candidates: Iterable[Candidate], split: Split, *, estimates: bool = False
     ) -> list[tuple[Candidate, tuple[float, ...], float]]:
-        """Return each candidate that can be an incumbent, its values, and how it breaks bounds."""
+        """Return candidates by number, what they compare by, and by how much they break bounds."""
         return [
-            (item, values, broken)
+            (item, self.ordered(scores), violation(self.constraints, scores))
             for item in sorted(candidates, key=lambda item: item.number)
-            if (values := ordered_on(self, item, split)) is not None
-            and not (split == "search" and item.is_estimate)
-            and (broken := violation_on(self, item, split)) is not None
+            if values_on(self, item, split) is not None
+            and (scores := item.scores(split)) is not None
+            and (estimates or split != "search" or not item.is_estimate)
         ]
 
 
@@ -105,13 +105,9 @@ class WeightedSum(Ranking):
 
     def finalists(self, candidates: Iterable[Candidate], count: int | None) -> list[Candidate]:
         """Return the `count` best candidates with different recipes; None: `FINALISTS`."""
-        scored = (
-            (violation_on(self, item, "search") or 0.0, -values[0], item.number, item)
-            for item in candidates
-            if (values := ordered_on(self, item, "search")) is not None
-        )
+        scored = self._scored(candidates, "search", estimates=True)
         first: dict[str, Candidate] = {}
-        for *_, item in sorted(scored, key=lambda row: row[:3]):
+        for item, *_ in sorted(scored, key=lambda row: (row[2], -row[1][0])):
             first.setdefault(item.digest, item)
         return list(first.values())[: FINALISTS if count is None else count]
 
@@ -208,8 +204,12 @@ def unimproved(incumbents: Iterable[Candidate], candidates: Sequence[Candidate])
 
 def reached(incumbents: Iterable[Candidate], ranking: Ranking, target: float) -> Candidate | None:
     """Return an incumbent that keeps all constraints and has this fitness; None if none has."""
-    allowed = (item for item in incumbents if not violation_on(ranking, item, "search"))
-    return next((item for item in allowed if item.values and item.values[0] >= target), None)
+    for item in incumbents:
+        scores = item.scores("search")
+        is_allowed = scores is not None and not violation(ranking.constraints, scores)
+        if is_allowed and item.values and item.values[0] >= target:
+            return item
+    return None
 
 
 def values_on(ranking: Ranking, candidate: Candidate, split: Split) -> tuple[float, ...] | None:
@@ -219,15 +219,3 @@ def values_on(ranking: Ranking, candidate: Candidate, split: Split) -> tuple[flo
     scores = candidate.scores(split)
     values = ranking.values(scores) if scores else (math.nan,)
     return values if all(map(math.isfinite, values)) else None
-
-
-def ordered_on(ranking: Ranking, candidate: Candidate, split: Split) -> tuple[float, ...] | None:
-    """Return what a candidate is compared by on a split; None as for `values_on`."""
-    values, scores = values_on(ranking, candidate, split), candidate.scores(split)
-    return None if values is None or scores is None else ranking.ordered(scores)
-
-
-def violation_on(ranking: Ranking, candidate: Candidate, split: Split) -> float | None:
-    """Return by how much a candidate breaks constraints on a split; None without scores."""
-    scores = candidate.scores(split)
-    return None if scores is None else violation(ranking.constraints, scores)

@@ -52,6 +52,7 @@ def test_phases_and_costs_are_summed_and_unknown_cpu_times_stay_unknown(run):
 
 
 def test_slow_preparations_are_told_and_the_peak_of_memory_is_not_in_the_journal(run, monkeypatch):
+    assert run.timings.peak() == {}
     events = []
     with Journal(run.journal_path) as journal:
         book = Logbook(run, journal, [lambda history, event: events.append(event["event"])])
@@ -65,7 +66,9 @@ def test_slow_preparations_are_told_and_the_peak_of_memory_is_not_in_the_journal
             book.write(told(number, outcome), outcome)
     assert events == ["preparing"] * 3 + ["ask", "tell"] * 2
     assert "preparing" not in run.journal_path.read_text()
-    assert '"peak": {"process": 7, "accelerator": 5}' in (run.path / "timings.jsonl").read_text()
+    for peak in ("much", {"process": -1}, {"process": 10**300}, {"accelerator": None}):
+        run.timings.note({"peak": peak})
+    assert run.timings.peak() == {"process": 10**9, "accelerator": 5}
     assert "peak" not in run.journal_path.read_text()
 
 
