@@ -71,7 +71,7 @@ class Tokens:
         vocabulary = self.data["model"]["vocab"]
         if isinstance(vocabulary, Mapping):
             return dict(vocabulary)
-        return {piece[0]: i for i, piece in enumerate(vocabulary)}
+        return {text: i for i, (text, _) in enumerate(vocabulary)}
 
     @cached_property
     def added(self) -> dict[str, dict[str, Any]]:
@@ -242,9 +242,15 @@ def _extend_model(
 def _merges(tokens: Sequence[Tokens]) -> list[list[str]]:
     pairs: dict[tuple[str, str], None] = {}
     for item in tokens:
-        for merge in item.data["model"].get("merges") or ():
-            left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
-            pairs.setdefault((left, right))
+        try:
+            for merge in item.data["model"].get("merges") or ():
+                left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+                pairs.setdefault((left, right))
+        except (TypeError, ValueError):
+            raise CheckpointError(
+                f"`model.merges` in tokenizer.json of {item.reference!r} are no pairs of tokens; "
+                "download it again."
+            ) from None
     return [list(pair) for pair in pairs]
 
 
