@@ -7,6 +7,7 @@ compiled code from the Hub if an attention is named as `org/kernel`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ _ATTENTIONS = ("attn_implementation", "experts_implementation")
 _KEYS = {"auto_map", "custom_generate", "custom_pipelines", "trust_remote_code"}
 _KEYS |= {*_ATTENTIONS, *(f"_{name}" for name in _ATTENTIONS)}
 _CLASS, _PLAIN = "tokenizer_class", "PreTrainedTokenizerFast"
+_KNOWN = re.compile(
+    r"(PreTrained|Bert|Gemma|GPT2|GPTNeoX|Llama|Qwen2|Roberta|T5)Tokenizer(Fast)?|TokenizersBackend"
+)
+"""Classes of transformers that most models name, for which it need not be imported."""
 
 
 def without_code(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +54,8 @@ def _content(file: Path) -> tuple[dict[str, Any], list[str]]:
         return {}, []
     data, keys = read_json(file), set[str]()
     cleaned, found, name = dict(_cleaned(data, keys)), sorted(keys), data.get(_CLASS)
-    if file.name == "tokenizer_config.json" and isinstance(name, str):
+    is_unusual = isinstance(name, str) and not _KNOWN.fullmatch(name)
+    if is_unusual and file.name == "tokenizer_config.json":
         import transformers
 
         if not hasattr(transformers, name) and (file.parent / "tokenizer.json").is_file():

@@ -156,11 +156,10 @@ def prediction_tensors(names: Iterable[str]) -> frozenset[str]:
 
 def shortest(words: list[str], suffixes: list[str]) -> tuple[str, ...]:
     """Return words as filters: with dots around a word if it is also a part of another word."""
-
-    def is_unique(word: str) -> bool:
-        return all(word not in suffix or word in suffix.split(".") for suffix in suffixes)
-
-    return tuple(word if is_unique(word) else f".{word}." for word in words)
+    return tuple(
+        f".{word}." if any(word in s and word not in s.split(".") for s in suffixes) else word
+        for word in words
+    )
 
 
 def component_filters(stack: Stack) -> dict[str, tuple[str, ...]]:

@@ -188,11 +188,10 @@ def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:
         return
     searched, descends = candidates - baselines, config.optimizer.descends
     if searched <= 0 or (searched < baselines and not descends):
-        left = "nothing is" if searched <= 0 else f"only {searched} are"
-        enough = baselines + 1 if searched <= 0 else 4 * baselines
         yield (
             f"budget.candidates is {candidates}, but the {baselines} baselines (parents and "
-            f"averages of them) count among them, so {left} searched; set it to {enough} or more."
+            f"averages of them) count among them, so {max(0, searched)} are searched; set it to "
+            f"{4 * baselines} or more."
         )
     if 0 < searched < genes and config.optimizer.name in _CMA:
         population = generation_of(config, checked.space)

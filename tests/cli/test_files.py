@@ -60,7 +60,7 @@ def test_validate_names_other_knobs_and_warns_of_a_budget_for_the_baselines_alon
     named = {row[0]: row[1:] for row in rows if len(row) == 5}
     assert named["weight"] == ["8", "0 to 1.5", "0.75", "space.knobs.weight"]
     assert named["density"][3] == "the method's range; space.knobs.density fixes it"
-    assert "nothing is searched; set it to 4 or more" in told.err
+    assert "0 are searched; set it to 12 or more" in told.err
 
 
 @pytest.mark.parametrize("preset", ["parameters", "multi", "dataflow", "lorahub", "gradient"])
