@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from functools import partial
 from multiprocessing import Pipe
 from typing import Any
 
@@ -71,10 +70,10 @@ class RayWorker(Worker):
         self._expect(self._actor.run.remote(job))
 
     def _expect(self, call: Any) -> None:
-        """Give a sign when there is an answer to a call."""
+        """Wait in a thread for the answer to a call, and give a sign when it is there."""
         self._answer, (self._sign, wake) = Future(), Pipe(duplex=False)
         self._answer.add_done_callback(lambda _: wake.close())
-        call.future().add_done_callback(partial(_finish, self._actor, self._answer))
+        threading.Thread(target=_wait, args=(self._actor, call, self._answer), daemon=True).start()
 
     def signs(self) -> Sequence[Any]:
         """Return what is ready when there is an answer."""
@@ -94,21 +93,20 @@ class RayWorker(Worker):
             self._actor, self.place = None, ""
 
 
-def _finish(actor: Any, answer: Future[Any], done: Future[Any]) -> None:
-    """Set what a call has returned, or raised, as this package's errors."""
+def _wait(actor: Any, call: Any, answer: Future[Any]) -> None:
+    """Set what a call returns, or raises, as this package's errors."""
     try:
-        answer.set_result(done.result())
+        answer.set_result(ray.get(call))
     except RayTaskError as error:
         answer.set_exception(error.cause or error)
     except RayError as error:
-        # Ray may need time to find out, and its own thread must not wait for it.
-        threading.Thread(target=_find_cause, args=(actor, error, answer), daemon=True).start()
+        answer.set_exception(_cause(actor, error))
     except BaseException as error:
         answer.set_exception(error)
 
 
-def _find_cause(actor: Any, error: RayError, answer: Future[Any]) -> None:
-    """Wait until it is known why an actor does not answer, and set the error of a future."""
+def _cause(actor: Any, error: RayError) -> Exception:
+    """Wait until Ray knows why an actor does not answer, and return this package's error."""
     end = time.monotonic() + DECISION
     while not isinstance(error, ActorDiedError) and time.monotonic() < end:
         time.sleep(0.5)
@@ -117,9 +115,6 @@ def _find_cause(actor: Any, error: RayError, answer: Future[Any]) -> None:
             break
         except RayError as newer:
             error = newer
-    if fault := not_importable(error):
-        answer.set_exception(fault)
-    elif is_machine_gone(error):
-        answer.set_exception(LostMachineError("its machine is gone"))
-    else:
-        answer.set_exception(LostWorkerError(reason_of(error)))
+    if is_machine_gone(error):
+        return LostMachineError("its machine is gone")
+    return not_importable(error) or LostWorkerError(reason_of(error))

@@ -16,7 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from evomerge.evaluation.inference.rows import Form, Forms
+from pydantic import TypeAdapter
+
+from evomerge.evaluation.inference.rows import Forms
 from evomerge.recipe import Recipe
 from evomerge.space.protocol import Gene, Genome
 
@@ -132,17 +134,10 @@ class Reached:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for the journal, without times."""
-        return {
-            "descent": asdict(self.descent),
-            "losses": list(self.losses),
-            "watched": self.watched,
-            "forms": {task: asdict(form) for task, form in self.forms.items()},
-        }
+        plain = asdict(self)
+        return {name: plain[name] for name in ("descent", "losses", "watched", "forms")}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Reached:
         """Return what `to_json` wrote."""
-        forms = {task: Form(**form) for task, form in data["forms"].items()}
-        state: dict[str, Any] = dict(data["descent"])
-        state |= {name: tuple(state[name]) for name in ("genome", "first", "second")}
-        return cls(Descent(**state), tuple(data["losses"]), data["watched"], forms)
+        return TypeAdapter(cls).validate_python(data)
