@@ -1,7 +1,5 @@
 """What a model is for, by its config and files, and whether lm-eval's tasks can be scored on it."""
 
-from __future__ import annotations
-
 import re
 
 from evomerge.errors import CheckpointError

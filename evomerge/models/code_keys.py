@@ -4,8 +4,6 @@ transformers runs code that `auto_map` names if its caller says `trust_remote_co
 compiled code from the Hub if an attention is named as `org/kernel`.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Mapping

@@ -6,8 +6,6 @@ of wrapper modules (`model.`, `language_model.`, the model type), and with the o
 LayerNorm parameters (`gamma`, `beta`) replaced by the new ones.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from itertools import chain

@@ -1,7 +1,5 @@
 """The files in a model folder: which a merge takes over, which may be links, and their sizes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

@@ -5,8 +5,6 @@ has them in another order than the host, the rows of its head are put into the h
 Otherwise the merge has the host's own head, and only what the models share is merged: the body.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace

@@ -4,8 +4,6 @@
 and weights; the transformer has the model's folder. The classes are sentence-transformers' own.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

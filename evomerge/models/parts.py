@@ -3,8 +3,6 @@
 Names of parents are those that people read. The host, which merges have their parts from, is first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Resolving references of parents: embedded models, local folders, the Hugging Face Hub."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What the names of tensors show: block stacks, components of a block, modalities, buffers."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

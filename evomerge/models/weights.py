@@ -5,8 +5,6 @@ reads them with `weights_only`, which runs no code. The result is in `evomerge/w
 user's cache (`~/.cache`, or the folder that XDG_CACHE_HOME names).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -4,8 +4,6 @@ A folder from elsewhere may have a link to a private file, which would be copied
 written to.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Checks of values in plain data (from YAML or JSON), with one sentence if a type is wrong."""
 
-from __future__ import annotations
-
 import math
 import reprlib
 import sys

@@ -5,8 +5,6 @@ sets and all other tags; deep nesting; and aliases that expand a small text into
 are never shared: an alias becomes a copy, so that changing one place changes no other.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """What a search costs: its time and memory, from a candidate that is built and scored for real."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Mapping

@@ -4,8 +4,6 @@ What makes a worker can be sent to any machine that sees parents and tasks. The 
 that they are those of the run. Only the process of the search writes to the run folder.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence

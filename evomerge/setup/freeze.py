@@ -1,7 +1,5 @@
 """Freezing a checked search: what a run keeps, so that it goes on as it began."""
 
-from __future__ import annotations
-
 import platform
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version

@@ -4,8 +4,6 @@ What must fit is what processes hold: libraries, merged weights, batches. Parent
 of which the system takes pages back when memory is short.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Iterator, Mapping

@@ -5,8 +5,6 @@ merges, since the optimizer needs the value of its genome. On validation and tes
 the parent itself that is scored, and it is the parent itself that is written if it wins.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace

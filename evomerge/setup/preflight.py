@@ -1,7 +1,5 @@
 """What a person is told before a search begins: its size, its documents, its genes, warnings."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

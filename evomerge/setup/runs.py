@@ -1,7 +1,5 @@
 """Making checked searches of search files and run folders, and how a run may go on."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress

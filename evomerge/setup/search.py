@@ -1,7 +1,5 @@
 """Running the search of a run folder, and scoring a model on a search's documents."""
 
-from __future__ import annotations
-
 import logging
 import shlex
 from collections.abc import Callable, Mapping, Sequence

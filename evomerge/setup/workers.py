@@ -3,8 +3,6 @@
 In processes of this machine, or in actors of a Ray cluster.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import math
 import os
