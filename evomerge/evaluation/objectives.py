@@ -16,9 +16,8 @@ from evomerge.errors import ConfigError, did_you_mean
 from evomerge.parsing.values import shown
 from evomerge.registry import Registry
 from evomerge.scores import MODEL, MODEL_METRICS, NLL, SPLITS, TOKENS, Split
+from evomerge.trust.code import code_of_module, code_of_tasks
 from evomerge.trust.consent import NOTHING, Permissions
-from evomerge.trust.modules import code_of_module
-from evomerge.trust.task_files import code_of_tasks
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator

@@ -98,7 +98,7 @@ def test_every_generation_config_gives_lm_evals_texts_or_is_refused(theirs, answ
         assert list(ours.values()) == expected, settings
         changed += expected != plain
     assert changed >= 10  # the settings matter
-    assert not answered({"a_setting_of_next_year": 1}).forward.own_loop
+    assert not runner_of(answered({"a_setting_of_next_year": 1})).forward.own_loop
 
 
 def test_settings_of_drawing_are_ours_or_lm_evals(model, answered):

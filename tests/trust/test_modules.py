@@ -8,7 +8,7 @@ import numpy
 import pytest
 
 import evomerge
-from evomerge.trust.modules import code_of_module, is_installed
+from evomerge.trust.code import code_of_module, is_installed
 
 
 @pytest.fixture

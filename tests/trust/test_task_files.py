@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from evomerge import zoo
-from evomerge.trust.task_files import code_of_tasks
+from evomerge.trust.code import code_of_tasks
 
 CODE = "raise SystemExit('this was run')\n"
 

@@ -144,8 +144,7 @@ class Forward:
                 return False
             try:
                 scores = likelihood.score(model, batches, len(continuations), gather)
-            except Exception as error:
-                log.debug("packed=%s gather=%s shared=%s: %s", packed, gather, shared, error)
+            except Exception:
                 return False
             triples = zip(scores, truth, continuations, strict=True)
             return all(_agree(a, b, len(c.targets), model.dtype) for a, b, c in triples)
@@ -153,7 +152,6 @@ class Forward:
         ways = ((True, True), (True, False), (False, True), (False, False))
         self.packed, self.gather = next((way for way in ways if is_right(*way, False)), ways[-1])
         self.shared = is_right(self.packed, self.gather, True)
-        log.debug("packed=%s gather=%s shared=%s", self.packed, self.gather, self.shared)
 
     def _check_generation(self, model: Any, requests: Sequence[Request]) -> None:
         """Check the texts of our own loop; greedily, since random draws end differently.
@@ -167,8 +165,7 @@ class Forward:
             texts = self.generate(model, prompts, groups)
             is_right = partial(generation.is_greedy_up_to_rounding, model)
             self.own_loop = all(map(is_right, prompts, texts))
-        except Exception as error:
-            log.debug("generation: %s", error)
+        except Exception:
             self.own_loop, texts = False, [[] for _ in prompts]
         first = min(range(len(prompts)), key=lambda i: len(texts[i]))
         with _refusing(model):
@@ -178,7 +175,6 @@ class Forward:
             # At a near tie the texts may differ, but then neither ends within the other.
             is_part = ours.startswith(theirs) or theirs.startswith(ours)
             self.own_loop = ours == theirs or not is_part
-        log.debug("generation: own loop=%s", self.own_loop)
 
     def _batches(self, rows: Sequence[Row], device: torch.device, shared: bool) -> list[Batch]:
         batches = []

@@ -25,8 +25,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from evomerge.errors import CandidateError, CheckpointError, ConfigError, did_you_mean, one_line
 from evomerge.evaluation.inference.batches import batching
-from evomerge.evaluation.tasks.objective import Merges
-from evomerge.evaluation.tasks.rows import VALUES, BatchSize, Columns, Measured, Row, RowsObjective
+from evomerge.evaluation.tasks.objective import Measured, Merges
+from evomerge.evaluation.tasks.rows import VALUES, BatchSize, Columns, Row, RowsObjective
 from evomerge.models.heads import class_of, classified, in_words, is_reordered, labels_of
 
 Names: TypeAlias = Mapping[int, str]  # of labels, a model's `id2label`
@@ -124,9 +124,7 @@ class ClassifierObjective(RowsObjective):
     is_reward: ClassVar[bool] = False
     """Whether the head must have one output, else labels of which it chooses one."""
 
-    def __init__(
-        self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize = "auto"
-    ) -> None:
+    def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
         super().__init__(name, rows, digest, batch_size)
         self._made_for = tuple[Any, ...]()
         self._read: list[tuple[Input, ...]] = []  # what the model reads of each document
@@ -167,43 +165,37 @@ class ClassifierObjective(RowsObjective):
                 "take other objectives."
             )
         reordered = [item.reference for item in merges.parents if is_reordered(host, item)]
-        for document, row in enumerate(self.rows):
-            self._check_label(document, row.get("label"), host.reference, labels, reordered)
-        if merges.tokenizer is not None:
-            self._check_texts(merges.tokenizer, host.reference)
-
-    def _check_label(
-        self, document: int, label: Any, host: str, labels: Sequence[str], reordered: Sequence[str]
-    ) -> None:
-        row = f"objectives: row {document + 1} of {self.task.name} has the label {label!r}, "
-        known = labels if isinstance(label, str) else range(len(labels))
-        if label is not None and label not in known:
-            raise ConfigError(
-                f"{row}and the labels of {host!r} are {in_words(labels)}; write one of them, or "
-                f"its number from 0.{did_you_mean(str(label), labels)}"
-            )
-        if isinstance(label, int) and reordered:
-            raise ConfigError(
-                f"{row}but {host!r} and {reordered[0]!r} have their labels in different orders; "
-                "write the names of labels."
-            )
-
-    def _check_texts(self, tokenizer: Any, host: str) -> None:
-        for document, content in enumerate(self.rows):
-            row = f"objectives: row {document + 1} of {self.task.name} has"
-            try:
-                inputs = self._inputs(content, tokenizer)
-            except Exception as error:  # a chat template may raise anything
+        for number, row in enumerate(self.rows, start=1):
+            label, where = row.get("label"), f"objectives: row {number} of {self.task.name} has"
+            known = labels if isinstance(label, str) else range(len(labels))
+            if label is not None and label not in known:
                 raise ConfigError(
-                    f"{row} messages that the tokenizer of {host!r} cannot write "
-                    f"({one_line(error).rstrip('.')}); give a tokenizer with a chat template for "
-                    "them, or write texts."
-                ) from error
-            if not all(item.tokens(tokenizer)["input_ids"] for item in inputs):
-                raise ConfigError(
-                    f"{row} a text of which the tokenizer of {host!r} makes no tokens; write a "
-                    "text, or leave the row out."
+                    f"{where} the label {label!r}, and the labels of {host.reference!r} are "
+                    f"{in_words(labels)}; write one of them, or its number from 0."
+                    f"{did_you_mean(str(label), labels)}"
                 )
+            if isinstance(label, int) and reordered:
+                raise ConfigError(
+                    f"{where} the label {label!r}, but {host.reference!r} and {reordered[0]!r} "
+                    "have their labels in different orders; write the names of labels."
+                )
+            if merges.tokenizer is not None:
+                self._check_text(row, merges.tokenizer, where, host.reference)
+
+    def _check_text(self, row: Row, tokenizer: Any, where: str, host: str) -> None:
+        try:
+            inputs = self._inputs(row, tokenizer)
+        except Exception as error:  # a chat template may raise anything
+            raise ConfigError(
+                f"{where} messages that the tokenizer of {host!r} cannot write "
+                f"({one_line(error).rstrip('.')}); give a tokenizer with a chat template for them, "
+                "or write texts."
+            ) from error
+        if not all(item.tokens(tokenizer)["input_ids"] for item in inputs):
+            raise ConfigError(
+                f"{where} a text of which the tokenizer of {host!r} makes no tokens; write a text, "
+                "or leave the row out."
+            )
 
     @abstractmethod
     def _inputs(self, row: Row, tokenizer: Any) -> tuple[Input, ...]:

@@ -30,8 +30,8 @@ from torch.nn.functional import normalize
 
 from evomerge.errors import CandidateError, CheckpointError, ConfigError
 from evomerge.evaluation.inference.batches import batching
-from evomerge.evaluation.tasks.objective import Documents
-from evomerge.evaluation.tasks.rows import VALUES, BatchSize, Columns, Measured, Row, RowsObjective
+from evomerge.evaluation.tasks.objective import Documents, Measured
+from evomerge.evaluation.tasks.rows import VALUES, BatchSize, Columns, Row, RowsObjective
 from evomerge.models.modules import STACK, ModuleStack, max_length
 from evomerge.scores import ENCODER_METRICS, Split
 
@@ -275,9 +275,7 @@ class Classification(EncoderObjective):
     row_text = '{"text": "...", "label": "...", "train": true}, the last where the probe learns'
     compared = ("text",)
 
-    def __init__(
-        self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize = "auto"
-    ) -> None:
+    def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
         self._train = [row for row in rows if row.get("train")]
         super().__init__(name, [row for row in rows if not row.get("train")], digest, batch_size)
         labels = {row["label"] for row in self._train}

@@ -23,7 +23,7 @@ from typing import Any
 from evomerge.errors import ConfigError, InputError, one_line
 from evomerge.evaluation.objectives import FUNCTIONS, Body
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
-from evomerge.evaluation.tasks.objective import SingleTask
+from evomerge.evaluation.tasks.objective import Measured, SingleTask
 
 
 class ObjectiveFunction(SingleTask):
@@ -33,9 +33,7 @@ class ObjectiveFunction(SingleTask):
         super().__init__(task)
         self.body = body
 
-    def measure(
-        self, model: Any, tokenizer: Any, documents: Sequence[int]
-    ) -> Mapping[str, Sequence[Any]]:
+    def measure(self, model: Any, tokenizer: Any, documents: Sequence[int]) -> Measured:
         """Return metric -> what the function gives for each document."""
         scores = self.body(model, tokenizer, documents)
         return scores if isinstance(scores, Mapping) else {"score": scores}
@@ -57,10 +55,6 @@ def find(name: str) -> ObjectiveFunction:
             f"objectives: {name!r} could not be imported: {type(error).__name__}: "
             f"{one_line(error).rstrip('.')}; give `module:function` of a module on PYTHONPATH."
         ) from error
-    if isinstance(body, type):
-        raise ConfigError(
-            f"objectives: `task` {name!r} is a class; a kind of objective is named by `kind`."
-        )
     count: Any = getattr(body, "documents", None)
     metrics: Any = getattr(body, "metrics", {"score": True})
     pairs = metrics.items() if isinstance(metrics, Mapping) else ()
@@ -68,8 +62,9 @@ def find(name: str) -> ObjectiveFunction:
     if not (callable(body) and type(count) is int and count > 0 and has_metrics):
         raise ConfigError(
             f"objectives: {name!r} is {body!r:.80} with documents = {count!r:.80} and metrics = "
-            f"{metrics!r:.80}; it must be a function, `documents` the number that it can score, "
-            'and `metrics`, if wanted, say whether a higher value is better, as {"score": True}.'
+            f"{metrics!r:.80}; it must be a function (a kind of objective is named by `kind`), "
+            "`documents` the number that it can score, and `metrics`, if wanted, say whether a "
+            'higher value is better, as {"score": True}.'
         )
     info = {metric: MetricInfo(up, is_mean=True) for metric, up in metrics.items()}
     return ObjectiveFunction(body, TaskInfo(name, "function", count, info))

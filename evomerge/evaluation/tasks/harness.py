@@ -211,12 +211,10 @@ class Harness:
 
     def check_references(self, task: str, ids: Sequence[int]) -> None:
         """Raise a ConfigError unless documents have a reference answer, or a right choice."""
-        kind, documents = self.info.tasks[task].kind, self.tasks[task].eval_docs
-        for document in ids:
-            if kind == "generate_until":
-                self.reference_answer(task, documents[document])
-            elif kind == "multiple_choice":
-                self.right_choices(task, documents[document])
+        kinds = {"generate_until": self.reference_answer, "multiple_choice": self.right_choices}
+        read, documents = kinds.get(self.info.tasks[task].kind), self.tasks[task].eval_docs
+        for document in ids if read else ():
+            read(task, documents[document])
 
     def right_choices(self, task: str, document: Any) -> tuple[int, ...]:
         """Return the places of the right choices of a document: one, or those that are accepted.

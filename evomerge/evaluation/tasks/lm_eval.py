@@ -22,7 +22,7 @@ from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM, Requ
 from evomerge.evaluation.inference.rows import Form
 from evomerge.evaluation.inference.vllm import EngineForward, VllmEngine
 from evomerge.evaluation.tasks.harness import Harness
-from evomerge.evaluation.tasks.objective import Documents
+from evomerge.evaluation.tasks.objective import Documents, MetricRows, Summary
 from evomerge.evaluation.tasks.scoring import DocumentMetrics, aggregated, example, plain
 from evomerge.evaluation.tasks.suitable import Suitable
 from evomerge.models.causal import is_encoder_decoder
@@ -42,7 +42,7 @@ class Runner:
         backend: `hf` runs models by transformers; `vllm` generates texts with a vLLM engine.
         tensor_parallel: accelerators that the engine is divided over.
         sees: whether tasks show images.
-        batched: runs models by transformers; `forward` may use an engine too. None: see `start`.
+        batched: runs models by transformers; `forward` may use an engine too. None: see `prepare`.
     """
 
     batch_size: int | Literal["auto"] = "auto"
@@ -53,17 +53,6 @@ class Runner:
     batched: Forward | None = None
     forward: Forward | EngineForward | None = None
     engine: VllmEngine | None = None
-
-    def start(
-        self, model: Any, tokenizer: Any, deepest: Callable[[], Any]
-    ) -> Forward | EngineForward:
-        """Get ready for models like this one; an engine is made for one as deep as `deepest`."""
-        reference = ReferenceLM(model, tokenizer, self.reasoning, sees=self.sees)
-        self.forward = self.batched = Forward(model, tokenizer, reference, self.batch_size)
-        if self.backend == "vllm":
-            self.engine = self.engine or VllmEngine(deepest(), tokenizer, self.tensor_parallel)
-            self.forward = EngineForward(self.batched, self.engine)
-        return self.forward
 
 
 class LmEval(Suitable):
@@ -155,13 +144,18 @@ class LmEval(Suitable):
         """
         self._forget()
         self._splits = splits
-        if self.runner.forward is not None:
+        runner = self.runner
+        if runner.forward is not None:
             return
-        forward = self.runner.start(model, tokenizer, deepest)
+        reference = ReferenceLM(model, tokenizer, runner.reasoning, sees=runner.sees)
+        runner.forward = runner.batched = Forward(model, tokenizer, reference, runner.batch_size)
+        if runner.backend == "vllm":
+            engine = runner.engine or VllmEngine(deepest(), tokenizer, runner.tensor_parallel)
+            runner.engine, runner.forward = engine, EngineForward(runner.batched, engine)
         tasks = [(task, ids) for task, ids in splits[0].items() if task in self.info.tasks]
         requests = [[self.requests(task, i) for i in sorted(ids)] for task, ids in tasks]
         written = [self._written(task, ids) for task, ids in tasks]
-        forward.check(model, [*requests, *filter(None, written)])
+        runner.forward.check(model, [*requests, *filter(None, written)])
 
     def release(self, *, engine: bool = False) -> None:
         """Drop the references to the model of `prepare`, and to a vLLM engine if that is wanted."""
@@ -185,9 +179,7 @@ class LmEval(Suitable):
         if self.runner.batched is not None:
             self.runner.batched.halve(oom_backoffs)
 
-    def score(
-        self, model: Any, tokenizer: Any, documents: Documents
-    ) -> Mapping[str, Sequence[DocumentMetrics]]:
+    def score(self, model: Any, tokenizer: Any, documents: Documents) -> MetricRows:
         """Run a model on the requests of documents; return task -> the metrics of each."""
         requests = [self.requests(task, i) for task, ids in documents.items() for i in ids]
         for task, ids in documents.items():
@@ -208,9 +200,7 @@ class LmEval(Suitable):
                 row[NLL] = nll(self.references(task, document))
         return rows
 
-    def summary(
-        self, task: str, rows: Sequence[DocumentMetrics]
-    ) -> tuple[Mapping[str, tuple[float, ...]], Mapping[str, float]]:
+    def summary(self, task: str, rows: Sequence[DocumentMetrics]) -> Summary:
         """Return the numbers of documents, and lm-eval's own aggregates of all."""
         keys = dict.fromkeys(key for row in rows for key in row)
         columns = {key: self.harness.per_document(task, key, rows) for key in keys}

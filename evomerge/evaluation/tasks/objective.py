@@ -21,10 +21,19 @@ from evomerge.evaluation.tasks.info import TaskInfo, TasksInfo
 from evomerge.evaluation.tasks.scoring import DocumentMetrics
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.scores import Example, Split
-from evomerge.trust.modules import is_installed
+from evomerge.trust.code import is_installed
 
 Documents: TypeAlias = Mapping[str, Sequence[int]]
 """Task -> ids of documents, ascending."""
+
+MetricRows: TypeAlias = Mapping[str, Sequence[DocumentMetrics]]
+"""Task -> the metrics of each document."""
+
+Measured: TypeAlias = Mapping[str, Sequence[Any]]
+"""Metric -> one value for each document, of which `aggregate` makes the score."""
+
+Summary: TypeAlias = tuple[Mapping[str, tuple[float, ...]], Mapping[str, float]]
+"""Metric -> one number for each document, if it has any; and metric -> score."""
 
 _MOST_LINES = 200  # of a traceback; the last ones are kept
 
@@ -83,9 +92,7 @@ class Objective:
     origin: ClassVar[str] = "files"
     """What a person restores if documents are not those that a run began with."""
 
-    def score(
-        self, model: Any, tokenizer: Any, documents: Documents
-    ) -> Mapping[str, Sequence[DocumentMetrics]]:
+    def score(self, model: Any, tokenizer: Any, documents: Documents) -> MetricRows:
         """Return task -> the metrics of each document; CandidateError: the model has none."""
         raise NotImplementedError
 
@@ -148,9 +155,7 @@ class Objective:
     def halve_batches(self, oom_backoffs: int) -> None:
         """Halve batches until they have been halved so often, or more."""
 
-    def summary(
-        self, task: str, rows: Sequence[DocumentMetrics]
-    ) -> tuple[Mapping[str, tuple[float, ...]], Mapping[str, float]]:
+    def summary(self, task: str, rows: Sequence[DocumentMetrics]) -> Summary:
         """Return metric -> one number for each document, if it has any; and metric -> score."""
         columns = {key: tuple(row[key] for row in rows) for key in rows[0]}
         metrics = self.info.tasks[task].metrics
@@ -183,15 +188,11 @@ class SingleTask(Objective):
         other.name, other.info = name, TasksInfo({name: self.task}, {})
         return other
 
-    def measure(
-        self, model: Any, tokenizer: Any, documents: Sequence[int]
-    ) -> Mapping[str, Sequence[Any]]:
+    def measure(self, model: Any, tokenizer: Any, documents: Sequence[int]) -> Measured:
         """Return metric -> one value for each document, in their order."""
         raise NotImplementedError
 
-    def score(
-        self, model: Any, tokenizer: Any, documents: Documents
-    ) -> Mapping[str, Sequence[DocumentMetrics]]:
+    def score(self, model: Any, tokenizer: Any, documents: Documents) -> MetricRows:
         """Return the metrics of each document.
 
         Raises:
@@ -204,9 +205,7 @@ class SingleTask(Objective):
         lines = zip(*columns.values(), strict=True)
         return {self.name: [dict(zip(columns, line, strict=True)) for line in lines]}
 
-    def _guarded(
-        self, model: Any, tokenizer: Any, documents: Sequence[int]
-    ) -> dict[str, Sequence[Any]]:
+    def _guarded(self, model: Any, tokenizer: Any, documents: Sequence[int]) -> Measured:
         name, metrics, count = self.task.name, self.task.metrics, len(documents)
         try:
             with seeded():

@@ -26,9 +26,6 @@ Columns: TypeAlias = Mapping[str, Callable[[Any, str], Any]]
 """Column -> what returns its value, or raises a ConfigError that names the place, its second
 argument."""
 
-Measured: TypeAlias = Mapping[str, Sequence[Any]]
-"""Metric -> one value for each document, of which `aggregate` makes the score."""
-
 
 class _RowValues(Values):
     def label(self, value: Any, where: str) -> Any:
@@ -60,9 +57,7 @@ class RowsObjective(SingleTask):
     compared: ClassVar[tuple[str, ...]]
     row_text: ClassVar[str]
 
-    def __init__(
-        self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize = "auto"
-    ) -> None:
+    def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
         self.rows, self.batch_size, self._digest = rows, batch_size, digest
         info = {metric: MetricInfo(True, metric not in self.of_all) for metric in self.metrics}
         super().__init__(TaskInfo(name, "rows", len(rows), info))

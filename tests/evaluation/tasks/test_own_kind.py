@@ -88,7 +88,7 @@ def test_its_words_are_told(folder):
         ({"metric": None}, "has no metric 'acc'; it has length, share"),
         ({"file": None}, "has the `kind` contains without a `file`; name a file of rows"),
         ({"file": "gone.jsonl"}, "no file '.*gone.jsonl'"),
-        ({"kind": None, "file": None, "task": "contains"}, "'contains' is a class; .* by `kind`"),
+        ({"kind": None, "file": None, "task": "contains"}, "'contains' is <class .* by `kind`"),
     ],
 )
 def test_a_mistake_is_one_sentence(folder, objective, words):

@@ -1,23 +1,66 @@
-"""The task YAML for which lm-eval runs code. Nothing is run here.
+"""Which code a search file names: modules, and the task YAML for which lm-eval runs code.
 
-Code is a function that a YAML file names (`!function`) or any other tag of its own, a metric that
-is not lm-eval's own (Hugging Face's `evaluate` runs its script), a data set with a script of its
-own or of pickles, and data files in a file system of fsspec, of which some run templates.
+To find out runs nothing. Installed, by the choice of the user, are Python itself, its packages (in
+`site-packages`), this package and lm-eval. Code of YAML is a function that it names (`!function`)
+or any other tag of its own, a metric that is not lm-eval's own (Hugging Face's `evaluate` runs its
+script), a data set with a script of its own or of pickles, and data files in a file system of
+fsspec, of which some run templates.
 """
 
 from __future__ import annotations
 
+import importlib
+import sys
+import sysconfig
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
 
 from evomerge.models.references import is_file
-from evomerge.trust.modules import is_installed
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # lm-eval takes that of C too
 _PLAIN = "tag:yaml.org,2002:"
 _PROTOCOLS = frozenset({"file", "hf", "http", "https"})  # of data files that run nothing
+
+
+def code_of_module(name: str) -> list[Path]:
+    """Return the files that Python runs first to import a module.
+
+    There are none if it is installed, or if the program has imported it already.
+    """
+    if name in sys.modules:
+        return []
+    importlib.invalidate_caches()  # files may have been written just before
+    first, *rest = name.split(".")
+    spec = PathFinder.find_spec(first) if first else None
+    if spec is None:
+        return []
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    inside = [folder.joinpath(*rest).with_suffix(".py") for folder in folders if rest]
+    files = [Path(spec.origin)] if spec.origin else folders
+    return [file for file in (*files, *filter(is_file, inside)) if not is_installed(file)]
+
+
+def is_installed(file: Path) -> bool:
+    """Whether a file stands in an installed package, or is one of Python's own."""
+    place = file.resolve()
+    return not _roots().isdisjoint([place, *place.parents])
+
+
+@cache
+def _roots() -> frozenset[Path]:
+    """Return the folders in which everything is installed."""
+    python = map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))
+    places = {Path(place).resolve() for place in sys.path}
+    places.discard(Path.cwd())  # a stranger may have named it so
+    packages = {place for place in places if place.name in ("site-packages", "dist-packages")}
+    specs = (find_spec("evomerge"), find_spec("lm_eval"))  # often installed as editable
+    editable = [place for spec in specs if spec for place in spec.submodule_search_locations or ()]
+    return frozenset(packages.union(Path(folder).resolve() for folder in (*python, *editable)))
 
 
 def has_script(name: str) -> bool:
