@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from evomerge.config.fields import Section
 from evomerge.config.messages import parsed
 from evomerge.errors import ConfigError, did_you_mean
+from evomerge.optimize.protocol import Setting
 from evomerge.registry import Registry
 
 if TYPE_CHECKING:
-    from evomerge.optimize.protocol import Optimizer, Setting
+    from evomerge.optimize.protocol import Optimizer
     from evomerge.space.protocol import Gene
 
 Factory: TypeAlias = "Callable[[Sequence[Gene], Setting], Optimizer]"
@@ -95,7 +96,7 @@ def builtin(name: str) -> Builtin | None:
 
 def check_name(name: str, names: Sequence[str]) -> None:
     """Raise a ConfigError if there is no such optimizer."""
-    if name == "nevergrad:NAME" or (name not in names and not name.startswith(NEVERGRAD)):
+    if name not in names and not name.startswith(NEVERGRAD):
         raise ConfigError(
             f"optimizer.name is {name!r}; available are {', '.join(names)}."
             f"{did_you_mean(name, names)}"
@@ -132,16 +133,11 @@ def create(
     Raises:
         ConfigError: the name is unknown, or a setting does not suit the optimizer.
     """
-    row = builtin(name)
-    if row is None or name == "nevergrad:NAME":  # to ask other packages takes a while
-        check_name(name, OPTIMIZERS.names())
     if not genes:
         raise ConfigError("The space has no genes, so there is nothing to search.")
-    if row is not None:
+    if (row := builtin(name)) is not None:
         _check(name, row, objectives, population)
         parsed(Section, options or {}, f"optimizer.options of {name!r}")  # none has options
-    from evomerge.optimize.protocol import Setting
-
     setting = Setting(
         seed=seed,
         population=population,
