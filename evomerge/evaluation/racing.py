@@ -26,9 +26,13 @@ from evomerge.errors import ConfigError
 from evomerge.evaluation.evaluator import Answers, Evaluator
 from evomerge.evaluation.tasks.documents import in_order
 from evomerge.evaluation.tasks.info import TasksInfo
+from evomerge.evaluation.tasks.objective import Documents
 from evomerge.scores import Expected, Objective, Scores, Split, fitness
 
 Floats: TypeAlias = NDArray[np.float64]
+Objectives: TypeAlias = Sequence[Objective]
+Orders: TypeAlias = Mapping[str, Sequence[int]]
+"""Task -> the order in which its documents are taken into samples, as indices."""
 
 _GROWTH = 1.4  # least factor between one sample size and the next
 _PRIOR = 2.0  # an expected squared difference counts as much as this many observations
@@ -53,9 +57,9 @@ class Race:
     recent: int = 40
 
     def orders(
-        self, incumbent: Scores, earlier: Sequence[Scores], objectives: Sequence[Objective]
-    ) -> dict[str, list[int]]:
-        """Return task -> the order in which its documents are taken into samples.
+        self, incumbent: Scores, earlier: Sequence[Scores], objectives: Objectives
+    ) -> Orders:
+        """Return the order in which documents are taken.
 
         Each generation has an order of its own: with one for the whole search, the incumbent would
         be one that is good on the first documents.
@@ -79,9 +83,7 @@ class Race:
         return [*sizes, total]
 
 
-def differences(
-    objectives: Sequence[Objective], scores: Scores, incumbent: Scores
-) -> dict[str, Floats]:
+def differences(objectives: Objectives, scores: Scores, incumbent: Scores) -> dict[str, Floats]:
     """Return by how much a candidate is ahead of the incumbent on each document, by task.
 
     It is nan where the candidate was not scored. The sum over tasks of the means over documents is
@@ -102,10 +104,7 @@ def differences(
 
 
 def expected_squares(
-    objectives: Sequence[Objective],
-    incumbent: Scores,
-    earlier: Sequence[Scores],
-    orders: Mapping[str, Sequence[int]],
+    objectives: Objectives, incumbent: Scores, earlier: Sequence[Scores], orders: Orders
 ) -> dict[str, float]:
     """Return the mean expected squared difference from the incumbent, > 0, by task.
 
@@ -125,9 +124,7 @@ def expected_squares(
     return result
 
 
-def sample(
-    documents: Mapping[str, Sequence[int]], orders: Mapping[str, Sequence[int]], count: int
-) -> dict[str, list[int]]:
+def sample(documents: Documents, orders: Orders, count: int) -> dict[str, list[int]]:
     """Return the ids of about `count` documents, as large a share of each task.
 
     A larger sample has all documents of a smaller one.
@@ -138,7 +135,7 @@ def sample(
 
 
 def estimate(
-    seen: Mapping[str, Floats], orders: Mapping[str, Sequence[int]], squares: Mapping[str, float]
+    seen: Mapping[str, Floats], orders: Orders, squares: Mapping[str, float]
 ) -> tuple[float, float]:
     """Return the estimated difference in fitness over all documents, and its variance.
 
@@ -159,11 +156,11 @@ def estimate(
 
 
 def expected_scores(
-    objectives: Sequence[Objective],
+    objectives: Objectives,
     scores: Scores,
     incumbent: Scores,
     earlier: Sequence[Scores],
-    orders: Mapping[str, Sequence[int]],
+    orders: Orders,
 ) -> dict[str, Expected]:
     """Return the expected score of each objective on all of the incumbent's documents.
 
@@ -192,7 +189,7 @@ def score_in_race(
     split: Split,
     incumbent: Scores,
     earlier: Sequence[Scores],
-    objectives: Sequence[Objective],
+    objectives: Objectives,
 ) -> Scores:
     """Score a model on larger and larger samples until it is unlikely to be ahead.
 

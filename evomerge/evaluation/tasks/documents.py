@@ -35,6 +35,10 @@ class DocumentPool:
         """Return all texts by which a document is compared, its source and id included."""
         return (f"{self.source} {document}", *self.forms(document))
 
+    def users(self, document: int, owners: Mapping[str, Split]) -> set[Split]:
+        """Return the splits that use a document; `owners` says whose each text is."""
+        return {owners[form] for form in self.known_as(document) if form in owners}
+
 
 def choose_documents(
     sizes: Mapping[Split, Size], pools: Mapping[Split, Mapping[str, DocumentPool]], seed: int
@@ -58,7 +62,10 @@ def choose_documents(
         for task, pool in pools[split].items():
             order, size = in_order(pool.count, f"{seed}/{task}"), sizes[split]
             first = all(pools[split][other].dataset != pool.dataset for other in chosen[split])
-            ids = _take(pool, order, size, split, owners, first=first)
+            free = (i for i in order if pool.users(i, owners) <= {split})
+            if size != "all" and not first:
+                free = iter(sorted(free, key=lambda i: split not in pool.users(i, owners)))
+            ids = list(free if size == "all" else islice(free, size))
             if len(ids) < (1 if size == "all" else size):
                 different = len({pool.known_as(document)[-1] for document in order})
                 sharing = sum(i.source == pool.source for of in pools.values() for i in of.values())
@@ -75,31 +82,6 @@ def choose_documents(
             chosen[split][task] = tuple(sorted(ids))
     said = "documents that repeat one of another split are left out"
     return chosen, f"{said}: {', '.join(left_out)}." if left_out else ""
-
-
-def _take(
-    pool: DocumentPool,
-    order: Sequence[int],
-    size: Size,
-    split: Split,
-    owners: Mapping[str, Split],
-    *,
-    first: bool,
-) -> list[int]:
-    """Return the first `size` documents in the given order that no other split uses.
-
-    Documents that the split uses already are preferred, but for its `first` task of a data set.
-    """
-
-    def users(document: int) -> set[Split]:
-        return {owners[form] for form in pool.known_as(document) if form in owners}
-
-    free = (document for document in order if users(document) <= {split})
-    if size == "all":
-        return list(free)
-    if first:
-        return list(islice(free, size))
-    return sorted(free, key=lambda document: split not in users(document))[:size]
 
 
 def in_order(count: int, key: str) -> list[int]:
