@@ -32,6 +32,7 @@ _TYPES = {
     "list": "a list",
     "dict": "a mapping of keys",
     "model": "a mapping of keys",
+    "invalid_key": "text, so put quotes around it",
 }
 """Beginning of the type of an error -> what is wanted."""
 

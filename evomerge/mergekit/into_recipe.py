@@ -22,12 +22,11 @@ from evomerge.mergekit.reading import Input, MergekitFile, Slice, read
 from evomerge.mergekit.sources import SliceSources, slice_sources
 from evomerge.mergekit.values import EVERY, Rule, Rules, resolve
 from evomerge.merging.methods.method import Method
+from evomerge.merging.tensors.plan import STORED
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap, modality_misfit
 from evomerge.models.stacks import Modality, modality_of
 from evomerge.recipe import DTYPES, Knob, Layer, Recipe, Source
-
-_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 
 _MAIN = (None, "default")
 """Names of the only module of a text model; mergekit calls it `default`."""
@@ -73,7 +72,7 @@ def _stored_dtype(host: Checkpoint) -> str:
     if declared in DTYPES:
         return str(declared)
     stored = host.tensors[host.embedding].dtype if host.embedding else ""
-    return _DTYPES.get(stored, "bfloat16")
+    return next((name for name, header in STORED.items() if header == stored), "bfloat16")
 
 
 def _tokenizer(file: MergekitFile) -> str:

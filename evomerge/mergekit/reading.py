@@ -18,14 +18,8 @@ from evomerge.errors import RecipeError, did_you_mean
 from evomerge.mergekit.values import Rules, read_rules
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
-from evomerge.parsing.values import replaced, shown
+from evomerge.parsing.values import shown
 from evomerge.parsing.yaml import yaml_mapping
-
-
-def _text_key(key: Any) -> str:
-    if not isinstance(key, str):
-        raise RecipeError(f"The mergekit file has the key {shown(key)}; put quotes around it.")
-    return key
 
 
 def _reference(value: Any) -> Any:
@@ -183,12 +177,6 @@ class MergekitFile:
 def read(text: str, doubts: list[str] | None = None) -> MergekitFile:
     """Read and check a mergekit file; RecipeError: a key is missing, or a value is wrong."""
     data = yaml_mapping(text, "The mergekit file", "a mergekit file", RecipeError)
-    data = {
-        _text_key(key): replaced(value, lambda item: item, _text_key)
-        if key in FileKeys.model_fields
-        else value
-        for key, value in data.items()
-    }
     try:
         keys = FileKeys.model_validate(data)
     except ValidationError as error:

@@ -243,13 +243,8 @@ def _split(
         groups[-1].append(plan)
     count = len(groups)
     names = [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
-    return [
-        *map(_shard, names if count > 1 else [SINGLE], groups),
-        *(
-            _shard(f"{module}/{SINGLE}", plans_inside, module)
-            for module, plans_inside in modules.items()
-        ),
-    ]
+    shards = list(map(_shard, names if count > 1 else [SINGLE], groups))
+    return shards + [_shard(f"{name}/{SINGLE}", them, name) for name, them in modules.items()]
 
 
 def _nbytes(plan: TensorPlan) -> int:

@@ -7,11 +7,11 @@ of the sum then depend on the knobs and on dot products, which are computed once
 from __future__ import annotations
 
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evomerge.merging.methods.blocks import blocks, columns, flat, row_products, rows, total
+from evomerge.merging.methods.blocks import View, blocks, columns, flat, row_products, rows, total
 from evomerge.merging.methods.method import WEIGHT, Floats, KnobKey, Operands, flag, knob, method
 
 if TYPE_CHECKING:
@@ -214,12 +214,16 @@ def _unit(cosines: Array, weights: Array) -> Array:
     return weights if length <= 1e-8 else weights / length
 
 
+def _rows_or_flat(operands: Operands) -> View:
+    return rows if operands.base.ndim > 1 else flat
+
+
 @method(
     "between the base and the mean of the sources, by the angle between task vectors",
     parents=(2, None),
     base="required",
     paper="Jang et al. 2024, arXiv 2403.19522",
-    preparation=lambda operands: row_products(operands, rows if operands.base.ndim > 1 else flat),
+    preparation=lambda operands: row_products(operands, _rows_or_flat(operands)),
     torch=True,
 )
 def model_stock(operands: Operands, out: Tensor, *, filter_wise: bool = flag(False)) -> None:
@@ -228,24 +232,17 @@ def model_stock(operands: Operands, out: Tensor, *, filter_wise: bool = flag(Fal
     c is the mean cosine between the N task vectors: one number for the tensor or, with
     `filter_wise`, one for each row. If the denominator is about 0 (1e-8), the result is the base.
     """
-    products: Any = operands.prepared
-    pairs = products if filter_wise else products.sum(-1, keepdim=True)
-    ratio = _ratio(pairs).float().expand(products.shape[-1])
-    for at, base, changes, target in blocks(
-        operands, out, rows if operands.base.ndim > 1 else flat
-    ):
-        target.copy_(base + ratio[at[0], None] * (total(changes) / len(changes)))
-
-
-def _ratio(products: Tensor) -> Tensor:
-    """Return t of each row, given the dot products of the task vectors (see `row_products`)."""
     import torch
 
-    count = len(products)
+    products, count = operands.prepared, len(operands.tensors)
+    pairs = products if filter_wise else products.sum(-1, keepdim=True)
     one, two = torch.tril_indices(count, count, -1)
-    lengths = products.diagonal().T.sqrt()
+    lengths = pairs.diagonal().T.sqrt()
     scale = lengths[one] * lengths[two]
     # The cosine with a vector of zeros is 0.
-    cosine = torch.where(scale == 0, 0.0, products[one, two] / scale).mean(0)
+    cosine = torch.where(scale == 0, 0.0, pairs[one, two] / scale).mean(0)
     denominator = 1 + (count - 1) * cosine
-    return torch.where(denominator.abs() <= 1e-8, 0.0, count * cosine / denominator)
+    ratio = torch.where(denominator.abs() <= 1e-8, 0.0, count * cosine / denominator)
+    ratio = ratio.float().expand(products.shape[-1])
+    for at, base, changes, target in blocks(operands, out, _rows_or_flat(operands)):
+        target.copy_(base + ratio[at[0], None] * (total(changes) / count))

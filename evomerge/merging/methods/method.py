@@ -266,16 +266,12 @@ def _complete(method: Method, per: str, values: Values, where: str) -> dict[str,
     for name in values:
         if name in known:
             continue
-        if any(knob.name == name for knob in method.knobs):
-            owner = "each source" if per == "merge" else "the merge as a whole"
-            raise RecipeError(
-                f"{method.name}: {name!r} belongs to {owner}, but was given for {where}; move it."
-            )
-        allowed = f"allowed are {', '.join(known)}" if known else "it has none"
-        raise RecipeError(
-            f"{method.name}: unknown knob {name!r} of {where}; {allowed}."
-            f"{did_you_mean(name, known)}"
-        )
+        owner = "each source" if per == "merge" else "the merge as a whole"
+        why = f"{name!r} belongs to {owner}, but was given for {where}; move it."
+        if all(knob.name != name for knob in method.knobs):
+            allowed = f"{', '.join(known) or 'none'}.{did_you_mean(name, known)}"
+            why = f"unknown knob {name!r} of {where}; allowed are {allowed}"
+        raise RecipeError(f"{method.name}: {why}")
     return {
         name: _value(f"{method.name}: {name!r} of {where}", knob, values.get(name))
         for name, knob in known.items()

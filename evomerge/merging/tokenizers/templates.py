@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from evomerge.errors import CheckpointError, RecipeError, did_you_mean
 from evomerge.models.checkpoint import Checkpoint
@@ -11,48 +12,8 @@ from evomerge.models.safetensors import read_json
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.values import shown
 
-_SYSTEM_IN_USER = r"""{%- if messages and messages[0]['role'] == 'system' -%}
-{%- set system = messages[0]['content'] + '\n\n' -%}{%- set messages = messages[1:] -%}
-{%- else -%}{%- set system = '' -%}{%- endif -%}
-"""
-
-TEMPLATES = {
-    "chatml": r"""{%- for message in messages -%}
-{{- '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' -}}
-{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}
-""",
-    "llama3": r"""{{- bos_token -}}
-{%- for message in messages -%}
-{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' -}}
-{{- message['content'] | trim + '<|eot_id|>' -}}
-{%- endfor -%}{%- if add_generation_prompt -%}
-{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' -}}{%- endif -%}
-""",
-    "alpaca": _SYSTEM_IN_USER
-    + r"""{{- system -}}
-{%- for message in messages -%}
-{%- if message['role'] == 'user' -%}
-{{- '### Instruction:\n' + message['content'] | trim + '\n\n' -}}
-{%- elif message['role'] == 'assistant' -%}
-{{- '### Response:\n' + message['content'] | trim + '\n\n' -}}
-{%- endif -%}{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '### Response:\n' -}}{%- endif -%}
-""",
-    "mistral": _SYSTEM_IN_USER
-    + r"""{{- bos_token -}}
-{%- for message in messages -%}
-{%- if message['role'] == 'user' -%}
-{{- '[INST] ' + (system if loop.first else '') + message['content'] + ' [/INST]' -}}
-{%- else -%}{{- ' ' + message['content'] + eos_token -}}{%- endif -%}{%- endfor -%}
-""",
-    "exaone": r"""{%- for message in messages -%}
-{{- '[|system|][|endofturn|]\n' if loop.first and message['role'] != 'system' -}}
-{{- '[|' + message['role'] + '|]' + message['content'] -}}
-{{- '\n' if message['role'] == 'user' else '[|endofturn|]\n' -}}
-{%- endfor -%}{%- if add_generation_prompt -%}{{- '[|assistant|]' -}}{%- endif -%}
-""",
-}
-"""Name, as in mergekit's `chat_template` -> text of a Jinja template for the published format."""
+TEMPLATES = ("chatml", "llama3", "alpaca", "mistral", "exaone")
+"""Names, as in mergekit"s `chat_template`, of Jinja templates in the folder `chat_templates`."""
 
 
 def template_of(checkpoint: Checkpoint) -> str | None:
@@ -85,10 +46,12 @@ def choose_template(wanted: str, parents: Sequence[Checkpoint], giver: Checkpoin
         order = [giver, *(parent for parent in parents if parent is not giver)]
         templates = [text for parent in order if (text := template_of(parent)) is not None]
         return Counter(templates).most_common(1)[0][0] if templates else None
-    text = TEMPLATES.get(wanted, wanted if "{%" in wanted or "{{" in wanted else None)
+    if wanted in TEMPLATES:
+        file = Path(__file__).with_name("chat_templates") / f"{wanted}.jinja"
+        return file.read_text(encoding="utf-8")
     named = [parent for parent in parents if parent.reference == wanted]
-    if named and wanted not in TEMPLATES:
-        text = template_of(named[0])
+    is_text = "{%" in wanted or "{{" in wanted
+    text = template_of(named[0]) if named else wanted if is_text else None
     if text is None:
         kind = ", a parent without a chat template" if named else ""
         raise RecipeError(

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from evomerge.errors import CheckpointError
 from evomerge.export.recipe import merge_recipe
-from evomerge.merging.tokenizers.templates import TEMPLATES
+from evomerge.merging.tokenizers.templates import TEMPLATES, choose_template
 from evomerge.models.safetensors import read_json
 
 CHAT = [
@@ -50,7 +50,7 @@ def test_templates_write_the_published_formats(name, tmp_path):
     tiny.save_tokenizer(tmp_path)
     render = partial(
         AutoTokenizer.from_pretrained(tmp_path).apply_chat_template,
-        chat_template=TEMPLATES[name],
+        chat_template=choose_template(name, [], None),
         add_generation_prompt=True,
         tokenize=False,
     )
