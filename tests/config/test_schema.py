@@ -3,6 +3,7 @@
 import pytest
 
 from evomerge.config.schema import SearchConfig, load, parse
+from evomerge.errors import ConfigError
 
 GOOD = {
     "parents": ["zoo:maths", "zoo:language"],
@@ -23,14 +24,6 @@ KINDS = {
         for variant in ("sakana", "structured", "frankenmerge", "swaps", "dropping")
     },
 }
-
-
-def test_only_slots_are_repeated():
-    repeats = {
-        kind: parse(GOOD | {"space": space}, kind).space.model_dump().get("repeats")
-        for kind, space in KINDS.items()
-    }
-    assert {kind for kind, count in repeats.items() if count == 2} == {"sakana", "structured"}
 
 
 @pytest.mark.parametrize(
@@ -61,6 +54,8 @@ def test_overrides(tmp_path):
     assert config.objectives[0].metric == "f1"
     assert config.space.groups == "each"
     assert config.seed == 7
+    with pytest.raises(ConfigError, match="weight"):
+        load(path, ["space.knobs.weight=1" + "0" * 350])
 
 
 def test_every_key_has_a_description():

@@ -17,6 +17,7 @@ from scripted import (
     DOCUMENTS,
     OBJECTIVES,
     ScriptedExecutor,
+    course,
     outcome_of,
     search,
     space,
@@ -95,14 +96,6 @@ def run(
     return search(folder, executor, **options)
 
 
-def found(history: History) -> list[tuple[Any, ...]]:
-    """Return what the search itself has found, without the final scores."""
-    return [
-        (item.digest, item.origin, item.generation, item.incumbent, item.known, item.told)
-        for item in history.candidates
-    ]
-
-
 def continued(folder: Path, journal: bytes) -> Path:
     """Return a run folder with a journal."""
     RunFolder.create(folder, "{}", {"made": "up"}).journal_path.write_bytes(journal)
@@ -169,7 +162,7 @@ def test_a_raised_budget_is_the_search_that_had_it_from_the_start(tmp_path, kind
     options = {**KINDS[kind], "candidates": 40}
     run(tmp_path / "raised", 2, 0, **options | {"candidates": first})
     raised = run(tmp_path / "raised", 5, 1, **options)
-    assert found(raised) == found(run(tmp_path / "whole", 1, 2, **options))
+    assert course(raised) == course(run(tmp_path / "whole", 1, 2, **options))
 
 
 @pytest.mark.parametrize("order", ["generation", "arrival"])
@@ -191,7 +184,7 @@ def test_a_stopped_search_has_a_winner_and_goes_on_to_the_same_end(order, stops,
             assert history.winner is not None and "test" in history.winner.outcomes
             assert len(history.told) - before <= stop + width, "what had not begun was scored"
             before = len(history.told)
-        assert found(go("stopped")) == found(whole)
+        assert course(go("stopped")) == course(whole)
 
 
 @pytest.mark.parametrize("bound", [{"patience": 4, "optimizer": "nevergrad:DE"}, {"target": 0.9}])
@@ -201,12 +194,12 @@ def test_it_may_be_stopped_between_two_proposals(tmp_path, bound):
     def go(folder: Path, stop: Callable[[], bool] = lambda: False) -> History:
         return run(folder, 1, 0, failing=0.0, recent=None, stop=stop, **bound)
 
-    whole = found(go(tmp_path / "whole"))
+    whole = course(go(tmp_path / "whole"))
     for moment in range(1, 40, 2):
         looks, folder = itertools.count(), tmp_path / f"{moment}"
         with contextlib.suppress(SearchError):  # nothing was scored yet
             go(folder, lambda looks=looks, moment=moment: next(looks) >= moment)
-        assert found(go(folder)) == whole, moment
+        assert course(go(folder)) == whole, moment
 
 
 def stopped_too_early(seed: int) -> Callable[[Job], Scores]:

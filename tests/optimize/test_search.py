@@ -8,7 +8,6 @@ import cma
 import numpy as np
 import pytest
 
-from evomerge.errors import ConfigError
 from evomerge.optimize import create, optimizer_names
 from evomerge.space.protocol import Gene
 
@@ -226,16 +225,3 @@ def test_names_and_ranges_are_listed_without_importing_what_they_need():
     done = subprocess.run([sys.executable, "-c", LISTED], capture_output=True, text=True)
     assert (done.stdout.strip(), done.stderr) == ("", "")
     assert all(line and "\n" not in line for line in optimizer_names().values())
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"population": 3}, "optimizer.population is 3; it must be 4 or more"),
-        ({"name": "grid", "budget": 63}, "corners alone are 64 candidates, but the budget is 63"),
-        ({"genes": []}, "no genes"),
-    ],
-)
-def test_options_that_do_not_suit_are_one_sentence(options, sentence):
-    with pytest.raises(ConfigError, match=sentence):
-        create(**({"name": "cma", "genes": REAL, "seed": 0} | options))

@@ -97,12 +97,6 @@ def test_yaml_and_json_may_be_nested_up_to_the_limit():
     assert read("- " * (DEEPEST - 1) + "1") and read(deep.replace("[1]", "1"))
 
 
-@pytest.mark.parametrize("text", ["", "1", "[a]", "null", "# nothing"])
-def test_a_file_that_is_not_a_mapping_is_refused(text):
-    with pytest.raises(RecipeError, match=r"the file is not a recipe: it must be a YAML mapping"):
-        yaml_mapping(text, "the file", "a recipe", RecipeError)
-
-
 @pytest.mark.parametrize(
     "text", ["35091646155e5483", "86419163157680e5", "1e5", "+2E-3", "12", "0x1f", "1.5", "a: b"]
 )

@@ -2,12 +2,11 @@
 
 import random
 import time
-from typing import Any
 
 import pytest
 from judging import write_judged
 from run_folders import append, asked, scores, told, write_run
-from scripted import ScriptedExecutor, search
+from scripted import ScriptedExecutor, course, search
 from search_run import ended, evomerge, start
 
 from evomerge.__main__ import run as call
@@ -15,13 +14,6 @@ from evomerge.errors import RunFolderError, SearchError
 from evomerge.report.progress import progress
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History, outcome_fields
-
-
-def searched(history: History) -> list[tuple[Any, ...]]:
-    return [
-        (item.digest, item.origin, item.generation, item.incumbent, item.known, item.told)
-        for item in history.candidates
-    ]
 
 
 def test_a_stopped_run_with_open_candidates_is_not_done(tmp_path):
@@ -86,11 +78,11 @@ def test_the_command_stops_a_search(tmp_path, capsys):
     evomerge("resume", run, PYTHONPATH=str(tmp_path))
     evomerge("search", file, "--run", tmp_path / "whole", PYTHONPATH=str(tmp_path))
     whole = History(RunFolder(tmp_path / "whole").events())
-    assert searched(History(RunFolder(run).events())) == searched(whole)
+    assert course(History(RunFolder(run).events())) == course(whole)
 
 
 def test_a_search_that_is_stopped_before_its_first_score_says_how_to_go_on(tmp_path):
     executor = ScriptedExecutor(1, random.Random(0))
     with pytest.raises(SearchError, match="before a candidate was scored; go on with `evomerge re"):
         search(tmp_path / "run", executor, order="arrival", stop=lambda: True)
-    assert searched(search(tmp_path / "run", executor, order="arrival"))
+    assert course(search(tmp_path / "run", executor, order="arrival"))

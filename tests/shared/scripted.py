@@ -146,6 +146,14 @@ def search(
     return History(run.events())
 
 
+def course(history: History) -> list[tuple[Any, ...]]:
+    """Return what the search itself has found, without the final scores."""
+    return [
+        (item.digest, item.origin, item.generation, item.incumbent, item.known, item.told)
+        for item in history.candidates
+    ]
+
+
 def trajectory(history: History) -> list[tuple[Any, ...]]:
     """Return all that must be equal according to the law of width."""
 

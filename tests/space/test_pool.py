@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from spaces import parameters
 
-from evomerge.errors import ConfigError
 from evomerge.merging.methods import get_method
 from evomerge.testing import check_space
 
@@ -91,10 +90,3 @@ def test_baselines_that_fit_into_the_pool_have_genomes():
     assert merged(make(most=5).decode(uniform)) == PARENTS
     assert list(space.baselines()) == [*PARENTS, "uniform"]
     check_space(space)
-
-
-def test_a_bound_that_cannot_be_kept_is_refused():
-    with pytest.raises(ConfigError, match=r"is 6, but linear merges 1 parents or more, and there"):
-        make(("linear",), 6)
-    with pytest.raises(ConfigError, match=r"merges 2 parents .*; set it to a number from 2 to 5"):
-        make(("slerp",), 1)

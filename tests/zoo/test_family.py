@@ -5,18 +5,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge import zoo
-from evomerge.errors import InputError
 from scripts.zoo import stories
 from scripts.zoo.languages import vocabulary
 
 pytestmark = pytest.mark.thorough
-
-
-def test_an_unknown_name_is_one_sentence_with_a_guess() -> None:
-    with pytest.raises(InputError, match=r"zoo:math\b.*zoo:maths.*Did you mean 'zoo:maths'"):
-        zoo.path("math")
-    with pytest.raises(InputError):
-        zoo.path("../models/base")
 
 
 @pytest.mark.parametrize("name", zoo.names())
