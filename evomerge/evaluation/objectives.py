@@ -5,12 +5,11 @@ Nothing heavy is imported before `load`, since commands that only read a run ask
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from evomerge import zoo
-from evomerge.config.evaluation import SearchSplit, TestSplit, ValidationSplit
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.parsing.values import shown
@@ -95,7 +94,7 @@ def code_files(config: SearchConfig) -> list[Path]:
     ]
     names = [*(name for name in config.tasks if name not in config.rows), *supplied]
     files = [file for name in names if ":" in name for file in code_of_module(name.split(":")[0])]
-    if _lm_eval_tasks(config) or not all(map(_is_function, supplied)):
+    if not all(map(_is_function, names)):
         files += code_of_tasks(_folders(config))
     return list(dict.fromkeys(files))
 
@@ -155,8 +154,7 @@ def load(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluator:
         by_name[name] = _kind(kind).load(kind, file, evaluation.batch_size, name)
     by_split: dict[Split, list[Objective]] = {}
     for split in SPLITS:
-        where, section = f"evaluation.{split}", getattr(evaluation, split)
-        task_splits = _task_splits(section, tasks, by_name, where)
+        section, task_splits = getattr(evaluation, split), _task_splits(config, split)
         if section.tasks or task_splits:
             others = dict(by_name)
             for name, item in section.tasks.items():
@@ -166,8 +164,10 @@ def load(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluator:
                 elif name in by_name:
                     others[name] = find(item).under(name)
             other = {name: item for name, item in section.tasks.items() if name in tasks}
-            with_other = lm_eval and lm_eval.with_documents_from(other, task_splits, where)
-            by_split[split] = [*filter(None, [with_other]), *others.values()]
+            by_split[split] = [*others.values()]
+            if lm_eval is not None:
+                where = f"evaluation.{split}"
+                by_split[split].insert(0, lm_eval.with_documents_from(other, task_splits, where))
     measured = {(item.source, item.metric) for item in (*config.objectives, *config.constraints)}
     properties = [name for name in MODEL_METRICS if (MODEL, name) in measured]
     return Evaluator([*filter(None, [lm_eval]), *by_name.values()], by_split, properties)
@@ -218,20 +218,16 @@ def _referenced(config: SearchConfig, info: TasksInfo) -> set[str]:
     return {task for name in wanted if name in known for task in info.leaves(name)}
 
 
-def _task_splits(
-    section: SearchSplit | ValidationSplit | TestSplit,
-    tasks: Sequence[str],
-    others: Collection[str],
-    where: str,
-) -> Mapping[str, str]:
+def _task_splits(config: SearchConfig, split: Split) -> Mapping[str, str]:
     """Check where a split's documents come from; return task -> its split in lm-eval, if wanted."""
+    section, tasks = getattr(config.evaluation, split), _lm_eval_tasks(config)
     wanted = section.task_split or {}
     by_task = {} if isinstance(wanted, str) else wanted
-    every = [*tasks, *others]
-    for key, named, names in (("tasks", section.tasks, every), ("task_split", by_task, tasks)):
+    keys = {"tasks": (section.tasks, config.tasks), "task_split": (by_task, tasks)}
+    for key, (named, names) in keys.items():
         for name in (name for name in named if name not in names):
             raise ConfigError(
-                f"`{where}.{key}` names {name!r}, but it can only name tasks of the objectives: "
-                f"{', '.join(names) or 'here none'}.{did_you_mean(name, names)}"
+                f"`evaluation.{split}.{key}` names {name!r}, but it can only name tasks of the "
+                f"objectives: {', '.join(names) or 'here none'}.{did_you_mean(name, names)}"
             )
     return dict.fromkeys(tasks, wanted) if isinstance(wanted, str) else by_task

@@ -108,7 +108,7 @@ def test_what_cannot_be_done_with_images_is_refused_before_the_search(folder, tm
     for changes, sentence in (
         ({"parents": [str(bare), other]}, r"bare' has no processor of images .*no preprocessor_c"),
         (blind, "the host .*text' has no vision tower; set `space.host`"),
-        ({"tokenizer": other}, "the processor of images needs the host's tokens; set it to base"),
+        ({"tokenizer": other}, "which needs the host's tokens; set it to base"),
     ):
         with pytest.raises(InputError, match=sentence):
             library.validate(search_file(folder, **changes))

@@ -11,7 +11,7 @@ import logging
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr
-from functools import cache, lru_cache
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,6 +33,8 @@ def calling(seed: int | None = None) -> Iterator[None]:
     With a seed, that of torch, it also starts from the seeds of `simple_evaluate`, and what is
     written to stderr is discarded: its progress bars.
     """
+    from lm_eval import utils
+
     logger = logging.getLogger("lm_eval")
     with ExitStack() as stack:
         stack.callback(logger.setLevel, logger.level)
@@ -40,7 +42,7 @@ def calling(seed: int | None = None) -> Iterator[None]:
         if seed is not None:
             stack.enter_context(redirect_stderr(io.StringIO()))
             stack.enter_context(seeded(seed))
-        utils = _utils()
+        need("lm_eval", utils, "env")
         stack.callback(setattr, utils, "env", utils.env)
         utils.env = env if isinstance(env := utils.env, TaskTemplates) else _sandbox(env)
         yield
@@ -102,17 +104,8 @@ def _explained(text: str) -> Iterator[None]:
     except Exception as error:  # a template may call anything of a document, or divide by zero
         reason = f"{type(error).__name__}: {one_line(error)}".rstrip(".")
         raise ConfigError(
-            f"The template {shown(text)} of a task cannot be used ({reason}); change it in the "
-            "task's YAML."
+            f"The template {shown(text)} of a task cannot be used ({reason}); correct its YAML."
         ) from error
 
 
 _sandbox = lru_cache(maxsize=1)(TaskTemplates)
-
-
-@cache
-def _utils() -> Any:
-    from lm_eval import utils
-
-    need("lm_eval", utils, "env")
-    return utils

@@ -221,8 +221,7 @@ class EngineForward:
         except (DeviceError, CandidateError) as error:
             reason = one_line(error.__cause__ or error).rstrip(".")
             raise ConfigError(
-                f"evaluation.backend is 'vllm', but vLLM cannot run this model ({reason}); use the "
-                "backend 'hf'."
+                f"evaluation.backend is 'vllm', which cannot run this model ({reason}); use 'hf'."
             ) from error
         right = sum(map(partial(generation.is_greedy_up_to_rounding, model), prompts, texts))
         if 2 * right < len(texts):  # in bfloat16 a few may differ by more than rounding should

@@ -33,7 +33,6 @@ Names: TypeAlias = Mapping[int, str]  # of labels, a model's `id2label`
 Chat: TypeAlias = Sequence[Mapping[str, Any]]
 """Messages, each with a role and a content."""
 
-_CHOICE = "labels of which it chooses one"
 _NO_LIMIT = 2**30  # tokens of an input, where neither model nor tokenizer has a limit
 
 
@@ -157,12 +156,12 @@ class ClassifierObjective(RowsObjective):
         problem = host.config.get("problem_type")
         several = problem in ("multi_label_classification", "regression") and not self.is_reward
         if not labels or several or self.is_reward != (len(labels) == 1):
-            need = "one output (a reward model)" if self.is_reward else _CHOICE
+            one = "one output (a reward model)"
+            need = one if self.is_reward else "labels of which it chooses one"
             raise CheckpointError(
                 f"Parent {host.reference!r} is a {class_of(host)} with {len(labels)} outputs "
                 f"(problem_type {problem}), but {self.task.name} needs a class that ends in "
-                f"ForSequenceClassification with {need}; name such a host with `space.host`, or "
-                "take other objectives."
+                f"ForSequenceClassification with {need}; name such a host with `space.host`."
             )
         reordered = [item.reference for item in merges.parents if is_reordered(host, item)]
         for number, row in enumerate(self.rows, start=1):
@@ -188,8 +187,7 @@ class ClassifierObjective(RowsObjective):
         except Exception as error:  # a chat template may raise anything
             raise ConfigError(
                 f"{where} messages that the tokenizer of {host!r} cannot write "
-                f"({one_line(error).rstrip('.')}); give a tokenizer with a chat template for them, "
-                "or write texts."
+                f"({one_line(error).rstrip('.')}); give a chat template for them, or write texts."
             ) from error
         if not all(item.tokens(tokenizer)["input_ids"] for item in inputs):
             raise ConfigError(

@@ -28,7 +28,7 @@ from tokenizers import normalizers
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from evomerge.errors import CandidateError, CheckpointError, ConfigError
+from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.inference.batches import batching
 from evomerge.evaluation.tasks.objective import Documents, Measured
 from evomerge.evaluation.tasks.rows import VALUES, BatchSize, Columns, Row, RowsObjective
@@ -65,7 +65,6 @@ class TextEncoder:
 
         Raises:
             CandidateError: a number of an embedding is not finite.
-            CheckpointError: the model has no modules of a sentence encoder.
         """
         stack, texts = stack_of(model), list(texts)
         if (tokenizer, stack) != self._made_for:
@@ -118,13 +117,8 @@ def _encoded(model: Any, batch: Mapping[str, Tensor], prompt: int) -> Tensor:
 
 
 def stack_of(model: Any) -> ModuleStack:
-    """Return the modules that were added to a model; `CheckpointError`: there are none."""
-    stack: ModuleStack | None = getattr(model, STACK, None)
-    if stack is None:
-        raise CheckpointError(
-            "The model has no modules of sentence-transformers that make one vector of a text; add "
-            "them with `SentenceTransformer(FOLDER)` and `save_pretrained`."
-        )
+    """Return the modules that were added to a model."""
+    stack: ModuleStack = getattr(model, STACK)
     return stack
 
 
@@ -164,7 +158,6 @@ class EncoderObjective(RowsObjective):
 
         Raises:
             CandidateError: an embedding is not finite, or all texts have the same.
-            CheckpointError: the model has no modules.
         """
 
         def encode(texts: Sequence[str], role: Role) -> Tensor:

@@ -57,8 +57,7 @@ class Suitable(Objective):
             if merges.vocabulary not in ("base", "union", host.reference):
                 raise ConfigError(
                     f"`tokenizer` is {merges.vocabulary!r}, but task {alone[0]!r} shows images, "
-                    "and the processor of images needs the host's tokens; set it to base, union or "
-                    f"{host.reference!r}."
+                    f"which needs the host's tokens; set it to base, union or {host.reference!r}."
                 )
             processor_of(host.folder, None)
             what = f"task {alone[0]!r} shows images, so lm-eval itself generates its answers"
@@ -111,15 +110,13 @@ class Suitable(Objective):
         if (setting := self._slow_setting(merges)) is not None:
             yield (
                 f"{merges.host.reference!r} sets {setting!r} in generation_config.json, so lm-eval "
-                "itself generates the texts, which takes more time; if it is not wanted, remove it "
-                "there."
+                "itself generates the texts, which takes more time; remove it there if unwanted."
             )
         if (tasks := self.harness.origins) and not has_bubblewrap():
             yield (
                 f"code that models write for {', '.join(tasks)} can read and change your files and "
-                "use the network, since only its time and memory are limited "
-                "(docs/evaluation.md); run the search in a container that holds nothing else, or "
-                "install bubblewrap."
+                "use the network, since only its time and memory are limited (docs/evaluation.md); "
+                "run the search in a container that holds nothing else, or install bubblewrap."
             )
         yield from filter(None, map(repeats_warning, self.info.tasks.values()))
 
