@@ -101,15 +101,6 @@ def test_results_print_the_command_that_reproduces_the_score(run, exported, tmp_
         assert results[task][f"{metric},none"] == value
 
 
-def test_evaluate_scores_the_export_and_a_parent_as_the_run_did(run, exported):
-    history = History(RunFolder(run).events())
-    for model, candidate in ((exported, history.winner), ("zoo:maths", history.candidates[1])):
-        answer = evomerge_json("evaluate", model, "--config", run / "search.yaml")
-        recorded = candidate.scores("test")
-        for key, value in answer["scores"].items():
-            assert value["value"] == recorded.aggregates[key]
-
-
 def test_any_candidate_can_be_exported(run, tmp_path):
     out = tmp_path / "m"
     evomerge("export", run, "--out", out, "--candidate", "4", "--dtype", "bfloat16")

@@ -314,9 +314,7 @@ def test_strict_says_all_that_mergekit_ignores(tmp_path: Path) -> None:
     data = {"merge_method": "linear", "models": [{"model": "zoo:base"}]}
     data["parameters"] = {"weight": 1}
     file.write_text(yaml.safe_dump(data | {f"note{i}": "mine" for i in range(5)}))
-    with pytest.raises(
-        RecipeError,
-        match=r"`--strict` allows no warnings.*has 5: Key 'note0' .*Key 'note4' .*; remove it\.$",
-    ):
+    words = r"`--strict` allows no warnings.* has 5: Key 'note0' .*Key 'note4' .*; remove it\.$"
+    with pytest.raises(RecipeError, match=words):
         merge_recipe(file, tmp_path / "out", "8GB", "5GB", strict=True)
     assert not (tmp_path / "out").exists()
