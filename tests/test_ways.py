@@ -4,8 +4,6 @@ A tracer notes the functions that run, after warm-up, from one point of a search
 runs for tensors and for documents counts in their own ways.
 """
 
-from __future__ import annotations
-
 import sys
 import threading
 from collections.abc import Iterator

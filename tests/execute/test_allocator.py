@@ -1,7 +1,5 @@
 """The memory that a process keeps, by what the system counts."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess

@@ -1,7 +1,5 @@
 """Steps of a descent: where memory runs out, where scales move together, how answers look."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace

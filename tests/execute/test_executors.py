@@ -1,7 +1,5 @@
 """Every executor keeps the laws of executors; workers in other processes can be lost."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

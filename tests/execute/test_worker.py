@@ -1,7 +1,5 @@
 """A worker writes all weights again, whatever functions have done to the last ones."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Models of any architecture for the tests of merges, each made once."""
 
-from __future__ import annotations
-
 import pytest
 import tiny
 import torch

@@ -1,7 +1,5 @@
 """Gradients equal finite differences of the loss, for every method and knob that has one."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

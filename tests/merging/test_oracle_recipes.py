@@ -3,8 +3,6 @@
 The parents in `tests/data` have all blocks, but only four tensors of each.
 """
 
-from __future__ import annotations
-
 import json
 from functools import cache, partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Folded weights stand for scaled hidden states, for every architecture."""
 
-from __future__ import annotations
-
 import json
 from contextlib import contextmanager
 from functools import partial

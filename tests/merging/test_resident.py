@@ -1,7 +1,5 @@
 """The resident model: right after any sequence of candidates; unchanged tensors are not written."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 from pathlib import Path

@@ -3,8 +3,6 @@
 The written model is loaded by transformers' Auto classes, and runs as the one in memory does.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import product
 

@@ -1,7 +1,5 @@
 """Writing checkpoints: complete or not at all, within the memory limit."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

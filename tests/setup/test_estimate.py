@@ -1,7 +1,5 @@
 """`evomerge validate --time`: a candidate is scored for real, and the search's time follows."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Parents of different kinds: what is merged of them, or one sentence that says why they cannot."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

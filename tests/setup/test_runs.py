@@ -1,7 +1,5 @@
 """A run keeps its search file as it was written, goes on with the same search only, and says so."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

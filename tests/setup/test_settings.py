@@ -1,7 +1,5 @@
 """What of a parent differs from the merges beside its weights is named; nothing else is."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import tiny

@@ -1,7 +1,5 @@
 """Warm starts: genomes of runs, in another search, and after its source is gone."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What `evomerge validate` says: memory, against a search that runs, the backend, and warnings."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The section `executor`: what is refused, how many workers there are and where; no Ray runs."""
 
-from __future__ import annotations
-
 import importlib.util
 from typing import Any
 

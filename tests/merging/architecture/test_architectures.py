@@ -1,7 +1,5 @@
 """Checkpoints of other versions of an architecture, and those that no merge can be made of."""
 
-from __future__ import annotations
-
 import shutil
 
 import pytest

@@ -1,7 +1,5 @@
 """Which architectures can serve paths by an engine of a fixed depth."""
 
-from __future__ import annotations
-
 import pytest
 import tiny
 import transformers

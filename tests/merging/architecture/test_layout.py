@@ -1,7 +1,5 @@
 """Where tensors land, found on few blocks as on all; and the generation config of a candidate."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The modules of sentence encoders are merged, written and loaded like the rest of the model."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import warnings

@@ -5,8 +5,6 @@ halves of the model that are both called CPU, so what is left to a machine with 
 is the hand-over between them.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

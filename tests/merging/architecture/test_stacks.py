@@ -3,8 +3,6 @@
 transformers is the judge: it must find every weight of what is written, and leave none over.
 """
 
-from __future__ import annotations
-
 import json
 
 import pytest

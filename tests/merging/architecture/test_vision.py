@@ -1,7 +1,5 @@
 """Vision-language models: text models merge into their language model, or two merge whole."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

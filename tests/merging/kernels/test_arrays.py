@@ -1,7 +1,5 @@
 """Arrays of stored weights: views of tensors, the check that all are finite, and random numbers."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Merges of matrices as wholes: the papers' equations in numpy, and what they leave open."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

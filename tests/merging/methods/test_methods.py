@@ -1,7 +1,5 @@
 """Merge methods: end points, symmetries, extremes, examples by hand (laws are in tests/testing)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint
 from typing import Any

@@ -1,7 +1,5 @@
 """Gradients of methods that sparsify task vectors equal differences of their merges."""
 
-from __future__ import annotations
-
 from itertools import product
 
 import numpy as np

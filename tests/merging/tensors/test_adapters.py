@@ -1,7 +1,5 @@
 """LoRA parents against PEFT's own merge, and its own run of the model with the adapter."""
 
-from __future__ import annotations
-
 import json
 import warnings
 

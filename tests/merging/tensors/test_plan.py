@@ -1,7 +1,5 @@
 """A plan covers every tensor, and says precisely what a recipe gets wrong."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """Sharing work among threads changes no bit and loses no error."""
 
-from __future__ import annotations
-
 import threading
 
 import pytest

@@ -1,7 +1,5 @@
 """Chat templates with a name, and vocabularies that are cut to the smallest one."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pytest

@@ -1,7 +1,5 @@
 """Tokenizers of merged models: rows are matched by token, ids stay, conflicts are reported."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 
