@@ -10,8 +10,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -24,6 +24,8 @@ END = 3.0
 """Seconds that a process has to end its own processes, until it is killed."""
 
 _ALONE = "PYTHONSAFEPATH"
+"""With this variable, a Python that is started does not look for modules where it stands: that of
+`multiprocessing` would take a `socket.py` of the working folder for the library's."""
 
 
 class ProcessWorker(Worker):
@@ -50,8 +52,12 @@ class ProcessWorker(Worker):
         self._pipe, theirs = context.Pipe()
         # No daemon: those may not start processes of their own, as vLLM does.
         self._process = context.Process(target=_serve, args=(theirs, self._make))
-        with theirs, _no_modules_from_here():
-            self._process.start()
+        os.environ[_ALONE] = "1"
+        try:
+            with theirs:
+                self._process.start()
+        finally:
+            del os.environ[_ALONE]
 
     def send(self, job: Job) -> None:
         """Begin a job."""
@@ -85,19 +91,6 @@ class ProcessWorker(Worker):
         self._process.join()
         self._pipe.close()
         self._process = None
-
-
-@contextmanager
-def _no_modules_from_here() -> Iterator[None]:
-    """While the block runs, a Python that is started does not look for modules where it stands.
-
-    That of `multiprocessing` would take a `socket.py` of the working folder for the library's.
-    """
-    os.environ[_ALONE] = "1"
-    try:
-        yield
-    finally:
-        del os.environ[_ALONE]
 
 
 def _how(code: int | None) -> str:

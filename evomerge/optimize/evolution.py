@@ -20,14 +20,7 @@ from nevergrad.optimization.utils import UidQueue
 
 from evomerge.compat.nevergrad import population_of, replace_queue
 from evomerge.errors import ConfigError, did_you_mean
-from evomerge.optimize.base import (
-    INJECTED_SHARE,
-    REPLACED,
-    BaseOptimizer,
-    Choices,
-    Cube,
-    Vector,
-)
+from evomerge.optimize.base import INJECTED_SHARE, REPLACED, BaseOptimizer, Choices, Cube, Vector
 from evomerge.optimize.protocol import Setting
 from evomerge.space.protocol import Gene
 

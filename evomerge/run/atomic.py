@@ -84,11 +84,7 @@ class TemporaryFolder:
     def __init__(self, parent: Path | None = None) -> None:
         parent = parent or Path(tempfile.gettempdir())
         self.path, lock = _begin(parent / "evomerge", folder=True, mode=0o700)
-        self._end = weakref.finalize(self, _remove_own, self.path, lock, os.getpid())
-
-    def close(self) -> None:
-        """Remove the folder with all that is in it."""
-        self._end()
+        self.close = weakref.finalize(self, _remove_own, self.path, lock, os.getpid())
 
     def __enter__(self) -> Path:
         return self.path

@@ -18,13 +18,11 @@ Follower: TypeAlias = Callable[[History, Event], None]
 """A display or a tracker: a function that is called with every event after it is in the journal.
 
 Events with an outcome also have the fields `seconds` and `cpu_seconds`, by phase, which are not in
-the journal. Nor are two other events that it is called with (`PASSING`). `preparing` has the fields
+the journal. Nor are two other events that it is called with. `preparing` has the fields
 `method` (names of merge methods), `done` and `total` (tensors), and `seconds` (since `done` was 0).
 `finals` comes before final scores, with `purpose` (`validation`, `test`, or `complete` for
 estimates that are completed) and `total` (candidates that get such a score now).
 """
-
-PASSING = ("preparing", "finals")
 
 INTERVAL = 1.0
 """Seconds between two `preparing` events. A preparation that is faster has none."""
