@@ -7,7 +7,7 @@ from search_run import SMALL
 
 from evomerge.config.schema import parse
 from evomerge.errors import ConfigError
-from evomerge.evaluation.objectives import FUNCTIONS
+from evomerge.evaluation.tasks.functions import FUNCTIONS
 from evomerge.merging.methods import get_method, method_names
 from evomerge.optimize import optimizer_names
 from evomerge.setup.runs import prepare

@@ -5,9 +5,9 @@ Nothing heavy is imported before `load`, since commands that only read a run ask
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 from evomerge import zoo
 from evomerge.config.schema import SearchConfig
@@ -38,13 +38,6 @@ KINDS: Registry[type[RowsObjective]] = Registry(
     },
 )
 """Kinds of rows of a file, by the name that `SearchConfig.rows` gives them."""
-
-Body: TypeAlias = Callable[
-    [Any, Any, Sequence[int]], Sequence[float] | Mapping[str, Sequence[float]]
-]
-"""An objective function of a user; see `tasks/functions.py`."""
-
-FUNCTIONS: Registry[Body] = Registry("objective function", "evomerge.objectives", {})
 
 
 def kinds_of(config: SearchConfig) -> list[type[Objective]]:
@@ -100,6 +93,8 @@ def code_files(config: SearchConfig) -> list[Path]:
 
 
 def _is_function(name: str) -> bool:
+    from evomerge.evaluation.tasks.functions import FUNCTIONS  # imports torch
+
     return ":" in name or name in FUNCTIONS.names()
 
 

@@ -17,7 +17,7 @@ from search_run import SMALL, evomerge, write_search
 import evomerge as evomerge_package
 from evomerge.__main__ import run
 from evomerge.errors import ConfigError
-from evomerge.evaluation.objectives import FUNCTIONS
+from evomerge.evaluation.tasks.functions import FUNCTIONS
 
 pytestmark = pytest.mark.thorough
 

@@ -16,14 +16,20 @@ package registers in the entry-point group `evomerge.objectives`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeAlias
 
 from evomerge.errors import ConfigError, InputError, one_line
-from evomerge.evaluation.objectives import FUNCTIONS, Body
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 from evomerge.evaluation.tasks.objective import Measured, SingleTask
+from evomerge.registry import Registry
+
+Body: TypeAlias = Callable[
+    [Any, Any, Sequence[int]], Sequence[float] | Mapping[str, Sequence[float]]
+]
+
+FUNCTIONS: Registry[Body] = Registry("objective function", "evomerge.objectives", {})
 
 
 class ObjectiveFunction(SingleTask):
