@@ -29,7 +29,7 @@ class ParentPool:
         self._parents = tuple(dict.fromkeys(name for item in inputs for name in item.sources))
         for item in inputs:
             needed = item.method.parents[0]
-            if not needed <= most:
+            if not needed <= most <= len(self._parents):
                 raise ConfigError(
                     f"space.most_parents is {most}, but {item.method.name} merges {needed} parents "
                     f"or more, and there are {len(self._parents)} (the base does not count); set "
