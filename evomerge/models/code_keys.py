@@ -52,11 +52,11 @@ def _content(file: Path) -> tuple[dict[str, Any], list[str]]:
         return {}, []
     data, keys = read_json(file), set[str]()
     cleaned, found, name = dict(_cleaned(data, keys)), sorted(keys), data.get(_CLASS)
-    is_unusual = isinstance(name, str) and not _KNOWN.fullmatch(name)
-    if is_unusual and file.name == "tokenizer_config.json":
+    is_tokenizer = file.name == "tokenizer_config.json" and isinstance(name, str)
+    if is_tokenizer and not _KNOWN.fullmatch(str(name)):
         import transformers
 
-        if not hasattr(transformers, name) and (file.parent / "tokenizer.json").is_file():
+        if not hasattr(transformers, str(name)) and (file.parent / "tokenizer.json").is_file():
             cleaned[_CLASS] = _PLAIN
             found.append(f"the {_CLASS} {name}")
     return cleaned, found

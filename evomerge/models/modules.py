@@ -225,8 +225,8 @@ def read_stack(folder: Path, reference: str) -> ModuleStack | None:
                 _VALUES.whole(settings[key], f"{present[0]}: {key}", least=1)
         modules.append(Module(inner, kind, settings))
     files += filter(Path.is_file, [folder / SETTINGS])
-    settings = _checked(read_json(folder / SETTINGS)) if files[-1].name == SETTINGS else {}
-    return ModuleStack(tuple(modules), tuple(files), settings)
+    of_encoder = _checked(read_json(folder / SETTINGS)) if files[-1].name == SETTINGS else {}
+    return ModuleStack(tuple(modules), tuple(files), of_encoder)
 
 
 def _kind(name: str, reference: str) -> str:

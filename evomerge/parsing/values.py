@@ -96,6 +96,12 @@ class Values:
             raise self.error(f"`{where}` is {shown(value)}; every number must be finite.")
         return float(value)
 
+    def flag(self, value: Any, where: str) -> bool:
+        """Return true or false."""
+        if isinstance(value, bool):
+            return value
+        raise self.wrong(value, where, "true or false")
+
     def wrong(self, value: Any, where: str, kind: str) -> InputError:
         """Return the error that says what a value must be."""
         return self.error(f"`{where}` is {shown(value)}; it must be {kind}.")

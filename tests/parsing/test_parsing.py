@@ -153,6 +153,7 @@ def test_files_that_are_not_text(tmp_path):
         (lambda v: v.real("1", "a"), r"it must be a number"),
         (lambda v: v.real(float("nan"), "a"), r"must be finite"),
         (lambda v: v.real(10**400, "a"), r"must be finite"),
+        (lambda v: v.flag(1, "a"), r"must be true or false"),
     ],
 )
 def test_values_of_a_wrong_type_are_refused(check, message):

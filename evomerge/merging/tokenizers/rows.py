@@ -130,8 +130,7 @@ def fill(
                 f"`tokens` names {shown(text)}, which is in no tokenizer of the merge; leave it "
                 f"out or add a parent that has it.{did_you_mean(text, merged.ids)}"
             )
-        if not isinstance(force := policy.get("force", False), bool):
-            raise _VALUES.wrong(force, f"{where}.force", "true or false")
+        force = _VALUES.flag(policy.get("force", False), f"{where}.force")
         fillings[merged.ids[text]] = Filling(_source_rows(text, policy["source"], tokens), force)
     return fillings
 
