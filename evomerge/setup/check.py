@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING
 from evomerge.config.schema import SearchConfig
 from evomerge.config.space import SwapsConfig
 from evomerge.errors import ConfigError
+from evomerge.evaluation.inference.batches import pass_overhead
+from evomerge.evaluation.inference.device import choose_device
 from evomerge.evaluation.objectives import kinds_of, load, needs_modules
+from evomerge.merging.architecture.depth import built_config
+from evomerge.merging.architecture.loadable import check_buildable
 from evomerge.models.causal import check_causal, check_known, check_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.scores import Objective
@@ -92,8 +96,6 @@ def check_search(
 
 def _check_models(checkpoints: Mapping[str, Checkpoint], host: str) -> None:
     """Check that transformers can build the host, and the other parents whose types it knows."""
-    from evomerge.merging.architecture.depth import built_config
-    from evomerge.merging.architecture.loadable import check_buildable
     from evomerge.merging.architecture.loading import is_known
 
     # Parents with different adapters share a model.
@@ -161,8 +163,6 @@ def _full_batches(
     A batch should have as many texts as the tokens that cost as much as starting a forward pass,
     and each task that generates texts has batches of its own.
     """
-    from evomerge.evaluation.inference.batches import pass_overhead
-    from evomerge.evaluation.inference.device import choose_device
 
     wanted = config.evaluation
     device = choose_device(wanted.device) if wanted.device_map is None else "accelerators"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from evomerge.config.frozen import Documents
 from evomerge.config.schema import SearchConfig
 from evomerge.evaluation.objectives import load
+from evomerge.merging.tokenizers.plan import GENERATION, TokenizerPlan, plan_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.scores import Constraint, Objective, Split
 from evomerge.searching.ranking import ParetoFront, Ranking, WeightedSum
@@ -20,7 +21,6 @@ from evomerge.trust.consent import NOTHING, Permissions
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
     from evomerge.evaluation.tasks.objective import Merges
-    from evomerge.merging.tokenizers.plan import TokenizerPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,6 @@ class CheckedSearch:
     @cached_property
     def tokenizer_plan(self) -> TokenizerPlan:
         """The tokenizer of the merges."""
-        from evomerge.merging.tokenizers.plan import plan_tokenizer
 
         return plan_tokenizer(next(iter(self.space.baselines().values())), self.checkpoints)
 
@@ -66,7 +65,6 @@ class CheckedSearch:
         from evomerge.evaluation.tasks.objective import Merges
         from evomerge.merging.architecture.loading import generation_config
         from evomerge.merging.backend import tokenizer
-        from evomerge.merging.tokenizers.plan import GENERATION
 
         config, host = self.config, self.checkpoints[self.host]
         text = self.tokenizer_plan.files.get(GENERATION, host.generation)

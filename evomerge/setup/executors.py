@@ -16,6 +16,7 @@ from evomerge.errors import EvomergeError, InputError, SearchError, one_line
 from evomerge.evaluation.inference.device import count_cores, keep_threads, processor, use_only
 from evomerge.evaluation.objectives import kinds_of
 from evomerge.execute.pool import Pool, Worker
+from evomerge.execute.processes import ProcessWorker
 from evomerge.execute.protocol import Executor, InlineExecutor, Notes, RunJob
 from evomerge.run.folder import RunFolder
 from evomerge.run.logbook import Logbook
@@ -104,7 +105,6 @@ def _maker(
 
 
 def _in_processes(checked: CheckedSearch, run: Path, logbook: Logbook) -> list[Worker]:
-    from evomerge.execute.processes import ProcessWorker
 
     devices = worker_devices(checked.config)
     count, kind = len(devices), checked.checkpoints[checked.host].config.get("model_type")

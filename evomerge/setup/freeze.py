@@ -7,6 +7,7 @@ from typing import Any
 
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.evaluation.inference.device import processor
+from evomerge.evaluation.inference.vllm_start import installed_vllm
 from evomerge.evaluation.objectives import kinds_of
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.tasks import task_digests, task_facts
@@ -60,7 +61,6 @@ def _ranges(genes: Sequence[Gene]) -> list[dict[str, Any]]:
 
 def installed_versions(config: SearchConfig) -> dict[str, str]:
     """Return the installed versions of what a search uses, `none` for what is not installed."""
-    from evomerge.evaluation.inference.vllm_start import installed_vllm
 
     packages = PACKAGES + tuple(name for kind in kinds_of(config) for name in kind.packages)
     versions = {"python": platform.python_version()} | {n: package_version(n) for n in packages}

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import psutil
 
 from evomerge.errors import ConfigError
+from evomerge.evaluation.inference.batches import kept_bytes, largest_batch
 from evomerge.evaluation.inference.device import (
     choose_device,
     device_memory,
@@ -20,6 +21,7 @@ from evomerge.evaluation.inference.device import (
     total_memory,
 )
 from evomerge.evaluation.inference.vllm_start import ENGINE_SHARE
+from evomerge.merging.methods import get_method
 from evomerge.models.checkpoint import text_section
 from evomerge.report.words import size_text
 from evomerge.setup.checked import CheckedSearch
@@ -61,7 +63,6 @@ def _itemsize(checked: CheckedSearch) -> int:
 
 def memory_of(checked: CheckedSearch) -> Memory:
     """Return what a search takes; what machines of a Ray cluster have is unknown here."""
-    from evomerge.evaluation.inference.batches import largest_batch  # imports torch
 
     config, host = checked.config, checked.checkpoints[checked.host]
     device, executor = choose_device(config.evaluation.device), config.executor
@@ -93,7 +94,6 @@ def memory_of(checked: CheckedSearch) -> Memory:
 
 def _backward_bytes(checked: CheckedSearch) -> float:
     """Return about what one batch needs: activations, logits, a tensor's gradient in float32."""
-    from evomerge.evaluation.inference.batches import kept_bytes  # imports torch
 
     host, itemsize = checked.checkpoints[checked.host], _itemsize(checked)
     largest = max(math.prod(info.shape) for info in host.tensors.values())
@@ -104,7 +104,6 @@ def _backward_bytes(checked: CheckedSearch) -> float:
 
 def _prepared_bytes(checked: CheckedSearch) -> float:
     """Return how many bytes a worker needs to keep all merges that it has prepared."""
-    from evomerge.merging.methods import get_method
 
     config, size = checked.config, 0.0
     methods = () if config.space.kind == "dataflow" else config.space.methods

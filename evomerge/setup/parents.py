@@ -4,19 +4,19 @@ References get absolute paths, so that a run can be resumed from anywhere. A rec
 has pins, the fingerprints of its parents, since what has a name may change.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evomerge.config.schema import SearchConfig
 from evomerge.config.space import OutsideConfig, PathConfig
 from evomerge.errors import CheckpointError, RecipeError
+from evomerge.mergekit import from_mergekit, mergekit_parents
 from evomerge.merging.architecture.naming import fitting
+from evomerge.merging.tokenizers.plan import TokenizerPlan, plan_tokenizer
 from evomerge.merging.tokenizers.rows import TRUNCATE
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import is_file, is_folder, open_parent, place, split_adapter
@@ -26,9 +26,6 @@ from evomerge.parsing.yaml import yaml_mapping
 from evomerge.recipe import Pin, Recipe
 from evomerge.scores import SPLITS
 from evomerge.setup.space import host_of
-
-if TYPE_CHECKING:
-    from evomerge.merging.tokenizers.plan import TokenizerPlan
 
 
 def open_parents(
@@ -61,7 +58,6 @@ def plan_tokenizers(
     InputError: a tokenizer or adapter is damaged, or does not fit.
     """
     from evomerge.merging.tensors.adapters import adapter_changes
-    from evomerge.merging.tokenizers.plan import plan_tokenizer
 
     adapter_changes(checkpoints)
     different = list({recipe.parents: recipe for recipe in recipes}.values())
@@ -159,7 +155,6 @@ def read_recipe_file(file: Path, *, truncate: bool = False) -> RecipeFile:
             file has no tokenizer.
     InputError: the file or a parent is wrong, or a parent is not what its pin says.
     """
-    from evomerge.mergekit import from_mergekit, mergekit_parents
 
     text, quoted = read_text(file, RecipeError), shlex.quote(str(file))
     data, doubts = yaml_mapping(text, str(file), "a recipe", RecipeError), list[str]()

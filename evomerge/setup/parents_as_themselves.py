@@ -13,6 +13,8 @@ from typing import Any
 
 from evomerge.errors import CheckpointError, listed
 from evomerge.evaluation.objectives import needs_modules, uses_templates
+from evomerge.merging.tokenizers.plan import GENERATION, plan_tokenizer
+from evomerge.merging.tokenizers.templates import template_of
 from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.files import TOKENIZER_FILES
@@ -41,7 +43,6 @@ def recipe_to_write(checked: CheckedSearch, candidate: Candidate) -> Recipe:
 
     SearchError: the digest of the candidate's recipe is not the one in the journal.
     """
-    from evomerge.merging.tokenizers.templates import template_of
 
     if not is_itself(checked, candidate):
         return recipe_of(checked.space, candidate)
@@ -111,7 +112,6 @@ def write_model(
     of the others.
     """
     from evomerge.merging.backend import stored_dtype, unchanged, write
-    from evomerge.merging.tokenizers.plan import plan_tokenizer
     from evomerge.merging.writer import copy_model
 
     plan, plain = plan_tokenizer(recipe, checkpoints), replace(recipe, vocabulary=())
@@ -128,7 +128,6 @@ def write_model(
 
 def _lent_part(checked: CheckedSearch, reference: str) -> str | None:
     """Return what a parent takes from the merges; None: it has all that the tasks need."""
-    from evomerge.merging.tokenizers.templates import template_of
 
     if not has_tokenizer(parent := checked.checkpoints[reference]):
         return "tokenizer"
@@ -157,8 +156,6 @@ def parent_notes(checked: CheckedSearch) -> Iterator[str]:
 def differences(checked: CheckedSearch) -> dict[str, list[str]]:
     """Return for each parent what of it is not that of the merges; no weights are read."""
     from evomerge.merging.backend import stored_dtype
-    from evomerge.merging.tokenizers.plan import GENERATION
-    from evomerge.merging.tokenizers.templates import template_of
 
     config, checkpoints = checked.config, checked.checkpoints
     host, giver = checkpoints[checked.host], checkpoints[checked.tokenizer_giver]

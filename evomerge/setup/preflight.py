@@ -10,6 +10,7 @@ from typing import Any
 from evomerge.config.space import ParametersConfig
 from evomerge.errors import listed
 from evomerge.evaluation.inference.device import choose_device, count_cores
+from evomerge.merging.methods import get_method
 from evomerge.models.causal import kind_of
 from evomerge.models.code_keys import code_notes
 from evomerge.models.correspondence import prediction_notes, type_notes
@@ -257,7 +258,6 @@ def gene_rows(checked: CheckedSearch) -> list[tuple[str, ...]]:
     The last cell names what in the search file makes a knob vary. A knob that `space.knobs` does
     not name is searched in its method's own range.
     """
-    from evomerge.merging.methods import get_method
 
     space = checked.config.space
     reasons = {PRIORITY: "space.most_parents; in from 0.5 on", "method": "space.method"}

@@ -14,7 +14,9 @@ from evomerge.errors import (
     SearchError,
     did_you_mean,
 )
+from evomerge.evaluation.inference.device import use_threads
 from evomerge.execute.protocol import Executor, Notes
+from evomerge.mergekit import express
 from evomerge.models.references import open_parent
 from evomerge.recipe import Recipe
 from evomerge.run.folder import MANIFEST, MERGEKIT, NOT_IN_MERGEKIT, RunFolder
@@ -68,11 +70,6 @@ def run_search(
             f"The run {run.path} could not be read or written ({error.strerror or error}: "
             f"{file}); free space, make it writable or move away what is there, then go on with "
             f"`evomerge resume {shlex.quote(str(run.path))}`."
-        ) from error
-    except SystemExit as error:  # it would end the search as if it were done
-        raise SearchError(
-            f"Code that the search calls, such as an optimizer, raised SystemExit: {error}; remove "
-            f"the cause, then go on with `evomerge resume {shlex.quote(str(run.path))}`."
         ) from error
 
 
@@ -169,7 +166,6 @@ def publish(
     If mergekit cannot express the recipe, `best.not-in-mergekit.txt` says why instead. In a search
     for a front, the recipes of its members are `front/NUMBER.yaml`; others are removed there.
     """
-    from evomerge.mergekit import express
 
     def written(candidate: Candidate) -> tuple[Recipe, Recipe]:
         recipe = recipe_to_write(checked, candidate)
@@ -201,7 +197,6 @@ def evaluate(checked: CheckedSearch, model: str, split: str, examples: int = 0) 
     `examples`: number of documents of each task whose prompts and answers come with the scores.
     """
     from evomerge.evaluation.evaluator import score_single
-    from evomerge.evaluation.inference.device import use_threads
     from evomerge.evaluation.tasks.objective import Merges
 
     documents_of = next((name for name in SPLITS if name == split), None)

@@ -1,12 +1,9 @@
 """The search space that a search file asks for, made for the opened parents."""
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from evomerge.config.schema import SearchConfig
 from evomerge.config.space import (
@@ -19,7 +16,11 @@ from evomerge.config.space import (
     SwapsConfig,
 )
 from evomerge.errors import ConfigError, RecipeError, did_you_mean
+from evomerge.merging.architecture.depth import merged_config
+from evomerge.merging.architecture.loadable import check_loadable
 from evomerge.merging.methods import get_method
+from evomerge.merging.tensors.plan import Planner
+from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap
 from evomerge.models.parts import merged_stacks, shared_modalities, stack_names
@@ -31,9 +32,6 @@ from evomerge.space.paths.slots import SlotSpace
 from evomerge.space.paths.swaps import SwapSpace
 from evomerge.space.protocol import Gene, Space
 from evomerge.strategy.kinds import options_of, strategy_kind
-
-if TYPE_CHECKING:
-    from evomerge.merging.tokenizers.rows import MatchedRows
 
 START = "where the search starts"
 
@@ -185,10 +183,7 @@ def check_recipes(
 
     InputError: one of the recipes cannot be built.
     """
-    from evomerge.merging.architecture.depth import merged_config
     from evomerge.merging.architecture.folding import fold_scales
-    from evomerge.merging.architecture.loadable import check_loadable
-    from evomerge.merging.tensors.plan import Planner
 
     planner = Planner(checkpoints, host, vocabulary)
     for name, recipe in recipes.items():

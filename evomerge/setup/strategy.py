@@ -12,6 +12,8 @@ from evomerge.errors import ConfigError, InputError, SearchError, did_you_mean
 from evomerge.evaluation.inference.rows import ANY, Form
 from evomerge.merging.methods import get_method
 from evomerge.models.references import RUN, is_folder, place
+from evomerge.optimize import check_name, choose, create, optimizer_names
+from evomerge.optimize.protocol import Optimizer
 from evomerge.parsing.values import shown
 from evomerge.recipe import Recipe
 from evomerge.run.folder import RunFolder
@@ -22,13 +24,13 @@ from evomerge.setup.checked import CheckedSearch
 from evomerge.space.pool import PRIORITY
 from evomerge.space.protocol import Gene, Genome, Space
 from evomerge.strategy import kinds
+from evomerge.strategy.genome import GenomeStrategy
 from evomerge.strategy.gradient import BATCH, STEPS, GradientStrategy
 from evomerge.strategy.lessons import Lessons
 from evomerge.strategy.protocol import Strategy
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
-    from evomerge.optimize.protocol import Optimizer
 
 
 def make_strategy(checked: CheckedSearch) -> Strategy:
@@ -36,7 +38,6 @@ def make_strategy(checked: CheckedSearch) -> Strategy:
 
     ConfigError: there is no such optimizer, or a setting does not suit it.
     """
-    from evomerge.strategy.genome import GenomeStrategy
 
     config, space = checked.config, checked.space
     if (kind := kinds.strategy_kind(config.optimizer.name)) is not None:
@@ -70,7 +71,6 @@ def make_optimizer(config: SearchConfig, genes: Sequence[Gene]) -> Optimizer:
 
     ConfigError: there is no such optimizer, or a setting does not suit it.
     """
-    from evomerge.optimize import check_name, create, optimizer_names
 
     optimizer = config.optimizer
     check_name(optimizer.name, (*optimizer_names(), *kinds.strategy_names()))
@@ -88,7 +88,6 @@ def make_optimizer(config: SearchConfig, genes: Sequence[Gene]) -> Optimizer:
 
 def resolve_optimizer(config: SearchConfig, space: Space) -> SearchConfig:
     """Return the search file with the optimizer that `auto` means for the genes of its space."""
-    from evomerge.optimize import choose
 
     optimizer = config.optimizer
     if optimizer.name != "auto" or not space.genes:

@@ -12,6 +12,7 @@ from evomerge.config.frozen import Documents
 from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import ConfigError
+from evomerge.evaluation.tasks.documents import DocumentPool, choose_documents
 from evomerge.scores import MODEL, SPLITS, TOLD, Constraint, Objective, Split
 
 if TYPE_CHECKING:
@@ -81,7 +82,6 @@ def find_splits(
 
     ConfigError: a task has too few documents.
     """
-    from evomerge.evaluation.tasks.documents import DocumentPool, choose_documents
 
     def pools(split: Split) -> dict[str, DocumentPool]:
         found, tasks = {}, evaluator.tasks_of(split)

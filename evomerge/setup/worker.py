@@ -8,8 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import SearchConfig
-from evomerge.evaluation.inference.device import free_memory
+from evomerge.evaluation.inference.device import (
+    choose_device,
+    choose_threads,
+    free_memory,
+    use_threads,
+)
 from evomerge.evaluation.objectives import kinds_of, needs_modules
+from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
@@ -26,7 +32,6 @@ if TYPE_CHECKING:
 
 def place(config: SearchConfig) -> Placement:
     """Return the devices of a model and its attention; `ConfigError`: there is no such device."""
-    from evomerge.evaluation.inference.device import choose_device
     from evomerge.merging.architecture.placement import Placement
 
     wanted = config.evaluation
@@ -44,7 +49,6 @@ def threads_of(config: SearchConfig, checkpoint: Checkpoint, cores: int | None =
 
     `cores` is the largest number to choose; None: all that torch would use.
     """
-    from evomerge.evaluation.inference.device import choose_threads
 
     wanted = config.evaluation.threads
     return choose_threads(checkpoint.parameters, cores) if wanted == "auto" else wanted
@@ -78,11 +82,9 @@ def make_worker(
     InputError: a parent cannot be loaded, a task has changed since the run was started, or an
     objective function fails on parents.
     """
-    from evomerge.evaluation.inference.device import use_threads
     from evomerge.execute.worker import Worker
     from evomerge.merging.backend import tokenizer
     from evomerge.merging.resident import Resident
-    from evomerge.merging.tokenizers.plan import plan_tokenizer
 
     config, checkpoints, where = checked.config, checked.checkpoints, place(checked.config)
     shows_images = any(it.shows_images for it in checked.evaluator.info.tasks.values())
