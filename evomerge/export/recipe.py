@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def merge_recipe(
     """
     from evomerge.export.card import Merge, merge_card, task_of
     from evomerge.export.parents import describe_parents
-    from evomerge.mergekit import to_mergekit
+    from evomerge.mergekit import express
     from evomerge.merging.backend import write
 
     check_new_folder(out)
@@ -51,7 +52,9 @@ def merge_recipe(
     names = {name: absolute_parent(name, start_of(name, file)) for name in recipe.parents}
     extra = {"evomerge_recipe.yaml": renamed_recipe(pinned(recipe, checkpoints), names).to_yaml()}
     known = all(get_method(layer.method).in_mergekit for layer in recipe.every_layer())
-    mergekit = (read.mergekit if known else None) or to_mergekit(recipe, checkpoints)
+    mergekit = read.mergekit if known else None
+    with suppress(RecipeError):
+        mergekit = mergekit or express(recipe, checkpoints)
     if mergekit is not None:
         extra["mergekit_config.yml"] = mergekit
     parents = describe_parents({name: checkpoints[name] for name in recipe.parents})

@@ -8,17 +8,17 @@ if their knobs are others, filters name their tensors, and so become the scales 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from evomerge.errors import RecipeError
-from evomerge.mergekit.parameters import SliceKnobs
 from evomerge.mergekit.sources import BASE_IS_FIRST
 from evomerge.merging.methods import get_method
+from evomerge.merging.methods.method import Knob, Method
 from evomerge.merging.tensors.plan import Planner, TensorPlan
 from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.merging.tokenizers.rows import TRUNCATE, truncate
@@ -31,14 +31,6 @@ from evomerge.parsing.values import replaced
 from evomerge.recipe import Layer, Recipe
 
 _IGNORED_KEYS = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
-
-
-def to_mergekit(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str | None:
-    """Return mergekit's YAML for a recipe, or None if there is none; see `express`."""
-    try:
-        return express(recipe, checkpoints)
-    except RecipeError:
-        return None
 
 
 def express(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str:
@@ -58,9 +50,7 @@ def express(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str:
             )
     methods = sorted({layer.method for layer in recipe.every_layer()})
     if len(methods) > 1:
-        raise RecipeError(
-            f"The recipe uses {' and '.join(methods)}, but a mergekit file has only one method."
-        )
+        raise RecipeError(f"A mergekit file has only one method, not {' and '.join(methods)}.")
     if not get_method(methods[0]).in_mergekit:
         raise RecipeError(f"mergekit has no method {methods[0]!r}.")
     return _Writer(recipe, checkpoints).text()
@@ -95,9 +85,7 @@ class _Writer:
             (recipe.head, self.layers[-1], "head", "last"),
         ):
             if _names(outside) != _names(block):
-                raise RecipeError(
-                    f"`{where}` has other parents than the {which} block, unlike in mergekit."
-                )
+                raise RecipeError(f"`{where}` has other parents than the {which} block.")
 
     def text(self) -> str:
         recipe, method, base = self.recipe, self.method, self._base()
@@ -149,9 +137,7 @@ class _Writer:
         else:
             return recipe.host
         if base != recipe.host:
-            raise RecipeError(
-                f"The config comes from {recipe.host!r}, but mergekit takes it from {base!r}."
-            )
+            raise RecipeError(f"The config is of {recipe.host!r}, but in mergekit of {base!r}.")
         return base
 
     def _check_configs(self) -> None:
@@ -160,9 +146,7 @@ class _Writer:
         for name in self.recipe.parents:
             one, other = self.host.config, self.checkpoints[name].config
             if any(one.get(key) != other.get(key) for key in {*one, *other} - ignored):
-                raise RecipeError(
-                    f"The configs of {self.recipe.host!r} and {name!r} differ, without a base."
-                )
+                raise RecipeError(f"The config of {name!r} is another, and there is no base.")
 
     def _runs(self) -> list[range]:
         """Return the positions of the blocks of each slice."""
@@ -203,7 +187,7 @@ class _Writer:
         outside += self.outside["head"] if run.stop == len(self.layers) else []
 
         def parameters(source: int | None) -> dict[str, Any]:
-            knobs = SliceKnobs(self.method, self.prefix, first, blocks, outside, source)
+            knobs = _SliceKnobs(self.method, self.prefix, first, blocks, outside, source)
             found = knobs.parameters()
             return {"parameters": found} if found else {}
 
@@ -266,3 +250,79 @@ def _check_vocabulary(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> 
     alike = all(ours.rows.index[name] == index for name, index in theirs.rows.index.items())
     if not alike or ours.files != theirs.files or ours.rows.filling != theirs.rows.filling:
         raise RecipeError("A mergekit file cannot have tokens of parents that it does not merge.")
+
+
+@dataclass(frozen=True)
+class _SliceKnobs:
+    """The knobs of one source of a slice, or of the slice as a whole (`source` None).
+
+    `prefix` and `first` are the stack of the slice and its first layer, `blocks` the tensors of all
+    its blocks. `outside` are tensors that mergekit merges with it: embeddings with the first slice,
+    head with the last.
+    """
+
+    method: Method
+    prefix: str
+    first: Layer
+    blocks: Sequence[TensorPlan]
+    outside: Sequence[TensorPlan]
+    source: int | None
+
+    def parameters(self) -> dict[str, Any]:
+        """Return mergekit's `parameters`, without values at their default.
+
+        RecipeError: mergekit has no filters that give every tensor its value.
+        """
+        per, written = "merge" if self.source is None else "source", {}
+        for knob in (knob for knob in self.method.knobs if knob.per == per):
+            value = self._parameter(knob)
+            if knob.kind == "flag" and isinstance(value, float):
+                value = bool(value)
+            if knob.name == "weight" or value != knob.default:
+                written[knob.name] = value
+        return written
+
+    def _parameter(self, knob: Knob) -> Any:
+        blocks = [(self._shown(plan), self._value(plan, knob)) for plan in self.blocks]
+        outside = [(plan.name, self._value(plan, knob)) for plan in self.outside]
+        rules = self._block_rules(knob, blocks)
+        rules = [*((name, v) for name, v in outside if _look_up(rules, name) != v), *rules]
+        for name, value in (*blocks, *outside):
+            if _look_up(rules, name) != value:
+                raise RecipeError(f"No filter gives {knob.name!r} of {name!r} its own value.")
+        *entries, (_, rest) = rules
+        if not entries:
+            return rest
+        return [*({"filter": pattern, "value": v} for pattern, v in entries), {"value": rest}]
+
+    def _block_rules(
+        self, knob: Knob, blocks: Sequence[tuple[str, float]]
+    ) -> list[tuple[str, float]]:
+        """Return (filter, value) pairs for the tensors of the blocks; "" matches all tensors."""
+        values = [value for _, value in blocks]
+        common = max(values, key=values.count)
+        if all(value == common for value in values):
+            return [("", common)]
+        knobs = self.first.knobs if self.source is None else self.first.sources[self.source].knobs
+        setting = knobs.get(knob.name, ())
+        if not isinstance(setting, float) and setting:
+            rules = [("" if pattern == "*" else pattern, value) for pattern, value in setting]
+            rules += [("", common)] if rules[-1][0] else []
+            if all(_look_up(rules, name) == value for name, value in blocks):
+                return rules
+        depth = len(self.prefix.split(".")) + 1
+        suffixes = {f".{name.split('.', depth)[-1]}": value for name, value in blocks}
+        longest = sorted(suffixes, key=len, reverse=True)
+        return [*((n, suffixes[n]) for n in longest if suffixes[n] != common), ("", common)]
+
+    def _value(self, plan: TensorPlan, knob: Knob) -> float:
+        knobs = (plan.merge_knobs or {}) if self.source is None else plan.knobs[self.source]
+        return knobs[knob.name] * (plan.factor if knob.name == "scale" else 1.0)
+
+    def _shown(self, plan: TensorPlan) -> str:
+        """Return the name of a tensor that mergekit compares filters with."""
+        return plan.name if self.source is None else plan.sources[self.source].name
+
+
+def _look_up(rules: Sequence[tuple[str, float]], name: str) -> float:
+    return next(value for pattern, value in rules if pattern in name)

@@ -258,10 +258,8 @@ class _Reader:
         for key in keys.model_extra or ():
             _check_spelling(key, {"parameters"} & {*known}, where)
             fix = "move it to `parameters`" if key in parameters else "remove it"
-            self.doubts.append(
-                f"Key {shown(key)}{inside} is ignored, as in mergekit; {fix}."
-                f"{did_you_mean(key, known)}"
-            )
+            fix = f"{fix}.{did_you_mean(key, known)}"
+            self.doubts.append(f"Key {shown(key)}{inside} is ignored, as in mergekit; {fix}")
 
     def _parameters(self, part: Part, where: str, *, source: bool = False) -> dict[str, Rules]:
         """Return the parameters of a part that have an effect; warn of what is ignored in it."""

@@ -100,9 +100,7 @@ def _split(
         )
     sources = tuple(entry for entry in inputs if entry.model != base)
     if not sources:
-        doubts.append(
-            f"`{item.where}` has only the base model, {base!r}, which stays as it is; add a model."
-        )
+        doubts.append(f"`{item.where}` has only the base model, {base!r}, which stays; add one.")
         sources = (replace(found[0], parameters={}),)
     return sources, found[0] if found else None
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from evomerge.errors import RecipeError
 from evomerge.merging.methods.method import Knob as MethodKnob
 from evomerge.parsing.values import Values
@@ -30,13 +32,8 @@ class Rule:
 
     def at(self, depth: float) -> float:
         """Return the number at a depth from 0 (first layer) to 1 (last layer)."""
-        last = len(self.gradient) - 1
-        position = depth * last
-        below = min(int(position), max(last - 1, 0))
-        if last == 0 or position == below:
-            return self.gradient[below]
-        low, high = self.gradient[below : below + 2]
-        return low + (high - low) * (position - below)
+        positions = range(len(self.gradient))
+        return float(np.interp(depth * positions[-1], positions, self.gradient))
 
 
 Rules: TypeAlias = tuple[Rule, ...]
@@ -61,9 +58,7 @@ def read_rules(data: Any, where: str) -> Rules:
 
 
 def _gradient(data: Any, where: str) -> tuple[float, ...]:
-    kind = (
-        "a number, a flag, a list of numbers (a gradient over depth) or a list of {filter, value}"
-    )
+    kind = "a number, a flag, a list of numbers (over depth) or a list of {filter, value}"
     items = data if isinstance(data, list) else [data]
     try:  # as in mergekit, a text that is a number is one
         items = [float(item) if isinstance(item, str) else item for item in items]

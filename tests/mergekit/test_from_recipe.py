@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from spaces import parameters
 
 from evomerge.errors import RecipeError
-from evomerge.mergekit import express, from_mergekit, mergekit_parents, to_mergekit
+from evomerge.mergekit import express, from_mergekit, mergekit_parents
 from evomerge.merging.tensors.plan import Planner, TensorPlan
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.stacks import tensor_filters
@@ -127,4 +127,3 @@ def test_recipes_that_mergekit_cannot_express_give_the_reason(llamas: Any) -> No
     ):
         with pytest.raises(RecipeError, match=message):
             express(recipe, llamas)
-        assert to_mergekit(recipe, llamas) is None

@@ -74,9 +74,7 @@ def _check_miniature(config: str, stack: str) -> None:
         for other in others:
             other.module.load_state_dict(weights)
             if not torch.equal(other.run(state), expected):
-                raise ArchitectureError(
-                    "its layers compute different things at different positions"
-                )
+                raise ArchitectureError("its layers do different things at different positions")
         for _, weight in weights_of(first.module):
             weight.zero_()
         if not torch.equal(first.run(state), state):

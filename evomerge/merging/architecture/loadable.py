@@ -37,37 +37,32 @@ def check_buildable(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
     `CheckpointError`: it cannot be built, a weight is missing, or one has another shape.
     """
     try:
-        _check_buildable(checkpoint.original or checkpoint, config)
+        misfit = _misfit(checkpoint.original or checkpoint, config)
     except CheckpointError as error:
-        reason = printable(str(error).rstrip("."), _LONGEST)
+        misfit = str(error).rstrip(".")
+    if misfit:
         raise CheckpointError(
-            f"Parent {checkpoint.reference!r}: {reason}; copy config.json from its base model."
-        ) from error
+            f"Parent {checkpoint.reference!r}: {printable(misfit, _LONGEST)}; copy config.json "
+            "from its base model."
+        )
 
 
-def _check_buildable(stored: Checkpoint, config: Mapping[str, Any]) -> None:
+def _misfit(stored: Checkpoint, config: Mapping[str, Any]) -> str:
+    """Return what of a checkpoint's weights does not fit into the model of a config, or ""."""
     for section in (config, *(item for item in config.values() if isinstance(item, Mapping))):
         for key in LAYER_COUNTS:  # a config class may make lists of this length
             count = section.get(key)
             if isinstance(count, (int, float)) and not 0 <= count <= _MOST_LAYERS:
-                raise CheckpointError(
-                    f"config.json has {key!r} {count:.6g}; allowed are 1 to {_MOST_LAYERS:,}"
-                )
+                return f"config.json has {key!r} {count:.6g}; allowed are 1 to {_MOST_LAYERS:,}"
     faults = _faults(config, stored)
     for name, (own, wanted) in sorted(faults.mismatched.items()):
-        raise CheckpointError(
-            f"{name!r} has the shape {list(own)}, the model of config.json needs {list(wanted)}"
-        )
+        return f"{name!r} has the shape {list(own)}, the model of config.json needs {list(wanted)}"
     for prefix, stack in stored.language.items():
         for layer, block in enumerate(stack.blocks):
             if faults.unexpected.issuperset(stack.name(layer, suffix) for suffix in block):
-                raise CheckpointError(
-                    f"{prefix} has {len(stack)} blocks, but config.json has no block {layer}"
-                )
-    if faults.missing:
-        raise CheckpointError(
-            f"it lacks the weight {min(faults.missing)!r} of its config.json (it would be random)"
-        )
+                return f"{prefix} has {len(stack)} blocks, but config.json has no block {layer}"
+    missing = min(faults.missing, default="")
+    return f"it lacks the weight {missing!r} of config.json (it would be random)" * bool(missing)
 
 
 def _faults(config: Mapping[str, Any], checkpoint: Checkpoint) -> Faults:
@@ -110,9 +105,7 @@ def check_loadable(
         shapes = dict(_merged_shapes(host, moved, fits, vocabulary))
         faults = Loader.of(config, {}).find_faults(shapes)
     except CheckpointError as error:
-        raise RecipeError(
-            f"The blocks of {', '.join(moved)} cannot be in this order: {error}"
-        ) from error
+        raise RecipeError(f"{', '.join(moved)} cannot have this order: {error}") from error
 
     def position_of(name: str) -> tuple[str, int, str]:
         """Return stack, block and name in it of a tensor; ("", -1, name) outside of blocks."""

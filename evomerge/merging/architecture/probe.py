@@ -118,9 +118,8 @@ def _uniform(cell: Tensor) -> bool:
 
 
 def _coordinates(shape: tuple[int, ...], axis: int) -> Tensor:
-    if axis >= len(shape):
-        return torch.zeros(()).expand(shape)
-    return _line(shape[axis], axis, len(shape)).expand(shape)
+    line = _line(shape[axis], axis, len(shape)) if axis < len(shape) else torch.zeros(())
+    return line.expand(shape)
 
 
 def _line(length: int, axis: int, axes: int) -> Tensor:

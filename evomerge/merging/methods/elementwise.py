@@ -51,9 +51,8 @@ def _important(operands: Operands) -> Tensor:
     ranks = [int((importance.numel() - 1) * share) for share in (0.25, 0.5, 0.75)]
     low, middle, high = np.partition(importance.flatten().numpy(), ranks)[ranks].tolist()
     # A NaN counts as important, but one of the base stays.
-    chosen: Tensor = (
-        (importance < middle + 1.5 * (high - low)).logical_not_().view(operands.base.shape)
-    )
+    least = middle + 1.5 * (high - low)
+    chosen: Tensor = (importance < least).logical_not_().view(operands.base.shape)
     del importance
     chosen &= operands.base == operands.base
     return chosen

@@ -72,10 +72,8 @@ def tsv(
         for _, start, changes, target in blocks(operands, out):
             target.copy_(start + lambda_ * total(changes) / len(operands.tensors))
         return
-    shape = merged.shape
-    for start, change, target in zip(
-        operands.base.reshape(shape), merged, out.view(shape), strict=True
-    ):
+    base, results = operands.base.reshape(merged.shape), out.view(merged.shape)
+    for start, change, target in zip(base, merged, results, strict=True):
         target.copy_(torch.add(start.float(), change, alpha=lambda_))
 
 

@@ -181,9 +181,8 @@ class Method:
             from evomerge.merging.kernels.torch_views import as_tensor, one_thread
 
             base = None if operands.base is None else as_tensor(operands.base)
-            operands = replace(
-                operands, tensors=[as_tensor(it) for it in operands.tensors], base=base
-            )
+            tensors = [as_tensor(tensor) for tensor in operands.tensors]
+            operands = replace(operands, tensors=tensors, base=base)
         if self.preparation is not None:
             with one_thread() if self.torch else nullcontext():
                 operands = replace(operands, prepared=self.preparation(operands))
@@ -226,9 +225,8 @@ class Merge:
         """Return the gradients by knobs that the method has of its own, at these knobs."""
         if self.method.gradients is None:
             return {}
-        return self.method.gradients(
-            self.operands, gradient, **self.method.arguments(sources, knobs)
-        )
+        arguments = self.method.arguments(sources, knobs)
+        return self.method.gradients(self.operands, gradient, **arguments)
 
 
 def method(title: str, **fields: Any) -> Callable[[Callable[..., None]], Method]:

@@ -210,9 +210,8 @@ def _gradients(
             away = mean if weight[number] >= 0 else -mean  # the divisor grows with the weight
             by_weights[number] = lambda_ * (factor * product - (away if normalize else 0.0))
     else:
-        for (number, factor), product in zip(
-            factors.items(), consensus.products(gradient), strict=True
-        ):
+        products = consensus.products(gradient)
+        for (number, factor), product in zip(factors.items(), products, strict=True):
             by_weights[number] = factor * product
         by_weights, merged = weight_gradients(by_weights, weight, normalize, lambda_)
     named: dict[KnobKey, float] = {(i, "weight"): value for i, value in enumerate(by_weights)}

@@ -197,6 +197,5 @@ def _check_supported(config: Mapping[str, Any], folder: Path) -> None:
         unsupported.append("init_lora_weights")
     for key in unsupported:
         raise CheckpointError(
-            f"The adapter {folder} has {key} {shown(config.get(key))}, which is not supported; "
-            f"{_REMEDY}"
+            f"{folder} has {key} {shown(config.get(key))}, which is not supported; {_REMEDY}"
         )

@@ -268,9 +268,7 @@ class Planner:
         rows_of = name if tokens and self.vocabulary is not None else ""
         for (parent, _), name_there in zip(origin.inputs, names, strict=True):
             if name_there is None:
-                raise RecipeError(
-                    f"Tensor {name!r} has no counterpart in {parent!r}; leave that out."
-                )
+                raise RecipeError(f"Tensor {name!r} has no counterpart in {parent!r}; omit that.")
             inputs.append(SourceTensor(parent, name_there, rows_of))
         if not origin.sources:
             raise RecipeError(f"Tensor {name!r} has no sources; name at least one.")

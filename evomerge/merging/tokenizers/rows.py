@@ -109,7 +109,7 @@ def fill(
     `RecipeError`: a key, token, parent or row in the option `tokens` (mergekit's `tokenizer.tokens`
     as JSON) is wrong. `index` is that of `MatchedRows`.
     """
-    base = recipe.embeddings.base.parent if recipe.embeddings.base else None
+    base = recipe.embeddings.base and recipe.embeddings.base.parent
     base = recipe.host if recipe.vocabulary else base
     fillings: dict[int, Filling] = {}
     for i in merged.ids.values():
@@ -152,15 +152,12 @@ def _source_rows(text: str, source: Any, tokens: Sequence[Tokens]) -> tuple[tupl
     model = models.get(str(source.get("model")))
     if model is None:
         raise RecipeError(
-            f"`{where}.model` is {shown(source.get('model'))}; allowed are the parents "
-            f"{', '.join(models)}."
+            f"`{where}.model` is {shown(source.get('model'))}; allowed are {', '.join(models)}."
         )
     wanted = source.get("token", source.get("token_id"))
     row = model.row(str(wanted)) if "token" in source else wanted
     if not (type(row) is int and 0 <= row < model.rows):
-        raise RecipeError(
-            f"`{where}`: {model.reference!r} has no row for the token {shown(wanted)}."
-        )
+        raise RecipeError(f"`{where}`: {model.reference!r} has no row for {shown(wanted)}.")
     return ((model.reference, row),)
 
 

@@ -23,7 +23,6 @@ from evomerge.models.safetensors import read_json
 
 _PIPELINE = ("normalizer", "pre_tokenizer", "decoder")
 _MODEL_KEYS = ("type", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")
-_MERGES_ORDER = {"BPE": " (merges of the first parent apply before those of the others)"}
 
 _LARGEST_ID = 2**22
 """Far above the ids of real vocabularies. Lists with one entry for each id are made later."""
@@ -184,10 +183,11 @@ def unite(tokens: Sequence[Tokens]) -> tuple[dict[str, Any], list[str]]:
             pieces[text] = (other.reference, other.model[text])
         if new:
             _check_pipeline(first, other)
+            order = " (merges of the first parent apply before those of the others)"
             notes.append(
                 f"The union takes {len(new)} of its tokens from {other.reference!r}; text is split "
-                f"by those of all parents{_MERGES_ORDER.get(first.data['model'].get('type'), '')}, "
-                "so not always as by one alone."
+                f"by those of all parents{order * (data['model'].get('type') == 'BPE')}, so not "
+                "always as by one alone."
             )
     for other in tokens[1:]:
         for text in other.added:
@@ -261,9 +261,7 @@ def check_merged(data: Mapping[str, Any], ids: Mapping[str, int]) -> None:
     try:
         loaded = Tokenizer.from_str(json.dumps(data))
     except Exception as error:  # the library raises plain Exception
-        raise CheckpointError(
-            f"The merged tokenizer cannot be loaded: {one_line(error)}."
-        ) from error
+        raise CheckpointError(f"The merged tokenizer does not load: {one_line(error)}.") from error
     theirs = loaded.get_vocab(with_added_tokens=True)
     for text, i in ids.items():
         if theirs.get(text) != i:
