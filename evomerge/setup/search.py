@@ -71,6 +71,11 @@ def run_search(
             f"{file}); free space, make it writable or move away what is there, then go on with "
             f"`evomerge resume {shlex.quote(str(run.path))}`."
         ) from error
+    except SystemExit as error:  # it would end the search as if it were done
+        raise SearchError(
+            f"Code that the search calls, such as an optimizer, raised SystemExit: {error}; remove "
+            f"the cause, then go on with `evomerge resume {shlex.quote(str(run.path))}`."
+        ) from error
 
 
 def _run_search(

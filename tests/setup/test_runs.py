@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from typing import Any
 
 import pytest
@@ -12,11 +13,12 @@ from search_run import SMALL, write_search
 import evomerge
 from evomerge.__main__ import run as call
 from evomerge.config.schema import parse, parse_manifest
-from evomerge.errors import RunFolderError
+from evomerge.errors import RunFolderError, SearchError
 from evomerge.evaluation.inference.device import processor
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.journal import Journal
 from evomerge.run.logbook import Logbook
+from evomerge.setup import search
 from evomerge.setup.freeze import changes_since, freeze, installed_versions
 from evomerge.setup.runs import begin, folder_of, going_on, load_any, prepare
 from evomerge.setup.search import check_search_file
@@ -163,6 +165,13 @@ def test_a_run_of_any_name_works_in_every_command(tmp_path, capsys):
     files = [tmp_path / f"{kind} of {run.name}" for kind in ("model", "merge")]
     first, second = [(file / "model.safetensors").read_bytes() for file in files]
     assert first == second
+
+
+def test_a_system_exit_of_an_optimizer_stops_the_search_with_a_sentence(tmp_path, monkeypatch):
+    """Else the search would end with exit status 0 and no word."""
+    monkeypatch.setattr(search, "make_strategy", lambda checked: sys.exit(0))
+    with pytest.raises(SearchError, match=r"raised SystemExit: 0; remove the cause.*resume"):
+        evomerge.search({**SMALL, "budget": {"candidates": 4}}, tmp_path / "run", progress=False)
 
 
 def test_the_base_is_tested_beside_the_winner_and_nothing_else_knows_of_it(tmp_path):
