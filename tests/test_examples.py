@@ -8,11 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-)
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CHAT = "{% for m in messages %}{{ m.content }} {% endfor %}"

@@ -195,13 +195,6 @@ def test_what_is_no_open_candidate_and_no_score_is_refused(tmp_path: Path) -> No
     assert again.ask().number == 3
 
 
-def test_a_budget_that_is_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="has no study that could go on; give a search file"):
-        Study(run=tmp_path / "study")
-    with pytest.raises(ConfigError, match=r"`candidates` is .*; it must be a"):
-        Study(CONFIG, run=tmp_path / "study", candidates=0)
-
-
 def test_an_equal_recipe_is_not_scored_again(tmp_path: Path) -> None:
     space = {"kind": "dataflow", "variant": "dropping", "layers": [5, 6], "scales": 1.0}
     study = Study({**CONFIG, "space": space, "budget": {"candidates": 20}}, run=tmp_path / "study")
@@ -298,7 +291,11 @@ def test_a_target_or_stop_ends_what_a_study_gives(tmp_path: Path) -> None:
     assert Study(run=tmp_path / "study").ask().number == 1
 
 
-def test_what_needs_documents_is_refused(tmp_path: Path) -> None:
+def test_what_needs_documents_and_what_is_no_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="has no study that could go on; give a search file"):
+        Study(run=tmp_path / "study")
+    with pytest.raises(ConfigError, match=r"`candidates` is .*; it must be a"):
+        Study(CONFIG, run=tmp_path / "study", candidates=0)
     for changes, message in (
         ({"optimizer": {"name": "gradient"}}, "`optimizer.name` gradient, which needs documents"),
         ({"evaluation": {"racing": {"enabled": True}}}, "`evaluation.racing`"),

@@ -11,15 +11,7 @@ from pathlib import Path
 import numpy as np
 import optimizer_runs
 import pytest
-from optimizer_runs import (
-    COUNTS,
-    MIXED,
-    NAMES,
-    ONE,
-    WIDTHS,
-    make,
-    several,
-)
+from optimizer_runs import COUNTS, MIXED, NAMES, ONE, WIDTHS, make, several
 
 from evomerge.optimize import create
 from evomerge.space.protocol import Gene
