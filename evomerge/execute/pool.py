@@ -15,7 +15,6 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from logging.handlers import QueueHandler
 from multiprocessing.connection import wait
 from typing import Any, TypeAlias
@@ -165,10 +164,8 @@ class Pool:
 
     def close(self) -> None:
         """End all workers."""
-        with ExitStack() as ends:  # ends all, also if one of them raises
-            for worker in self._workers:
-                worker.rest(is_ready=False)
-                ends.callback(worker.close)
+        for worker in self._workers:
+            worker.close()
 
     def _start(self, worker: Worker) -> None:
         worker.rest(is_ready=False)

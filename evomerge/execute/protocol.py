@@ -76,11 +76,9 @@ class Executor(Protocol):
         Raises:
             EvomergeError: something else is at fault (a disk, a device, a missing parent).
         """
-        ...
 
     def close(self) -> None:
         """Stop and free all resources; jobs that are not done are dropped."""
-        ...
 
 
 class InlineExecutor:

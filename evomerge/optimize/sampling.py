@@ -38,20 +38,11 @@ def create_random(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
 
 
 def create_sobol(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
-    """Return a search by a Sobol sequence, shifted at random modulo 1 (Cranley & Patterson 1976).
-
-    ConfigError: there are too many genes.
-    """
+    """Return a search by a Sobol sequence with a random shift (Cranley & Patterson 1976)."""
     from scipy.stats import qmc
 
-    count = len(genes)
-    if count > qmc.Sobol.MAXDIM:
-        raise ConfigError(
-            f"optimizer.name is 'sobol', which takes at most {qmc.Sobol.MAXDIM} genes, but the "
-            f"space has {count}; use `random`."
-        )
-    shift = np.random.RandomState(setting.seed % 2**32).uniform(size=count)
-    sequence = qmc.Sobol(count, scramble=False)
+    shift = np.random.RandomState(setting.seed % 2**32).uniform(size=len(genes))
+    sequence = qmc.Sobol(len(genes), scramble=False)
     points = ((sequence.random(1)[0] + shift) % 1.0 for _ in itertools.count())
     return SequenceSearch(genes, setting, points)
 

@@ -8,7 +8,6 @@ import logging
 import os
 import shlex
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -220,10 +219,7 @@ class _LogFile(logging.FileHandler):
     """A log file that raises an error if it cannot be written, where logging prints a traceback."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - named by logging
-        error = sys.exc_info()[1]
-        if isinstance(error, OSError):
-            raise error
-        super().handleError(record)
+        raise  # the error that logging has caught
 
 
 def _digest(content: Any) -> str:
