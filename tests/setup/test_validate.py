@@ -142,7 +142,7 @@ def test_hopeless_searches_are_warned_of_with_figure_and_fix(tmp_path):
     (note,) = told("budget.candidates=10", sampled)
     assert "learns little" in note and "gradient" not in note
     (note,) = told("budget.candidates=5", "optimizer.name=random")
-    assert "is 5, but the 3 baselines (parents and averages" in note and "only 2 are" in note
+    assert "is 5, but the 3 baselines (parents and averages" in note and "so 2 are searched" in note
     assert not told("budget.candidates=5", "optimizer.name=gradient")
 
 
