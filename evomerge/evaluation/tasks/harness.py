@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -14,11 +14,9 @@ from evomerge.compat.lm_eval import Group, only_documents
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.calls import SEED, calling
 from evomerge.evaluation.inference.reference import ReferenceLM
-from evomerge.evaluation.inference.rows import spread
 from evomerge.evaluation.tasks.code import CodeProcess, Origin
-from evomerge.evaluation.tasks.digests import RENDERED, plain, task_digests
 from evomerge.evaluation.tasks.info import TaskInfo, describe
-from evomerge.evaluation.tasks.loading import TaskLoader, runs_code, shows_images, task_manager
+from evomerge.evaluation.tasks.loading import TaskLoader, runs_code, task_manager
 from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, TaskMetrics
 from evomerge.scores import NLL, TOKENS
 
@@ -175,15 +173,6 @@ class Harness:
             )
         return documents
 
-    def digests(self, task: str, ids: Sequence[int]) -> dict[str, str]:
-        """Return digests of what a task's scores on some documents depend on; see `task_digests`.
-
-        Chat templates belong to the tokenizer, so prompts count without them.
-        """
-        requests = self.build(task, spread(ids, RENDERED), None)
-        with calling():
-            return task_digests(self.tasks[task], ids, requests)
-
     def measure(self, task: str, documents: Sequence[Sequence[Instance]]) -> list[DocumentMetrics]:
         """Return the metrics of each document, from the answers (`resps`) in its requests."""
         if task in self.origins:
@@ -208,13 +197,6 @@ class Harness:
             raise _without(task, "has no reference answer")
         delimiter = subject.get_config("target_delimiter")
         return str(target), " " if delimiter is None else str(delimiter)
-
-    def check_references(self, task: str, ids: Sequence[int]) -> None:
-        """Raise a ConfigError unless documents have a reference answer, or a right choice."""
-        kinds = {"generate_until": self.reference_answer, "multiple_choice": self.right_choices}
-        read, documents = kinds.get(self.info.tasks[task].kind), self.tasks[task].eval_docs
-        for document in ids if read else ():
-            read(task, documents[document])
 
     def right_choices(self, task: str, document: Any) -> tuple[int, ...]:
         """Return the places of the right choices of a document: one, or those that are accepted.
@@ -262,30 +244,6 @@ class Harness:
         if any(isinstance(item, (tuple, list)) for item in items):
             return None
         return tuple(map(float, items))
-
-    def forms(self, task: str, *, rendered: bool) -> Callable[[int], list[str]]:
-        """Return a function: document id -> texts by which the document is compared with others.
-
-        The first text has the raw fields of the document; `rendered` adds one of question, choices
-        and answer, which can be compared with documents of other data sets.
-        """
-        subject = self.tasks[task]
-        documents = subject.eval_docs  # kept, since lm-eval creates them again at each access
-
-        def texts(document: int) -> list[str]:
-            content = documents[document]
-            forms = [json.dumps(dict(content), sort_keys=True, default=plain)]
-            if rendered:
-                with calling():
-                    parts = [subject.doc_to_text(content), subject.doc_to_target(content)]
-                    if subject.get_config("doc_to_choice"):
-                        parts.append(subject.doc_to_choice(content))
-                    if shows_images(subject):
-                        parts += map(plain, subject.doc_to_image(content))
-                forms.append(" ".join(str(parts).casefold().split()))
-            return forms
-
-        return texts
 
 
 def _without(task: str, what: str) -> ConfigError:

@@ -11,17 +11,22 @@ which the scored model itself finds likeliest: so a score depends on model and d
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Literal
 
 from evomerge.errors import ConfigError
+from evomerge.evaluation.inference.calls import calling
 from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM, Request
-from evomerge.evaluation.inference.rows import Form
+from evomerge.evaluation.inference.rows import Form, spread
 from evomerge.evaluation.inference.vllm import EngineForward, VllmEngine
+from evomerge.evaluation.tasks.digests import RENDERED, task_digests
+from evomerge.evaluation.tasks.digests import plain as digested
 from evomerge.evaluation.tasks.harness import Harness
+from evomerge.evaluation.tasks.loading import shows_images
 from evomerge.evaluation.tasks.objective import Documents, MetricRows, Summary
 from evomerge.evaluation.tasks.scoring import DocumentMetrics, aggregated, example, plain
 from evomerge.evaluation.tasks.suitable import Suitable
@@ -91,7 +96,7 @@ class LmEval(Suitable):
     def _forget(self) -> None:
         self._splits: Sequence[Documents] = ()
         self._requests: dict[str, dict[int, list[Request]]] = {}
-        self._references: dict[str, dict[int, list[Request]]] = {}
+        self._references: dict[tuple[str, int], list[Request]] = {}
 
     def with_documents_from(
         self, replacements: Mapping[str, str], task_splits: Mapping[str, str], where: str
@@ -120,15 +125,46 @@ class LmEval(Suitable):
 
     def check_answers(self, task: str, ids: Sequence[int]) -> None:
         """Raise a ConfigError unless documents have a reference answer, or a right choice."""
-        self.harness.check_references(task, ids)
+        harness, kind = self.harness, self.info.tasks[task].kind
+        documents = harness.tasks[task].eval_docs
+        for document in ids:
+            if kind == "generate_until":
+                harness.reference_answer(task, documents[document])
+            elif kind == "multiple_choice":
+                harness.right_choices(task, documents[document])
 
     def digests(self, task: str, ids: Sequence[int]) -> Mapping[str, str]:
-        """Return digests of documents, prompts and settings; see `task_digests`."""
-        return self.harness.digests(task, ids)
+        """Return digests of what a task's scores on some documents depend on; see `task_digests`.
+
+        Chat templates belong to the tokenizer, so prompts count without them.
+        """
+        requests = self.harness.build(task, spread(ids, RENDERED), None)
+        with calling():
+            return task_digests(self.harness.tasks[task], ids, requests)
 
     def forms(self, task: str, *, rendered: bool) -> Callable[[int], Sequence[str]]:
-        """Return what gives the fields of a document as texts; see `Harness.forms`."""
-        return self.harness.forms(task, rendered=rendered)
+        """Return a function: document id -> texts by which the document is compared with others.
+
+        The first text has the raw fields of the document; `rendered` adds one of question, choices
+        and answer, which can be compared with documents of other data sets.
+        """
+        subject = self.harness.tasks[task]
+        documents = subject.eval_docs  # kept, since lm-eval creates them again at each access
+
+        def texts(document: int) -> list[str]:
+            content = documents[document]
+            forms = [json.dumps(dict(content), sort_keys=True, default=digested)]
+            if rendered:
+                with calling():
+                    parts = [subject.doc_to_text(content), subject.doc_to_target(content)]
+                    if subject.get_config("doc_to_choice"):
+                        parts.append(subject.doc_to_choice(content))
+                    if shows_images(subject):
+                        parts += map(digested, subject.doc_to_image(content))
+                forms.append(" ".join(str(parts).casefold().split()))
+            return forms
+
+        return texts
 
     def prepare(
         self, model: Any, tokenizer: Any, splits: Sequence[Documents], deepest: Callable[[], Any]
@@ -232,13 +268,13 @@ class LmEval(Suitable):
                 an encoder-decoder, whose likelihood of an answer that it would generate is not
                 computed.
         """
-        kept = self._references.setdefault(task, {})
-        if document not in kept:
-            kept[document] = self._reference(task, self.requests(task, document))
-        return kept[document]
+        if (task, document) not in self._references:
+            self._references[task, document] = self._reference(task, document)
+        return self._references[task, document]
 
-    def _reference(self, task: str, requests: Sequence[Request]) -> list[Request]:
-        kind, first, reference = self.info.tasks[task].kind, requests[0], self.batched.reference
+    def _reference(self, task: str, document: int) -> list[Request]:
+        requests, reference = self.requests(task, document), self.batched.reference
+        kind, first = self.info.tasks[task].kind, requests[0]
         if kind == "multiple_choice":
             return [requests[i] for i in self.harness.right_choices(task, first.instance.doc)]
         if kind != "generate_until":

@@ -6,6 +6,7 @@ from task_files import write_task
 
 from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks.harness import Harness
+from evomerge.evaluation.tasks.lm_eval import LmEval
 from evomerge.evaluation.tasks.loading import task_manager
 
 ROWS = [{"q": "a?", "a": "b"}]
@@ -46,7 +47,7 @@ def test_documents_are_made_once_to_be_compared(tasks):
         return documents
 
     harness.tasks["t_letter"].set_config(key="process_docs", value=process)
-    say = harness.forms("t_letter", rendered=True)
+    say = LmEval(harness).forms("t_letter", rendered=True)
     assert len({form for document in range(40) for form in say(document)}) > 40
     assert made == [40]
 

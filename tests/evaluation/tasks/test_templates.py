@@ -11,6 +11,7 @@ from task_files import write_task
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.calls import TaskTemplates, calling
 from evomerge.evaluation.tasks.harness import Harness
+from evomerge.evaluation.tasks.lm_eval import LmEval
 
 TASKS = Path(lm_eval.__file__).parent / "tasks"
 DOCUMENT = {
@@ -73,7 +74,7 @@ def test_a_template_that_may_not_be_used_is_named(tmp_path, key):
     rows = [{"q": "a?", "a": "b"}, {"q": "b?", "a": "c"}]
     write_task(tmp_path, "theirs", rows, **{"output_type": kind, key: "{{ cycler.__init__ }}"})
     with pytest.raises(ConfigError, match=r"template '\{\{ cycler.__init__ \}\}' of a task"):
-        Harness(["theirs"], [tmp_path]).digests("theirs", [0, 1])
+        LmEval(Harness(["theirs"], [tmp_path])).digests("theirs", [0, 1])
 
 
 def test_lm_evals_own_templates_are_back_behind_the_last_context():
