@@ -192,18 +192,16 @@ class EngineForward:
         """Check that all requests can be answered by this backend, and try the engine.
 
         Raises:
-            ConfigError: a task or the model's generation config asks for more than greedy decoding
-                or sampling, or the engine cannot run the model, or runs it in a different way.
+            ConfigError: a task asks for more than greedy decoding or sampling, or the engine cannot
+                run the model, or runs it in a different way.
         """
         requests = [r for task in tasks for document in task for r in document]
-        setting = generation.unsupported_setting(model.generation_config)
         for request in requests:
             if request.kind == "generate_until" and not request.prompts:
-                also = "" if setting is None else f", which sets {setting!r},"
                 raise ConfigError(
                     "evaluation.backend is 'vllm', which generates greedily or samples, but "
-                    f"generation_config.json{also} or generation_kwargs of the task "
-                    f"{request.instance.task_name!r} ask for more; remove it, or use 'hf'."
+                    f"generation_kwargs of the task {request.instance.task_name!r} ask for more; "
+                    "remove it, or use 'hf'."
                 )
         prompts = [prompt for r in requests for prompt in r.prompts[:1]][:_TRIED]
         self._try([replace(p, sampling=None, limit=min(p.limit, _NEW)) for p in prompts], model)

@@ -30,8 +30,6 @@ from evomerge.evaluation.tasks.rows import VALUES, BatchSize, Columns, Row, Rows
 from evomerge.models.heads import class_of, classified, in_words, is_reordered, labels_of
 
 Names: TypeAlias = Mapping[int, str]  # of labels, a model's `id2label`
-Chat: TypeAlias = Sequence[Mapping[str, Any]]
-"""Messages, each with a role and a content."""
 
 _NO_LIMIT = 2**30  # tokens of an input, where neither model nor tokenizer has a limit
 
@@ -235,7 +233,7 @@ class TextLabels(ClassifierObjective):
         return {"accuracy": float(answer == right), "f1": (answer, right)}
 
 
-def _text_or_messages(value: Any, where: str) -> str | Chat:
+def _text_or_messages(value: Any, where: str) -> str | Sequence[Mapping[str, Any]]:
     """Return a text, or the messages of a chat: each has a role and a content."""
     if isinstance(value, str):
         return VALUES.text(value, where)

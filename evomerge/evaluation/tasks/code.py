@@ -189,8 +189,7 @@ def _child(task: Any, requests: Sequence[Instance], seconds: int) -> Iterator[Co
         try:
             _limit(folder, seconds, writing.fileno())
             (row,) = TaskMetrics(task)([requests])
-            numbers = {key: float(value) for key, value in row.items()}
-            outcome = [numbers, [dict(instance.filtered_resps) for instance in requests]]
+            outcome = [row, [dict(instance.filtered_resps) for instance in requests]]
             writing.send_bytes(json.dumps(outcome, default=str).encode())
         finally:
             os._exit(0)

@@ -71,11 +71,11 @@ def _fields(value: Any) -> Any:
 def _digest(items: Iterable[Any]) -> str:
     total = hashlib.sha256()
     for item in items:
-        total.update(json.dumps(item, sort_keys=True, default=plain).encode() + b"\n")
+        total.update(json.dumps(item, sort_keys=True, default=stable_text).encode() + b"\n")
     return total.hexdigest()[:16]
 
 
-def plain(value: Any) -> str:
+def stable_text(value: Any) -> str:
     """Return a text for a value that JSON has no form for, the same in every process.
 
     That of a function is its source, since functions of a task are files of a person.

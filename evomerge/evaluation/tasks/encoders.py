@@ -128,12 +128,11 @@ Encode: TypeAlias = Callable[[Sequence[str], Role], Tensor]
 Similarity: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Returns how similar each row of one matrix is to each row of another."""
 
-_EXACT = "donot_use_mm_for_euclid_dist"
 _SIMILARITIES: Mapping[str, Similarity] = {
-    "cosine": lambda one, other: normalize(one) @ normalize(other).T,
-    "dot": lambda one, other: one @ other.T,
-    "euclidean": lambda one, other: -torch.cdist(one, other, compute_mode=_EXACT),
-    "manhattan": lambda one, other: -torch.cdist(one, other, p=1.0),
+    "cosine": lambda a, b: normalize(a) @ normalize(b).T,
+    "dot": lambda a, b: a @ b.T,
+    "euclidean": lambda a, b: -torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist"),
+    "manhattan": lambda a, b: -torch.cdist(a, b, p=1.0),
 }
 """Those that a model can name in its config, with sentence-transformers' names."""
 

@@ -23,8 +23,7 @@ from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM, Request
 from evomerge.evaluation.inference.rows import Form, spread
 from evomerge.evaluation.inference.vllm import EngineForward, VllmEngine
-from evomerge.evaluation.tasks.digests import RENDERED, task_digests
-from evomerge.evaluation.tasks.digests import plain as digested
+from evomerge.evaluation.tasks.digests import RENDERED, stable_text, task_digests
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.loading import shows_images
 from evomerge.evaluation.tasks.objective import Documents, MetricRows, Summary
@@ -153,14 +152,14 @@ class LmEval(Suitable):
 
         def texts(document: int) -> list[str]:
             content = documents[document]
-            forms = [json.dumps(dict(content), sort_keys=True, default=digested)]
+            forms = [json.dumps(dict(content), sort_keys=True, default=stable_text)]
             if rendered:
                 with calling():
                     parts = [subject.doc_to_text(content), subject.doc_to_target(content)]
                     if subject.get_config("doc_to_choice"):
                         parts.append(subject.doc_to_choice(content))
                     if shows_images(subject):
-                        parts += map(digested, subject.doc_to_image(content))
+                        parts += map(stable_text, subject.doc_to_image(content))
                 forms.append(" ".join(str(parts).casefold().split()))
             return forms
 
