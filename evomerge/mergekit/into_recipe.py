@@ -61,7 +61,8 @@ def from_mergekit(
         embeddings=resolver.outside(stacks[0][1][0], "embeddings"),
         head=resolver.outside(stacks[-1][1][-1], "head"),
         dtype=file.keys.out_dtype or file.keys.dtype or _stored_dtype(resolver.host),
-        tokenizer=_tokenizer(file),
+        # Without a key, mergekit merges rows by id; with one by token, even for `base`.
+        tokenizer=file.parents[0] if file.tokenizer == "base" else file.tokenizer or "base",
         options=_options(file),
         **modalities,
     )
@@ -73,11 +74,6 @@ def _stored_dtype(host: Checkpoint) -> str:
         return str(declared)
     stored = host.tensors[host.embedding].dtype if host.embedding else ""
     return next((name for name, header in STORED.items() if header == stored), "bfloat16")
-
-
-def _tokenizer(file: MergekitFile) -> str:
-    # Without a key, mergekit merges rows by id; with one by token, even for `base`.
-    return file.parents[0] if file.tokenizer == "base" else file.tokenizer or "base"
 
 
 def _options(file: MergekitFile) -> dict[str, str]:

@@ -96,13 +96,10 @@ def write_model(
         for shard in shards:
             file = folder / shard.name
             file.parent.mkdir(exist_ok=True)
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-            try:
-                os.ftruncate(descriptor, shard.size)
-                _write(descriptor, memoryview(shard.header), 0)
-                _write_tensors(shard, descriptor, maker, threads)
-            finally:
-                os.close(descriptor)
+            with file.open("xb") as stream:
+                stream.truncate(shard.size)
+                _write(stream.fileno(), memoryview(shard.header), 0)
+                _write_tensors(shard, stream.fileno(), maker, threads)
 
 
 def copy_model(checkpoint: Checkpoint, out: Path, texts: Mapping[str, str]) -> tuple[str, ...]:

@@ -44,9 +44,7 @@ def merged_config(
         if not in_place(prefix, layers, host):
             _write_depth(config, recipe, prefix, checkpoints)
     for section in (config, *(item for item in config.values() if isinstance(item, dict))):
-        for key in _DTYPE_KEYS:
-            if key in section:
-                section[key] = recipe.dtype
+        section.update({key: recipe.dtype for key in _DTYPE_KEYS if key in section})
     if not any(key in config for key in _DTYPE_KEYS):
         config["torch_dtype"] = recipe.dtype
     if vocabulary is not None:

@@ -145,9 +145,8 @@ class FirstBlocks(NamedTuple):
 
 def first_blocks(data: Mapping[str, Any], shapes: Shapes) -> FirstBlocks | None:
     """Return the shorter model, or None if no stack can be shortened; see `build_layout`."""
-    config = copy.deepcopy(dict(data))
+    config, stacks = copy.deepcopy(dict(data)), find_stacks(shapes)
     text = text_section(config)
-    stacks = find_stacks(shapes)
     counts: dict[str, int] = {}
     kinds: dict[str, tuple[_Kind, ...]] = {}
     for prefix, stack in stacks.items():

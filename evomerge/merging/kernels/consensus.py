@@ -64,8 +64,7 @@ class Consensus:
         sums = np.zeros(len(self.factors))
         for span, values in self._loaded(len(gradient)):
             add_gradient_products(gradient[span], values, sums)
-        products: list[float] = sums.tolist()
-        return products
+        return list(map(float, sums))
 
     def elected_products(
         self, gradient: Array, margin: float = MARGIN

@@ -261,8 +261,7 @@ def gradient_products(gradient: Array, tensors: Sequence[Array]) -> list[float]:
     sources, sums = [tensor.reshape(-1) for tensor in tensors], np.zeros(len(tensors))
     for span in spans(len(gradient)):
         add_gradient_products(gradient[span], loaded(sources, None, span), sums)
-    products: list[float] = sums.tolist()
-    return products
+    return list(map(float, sums))
 
 
 @compiled

@@ -42,9 +42,6 @@ _COPIES, _LACKING = "<copies>", "<what parents lack>"
 _Knobs: TypeAlias = tuple[tuple[Mapping[str, float], ...], Mapping[str, float]]
 """The `source` knobs of every source, and the `merge` knobs."""
 
-_KnobsAt: TypeAlias = Callable[[str], _Knobs]
-"""Returns the knobs for a tensor, given its name."""
-
 _Part: TypeAlias = str | tuple[str, int]
 """A part of a recipe: `embeddings`, `head`, a modality, or a stack and the position of a block."""
 
@@ -308,8 +305,8 @@ class Planner:
         return self.checkpoints[reference]
 
 
-def _knobs_of(layer: Layer, method: Method) -> _KnobsAt:
-    """Return what gives a layer's knobs; without filters they are checked only once."""
+def _knobs_of(layer: Layer, method: Method) -> Callable[[str], _Knobs]:
+    """Return what gives a layer's knobs by name of a tensor; without filters, checked only once."""
     parts = [layer.knobs, *(source.knobs for source in layer.sources)]
     has_base = layer.base is not None
 
