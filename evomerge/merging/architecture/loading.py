@@ -161,13 +161,12 @@ def generation_config(config: Mapping[str, Any], generation: str | None) -> Any:
     if generation is None and keeps_settings_of_old_configs():
         return None
     file = "config.json" if generation is None else "generation_config.json"
+    data = None if generation is None else json_value(generation, file, CheckpointError)
     try:
         with quiet():
-            if generation is None:
+            if data is None:
                 return transformers.GenerationConfig.from_model_config(dict(config))
-            return generation_config_of(json_value(generation, file, CheckpointError))
-    except CheckpointError:
-        raise
+            return generation_config_of(data)
     except Exception as error:  # transformers raises anything for values that it does not expect
         raise CheckpointError(
             f"The host's {file} has a setting of generation that transformers refuses "
