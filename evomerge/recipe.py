@@ -222,7 +222,7 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """Return the recipe as YAML that people can read."""
-        return yaml_text(self.to_dict(), width=110, flow=None)
+        return yaml_text(self.to_dict(), flow=None)
 
     @classmethod
     def from_yaml(cls, text: str) -> Recipe:

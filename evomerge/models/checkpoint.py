@@ -4,8 +4,6 @@ There is no list of architectures: names of tensors show the block stacks (`mode
 `model.layers.1.`, ...), and whether others belong to the embeddings, the head or another modality.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Iterable, Mapping
@@ -13,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 from evomerge.errors import CheckpointError
 from evomerge.models.code_keys import without_code
@@ -76,13 +74,13 @@ class Checkpoint:
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo] = field(repr=False)
     adapter: Path | None = None
-    original: Checkpoint | None = None
+    original: Self | None = None
     predictions: frozenset[str] = frozenset()
     modules: ModuleStack | None = None
     lacks: frozenset[str] = frozenset()
 
     @classmethod
-    def open(cls, folder: Path, reference: str, *, adapter: Path | None = None) -> Checkpoint:
+    def open(cls, folder: Path, reference: str, *, adapter: Path | None = None) -> Self:
         """Read the config and the headers of the weight files of a model folder.
 
         CheckpointError: it is not a model folder, a file is damaged or a link out of the folder, or

@@ -109,20 +109,6 @@ class ModuleStack:
         """How two embeddings are compared, one of `SIMILARITIES`."""
         return self.settings.get("similarity_fn_name") or "cosine"
 
-    @property
-    def dimensions(self) -> int | None:
-        """Number of numbers in an embedding; None: no module says it."""
-        size_of_vector = self.settings.get("truncate_dim")
-        for module in reversed(self.modules[1:]):
-            settings = module.settings
-            if module.kind == "Dense" and size_of_vector is None:
-                size_of_vector = settings.get("out_features")
-            if module.kind == "Pooling" and size_of_vector is None:
-                size = settings.get("embedding_dimension", settings.get("word_embedding_dimension"))
-                modes = _plain_settings(module)["pooling_mode"].count(",") + 1
-                size_of_vector = size * modes if type(size) is int else None
-        return size_of_vector
-
     def in_words(self) -> str:
         """Return what follows the transformer, such as `mean pooling, Dense, Normalize`."""
         return ", ".join(

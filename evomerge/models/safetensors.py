@@ -5,8 +5,6 @@ A model is one safetensors file, or several (shards) with `model.safetensors.ind
 damaged and malicious headers, so that other modules can rely on the offsets.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -50,7 +48,7 @@ class Part:
     """
 
     name: str
-    info: TensorInfo
+    info: "TensorInfo"
     axes: tuple[int, ...]
     start: tuple[int, ...]
     size: tuple[int, ...]

@@ -54,13 +54,12 @@ def yaml_mapping(text: str, what: str, kind: str, error: type[InputError]) -> di
     return data
 
 
-def yaml_text(data: Any, *, width: int, flow: bool | None = False) -> str:
+def yaml_text(data: Any, *, flow: bool | None = False) -> str:
     """Return the YAML text of plain values, from which `yaml_value` reads the same values.
 
     `flow`: whether lists and mappings are in brackets; None: those that hold no others.
     """
-    form: dict[str, Any] = {"sort_keys": False, "default_flow_style": flow, "width": width}
-    return str(yaml.dump(data, Dumper=_Dumper, **form))
+    return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=flow, width=110))
 
 
 @dataclass

@@ -146,14 +146,12 @@ def _worker_warnings(checked: CheckedSearch) -> Iterator[str]:
 
 
 def _document_warnings(checked: CheckedSearch) -> Iterator[str]:
-    everything = checked.evaluator.info
+    every = checked.evaluator.info
     warned = set[str]()
     for item in checked.objectives:
         if item.is_exact or item.task in (TOLD, *warned) or item.metric in (NLL, TOKENS):
             continue
-        if not (
-            item.task in everything.groups or everything.metric(item.task, item.metric)[1].is_mean
-        ):
+        if not (item.task in every.groups or every.metric(item.task, item.metric)[1].is_mean):
             continue  # a correlation has no right answers
         few, there = [], dict[str, int]()
         for split, documents in checked.splits.items():

@@ -90,7 +90,7 @@ def begin(path: Path, checked: CheckedSearch, wrote: SearchConfig, source: Path)
 
     The run keeps the text of the file `source` if that is what the user `wrote`, else what was set.
     """
-    text = yaml_text(wrote.model_dump(mode="json", exclude_unset=True), width=110)
+    text = yaml_text(wrote.model_dump(mode="json", exclude_unset=True))
     with suppress(InputError):
         if load(source) == wrote:
             text = read_text(source, RunFolderError)

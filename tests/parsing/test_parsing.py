@@ -103,8 +103,8 @@ def test_yaml_and_json_may_be_nested_up_to_the_limit():
 def test_a_text_that_looks_like_a_number_is_read_as_it_was_written(text):
     """The digests in a run's search file are such texts once in a thousand times."""
     data = {"digest": text, "number": 1e-05, "list": [text, 3, None, True]}
-    assert yaml_mapping(yaml_text(data, width=80), "it", "a mapping", RecipeError) == data
-    assert yaml_mapping(yaml_text(data, width=80, flow=None), "it", "it", RecipeError) == data
+    assert yaml_mapping(yaml_text(data), "it", "a mapping", RecipeError) == data
+    assert yaml_mapping(yaml_text(data, flow=None), "it", "it", RecipeError) == data
 
 
 def test_json_keeps_the_values_of_model_configs():
