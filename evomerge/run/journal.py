@@ -75,7 +75,9 @@ def _scan(data: bytes, path: Path) -> tuple[list[Event], int, Lines]:
             break
         events.append(event)
         size += len(line) + 1
-    if not events:
+    header = Lines().encode(HEADER)
+    is_torn = header.startswith(data.rstrip(b"\0"))  # a power cut may leave zeros
+    if not events and (not is_torn or path.with_name("best.yaml").exists()):
         raise RunFolderError(
             f"{path} is no journal of format {FORMAT}; use the version of evomerge that wrote it, "
             "or restore it from a copy."
@@ -136,6 +138,9 @@ class Journal:
         except BaseException:
             self.close()
             raise
+        if not self.events:  # the header was torn
+            self.events.append(dict(HEADER))
+            self.append(HEADER)
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Write an event. A kill does not lose it; a power cut can, until the next flush to disk.
