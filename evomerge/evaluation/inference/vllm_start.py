@@ -140,10 +140,9 @@ def memory_folder() -> TemporaryFolder:
 
 def write_weights(weights: Mapping[str, torch.Tensor], folder: Path) -> None:
     """Write the weights of a checkpoint into a folder, as one safetensors file."""
-    import torch
     from safetensors.torch import save_file
 
     # The tensors of a file share no memory.
-    dense = {"device": "cpu", "copy": True, "memory_format": torch.contiguous_format}
-    tensors = {name: weight.detach().to(**dense) for name, weight in weights.items()}
+    copies = {name: weight.detach().to("cpu", copy=True) for name, weight in weights.items()}
+    tensors = {name: copy.contiguous() for name, copy in copies.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, TypeAlias
@@ -62,9 +62,10 @@ def choose_documents(
         for task, pool in pools[split].items():
             order, size = in_order(pool.count, f"{seed}/{task}"), sizes[split]
             first = all(pools[split][other].dataset != pool.dataset for other in chosen[split])
-            free = (i for i in order if pool.users(i, owners) <= {split})
+            unused = (i for i in order if pool.users(i, owners) <= {split})
+            free: Iterable[int] = unused
             if size != "all" and not first:
-                free = iter(sorted(free, key=lambda i: split not in pool.users(i, owners)))
+                free = sorted(unused, key=lambda i: split not in pool.users(i, owners))
             ids = list(free if size == "all" else islice(free, size))
             if len(ids) < (1 if size == "all" else size):
                 different = len({pool.known_as(document)[-1] for document in order})
