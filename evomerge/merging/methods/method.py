@@ -267,8 +267,8 @@ def _complete(method: Method, per: str, values: Values, where: str) -> dict[str,
         owner = "each source" if per == "merge" else "the merge as a whole"
         why = f"{name!r} belongs to {owner}, but was given for {where}; move it."
         if all(knob.name != name for knob in method.knobs):
-            allowed = f"{', '.join(known) or 'none'}.{did_you_mean(name, known)}"
-            why = f"unknown knob {name!r} of {where}; allowed are {allowed}"
+            allowed = f"allowed are {', '.join(known)}" if known else "it has none"
+            why = f"unknown knob {name!r} of {where}; {allowed}.{did_you_mean(name, known)}"
         raise RecipeError(f"{method.name}: {why}")
     return {
         name: _value(f"{method.name}: {name!r} of {where}", knob, values.get(name))
