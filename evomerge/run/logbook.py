@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from evomerge.errors import one_line
-from evomerge.run.folder import RunFolder
+from evomerge.run.folder import STOP, RunFolder
 from evomerge.run.history import History
 from evomerge.run.journal import Event, Journal
 
@@ -53,8 +54,8 @@ class Logbook:
     def __init__(self, run: RunFolder, journal: Journal, followers: Sequence[Follower]) -> None:
         self.history = History(journal.events)
         self.events: Sequence[Event] = journal.events
-        self._run, self._journal, self._timings = run, journal, run.timings
-        self._followers = list(followers)
+        self._journal, self._followers, self._timings = journal, list(followers), run.timings
+        self._stop = run.path / STOP
         self._session, self._began = time.time(), time.monotonic()
         self._hours_before = self._timings.hours()
         self._prepared_from = self._shown_at = self._began
@@ -68,7 +69,7 @@ class Logbook:
     @property
     def is_stopping(self) -> bool:
         """Whether a person has asked, by `evomerge stop`, that no further candidate begins."""
-        return self._run.is_asked_to_stop
+        return os.path.exists(self._stop)  # noqa: PTH110 - often asked for
 
     def write(self, event: Event, outcome: Timed | None = None) -> None:
         """Write an event, update the history, note the times of its outcome, call the followers."""
