@@ -7,11 +7,10 @@ its loss on a batch of documents. These are part of the chunk, so any worker mak
 from __future__ import annotations
 
 import contextlib
-import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from evomerge.errors import CandidateError
 from evomerge.evaluation.inference.device import is_exhausted
@@ -29,14 +28,26 @@ REACH = 0.02
 """How far genes are moved to find how they move the knobs, as a share of their ranges."""
 
 
+Sources: TypeAlias = tuple[tuple[str, tuple[tuple[str, int | None], ...]], ...]
+"""The method of each layer of a recipe, and the parents and layers that it is made from."""
+
+
+def sources_of(recipe: Recipe) -> Sources:
+    """Return what a recipe merges from what: all of it but knobs, scales and the seed."""
+    return tuple(
+        (layer.method, tuple((item.parent, item.layer) for item in layer.inputs))
+        for layer in recipe.every_layer()
+    )
+
+
 class Stepper:
     """Makes the steps of chunks, with what it has learned of the space by the chunks before."""
 
     def __init__(self, space: Space, resident: Resident, loss: Loss) -> None:
         self.space, self.resident, self.loss = space, resident, loss
         self._gradients = Gradients(resident, len(space.genes))
-        self._owners: dict[tuple[int, ...], Mapping[KnobOf, int]] = {}
-        """Values of the genes that do not move -> which gene moves a knob, if one alone does."""
+        self._owners: dict[Sources, Mapping[KnobOf, int]] = {}
+        """What is merged from what -> which gene moves a knob, if one alone does."""
 
     def make(self, chunk: Chunk) -> Reached:
         """Make the steps of a chunk; forms of answers it lacks are those that baselines prefer.
@@ -105,33 +116,38 @@ class Stepper:
         """Return how fast the real genes move knobs at a genome.
 
         To find which knobs each gene moves, it is moved alone. If each knob then belongs to one
-        gene, they are all moved at once from then on.
+        gene, they are all moved at once from then on, where this changes nothing but knobs.
         """
-        ends, fixed = dict[int, tuple[float, float]](), list[int]()
+        ends = dict[int, tuple[float, float]]()
         for number, (gene, value) in enumerate(zip(self.space.genes, genome, strict=True)):
             reach = REACH * (gene.high - gene.low)
             if gene.kind == "real":
                 ends[number] = max(gene.low, value - reach), min(gene.high, value + reach)
-            else:
-                fixed.append(math.floor(value))
 
-        def changes(moved: Collection[int]) -> dict[KnobOf, float]:
-            lower, upper = (
-                tuple(ends[i][side] if i in moved else value for i, value in enumerate(genome))
+        def moved(genes: Collection[int]) -> list[Recipe]:
+            return [
+                self.space.decode(
+                    tuple(ends[i][side] if i in genes else value for i, value in enumerate(genome))
+                )
                 for side in (0, 1)
-            )
-            recipes = self.space.decode(lower), self.space.decode(upper)
+            ]
+
+        def changes(recipes: list[Recipe]) -> dict[KnobOf, float]:
             return knob_changes(self.resident.planner, *recipes)
 
-        owners = self._owners.get(tuple(fixed))
-        together = changes(ends) if owners else {}
+        here, all_moved = sources_of(self.space.decode(genome)), moved(ends)
+        owners = self._owners.get(here)
+        is_plain = owners is not None and all(sources_of(item) == here for item in all_moved)
+        together = changes(all_moved) if is_plain else {}
         if owners and together.keys() == owners.keys():
             moves = [(owners[knob], knob, change) for knob, change in together.items()]
         else:
-            moves = [(i, knob, change) for i in ends for knob, change in changes([i]).items()]
+            moves = [
+                (i, knob, change) for i in ends for knob, change in changes(moved([i])).items()
+            ]
             owners = {knob: number for number, knob, _ in moves}
             if len(owners) == len(moves):
-                self._owners[tuple(fixed)] = owners
+                self._owners[here] = owners
         rates = defaultdict(list)
         for number, (tensor, key), change in moves:
             low, high = ends[number]

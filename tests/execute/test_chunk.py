@@ -115,5 +115,17 @@ def test_genes_that_are_moved_at_once_have_the_rates_of_each_alone(tmp_path, mon
         numbers = (gene.low + share * (gene.high - gene.low) for gene in space.genes[1:])
         genome = (float(share > 0.5), *numbers)
         found = kept._rates(genome)
-        assert (len(decoded) == 2) == (share in (0.3, 0.9))
+        assert (len(decoded) == 3) == (share in (0.3, 0.9))
         assert found == Stepper(space, resident, None)._rates(genome) != {}
+
+
+def test_rates_are_those_of_the_parents_that_are_merged(tmp_path):
+    """A pool's genes are real numbers, and choose the parents that others weigh."""
+    parents = ["a", "b", "c"]
+    resident = Resident(opened_in(tmp_path, *parents, "base"), "base")
+    space = spaces.parameters(["task_arithmetic"], parents, layers=3, most_parents=2)
+    kept = Stepper(space, resident, None)
+    for out in (2, 1, 2, 0):
+        genome = [0.5 * (gene.low + gene.high) for gene in space.genes]
+        genome[:3] = (0.1 if place == out else 0.9 for place in range(3))
+        assert kept._rates(tuple(genome)) == Stepper(space, resident, None)._rates(tuple(genome))
