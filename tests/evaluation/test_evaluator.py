@@ -5,7 +5,10 @@ import torch
 from asking import asking, runner_of
 
 from evomerge.errors import CandidateError
+from evomerge.evaluation.evaluator import Evaluator, score_single
+from evomerge.evaluation.tasks.functions import ObjectiveFunction
 from evomerge.evaluation.tasks.harness import Harness
+from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 
 ALL = dict.fromkeys(("t_choice", "t_rolling", "t_generate"), range(40))
 
@@ -75,3 +78,18 @@ def test_when_memory_runs_out_batches_are_halved_for_good(make_model, evaluator,
     room[0] = 0
     with pytest.raises(CandidateError, match="memory"):
         evaluator.score(narrow)
+
+
+def test_answers_are_there_after_functions_between_which_the_model_is_loaded_again(
+    evaluator, llama, tokenizer
+):
+    def zeros(model, tokenizer, documents):
+        return [0.0] * len(documents)
+
+    score = {"score": MetricInfo(higher_is_better=True, is_mean=True)}
+    tasks = [TaskInfo(name, "function", 2, score) for name in ("one", "two")]
+    functions = [ObjectiveFunction(zeros, task) for task in tasks]
+    both = Evaluator([*evaluator.default.objectives, *functions])
+    documents = {"t_generate": range(2), "one": range(2), "two": range(2)}
+    scores = score_single(both, lambda: (llama, tokenizer), "test", documents, examples=2)
+    assert [item.answer for item in scores.examples] and len(scores.examples) == 2

@@ -90,6 +90,8 @@ class LmEval(Suitable):
         self.counted, self.referenced, self.seed = counted, referenced, seed
         self.runner.sees |= bool(self.needed_parts())
         self.backend = self.runner.backend
+        self._answered: dict[tuple[str, int], list[Any]] = {}
+        """The latest answers to documents, which stay when another model is prepared."""
         self._forget()
 
     def _forget(self) -> None:
@@ -105,6 +107,7 @@ class LmEval(Suitable):
         other.harness = self.harness.with_documents_from(replacements, task_splits, where)
         other.info = other.harness.info
         other.runner.sees |= bool(other.needed_parts())
+        other._answered = {}
         other._forget()
         return other
 
@@ -226,7 +229,9 @@ class LmEval(Suitable):
     def _measured(self, task: str, ids: Sequence[int]) -> list[DocumentMetrics]:
         """Return the metrics of documents from the answers in their requests."""
         requests = [self.requests(task, document) for document in ids]
-        rows = self.harness.measure(task, [[item.instance for item in of] for of in requests])
+        answered = [[item.instance for item in of] for of in requests]
+        self._answered |= {(task, i): of for i, of in zip(ids, answered, strict=True)}
+        rows = self.harness.measure(task, answered)
         for document, of, row in zip(ids, requests, rows, strict=True):
             if task in self.counted:
                 counts = [count for item in of for count in item.generated]
@@ -296,13 +301,12 @@ class LmEval(Suitable):
 
     def example(self, task: str, document: int, values: Mapping[str, float]) -> Example:
         """Return a document as people read it, with the latest answer and these values."""
-        answered = [item.instance for item in self.requests(task, document)]
+        answered = self._answered[task, document]
         return example(self.harness.tasks[task], task, document, answered, values)
 
     def texts(self, task: str, documents: Sequence[int]) -> dict[int, str]:
         """Return the latest answers to documents that a model generates answers to."""
-        first = {i: self.requests(task, i)[0].instance for i in documents}
-        return {i: plain(str(instance.resps[0])) for i, instance in first.items()}
+        return {i: plain(str(self._answered[task, i][0].resps[0])) for i in documents}
 
 
 def written(
