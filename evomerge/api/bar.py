@@ -39,7 +39,14 @@ class SearchBar:
         self._console = console or Console(stderr=True)
         columns = (BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         words = TextColumn("{task.description}", markup=False)
-        self._progress = Progress(words, *columns, console=self._console, refresh_per_second=2)
+        self._progress = Progress(
+            words,
+            *columns,
+            console=self._console,
+            refresh_per_second=2,
+            redirect_stdout=console is not None,  # in a program of others, they stay as they are
+            redirect_stderr=console is not None,
+        )
         done = len(history.told) if history else 0
         self._task = self._progress.add_task("", total=None)
         self._update(self.best or "searching", self._total, done)

@@ -26,7 +26,6 @@ class OpenRun(NamedTuple):
     run: RunFolder
     checked: CheckedSearch
     bounds: Mapping[str, float]
-    is_new: bool
 
     @property
     def candidates(self) -> float | None:
@@ -101,9 +100,13 @@ def start(
     candidates: int | None,
     allowed: Permissions,
     *,
+    warn: Callable[[CheckedSearch], None],
     resume: bool = False,
 ) -> OpenRun:
-    """Check a search and create its run in a free folder, or open the run there; see `search`."""
+    """Check a search and create its run in a free folder, or open the run there; see `search`.
+
+    `warn` is called with a new search before its run is created.
+    """
     from evomerge.config.schema import parse
     from evomerge.setup.runs import begin, folder_of, going_on, prepare
 
@@ -113,7 +116,8 @@ def start(
     RunFolder.check_free(folder)
     search_file = parse(content, str(source))
     checked = prepare(search_file, folder_of(source), allowed)
-    return OpenRun(begin(folder, checked, search_file, source), checked, {}, is_new=True)
+    warn(checked)
+    return OpenRun(begin(folder, checked, search_file, source), checked, {})
 
 
 def go_on(
@@ -138,7 +142,7 @@ def _continue(
     fix = "make it writable, or continue a copy of it"
     what = f"{run.path} cannot be continued"
     check_writable(run.path / "lock", what, fix, RunFolderError)
-    return OpenRun(run, continued(run, moves, allowed), bounds, is_new=False)
+    return OpenRun(run, continued(run, moves, allowed), bounds)
 
 
 def start_study(
@@ -170,7 +174,7 @@ def start_study(
     check_study(search_file)
     checked = check_search(search_file.with_values("executor", order="arrival"), folder_of(source))
     check_weights_are_finite(checked)
-    warn(checked, level=4)
+    warn(checked)
     begin(folder, checked, search_file, source)
     return {}
 
@@ -185,9 +189,9 @@ def _with_candidates(data: Mapping[str, Any], candidates: int | None) -> dict[st
     return content
 
 
-def warn(checked: CheckedSearch, level: int = 3) -> None:
-    """Warn of what a person should know of a checked search, `level` calls above this one."""
+def warn(checked: CheckedSearch) -> None:
+    """Warn of what a person should know of a checked search, where their own code begins it."""
     from evomerge.setup.preflight import warnings as warnings_of
 
     for note in dict.fromkeys(warnings_of(checked, allow_benchmarks=False)):
-        warnings.warn(note, stacklevel=level)
+        warnings.warn(note, stacklevel=4)

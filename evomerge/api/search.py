@@ -84,9 +84,7 @@ def search(
     folder = path_of(run, "run")
     data, source = content_of(config)
     allowed = Permissions(allow_code, trust_code)
-    opened = start(data, source, folder, candidates, allowed, resume=resume)
-    if opened.is_new:
-        warn(opened.checked)
+    opened = start(data, source, folder, candidates, allowed, warn=warn, resume=resume)
     return _run(opened, progress, followers)
 
 
@@ -129,7 +127,7 @@ def _run(opened: OpenRun, progress: bool, followers: Sequence[Follower]) -> Run:
     from evomerge.api.bar import SearchBar
     from evomerge.setup.search import run_search
 
-    run, checked, bounds, _ = opened
+    run, checked, bounds = opened
     with ExitStack() as stack:
         if progress:
             history = History(run.events())

@@ -25,6 +25,7 @@ from evomerge.trust.consent import Permissions
 
 if TYPE_CHECKING:
     from evomerge.api.opening import OpenRun
+    from evomerge.setup.checked import CheckedSearch
 
 
 def search(
@@ -49,10 +50,12 @@ def search(
     _check_tracker(track)
     terminal.say_on_terminal(f"checking {file}")
     allowed = Permissions(allow_code, trust_code)
-    opened = start(read(file, set_), file, run, candidates, allowed, resume=resume)
-    if opened.is_new:
-        terminal.warn(warnings(opened.checked, allow_benchmarks))
-    _run(opened, track)
+
+    def warn(checked: CheckedSearch) -> None:
+        terminal.warn(warnings(checked, allow_benchmarks))
+
+    data = read(file, set_)
+    _run(start(data, file, run, candidates, allowed, warn=warn, resume=resume), track)
 
 
 def resume(
@@ -116,7 +119,7 @@ def _run(opened: OpenRun, tracker: Tracker | None) -> None:
     from evomerge.run.history import History
     from evomerge.setup.search import run_search
 
-    run, checked, bounds, _ = opened
+    run, checked, bounds = opened
     quoted = shlex.quote(str(run.path))
     display = SearchDisplay(opened.candidates, checked.ranking, History(run.events()))
     try:

@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,24 @@ def test_a_cell_can_be_run_again(tmp_path: Path) -> None:
     assert len(run.candidates) == 7
     with pytest.raises(RunFolderError, match=r"it differs in `seed`"):
         search(SMALL | {"seed": 2}, tmp_path / "run", resume=True)
+
+
+def test_a_search_begins_nothing_if_its_warnings_are_errors(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="is known to"):
+            search(SMALL, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_bar_leaves_the_streams_of_the_program_alone(tmp_path: Path) -> None:
+    streams, changed = (sys.stdout, sys.stderr), list[object]()
+
+    def follow(history: object, event: object) -> None:
+        changed.extend([] if (sys.stdout, sys.stderr) == streams else [event])
+
+    search(SMALL, tmp_path / "run", candidates=3, followers=[follow])
+    assert not changed
 
 
 def test_functions_that_resume_could_not_find_are_refused() -> None:
