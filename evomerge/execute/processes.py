@@ -51,13 +51,14 @@ class ProcessWorker(Worker):
         context.set_forkserver_preload(self._preload)
         self._pipe, theirs = context.Pipe()
         # No daemon: those may not start processes of their own, as vLLM does.
-        self._process = context.Process(target=_serve, args=(theirs, self._make))
+        before = os.environ.get(_ALONE)
+        self._process = context.Process(target=_serve, args=(theirs, self._make, before))
         os.environ[_ALONE] = "1"
         try:
             with theirs:
                 self._process.start()
         finally:
-            del os.environ[_ALONE]
+            _put_back(before)
 
     def send(self, job: Job) -> None:
         """Begin a job."""
@@ -96,17 +97,24 @@ class ProcessWorker(Worker):
 def _how(code: int | None) -> str:
     if code is None or code >= 0:
         return f"with the exit status {code}"
-    return f"by the signal {signal.Signals(-code).name}"
+    names = {item.value: item.name for item in signal.Signals}
+    return f"by the signal {names.get(-code, -code)}"
+
+
+def _put_back(before: str | None) -> None:
+    os.environ.pop(_ALONE, None)
+    if before is not None:
+        os.environ[_ALONE] = before
 
 
 # What follows runs in the worker's process.
 
 
-def _serve(pipe: Connection, make: Callable[[], RunJob]) -> None:
-    """Make the worker, and answer jobs until the pipe is closed."""
+def _serve(pipe: Connection, make: Callable[[], RunJob], alone: str | None) -> None:
+    """Make the worker, and answer jobs until the pipe is closed; `alone`: the user's `_ALONE`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the search's, which ends its workers
     signal.signal(signal.SIGTERM, _end)
-    os.environ.pop(_ALONE, None)  # a Python that an objective starts looks where it stands
+    _put_back(alone)  # a Python that an objective starts looks where it stands
     _end_with_parent()
     try:
         host = Host(make)

@@ -180,7 +180,7 @@ from evomerge.execute.processes import ProcessWorker
 from executor_laws import Pretend
 
 def make():
-    assert 'PYTHONSAFEPATH' not in os.environ
+    assert os.environ.get('PYTHONSAFEPATH') == os.environ.get('WANTED')
     return Pretend()()
 
 if __name__ == '__main__':
@@ -188,11 +188,12 @@ if __name__ == '__main__':
     worker.start()
     worker.answer()
     worker.close()
-    assert 'PYTHONSAFEPATH' not in os.environ
+    assert os.environ.get('PYTHONSAFEPATH') == os.environ.get('WANTED')
 """
 
 
-def test_workers_take_no_modules_from_the_working_folder(tmp_path, mark, monkeypatch):
+@pytest.mark.parametrize("wanted", [{}, {"PYTHONSAFEPATH": "1", "WANTED": "1"}])
+def test_workers_take_no_modules_from_the_working_folder(tmp_path, mark, monkeypatch, wanted):
     """Python starts a process of `multiprocessing` with `-c`, which looks there first."""
     for name in ("signal", "socket", "tempfile", "threading", "warnings"):
         (tmp_path / f"{name}.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
@@ -203,6 +204,8 @@ def test_workers_take_no_modules_from_the_working_folder(tmp_path, mark, monkeyp
     laws = str(Path(executor_laws.__file__).parent)
     monkeypatch.setenv("PYTHONPATH", f"{root}:{laws}")
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    for name, value in wanted.items():
+        monkeypatch.setenv(name, value)
     words = [sys.executable, program]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
