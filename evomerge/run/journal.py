@@ -105,7 +105,7 @@ def read(path: Path) -> list[Event]:
 
 def is_held(path: Path) -> bool:
     """Return whether a process writes to a journal now."""
-    with path.open("rb") as file:
+    with suppress(FileNotFoundError), path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -150,8 +150,12 @@ class Journal:
             SearchError: another process has replaced, removed or changed the file.
         """
         assert self._handle is not None, "the journal is closed"
-        state = os.fstat(self._handle)
-        if state.st_nlink == 0 or state.st_size != self._size:
+        is_in_place = False
+        with suppress(FileNotFoundError):
+            there = self.path.stat()
+            same = os.path.samestat(there, os.fstat(self._handle))
+            is_in_place = same and there.st_size == self._size
+        if not is_in_place:
             raise SearchError(
                 f"{self.path} was replaced, removed or changed by another process, so this search "
                 "has stopped; see that only one process writes to it, then go on with `evomerge "

@@ -161,7 +161,7 @@ def test_an_emptied_journal_is_not_one_of_a_search_that_has_not_begun(tmp_path):
     assert "is no journal of format" in refusal(path)
 
 
-@pytest.mark.parametrize("way", ["replaced", "removed", "longer"])
+@pytest.mark.parametrize("way", ["replaced", "moved", "removed", "longer"])
 def test_a_writer_stops_if_its_journal_is_changed_by_another_process(tmp_path, way):
     path = journal_of(tmp_path, [{"event": "a"}])
     with Journal(path) as journal:
@@ -170,6 +170,9 @@ def test_a_writer_stops_if_its_journal_is_changed_by_another_process(tmp_path, w
             case "replaced":
                 shutil.copy(path, tmp_path / "copy")
                 (tmp_path / "copy").replace(path)
+            case "moved":
+                path.rename(tmp_path / "kept")
+                shutil.copy(tmp_path / "kept", path)
             case "removed":
                 path.unlink()
             case _:
