@@ -97,7 +97,11 @@ class _Reader:
             raise self.refused(f"{why}put quotes around it if it is text", line)
         if not text.isascii() and _HALF.search(text):
             raise self.refused("text has an unpaired surrogate", line)
-        return self.scalars.construct_object(node)
+        try:
+            return self.scalars.construct_object(node)
+        except (ValueError, LookupError, OverflowError):  # `!!bool maybe`, 5,000 digits
+            why = f"{shown(text)} is not a value of the YAML type {kind}"
+            raise self.refused(why, line) from None
 
     def mapping(self, node: yaml.MappingNode, depth: int) -> dict[Any, Any]:
         """Return a mapping with the keys of `<<`, which its own keys override.

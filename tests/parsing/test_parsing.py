@@ -71,7 +71,7 @@ BOMBS = [
         ("a:\n- !!binary aGk=", r"line 2: 'aGk=' has the YAML type 'binary'"),
         ("a: 1\nb: !!set {x}", r"line 2: the YAML type 'set' is not supported"),
         ("a: !!python/object/apply:os.getcwd []", r"line 1: the YAML type 'python/object/apply:"),
-        ("a: 1\nb: !!int x", r"is not valid YAML: invalid literal"),
+        ("a: 1\nb: !!int x", r", line 2: 'x' is not a value of the YAML type int"),
         ("\n\n? [1]\n: 2", r"line 3: a key must be a word or a number"),
         ("a: &a [*a]", r"line 1: lists or mappings are nested more than 64 deep"),
         ("a: 1\n<<: 1", r"line 2: `<<` needs a mapping"),
