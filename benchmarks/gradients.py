@@ -87,7 +87,7 @@ def step(file: Path, method: str, components: str, repeats: int) -> tuple[int, d
     chunk: Chunk = strategy.chunks()[0]
     worker = make_worker(checked)
     worker.build(chunk.recipe)
-    resident: Resident = worker._builder  # type: ignore[assignment]
+    resident: Resident = worker._resident  # type: ignore[assignment]
     genome = chunk.descent.genome
     loss, documents = Loss(worker.evaluator, checked.objectives), chunk.batches[0]
     rates = Stepper(checked.space, resident, loss)._rates(genome)

@@ -15,7 +15,8 @@ _METRIC = (
     "a metric of the task, as in lm-eval's results; `nll`: negative log-likelihood of a document's "
     "reference answer, in nats; `tokens`: generated tokens of a document; "
     "with `encoder` spearman or pearson (sts), ndcg@10, recall@10 or mrr@10 (retrieval), accuracy "
-    "(classification), of which the first is the default; with `classifier` what that says; "
+    "(classification), of which the first is the default; with `classifier` what that says; with "
+    "`kind` one of its own; "
     "without any of them `parameters` or `layers` of the merged model"
 )
 
@@ -96,7 +97,16 @@ class MeasuredConfig(Section):
         (
             lambda it: it.file is not None and not it.rows,
             "has the `file` {0.file!r} without an `encoder` or `classifier`; add `encoder`: "
-            f"{', '.join(ENCODER_METRICS)}, or `classifier`: {', '.join(CLASSIFIER_METRICS)}",
+            f"{', '.join(ENCODER_METRICS)}, or `classifier`: {', '.join(CLASSIFIER_METRICS)}, or "
+            "the `kind` that a package adds",
+        ),
+        (
+            lambda it: it.kind in (*ENCODER_METRICS, "labels", "pairwise"),
+            "has the `kind` {0.kind}, which no package adds; take `encoder` or `classifier`",
+        ),
+        (
+            lambda it: it.kind is not None and "metric" not in it.model_fields_set,
+            "has the `kind` {0.kind} without a `metric`; name one of its metrics",
         ),
         (
             lambda it: not it.measured and it.metric not in MODEL_METRICS,

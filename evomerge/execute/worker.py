@@ -154,16 +154,18 @@ class Worker:
     def try_functions(self) -> None:
         """Call each objective function with one document of a parent, before the first candidate.
 
-        ConfigError: it fails on all baselines. On some it may fail.
+        ConfigError: it fails on two baselines in the same way, or on all. On one it may fail.
         """
-        fault = ""
+        fault, before = "", ""
         foreign = any(item.is_foreign for item in self.evaluator.default.objectives)
         for recipe in self.baselines if foreign else ():
             self.evaluator.set_callbacks(partial(self.build, recipe))
             try:
                 self.evaluator.try_out(self.build(recipe), foreign=True)
             except CandidateError as error:
-                fault = str(error)
+                fault, before = str(error), fault
+                if fault == before:
+                    break
             else:
                 return
         if fault:

@@ -95,7 +95,7 @@ def warnings(checked: CheckedSearch, allow_benchmarks: bool) -> list[str]:
     """
     checkpoints, host = checked.checkpoints, checked.checkpoints[checked.host]
     recipes = checked.space.baselines().values()
-    objectives = checked.evaluator.tasks_of("search").objectives
+    objectives, every = checked.evaluator.tasks_of("search").objectives, checked.evaluator.every
     tokenizers = plan_tokenizers(checked.config, recipes, checkpoints)
     parents = [host, *(item for name, item in checkpoints.items() if name != checked.host)]
     return [
@@ -112,7 +112,7 @@ def warnings(checked: CheckedSearch, allow_benchmarks: bool) -> list[str]:
         *_candidate_warnings(checked),
         *_time_warnings(checked),
         *_worker_warnings(checked),
-        *(text for item in objectives for text in item.warnings(checked.merges)),
+        *dict.fromkeys(text for item in every for text in item.warnings(checked.merges)),
         *(text for item in objectives if not allow_benchmarks for text in item.benchmarks()),
     ]
 

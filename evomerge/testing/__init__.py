@@ -1,7 +1,7 @@
 """Checks that an optimizer, a space or a merge method keeps its contract.
 
 Call them in the tests of your package. Each raises an `AssertionError` whose message says what is
-broken::
+broken; `python -O` turns them off::
 
     from evomerge.testing import check_method
 

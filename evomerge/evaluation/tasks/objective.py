@@ -236,7 +236,7 @@ def _numbers(name: str, metric: str, values: Any, count: int) -> tuple[float, ..
     with suppress(TypeError, ValueError, OverflowError):
         if isinstance(items, (list, tuple)) and len(items) == count:
             numbers = tuple(map(float, items))
-            if all(map(math.isfinite, numbers)):
+            if all(map(math.isfinite, numbers)) and not {*map(type, items)} & {str, bool}:
                 return numbers
     raise CandidateError(
         f"Objective {name} returned {values!r:.80} of {metric} for {count} documents; it must "
