@@ -42,9 +42,10 @@ def calling(seed: int | None = None) -> Iterator[None]:
         if seed is not None:
             stack.enter_context(redirect_stderr(io.StringIO()))
             stack.enter_context(seeded(seed))
-        need("lm_eval", utils, "env")
-        stack.callback(setattr, utils, "env", utils.env)
-        utils.env = env if isinstance(env := utils.env, TaskTemplates) else _sandbox(env)
+        env = getattr(utils, "env", None)
+        sandbox = env if isinstance(env, TaskTemplates) else _sandbox(env)
+        stack.callback(setattr, utils, "env", env)
+        utils.env = sandbox
         yield
 
 
@@ -108,4 +109,9 @@ def _explained(text: str) -> Iterator[None]:
         ) from error
 
 
-_sandbox = lru_cache(maxsize=1)(TaskTemplates)
+@lru_cache(maxsize=1)
+def _sandbox(plain: Environment) -> TaskTemplates:
+    from lm_eval import utils
+
+    need("lm_eval", utils, "env")
+    return TaskTemplates(plain)
