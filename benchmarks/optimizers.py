@@ -110,7 +110,7 @@ def run_missing(
                 lambda genome: world.fitness(genome, "search"),
                 candidates,
                 seed,
-                world.walk,
+                world.make,
                 world.evaluator.splits["search"],
             )
             winners, tests = {}, {}

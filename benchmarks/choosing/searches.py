@@ -52,7 +52,7 @@ def search(
     score: Callable[[Genome], float | None],
     candidates: int,
     seed: int,
-    walk: Callable[[Chunk], Reached] | None = None,
+    make: Callable[[Chunk], Reached] | None = None,
     documents: Mapping[str, Sequence[int]] | None = None,
 ) -> Search:
     """Search once.
@@ -63,7 +63,7 @@ def search(
         score: genome -> fitness.
         candidates: number of candidates, baselines included.
         seed: seed of the optimizer.
-        walk: makes a chunk of a descent.
+        make: makes a chunk of a descent.
         documents: the search documents by task, for descents.
     """
     began = time.process_time()
@@ -84,8 +84,8 @@ def search(
             if isinstance(strategy, Descending):
                 for place, chunk in strategy.chunks().items():
                     asked = time.process_time()
-                    assert walk is not None
-                    reached = walk(chunk)
+                    assert make is not None
+                    reached = make(chunk)
                     scoring += time.process_time() - asked
                     strategy.reach(place, reached)
             _, origin = strategy.ask(number)

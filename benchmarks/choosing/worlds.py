@@ -228,7 +228,7 @@ class World:
         """What scores models."""
         return self.worker.evaluator
 
-    def walk(self, chunk: Chunk) -> Reached:
+    def make(self, chunk: Chunk) -> Reached:
         """Make a chunk of a descent."""
         result = self.worker(Job(0, chunk.recipe, chunk=chunk))
         assert isinstance(result, Reached), result

@@ -32,7 +32,7 @@ MARK = ".partial-"
 def atomic_folder(out: Path) -> Iterator[Path]:
     """Yield an empty folder that is flushed and renamed to `out`, or removed if the block raises.
 
-    CheckpointError: `out` exists or cannot be written. DiskError: the disk is full.
+    CheckpointError: `out` exists. OSError: it cannot be written, or the disk is full.
     """
     out = out.absolute()
     check_new_folder(out)

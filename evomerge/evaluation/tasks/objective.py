@@ -78,7 +78,8 @@ class Objective:
     can_race: ClassVar[bool] = True
     """Whether documents can be scored a few at a time at about their share of the cost."""
     has_answers: ClassVar[bool] = False
-    """Whether documents have answers that models can learn, see `check_answers`."""
+    """Whether documents have answers that models can learn, as those of lm-eval's tasks have; see
+    `check_answers`. Gradients read lm-eval's answers only, so other kinds leave it."""
     needs_modules: ClassVar[bool] = False
     """Whether models have the modules that `modules.json` of the host lists."""
     writes: ClassVar[bool] = False

@@ -133,7 +133,7 @@ class Planner:
         self._fits = {name: TensorNameMap(self.host, item) for name, item in checkpoints.items()}
         self.method = lru_cache(None)(get_method)
         self._block = lru_cache(_MOST_BLOCKS)(self._find_block)
-        self._outside = lru_cache(_MOST_BLOCKS)(self._find_outside)
+        self._outside = lru_cache(64)(self._find_outside)
         self._unmerged = Layer("passthrough", (Source(host),))
 
     def plan(self, recipe: Recipe, beside: Recipe | None = None) -> Iterator[TensorPlan]:
