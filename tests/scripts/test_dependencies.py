@@ -19,7 +19,7 @@ def imported() -> set[str]:
                 names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names.add(node.module.partition(".")[0])
-    return names - set(sys.stdlib_module_names) - {"evomerge"}
+    return names - set(sys.stdlib_module_names) - {"evomerge", "IPython"}  # which notebooks have
 
 
 def plain(name: str) -> str:

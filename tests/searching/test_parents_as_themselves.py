@@ -17,6 +17,7 @@ from tiny import rewrite
 import evomerge as package
 from evomerge import zoo
 from evomerge.merging import backend
+from evomerge.merging.resident import Resident
 from evomerge.run.history import Candidate
 from evomerge.scores import Failure
 
@@ -175,18 +176,18 @@ def test_a_parent_whose_texts_are_decoded_in_another_way_has_the_score_of_evalua
 
 def test_parents_with_the_settings_of_the_merge_need_no_second_model(tmp_path, monkeypatch):
     made: list[str] = []
-    for name in ("load", "resident"):
+    for owner, name in ((backend, "load"), (Resident, "__init__")):
 
-        def counted(*args, _make=getattr(backend, name), _name=name, **more):  # type: ignore[no-untyped-def]
+        def counted(*args, _make=getattr(owner, name), _name=name, **more):  # type: ignore[no-untyped-def]
             made.append(_name)
             return _make(*args, **more)
 
-        monkeypatch.setattr(backend, name, counted)
+        monkeypatch.setattr(owner, name, counted)
     noise = {"_name_or_path": "elsewhere", "use_cache": False, "transformers_version": "4.40.0"}
     maths = copy_of("maths", tmp_path / "maths", **noise)
     data = SMALL | {"parents": ["zoo:language", str(maths)], "budget": {"candidates": 4}}
     run = run_over(tmp_path, data)
-    assert run.winner is not None and made == ["resident", "load"]  # the base
+    assert run.winner is not None and made == ["__init__", "load"]  # the base
     assert not any(item.as_itself for item in run.history.candidates)
 
 
