@@ -143,7 +143,7 @@ def _run(opened: OpenRun, tracker: Tracker | None) -> None:
             f"the front is {numbers}, its knee {winner.number}; export any of them by --candidate, "
             "the knee with"
         )
-    if run.is_asked_to_stop:
+    if run.stop_file.exists():
         terminal.say(f"stopped as asked; `evomerge resume {quoted}` goes on with the search")
     terminal.say(
         f"{what} `evomerge export {quoted} --out MODEL`, and see what was found with `evomerge "

@@ -45,14 +45,14 @@ def progress(run: RunFolder) -> dict[str, Any]:
     done = done and not history.open
     if done and budget["candidates"] and len(history.candidates) < budget["candidates"]:
         bounds = any(budget[name] is not None for name in ("target", "hours", "patience"))
-        done = bounds and not run.is_asked_to_stop
+        done = bounds and not run.stop_file.exists()
     statuses = Counter(item.status for item in history.candidates)
     parents = [item for item in history.baselines if item.label != UNIFORM]
     parent = None if ranking.has_front else ranking.best(ranking.incumbents(parents))
     state = "running" if running else "done" if done else "stopped"
     result: dict[str, Any] = {
         "run": str(run.path),
-        "state": "stopping" if running and run.is_asked_to_stop else state,
+        "state": "stopping" if running and run.stop_file.exists() else state,
         "candidates": len(history.candidates),
         **{name: statuses[name] for name in ("scored", "failed", "open")},
         "estimated": sum(item.is_estimate for item in history.candidates),

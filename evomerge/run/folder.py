@@ -144,7 +144,7 @@ class RunFolder:
         What killed writers have left is removed, and what asked an earlier session to stop.
         """
         with Journal(self.journal_path) as journal:
-            (self.path / STOP).unlink(missing_ok=True)
+            self.stop_file.unlink(missing_ok=True)
             for folder in (self.path, self.path / "front", self.path / MODELS):
                 remove_abandoned(folder)
             yield journal
@@ -166,9 +166,9 @@ class RunFolder:
         return read_text(file, RunFolderError).strip() if file.is_file() else None
 
     @property
-    def is_asked_to_stop(self) -> bool:
-        """Whether `ask_to_stop` was called since the search was started or continued."""
-        return os.path.exists(self.path / STOP)  # noqa: PTH110 - often asked for
+    def stop_file(self) -> Path:
+        """What is there if `ask_to_stop` was called since the search was started or continued."""
+        return self.path / STOP
 
     def ask_to_stop(self) -> None:
         """Ask the process that searches to begin no further candidate, and to do the final scores.

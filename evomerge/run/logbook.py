@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from evomerge.errors import one_line
-from evomerge.run.folder import STOP, RunFolder
+from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.journal import Event, Journal
 
@@ -55,7 +55,7 @@ class Logbook:
         self.history = History(journal.events)
         self.events: Sequence[Event] = journal.events
         self._journal, self._followers, self._timings = journal, list(followers), run.timings
-        self._stop = run.path / STOP
+        self._stop_file = run.stop_file
         self._session, self._began = time.time(), time.monotonic()
         self._hours_before = self._timings.hours()
         self._prepared_from = self._shown_at = self._began
@@ -69,7 +69,7 @@ class Logbook:
     @property
     def is_stopping(self) -> bool:
         """Whether a person has asked, by `evomerge stop`, that no further candidate begins."""
-        return os.path.exists(self._stop)  # noqa: PTH110 - often asked for
+        return os.path.exists(self._stop_file)  # noqa: PTH110 - often asked for
 
     def write(self, event: Event, outcome: Timed | None = None) -> None:
         """Write an event, update the history, note the times of its outcome, call the followers."""

@@ -144,7 +144,8 @@ class Forward:
                 return False
             try:
                 scores = likelihood.score(model, batches, len(continuations), gather)
-            except Exception:
+            except Exception as error:
+                log.debug("packed=%s gather=%s shared=%s: %s", packed, gather, shared, error)
                 return False
             triples = zip(scores, truth, continuations, strict=True)
             return all(_agree(a, b, len(c.targets), model.dtype) for a, b, c in triples)
@@ -165,7 +166,8 @@ class Forward:
             texts = self.generate(model, prompts, groups)
             is_right = partial(generation.is_greedy_up_to_rounding, model)
             self.own_loop = all(map(is_right, prompts, texts))
-        except Exception:
+        except Exception as error:
+            log.debug("own generation: %s", error)
             self.own_loop, texts = False, [[] for _ in prompts]
         first = min(range(len(prompts)), key=lambda i: len(texts[i]))
         with _refusing(model):
