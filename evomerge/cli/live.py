@@ -6,7 +6,6 @@ import logging
 import math
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -31,7 +30,7 @@ from evomerge.report.progress import in_words as scores_in_words
 from evomerge.report.progress import points, progress
 from evomerge.report.words import duration, short_names
 from evomerge.run.folder import RunFolder
-from evomerge.run.history import BASE, Candidate, History
+from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event
 from evomerge.scores import Failure
 from evomerge.searching.ranking import Ranking, is_nats
@@ -40,7 +39,6 @@ log = logging.getLogger(__name__)
 
 _PAUSE = 2.0
 _PATIENCE = 10.0  # seconds in which a search that has just been started takes its lock
-_MOST_WORKERS = 10  # that are listed one by one
 _HEADS = ("what", "value")
 _INVALID = "[invalid]"  # what lm-eval's filter makes of an answer that it cannot parse
 _NEWS = ("run", "state", "candidates", "scored", "failed", "best", "winner", "phase")
@@ -65,9 +63,6 @@ def _in_words(name: str, value: Any) -> Any:
         case "best" | "best_parent":
             origin = short_names([value["origin"]])[value["origin"]]
             return f"{_scores_in_words(value)}, candidate {value['candidate']} ({origin})"
-        case "workers":
-            counts = Counter(item["state"] for item in value).most_common()
-            return f"{len(value)}: {', '.join(f'{count} {state}' for state, count in counts)}"
         case _:
             return value
 
@@ -122,7 +117,7 @@ def watch(directory: Path) -> None:
     if out.is_terminal:
         with Live(console=out, auto_refresh=False) as live:
             for values in _states(directory):
-                live.update(make_table(_HEADS, _rows(values)), refresh=True)
+                live.update(make_table(_HEADS, [*in_words(values).items()]), refresh=True)
     else:
         for values in news(directory):
             print_progress(values)
@@ -130,27 +125,8 @@ def watch(directory: Path) -> None:
 
 
 def print_progress(values: Mapping[str, Any]) -> None:
-    """Print the progress of a search, and what its workers do."""
-    print_table(_HEADS, _rows(values))
-
-
-def _rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    workers = worker_rows(values.get("workers", []), time.time())
-    return [*in_words(values).items(), *workers]
-
-
-def worker_rows(workers: Sequence[Mapping[str, Any]], now: float) -> list[tuple[str, str]]:
-    """Return what each of the busiest workers does, until now in seconds since 1970, and where."""
-    longest = sorted(workers, key=lambda item: (item["state"] == "free", item["since"]))
-    rows = []
-    for item in sorted(longest[:_MOST_WORKERS], key=lambda item: item["number"]):
-        names = ", ".join(map(str, item["candidates"]))
-        who = "the base" if BASE in item["candidates"] else f"candidate {names}"
-        what = f"{who} on {item['split']}" if names else item["state"]
-        where = f" ({item['place']})" if item["place"] else ""
-        seconds = max(0.0, now - item["since"])
-        rows.append((f"worker {item['number']}", f"{what} for {seconds:.0f} s{where}"))
-    return rows
+    """Print the progress of a search."""
+    print_table(_HEADS, [*in_words(values).items()])
 
 
 class SearchDisplay:

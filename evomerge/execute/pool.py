@@ -22,8 +22,10 @@ from typing import Any, TypeAlias
 from evomerge.errors import DeviceError, SearchError, one_line
 from evomerge.evaluation.inference.device import processor
 from evomerge.execute.allocator import keep_freed_memory
-from evomerge.execute.protocol import INTERVAL, MAX_ATTEMPTS, Job, Notes, Result, RunJob
+from evomerge.execute.protocol import MAX_ATTEMPTS, Attempts, Job, Result, RunJob
 from evomerge.scores import Failure
+
+log = logging.getLogger(__name__)
 
 Records: TypeAlias = list[logging.LogRecord]
 
@@ -127,11 +129,11 @@ class Pool:
     def __init__(
         self,
         workers: Sequence[Worker],
-        notes: Notes,
+        attempts: Attempts,
         timeout: float | None = None,
         note_processor: Callable[[str], None] = lambda kind: None,
     ) -> None:
-        self._workers, self._notes, self._note_processor = workers, notes, note_processor
+        self._workers, self._attempts, self._note_processor = workers, attempts, note_processor
         self._timeout = math.inf if timeout is None else timeout
         self._again: deque[Job] = deque()
         """Jobs whose worker was lost."""
@@ -152,7 +154,7 @@ class Pool:
                     job = self._again.popleft() if self._again else next(left, None)
                     if job is None:
                         is_over = True
-                    elif (failure := self._notes.given_up(job)) is not None:
+                    elif (failure := self._attempts.given_up(job)) is not None:
                         yield job, failure
                     else:
                         self._give(worker, job)
@@ -170,19 +172,16 @@ class Pool:
     def _start(self, worker: Worker) -> None:
         worker.rest(is_ready=False)
         worker.start()
-        self._notes.note_worker(worker.number, "starting")
 
     def _give(self, worker: Worker, job: Job) -> None:
         worker.job, worker.deadline = job, time.monotonic() + self._timeout
-        self._notes.note_worker(worker.number, "scoring", worker.place, job)
         worker.send(job)
 
     def _answering(self) -> list[Worker]:
-        """Wait for answers, at most `INTERVAL` or until the next deadline; return who has one."""
-        self._notes.write_if_due()
+        """Wait for answers, or until the next deadline; return who has one."""
         soonest = min(worker.deadline for worker in self._workers) - time.monotonic()
         signs = {sign: worker.number for worker in self._workers for sign in worker.signs()}
-        answered = wait(list(signs), max(0.0, min(soonest, INTERVAL)))
+        answered = wait(list(signs), None if soonest == math.inf else max(0.0, soonest))
         numbers = {signs[sign] for sign in answered}
         return [worker for worker in self._workers if worker.number in numbers]
 
@@ -200,7 +199,6 @@ class Pool:
             logging.getLogger(record.name).handle(record)
         worker.rest(is_ready=True)
         worker.failed_starts = 0
-        self._notes.note_worker(worker.number, "free", worker.place)
         if job is None:
             self._note_processor(value)
         else:
@@ -209,9 +207,10 @@ class Pool:
     def _take_loss(self, worker: Worker, error: Exception) -> Iterator[tuple[Job, Result]]:
         """Start a lost worker again. Its job is run again too, or given up."""
         job, is_at_fault = worker.job, not isinstance(error, LostMachineError)
-        if worker.is_ready:
-            self._notes.note_loss(job if is_at_fault else None)
-        else:
+        if job is not None and is_at_fault:
+            self._attempts.note_loss(job)
+        log.warning("Worker %d was lost (%s) and is started again.", worker.number, one_line(error))
+        if not worker.is_ready:
             worker.failed_starts += is_at_fault
             if isinstance(error, DeviceError):
                 raise error
@@ -224,7 +223,7 @@ class Pool:
         self._start(worker)
         if job is None:
             return
-        if (failure := self._notes.given_up(job, one_line(error))) is not None:
+        if (failure := self._attempts.given_up(job, one_line(error))) is not None:
             yield job, failure
         else:
             self._again.appendleft(job)
@@ -234,7 +233,6 @@ class Pool:
         for worker in self._workers:
             is_late = worker.deadline <= time.monotonic() and not wait(worker.signs(), 0)
             if is_late and (job := worker.job) is not None:
-                self._notes.note_loss()
                 self._start(worker)
                 reason = f"It took longer than executor.timeout, {self._timeout:g} seconds."
                 yield job, Failure("timeout", reason)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from evomerge.recipe import Recipe
@@ -14,7 +13,6 @@ from evomerge.report.words import short_scores
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event
-from evomerge.run.notes import read_workers
 from evomerge.scores import Scores
 from evomerge.searching.ranking import Ranking, front_of, has_nats, ranking_of
 from evomerge.space.baselines import UNIFORM
@@ -29,8 +27,8 @@ def progress(run: RunFolder) -> dict[str, Any]:
     `state` is `running` while a process holds the run's lock, or `stopping` after
     `evomerge stop`; `done` if all candidates have outcomes, the winner has test scores (a study has
     none), and the budget asks for no more candidates; otherwise `stopped`. `latest` are the last
-    candidates, the newest last. `phase` is there during the final scores; `workers` and the speed
-    while the search runs.
+    candidates, the newest last. `phase` is there during the final scores, the speed while the
+    search runs.
     """
     config = run.search_file()
     running = run.is_running  # asked first: if it ends after this, the journal has its end
@@ -76,9 +74,6 @@ def progress(run: RunFolder) -> dict[str, Any]:
         result |= {"path": describe(recipe), "path_of": None if of is None else of.number}
     if result["state"] == "running":  # a search that stops does not go on to its budget
         result |= _speed(run, budget, result["scored"] + result["failed"])
-    states, lost = read_workers(run.path) if running else ([], 0)
-    if states:
-        result |= {"workers": [asdict(state) for state in states], "lost_workers": lost}
     return result
 
 

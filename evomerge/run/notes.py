@@ -1,7 +1,6 @@
-"""Notes beside the journal: times and memory in `timings.jsonl`, what workers do in `workers.json`.
+"""Notes beside the journal: times and memory, in `timings.jsonl`.
 
-Nothing depends on them. They are not in the journal, so that two runs of the same search have the
-same journal.
+They are not in the journal, so that two runs of the same search have the same journal.
 """
 
 from __future__ import annotations
@@ -13,23 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    TypeAdapter,
-    ValidationError,
-)
-
-from evomerge.errors import printable
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 PHASES = ("descend", "prepare", "merge", "evaluate")
 """What a search spends time in: the steps of descents, then the phases of a candidate. A
 preparation is kept for later candidates, such as the order of all magnitudes."""
-
-WORKERS = "workers.json"
 
 _RECENT = 100  # candidates that the speed of a search is computed from, at most
 
@@ -124,33 +111,3 @@ class Timings:
         for text in lines_of(self._path):
             with suppress(ValidationError):
                 yield _Line.model_validate_json(text)
-
-
-_Text = Annotated[str, AfterValidator(lambda text: printable(text))]
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerState:
-    """What one worker, on a device or a machine, does since a Unix time: start, score, be free."""
-
-    number: int
-    state: _Text
-    place: _Text
-    candidates: tuple[int, ...]
-    split: _Text
-    since: FiniteFloat
-
-
-@dataclass(frozen=True)
-class _Workers:
-    workers: list[WorkerState]
-    lost: int
-
-
-def read_workers(folder: Path) -> tuple[list[WorkerState], int]:
-    """Return what the workers of a run do, and how many were lost; nothing if it is unknown."""
-    try:
-        states = TypeAdapter(_Workers).validate_json((folder / WORKERS).read_bytes())
-    except (OSError, ValidationError):
-        return [], 0
-    return states.workers, states.lost

@@ -17,7 +17,7 @@ from evomerge.evaluation.inference.device import count_cores, keep_threads, proc
 from evomerge.evaluation.objectives import kinds_of
 from evomerge.execute.pool import Pool, Worker
 from evomerge.execute.processes import ProcessWorker
-from evomerge.execute.protocol import Executor, InlineExecutor, Notes, RunJob
+from evomerge.execute.protocol import Attempts, Executor, InlineExecutor, RunJob
 from evomerge.run.folder import RunFolder
 from evomerge.run.logbook import Logbook
 from evomerge.setup.checked import CheckedSearch
@@ -38,21 +38,23 @@ SAME = ("evomerge", "torch", "transformers")
 """Packages whose versions must be the same on all machines, since scores depend on them."""
 
 
-def make_executor(checked: CheckedSearch, run: Path, logbook: Logbook, notes: Notes) -> Executor:
+def make_executor(
+    checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Attempts
+) -> Executor:
     """Return the executor of a search in the run folder `run`."""
     config, kinds = checked.config, list[str]()
     if config.executor.kind == "inline":
-        return _inline(checked, logbook, notes)
+        return _inline(checked, logbook, attempts)
     if config.executor.kind == "ray":
         workers = _on_ray(checked, run, logbook)
     else:  # workers of Ray may be on other machines
         workers = _in_processes(checked, run, logbook)
         kinds = [config.frozen.processor if config.frozen else "", processor()]
     timeout = config.executor.timeout
-    return Pool(workers, notes, timeout, lambda kind: logbook.note_processor(kind, *kinds))
+    return Pool(workers, attempts, timeout, lambda kind: logbook.note_processor(kind, *kinds))
 
 
-def _inline(checked: CheckedSearch, logbook: Logbook, notes: Notes) -> Executor:
+def _inline(checked: CheckedSearch, logbook: Logbook, attempts: Attempts) -> Executor:
     put_back = keep_threads()
     worker = make_worker(
         checked,
@@ -61,7 +63,7 @@ def _inline(checked: CheckedSearch, logbook: Logbook, notes: Notes) -> Executor:
         is_new=not logbook.history.told,
     )
     logbook.note_threads(worker.threads)
-    return InlineExecutor(worker, notes, put_back)
+    return InlineExecutor(worker, attempts, put_back)
 
 
 def worker_of_run(

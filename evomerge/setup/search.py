@@ -15,7 +15,7 @@ from evomerge.errors import (
     did_you_mean,
 )
 from evomerge.evaluation.inference.device import use_threads
-from evomerge.execute.protocol import Executor, Notes
+from evomerge.execute.protocol import Attempts, Executor
 from evomerge.mergekit import express
 from evomerge.models.references import open_parent
 from evomerge.recipe import Recipe
@@ -87,20 +87,19 @@ def _run_search(
     with run.writing() as journal, run.logged():
         for warning in changes_since(checked.config):
             log.warning(warning)
-        notes, logbook = Notes(run.path), Logbook(run, journal, followers)
+        logbook = Logbook(run, journal, followers)
         check_search_file(run, logbook)
         note_budget(checked, logbook, new_budget)
         if not logbook.history.told:
             for line in parent_notes(checked):
                 log.info(line)
             check_weights_are_finite(checked)
-        executor = partial(make_executor, checked, run.path, logbook, notes)
+        executor = partial(make_executor, checked, run.path, logbook, Attempts(run.path))
         search = make_search(checked, run, logbook, executor)
         try:
             return search.run()
         finally:
             search.session.close()
-            notes.end()
 
 
 def check_weights_are_finite(checked: CheckedSearch) -> None:

@@ -16,7 +16,7 @@ from scripted import ScriptedExecutor, search
 from evomerge.errors import CandidateError, CheckpointError, ConfigError
 from evomerge.execute.pool import Pool
 from evomerge.execute.processes import ProcessWorker
-from evomerge.execute.protocol import Job, Notes, RunJob
+from evomerge.execute.protocol import Attempts, Job, RunJob
 from evomerge.execute.worker import Worker
 from evomerge.run.history import outcome_fields
 from evomerge.scores import Failure, Outcome
@@ -76,7 +76,7 @@ def hang() -> RunJob:
 
 
 def test_a_candidate_that_hangs_in_c_ends_by_the_timeout(tmp_path: Path) -> None:
-    executor = Pool([ProcessWorker(hang, PRELOADED)], Notes(tmp_path), timeout=5.0)
+    executor = Pool([ProcessWorker(hang, PRELOADED)], Attempts(tmp_path), timeout=5.0)
     late = Failure("timeout", "It took longer than executor.timeout, 5 seconds.")
     found = list(executor.run([job_of(0), job_of(1)]))
     executor.close()

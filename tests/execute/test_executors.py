@@ -22,9 +22,8 @@ from evomerge.errors import DeviceError, SearchError
 from evomerge.evaluation.inference.device import processor
 from evomerge.execute.pool import Pool
 from evomerge.execute.processes import ProcessWorker
-from evomerge.execute.protocol import INTERVAL, InlineExecutor, Job, Notes, RunJob
+from evomerge.execute.protocol import Attempts, InlineExecutor, Job, RunJob
 from evomerge.run.logbook import Logbook
-from evomerge.run.notes import read_workers
 from evomerge.scores import Failure, Outcome
 from evomerge.setup.executors import PRELOADED
 
@@ -41,11 +40,11 @@ def processes(
     workers = [ProcessWorker(make, preload) for _ in range(count)]
     notes = folder / f"notes-{uuid4()}"
     notes.mkdir()
-    return Pool(workers, Notes(notes), **options)
+    return Pool(workers, Attempts(notes), **options)
 
 
 def test_the_inline_executor_keeps_the_laws(tmp_path: Path) -> None:
-    check_executor(lambda make: InlineExecutor(make(), Notes(tmp_path)), survives=False)
+    check_executor(lambda make: InlineExecutor(make(), Attempts(tmp_path)), survives=False)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -76,20 +75,19 @@ class Ill:
         return Pretend().outcome(job)
 
 
-def test_a_job_that_hangs_is_ended_and_one_that_is_hit_once_is_run_again(tmp_path: Path) -> None:
-    pids, notes = tmp_path / "pids", Notes(tmp_path)
+def test_a_job_that_hangs_is_ended_and_one_that_is_hit_once_is_run_again(tmp_path, caplog):
+    pids, attempts = tmp_path / "pids", Attempts(tmp_path)
     pids.mkdir()
     workers = [ProcessWorker(Ill(pids), PRELOADED) for _ in range(2)]
-    executor = Pool(workers, notes, timeout=5.0)
+    executor = Pool(workers, attempts, timeout=5.0)
     found = {job.candidate: outcome for job, outcome in executor.run(map(job_of, range(5)))}
-    time.sleep(INTERVAL)
-    notes.write_if_due()
     executor.close()
     assert found.pop(1) == Failure("timeout", "It took longer than executor.timeout, 5 seconds.")
     assert found == {number: Pretend().outcome(job_of(number)) for number in (0, 2, 3, 4)}
     lines = (tmp_path / "attempts.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["job"][0] for line in lines) == ["2", "3", "4"]
-    assert read_workers(tmp_path)[1] == 4
+    lost = [item for item in caplog.records if "was lost" in item.getMessage()]
+    assert len(lost) == 3 and any("by the signal SIGSEGV" in item.getMessage() for item in lost)
 
 
 def test_a_worker_that_ends_between_two_jobs_is_replaced(tmp_path: Path) -> None:
@@ -131,7 +129,7 @@ def test_workers_on_processors_of_several_kinds_are_told_of_once(tmp_path, caplo
         with run.writing() as journal:
             book = Logbook(run, journal, [])
             note = lambda kind, book=book: book.note_processor(kind, here)  # noqa: E731
-            executor = Pool(workers, Notes(tmp_path), note_processor=note)
+            executor = Pool(workers, Attempts(tmp_path), note_processor=note)
             list(executor.run(map(job_of, range(len(makes)))))
             executor.close()
     told = [item.getMessage() for item in caplog.records if "processor" in item.getMessage()]

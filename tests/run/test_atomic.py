@@ -76,7 +76,7 @@ def test_opening_a_run_for_writing_removes_what_killed_writers_left(tmp_path):
     """An unfinished `best.yaml` is removed even if `best.yaml` is not written again."""
     run = RunFolder.create(tmp_path / "run", "{}", {})
     run.write("best.yaml", "old")
-    for name in ("front/.3.yaml.partial-0", "models/.a.partial-0/x", ".workers.json.partial-1"):
+    for name in ("front/.3.yaml.partial-0", "models/.a.partial-0/x"):
         (run.path / name).parent.mkdir(parents=True, exist_ok=True)
         (run.path / name).touch()
     process = stopped('RunFolder(Path(sys.argv[1])).write("best.yaml", "new")', run.path)

@@ -1,20 +1,15 @@
-"""The times and the memory of a run, and what its workers do: files that `status` reads."""
+"""The times and the memory of a run, which `status` and the report read."""
 
-from dataclasses import asdict, replace
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
-from executor_laws import job_of
 from run_folders import FAILED, asked, scores, told
 
-from evomerge.cli.live import in_words, worker_rows
-from evomerge.execute import protocol
-from evomerge.execute.protocol import Notes
 from evomerge.run import logbook
 from evomerge.run.folder import RunFolder
 from evomerge.run.journal import Journal
 from evomerge.run.logbook import Logbook
-from evomerge.run.notes import Spent, read_workers
+from evomerge.run.notes import Spent
 
 
 @pytest.fixture
@@ -70,39 +65,3 @@ def test_slow_preparations_are_told_and_the_peak_of_memory_is_not_in_the_journal
         run.timings.note({"peak": peak})
     assert run.timings.peak() == {"process": 10**9, "accelerator": 5}
     assert "peak" not in run.journal_path.read_text()
-
-
-def test_what_workers_do_is_read_and_each_change_is_written_sooner_or_later(tmp_path, monkeypatch):
-    now = 100.0
-    clock = SimpleNamespace(monotonic=lambda: now, time=lambda: 1e9)
-    monkeypatch.setattr(protocol, "time", clock)
-    notes = Notes(tmp_path)
-    notes.write_if_due()
-    assert read_workers(tmp_path) == ([], 0)
-    notes.note_worker(1, "starting")
-    notes.write_if_due()
-    notes.note_worker(1, "scoring", "cuda:1", job_of(4))
-    notes.note_loss()
-    notes.write_if_due()
-    assert read_workers(tmp_path)[0][0].state == "starting"
-    now += protocol.INTERVAL
-    notes.write_if_due()
-    (state,), lost = read_workers(tmp_path)
-    split = job_of(4).split
-    assert [*asdict(state).values()] == [1, "scoring", "cuda:1", (4,), split, 1e9] and lost == 1
-    (tmp_path / "workers.json").write_text('{"workers": [{"number": "x"}], "lost": 0}')
-    assert read_workers(tmp_path) == ([], 0)
-
-
-def test_of_many_workers_those_are_shown_that_take_longest():
-    def state(number, name, since):
-        numbers = (number,) * (name == "scoring")
-        about = {"number": number, "state": name, "candidates": numbers, "since": since}
-        return about | {"place": "", "split": "search"}
-
-    states = [state(number, "scoring", 100.0 - number) for number in range(40)]
-    workers = [*states, state(40, "free", 0.0)]
-    assert in_words({"workers": workers}) == {"workers": "41: 40 scoring, 1 free"}
-    rows = worker_rows(workers, 160.0)
-    assert [row[0] for row in rows] == [f"worker {number}" for number in range(30, 40)]
-    assert rows[-1] == ("worker 39", "candidate 39 on search for 99 s")

@@ -24,9 +24,8 @@ from search_run import ended, events_of, evomerge, start, write_search
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import SearchError
 from evomerge.execute.pool import Pool
-from evomerge.execute.protocol import Job, Notes, Result, RunJob
+from evomerge.execute.protocol import Attempts, Job, Result, RunJob
 from evomerge.execute.ray import RayWorker
-from evomerge.run.notes import read_workers
 from evomerge.scores import Outcome
 from evomerge.setup.executors import on_machine, worker_of_run
 
@@ -44,6 +43,7 @@ def judge(model, tokenizer, documents):
     It does not where a worker tries it with one document before the search.
     """
     while len(documents) > 1 and os.path.exists({hold!r}):
+        open(f"{hold}.{{os.getpid()}}", "w").close()
         time.sleep(0.02)
     return [float(next(model.parameters()).detach().abs().mean())] * len(documents)
 
@@ -95,7 +95,7 @@ def test_a_machine_that_goes_does_not_count_against_a_job(cluster: Cluster, tmp_
     ray.init(cluster.address, log_to_driver=False, ignore_reinit_error=True)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     machines = [cluster.add_node(num_cpus=1, resources={"own": 1})]
-    executor = Pool([RayWorker(HangsOnce(tmp_path / "note"), {"own": 1})], Notes(tmp_path))
+    executor = Pool([RayWorker(HangsOnce(tmp_path / "note"), {"own": 1})], Attempts(tmp_path))
     found: list[tuple[Job, Result]] = []
     waiting = threading.Thread(target=lambda: found.extend(executor.run([job_of(0)])))
     waiting.start()
@@ -183,9 +183,19 @@ def wait_for(is_so: Callable[[], bool], goes_on: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def scoring(run: Path) -> int:
-    workers, _ = read_workers(run)
-    return sum(worker.state == "scoring" for worker in workers)
+def hold_up(hold: Path) -> None:
+    """Let each worker wait in its next candidate."""
+    for note in hold.parent.glob("hold.*"):
+        note.unlink()
+    hold.touch()
+
+
+def waiting(hold: Path) -> int:
+    return len(list(hold.parent.glob("hold.*")))
+
+
+def lost(run: Path) -> int:
+    return (run / "log.txt").read_text().count("was lost")
 
 
 def actors(*machines: Node) -> list[psutil.Process]:
@@ -206,29 +216,29 @@ def test_a_search_survives_the_loss_of_a_worker_of_a_machine_and_of_the_driver(c
     file = write(tmp_path / "ray", hold, kind="ray", workers=2, ray={"address": cluster.address})
     about = {"PYTHONPATH": str(file.parent)}
 
-    hold.touch()
+    hold_up(hold)
     with (tmp_path / "said").open("w") as said:
         begun = ["search", file, "--run", run, "--candidates", "22"]
         driver = start(*begun, stdout=said, stderr=said, **about)
     with ended(driver):
-        wait_until(lambda: scoring(run) == 2, driver)
+        wait_until(lambda: waiting(hold) == 2, driver)
         actors(cluster.head_node, *cluster.worker_nodes)[0].kill()
-        wait_until(lambda: read_workers(run)[1] == 1, driver)
+        wait_until(lambda: lost(run) == 1, driver)
         hold.unlink()
 
         def is_written(lines: int) -> bool:
             return (run / "journal.jsonl").read_bytes().count(b"\n") >= lines
 
         wait_until(lambda: is_written(14), driver)
-        hold.touch()
-        wait_until(lambda: scoring(run) == 2, driver)
+        hold_up(hold)
+        wait_until(lambda: waiting(hold) == 2, driver)
         machine = next(node for node in cluster.worker_nodes if actors(node))
         cluster.remove_node(machine, allow_graceful=False)
-        wait_until(lambda: read_workers(run)[1] == 2, driver)
+        wait_until(lambda: lost(run) == 2, driver)
         hold.unlink()
         wait_until(lambda: is_written(24), driver)
-        hold.touch()
-        wait_until(lambda: scoring(run) >= 1, driver)
+        hold_up(hold)
+        wait_until(lambda: waiting(hold) >= 1, driver)
     hold.unlink()
 
     evomerge("resume", run, "--set", "executor.workers=1", **about)

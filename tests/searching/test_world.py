@@ -8,11 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+from executor_laws import job_of
 from judging import rows_of, write_judged
 from search_run import ended, evomerge, start
 
 from evomerge import zoo
-from evomerge.execute.protocol import Notes
+from evomerge.execute.protocol import Attempts
 
 SOURCE = '''
 import os
@@ -100,15 +101,15 @@ def test_a_failed_device_stops_the_search_and_counts_as_an_attempt(unbroken, tmp
     line = said(evomerge("search", file, "--run", run, code=1, **about, DEVICE="1"))
     assert "The device failed" in line
     assert "candidate 5 (CUDA error: device-side assert triggered)" in line
-    assert unfinished(run) == ['{"job": "5 search", "what": "begins"}']
+    assert unfinished(run) == [5]
     evomerge("resume", run, **about)
     assert rows_of(run) == rows_of(unbroken)
 
 
-def unfinished(run: Path) -> list[str]:
-    """Return the lines of the jobs that began and did not end."""
-    Notes(run)
-    return (run / "attempts.jsonl").read_text().splitlines()
+def unfinished(run: Path) -> list[int]:
+    """Return the candidates whose jobs began and did not end."""
+    attempts = Attempts(run)
+    return [number for number in range(40) if attempts.count(job_of(number))]
 
 
 def send_when(arguments: list, run: Path, number: int, lines: int, **about: str) -> tuple[int, str]:

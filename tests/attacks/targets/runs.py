@@ -42,8 +42,6 @@ TIMINGS = [
     {"session": 1.8e9, "elapsed": 8, "event": "tell", "candidate": 2, "peak": {"process": 10**9}},
     {"session": 1.8e9, "elapsed": 9, "phase": "prepare", "method": "ties", "done": 1, "total": 9},
 ]
-WORKER = {"number": 0, "state": "scoring", "place": "cpu", "candidates": [3], "split": "search"}
-WORKERS = {"workers": [WORKER | {"since": 1.7e9}], "lost": 1}
 KEPT: dict[str, Any] = {
     "config": SMALL, "versions": {"torch": "2.9"}, "parents": {"zoo:language": "ab" * 32},
     "documents": {split: {"zoo_maths": [0, 3]} for split in ("search", "validation", "test")},
@@ -140,5 +138,4 @@ RUNS = {
     "shown search": near_yaml(shown(CONFIG), SMALL),
     "shown manifest": near_json(shown(MANIFEST), KEPT),
     "shown timings": _lines(TIMINGS, shown("timings.jsonl")),
-    "shown workers": near_json(shown("workers.json"), WORKERS),
 }
