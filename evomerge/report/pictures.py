@@ -11,17 +11,16 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import printable, without_controls
-from evomerge.report.confidence import factor_of, factor_of_fitness, intervals
+from evomerge.report.confidence import Interval, factor_of, factor_of_fitness, intervals
 from evomerge.report.standings import Standings
 from evomerge.run.history import Candidate, History
-from evomerge.scores import SPLITS, Objective, Scores, Split
-from evomerge.searching.front import nondominated
+from evomerge.scores import SPLITS, Scores, Split
 from evomerge.searching.ranking import Ranking, front_of
 
 if TYPE_CHECKING:
@@ -40,6 +39,7 @@ PALETTE = {
 """Name of a colour -> what it is on a light and on a dark screen; figures have the light ones."""
 
 INK, SOFT, LINE, ACCENT, WARM, BAD, GREY, PALE = (light for light, _ in PALETTE.values())
+TEXT: Any = {"fontsize": 10, "color": INK}
 _SPLIT_COLOURS = {"search": GREY, "validation": PALE, "test": ACCENT}
 
 
@@ -59,34 +59,45 @@ def _picture() -> Any:
     return Picture
 
 
-def new_figure(height: float, width: float = 5.6) -> Figure:
-    """Return a matplotlib figure in inches, of which a browser shows 96 pixels each."""
-    figure: Figure = _picture()(figsize=(width, height), layout="constrained")
-    return figure
+def new_figure(height: float, panels: Sequence[float] = (1,)) -> tuple[Figure, list[Any]]:
+    """Return a matplotlib figure, its height in inches, and its axes of these relative heights."""
+    figure: Figure = _picture()(figsize=(5.6, height), layout="constrained")
+    every = list(figure.subplots(len(panels), 1, squeeze=False, height_ratios=panels)[:, 0])
+    for axes in every:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(LINE)
+        axes.tick_params(colors=INK, labelsize=10, color=LINE)
+        axes.grid(visible=False)
+        axes.set_axisbelow(True)
+    return figure, every
 
 
 def standings_chart(table: Standings) -> Figure:
     """Plot the fitness (or the only metric) of each model with its 95 % interval, by split."""
     column = table.main_column
-    factor = table.factor(column)
     labels = [label_text(table.names[row.label], 60) for row in table.rows]
-    figure = new_figure(0.9 + 0.5 * max(1, len(labels)))
-    axes = _axes(figure, label_text(column, 80) + _unit(factor), grid="x")
-    for offset, split in enumerate(SPLITS):
-        colour = _SPLIT_COLOURS[split]
-        axes.plot([], [], "o-", color=colour, label=split)
-        for index, row in enumerate(table.rows):
-            item = row.estimates.get((split, column))
-            if item is None or not math.isfinite(item.value):
-                continue
-            y = index + (offset - 1) * 0.22
-            if item.has_interval:
-                axes.plot([factor * item.low, factor * item.high], [y, y], color=colour, lw=2)
-            axes.plot(factor * item.value, y, "o", color=colour, markersize=6)
+    figure, (axes,) = new_figure(0.9 + 0.5 * max(1, len(labels)))
+    axes.grid(axis="x", color=LINE)
+    for offset, split in enumerate(SPLITS, start=-1):
+        known = [row.estimates.get((split, column), Interval(math.nan)) for row in table.rows]
+        heights = [number + 0.22 * offset for number in range(len(labels))]
+        values, bars = _with_bars(known, factor := table.factor(column))
+        style = {"color": _SPLIT_COLOURS[split], "label": split}
+        axes.errorbar(values, heights, xerr=bars, fmt="o", lw=2, **style)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
-    _add_legend(figure)
+    axes.set_xlabel(label_text(column, 80) + _unit(factor), **TEXT)
+    add_legend(figure)
     return figure
+
+
+def _with_bars(
+    estimates: Sequence[Interval], factor: float
+) -> tuple[list[float], list[list[float]]]:
+    """Return values times a factor, and how far the ends of their intervals are below and above."""
+    below = [abs(factor * (item.value - item.low)) for item in estimates]
+    above = [abs(factor * (item.high - item.value)) for item in estimates]
+    return [factor * item.value for item in estimates], [below, above]
 
 
 def best_so_far(history: History, ranking: Ranking) -> Figure:
@@ -95,8 +106,10 @@ def best_so_far(history: History, ranking: Ranking) -> Figure:
     every = filter(None, (item.scores("search") for item in scored))
     factor = factor_of_fitness(ranking.objectives, every)
     heights = {item.number: factor * (item.fitness or 0.0) for item in scored}
-    figure = new_figure(3.4)
-    axes = _axes(figure, "candidate", f"fitness{_unit(factor)}")
+    figure, (axes,) = new_figure(3.4)
+    axes.grid(axis="y", color=LINE)
+    axes.set_xlabel("candidate", **TEXT)
+    axes.set_ylabel(f"fitness{_unit(factor)}", **TEXT)
 
     def points(items: Sequence[Candidate], mark: str, label: str, **style: Any) -> None:
         if items:
@@ -116,102 +129,53 @@ def best_so_far(history: History, ranking: Ranking) -> Figure:
         floor = min(heights.values(), default=0.0)
         axes.plot(failed, [floor] * len(failed), "x", color=BAD, label="failed")
     points([history.winner] if history.winner else [], "*", "winner", color=ACCENT, markersize=13)
-    _add_legend(figure)
+    add_legend(figure)
     return figure
 
 
 def front_chart(history: History, ranking: Ranking) -> Figure:
     """Plot candidates and the front: the first objective against each other one.
 
-    On the test documents as soon as all members of the front were tried there; else on the search
-    documents.
+    On the test documents, with 95 % intervals, as soon as all members of the front were tried
+    there; else on the search documents.
     """
     first, *others = ranking.objectives
-    figure, front = new_figure(3.6 * len(others)), front_of(history, ranking)
-    has_test = any(item.scores("test") for item in front)
-    is_tested = has_test and all("test" in item.outcomes for item in front)
+    front = front_of(history, ranking)
+    is_tested = bool(front) and all("test" in item.outcomes for item in front)
     split: Split = "test" if is_tested else "search"
     scored = [(i, scores) for i in history.candidates if (scores := i.scores(split)) is not None]
-    factors = {
-        item.key: factor_of((scores.aggregates[item.key] for _, scores in scored), item.key)
-        for item in ranking.objectives
-    }
-
-    def label(objective: Objective) -> str:
-        better = "" if objective.higher_is_better else " (less is better)"
-        return label_text(objective.key, 60) + _unit(factors[objective.key]) + better
-
-    for number, other in enumerate(others, start=1):
-        axes = _axes(figure, label(other), label(first), panel=(len(others), 1, number))
+    merges = [(item, scores) for item, scores in scored if item.label is None]
+    groups: list[tuple[str, str, str, float, list[Scores]]] = [
+        ("candidate", "o", GREY, 3.5, [s for item, s in merges if item not in front]),
+        ("parents, uniform", "D", WARM, 5, [s for item, s in scored if item.label is not None]),
+        ("merge on the front", "o", ACCENT, 6, [s for item, s in merges if item in front]),
+    ]
+    figure, panels = new_figure(3.6 * len(others), [1.0] * len(others))
+    for axes, other in zip(panels, others, strict=True):
+        pair, names = (other, first), []
+        for objective in pair:
+            every = (scores.aggregates[objective.key] for _, scores in scored)
+            factor = factor_of(every, objective.key)
+            better = "" if objective.higher_is_better else " (less is better)"
+            names.append((factor, label_text(objective.key, 60) + _unit(factor) + better))
+        for label, mark, colour, size, group in groups:
+            known = [intervals(pair, scores) for scores in group]
+            (x, across), (y, up) = (
+                _with_bars([item[objective.key] for item in known], factor)
+                for objective, (factor, _) in zip(pair, names, strict=True)
+            )
+            bars = {"xerr": across, "yerr": up, "elinewidth": 1} if is_tested else {}
+            if group:
+                axes.errorbar(x, y, fmt=mark, color=colour, ms=size, label=label, **bars)
+        axes.grid(axis="y", color=LINE)
+        axes.set_xlabel(names[0][1], **TEXT)
+        axes.set_ylabel(names[1][1], **TEXT)
         axes.set_title(f"on {split} documents", loc="left", fontsize=10, color=SOFT)
-        _draw_front(axes, scored, front, split, (other, first), factors)
-    _add_legend(figure)
+    add_legend(figure)
     return figure
 
 
-def _draw_front(
-    axes: Any,
-    scored: Sequence[tuple[Candidate, Scores]],
-    front: Sequence[Candidate],
-    split: Split,
-    pair: tuple[Objective, Objective],
-    factors: Mapping[str, float],
-) -> None:
-    """Draw scored candidates and the front in the plane of two objectives: horizontal, vertical.
-
-    The line has a step between members; those that another one beats on this split are below it.
-    """
-    across, up = (factors[objective.key] for objective in pair)
-
-    def draw(items: Sequence[Scores], mark: str, colour: str, size: float, label: str) -> None:
-        points = [[factors[o.key] * scores.aggregates[o.key] for o in pair] for scores in items]
-        if points:
-            xs, ys = zip(*points, strict=True)
-            axes.plot(xs, ys, mark, color=colour, markersize=size, label=label)
-        for scores in items if split == "test" else ():
-            x, y = (intervals(pair, scores)[objective.key] for objective in pair)
-            if x.has_interval:
-                bar = [across * x.low, across * x.high]
-                axes.plot(bar, [up * y.value] * 2, color=colour, lw=1)
-            if y.has_interval:
-                axes.plot([across * x.value] * 2, [up * y.low, up * y.high], color=colour, lw=1)
-
-    merges = [(item in front, scores) for item, scores in scored if item.label is None]
-    baselines = [scores for item, scores in scored if item.label is not None]
-    draw([scores for is_on, scores in merges if not is_on], "o", GREY, 3.5, "candidate")
-    draw(baselines, "D", WARM, 5, "parents, uniform")
-    draw([scores for is_on, scores in merges if is_on], "o", ACCENT, 6, "merge on the front")
-    signs = [1.0 if objective.higher_is_better else -1.0 for objective in pair]
-    values = [tuple(o.value(scores) for o in pair) for item, scores in scored if item in front]
-    corners = sorted((across * signs[0] * x, up * signs[1] * y) for x, y in nondominated(values))
-    if corners:
-        where = "pre" if pair[0].higher_is_better else "post"
-        points = zip(*corners, strict=True)
-        axes.step(*points, where=where, color=ACCENT, lw=1.5, label="front")
-
-
-def _axes(
-    figure: Any,
-    across: str,
-    up: str = "",
-    *,
-    grid: str = "y",
-    panel: tuple[int, int, int] = (1, 1, 1),
-) -> Any:
-    """Return axes of a figure with these labels, and with grid lines across `x` or `y`."""
-    axes = figure.add_subplot(*panel)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(LINE)
-    axes.tick_params(colors=INK, labelsize=10, color=LINE)
-    axes.grid(visible=False)
-    axes.grid(axis=grid, color=LINE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.set_xlabel(across, color=INK, fontsize=10)
-    axes.set_ylabel(up, color=INK, fontsize=10)
-    return axes
-
-
-def _add_legend(figure: Any) -> None:
+def add_legend(figure: Any) -> None:
     """Put a legend above the axes of a figure, in as many columns as its names have room for."""
     handles: dict[str, Any] = {}
     for axes in figure.axes:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, pairwise
+from collections.abc import Mapping
+from itertools import chain
 from typing import Any, TypeAlias
 
 from evomerge.errors import RecipeError
 from evomerge.recipe import Layer, Recipe
-from evomerge.report.pictures import GREY, INK, LINE, label_text, new_figure, plain_text
+from evomerge.report.pictures import LINE, TEXT, add_legend, label_text, new_figure, plain_text
 from evomerge.report.words import renamed
 from evomerge.space.paths.path import describe, legend_of, path_of
 
-_COLOURS = ("#1f6feb", "#d9822b", "#2a9d6f", "#a855c7", "#c0392b", "#5f6b78", "#b8a21f", "#1797a6")
-_LONGEST = 52
-_MOST_LABELS = 60  # of the rows of a heat map
 _ALL = "all"
 """Label of the row of a knob of the whole merge."""
 
@@ -71,99 +68,41 @@ def _knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     knobs = _knob_grids(recipe, {name: names[name] for name in parent_letters(recipe).values()})
     if not knobs:
         return None
-    stacks = _stacks(recipe)
-    tall = [min(len(grid), _MOST_LABELS) for grid in knobs.values()]
-    height = 0.55 * len(tall) + 0.2 * sum(tall) + 0.3
-    figure, panels = _panels_below(height, [count + 1.2 for count in tall])
-    for axes, (knob, grid) in zip(panels, knobs.items(), strict=True):
-        _heat_map(figure, axes, plain_text(knob), grid)
-        axes.set_xticks(*_depth_ticks(list(map(len, stacks.values())), recipe.modalities))
-    # Below the labels of rows, too, which may leave little room beside them.
     outside = ("embeddings", "head", *recipe.modalities)
+    blocks = [str(block) for stack in _stacks(recipe).values() for block in range(len(stack))]
+    depth = ["E", *blocks, *(name[0].upper() for name in outside[1:])]
+    step = math.ceil(len(depth) / 10)
+    last = len(blocks) - step // 2  # whose number does not touch the letter of the head
+    columns = [
+        x for x, it in enumerate(depth) if it.isalpha() or (x <= last and not int(it) % step)
+    ]
+    heights = [len(grid) + 1.2 for grid in knobs.values()]
+    figure, panels = new_figure(0.4 * len(knobs) + 0.25 * sum(heights), heights)
+    for axes, (knob, grid) in zip(panels, knobs.items(), strict=True):
+        image = axes.imshow(list(grid.values()), aspect="auto", interpolation="nearest")
+        axes.set_title(plain_text(knob), loc="left", **TEXT)
+        axes.set_yticks(range(len(grid)), [label_text(label, 26) for label in grid])
+        axes.set_xticks(columns, [depth[x] for x in columns])
+        axes.set_facecolor(LINE)  # where a knob is not used
+        figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
     letters = ", ".join(f"{name[0].upper()}: {name}" for name in outside)
-    several = len(stacks) > 1
-    depth = f"block of {', then of '.join(stacks)}" if several else _DEPTH
-    space = "\n" if recipe.modalities or several else " "
-    figure.supxlabel(f"{depth}{space}({letters})", x=0.02, ha="left", **_TEXT)
+    panels[-1].set_xlabel(f"{_DEPTH}\n({letters})", **TEXT)
     return figure
 
 
 def _path_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
-    """Draw a path, which has no merged block: which block of which parent is at each depth.
-
-    A second panel has the scale of the hidden state where it enters each block, if it is not 1.
-    """
-    path = path_of(_blocks(recipe))
-    scaled = any(hop.scale != 1.0 for hop in path)
-    legend = (f"{key}: {names[parent]}" for key, parent in parent_letters(recipe).items())
-    notes = [line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…" for line in legend]
-    height = 2.3 + 0.9 * scaled + 0.16 * len(notes)
-    figure, panels = _panels_below(height, [2.4, 1.0] if scaled else [1.0])
-    for number, (letter, parent) in enumerate(parent_letters(recipe).items()):
-        colour = _COLOURS[number % len(_COLOURS)]
+    """Draw a path, which has no merged block: which block of which parent is at each depth."""
+    path, letters = path_of(_blocks(recipe)), parent_letters(recipe)
+    figure, (axes,) = new_figure(2.8 + 0.2 * len(letters))
+    for letter, parent in letters.items():
         points = [(depth, hop.layer) for depth, hop in enumerate(path) if hop.parent == parent]
-        if points:
-            panels[0].plot(*zip(*points, strict=True), "s", color=colour, ms=4, label=letter)
-    for depth, (hop, after) in enumerate(pairwise(path)):
-        style = "-" if after.follows(hop) else ":"
-        panels[0].plot([depth, depth + 1], [hop.layer, after.layer], style, color=GREY, lw=0.8)
-    panels[0].set_ylabel("block of the parent", fontsize=8, color=INK)
-    panels[0].legend(**_ABOVE)
-    if scaled:
-        scales = [hop.scale for hop in path]
-        panels[1].axhline(1.0, color=GREY, lw=0.8)
-        panels[1].vlines(range(len(path)), 1.0, scales, color=INK, lw=2)
-        panels[1].set_ylabel("scale", fontsize=8, color=INK)
-    for axes in panels:
-        axes.set_xlim(-0.7, len(path) - 0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.set_major_locator(_few_ticks(8, integer=True))
-    panels[0].yaxis.set_major_locator(_few_ticks(6, integer=True))
-    panels[-1].set_xlabel("\n".join([_DEPTH, *map(plain_text, notes)]), loc="left", **_TEXT)
+        label = label_text(f"{letter}: {names[parent]}", 60)
+        axes.plot(*zip(*points, strict=True) if points else ((), ()), "s", ms=4, label=label)
+    axes.locator_params(integer=True)
+    axes.set_xlabel(_DEPTH, **TEXT)
+    axes.set_ylabel("block of the parent", **TEXT)
+    add_legend(figure)
     return figure
-
-
-_ABOVE = {
-    "loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "frameon": False, "fontsize": 8, "ncols": 6,
-    "handletextpad": 0.1, "columnspacing": 1.0,
-}  # fmt: skip
-_TEXT = {"fontsize": 8, "color": INK, "linespacing": 1.4}
-
-
-def _panels_below(height: float, heights: Sequence[float]) -> tuple[Any, list[Any]]:
-    """Return a narrow figure and its panels, one below the other, with these relative heights."""
-    figure = new_figure(height, 4.2)
-    panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for axes in panels:
-        axes.tick_params(labelsize=7.5, colors=INK, length=2)
-    return figure, list(panels)
-
-
-def _heat_map(figure: Any, axes: Any, title: str, grid: _Grid) -> None:
-    """Draw a grid with colours of its own; nan is a gap."""
-    values = [value for row in grid.values() for value in row if not math.isnan(value)]
-    low, high = min(values), max(values)
-    margin = 0.5 * (low == high)  # one value is not drawn as if it were an extreme
-    limits = {"vmin": low - margin, "vmax": high + margin}
-    style = {"aspect": "auto", "cmap": "viridis", "interpolation": "nearest"}
-    image = axes.imshow(list(grid.values()), **style, **limits)
-    axes.set_title(title, loc="left", fontsize=8.5, color=INK, pad=3)
-    step = math.ceil(len(grid) / _MOST_LABELS)
-    labels = [label_text(label, 26) for label in list(grid)[::step]]
-    axes.set_yticks(range(0, len(grid), step), labels)
-    axes.set_facecolor(LINE)
-    bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
-    bar.ax.tick_params(labelsize=7, colors=INK)
-    bar.locator = _few_ticks(4)
-    if low == high:
-        bar.set_ticks([low], labels=[f"{low:.3g}"])
-
-
-def _few_ticks(most: int, *, integer: bool = False) -> Any:
-    """Return a matplotlib locator of at most `most` ticks; `integer`: at whole numbers only."""
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(nbins=most, integer=integer)
 
 
 def _stacks(recipe: Recipe) -> dict[str, tuple[Layer, ...]]:
@@ -203,21 +142,3 @@ def _knob_grids(recipe: Recipe, labels: Mapping[str, str]) -> dict[str, _Grid]:
             if not of_owner[owner]:
                 grid[owner] = usual
     return grids
-
-
-def _depth_ticks(depths: Sequence[int], modalities: Iterable[str]) -> tuple[list[int], list[str]]:
-    """Return numbers and labels of the columns `E`, some of the blocks, `H`, the modalities.
-
-    `depths`: number of blocks of each stack.
-    """
-    blocks = sum(depths)
-    step = next(size for size in (1, 2, 4, 5, 8, 10, 20, 50, 100, blocks + 1) if blocks / size <= 9)
-    ticks = [
-        (1 + sum(depths[:number]) + block, str(block))
-        for number, depth in enumerate(depths)
-        for block in range(0, depth, step)
-        if block + step / 2 < depth or block == 0
-    ]
-    more = [name[0].upper() for name in modalities]
-    last = range(blocks + 1, blocks + 2 + len(more))
-    return [0, *(x for x, _ in ticks), *last], ["E", *(name for _, name in ticks), "H", *more]

@@ -123,27 +123,14 @@ def test_what_a_front_says_of_parents_of_scores_without_an_error_and_of_constrai
     assert "But the knee breaks on the test documents: model/layers <= 5 (9)." in text
 
 
-def lines_of(view):
-    """Style and marker of each line of the picture -> its points, of what is no interval."""
+def test_the_front_is_shown_on_test_documents_with_intervals(tmp_path):
+    view = front_with(tmp_path, [PARENT] * 3, [BETTER, SHORTER])
     (axes,) = front_chart(view.history, view.ranking).axes
     assert axes.get_title(loc="left") == "on test documents"
-    lines = [line for line in axes.lines if line.get_linewidth() != 1]
-    return {(line.get_drawstyle(), line.get_marker()): line.get_xydata().tolist() for line in lines}
-
-
-def test_the_front_is_shown_on_test_documents_with_steps(tmp_path):
-    """Dots on search documents were mixed with a line of test documents, straight ones."""
-    shown = lines_of(front_with(tmp_path, [PARENT] * 3, [BETTER, SHORTER]))
-    # Candidate 4 is as short as candidate 3 and less accurate, so it is below the line.
-    assert shown["default", "o"] == [[9.0, 75.0], [9.0, 49.0]]
-    assert shown["steps-post", "None"] == [[9.0, 75.0]]
-    assert shown["default", "D"] == [[10.0, 50.0]] * 3
-
-
-def test_steps_turn_with_the_direction_of_the_objective_across(tmp_path):
-    wide = scores(answers(300, 400), (20,) * 400)
-    narrow = scores(answers(200, 400), (5,) * 400)
-    for lower, way, order in (([TOKENS.key], "post", [5, 20]), ([], "pre", [20])):
-        frozen = {"lower_is_better": lower}
-        shown = lines_of(front_with(tmp_path / way, [PARENT] * 3, [wide, narrow], frozen=frozen))
-        assert [x for x, _ in shown[f"steps-{way}", "None"]] == order
+    shown = {item.get_label(): item for item in axes.containers}
+    points = {label: item[0].get_xydata().tolist() for label, item in shown.items()}
+    assert points["merge on the front"] == [[9.0, 75.0], [9.0, 49.0]]
+    assert points["parents, uniform"] == [[10.0, 50.0]] * 3
+    across, up = (bars.get_segments() for bars in shown["merge on the front"][2])
+    assert across[0].ravel() == pytest.approx([8.9, 75.0, 9.1, 75.0], abs=0.01)
+    assert up[0].ravel() == pytest.approx([9.0, 70.5, 9.0, 79.0], abs=0.1)

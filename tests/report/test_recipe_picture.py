@@ -53,6 +53,10 @@ def grids(figure):
     return found
 
 
+def label(figure):
+    return next(it for axes in figure.axes if (it := axes.get_xlabel()))
+
+
 def ticks(figure):
     return [item.get_text() for item in figure.axes[0].get_xticklabels()]
 
@@ -76,7 +80,7 @@ def test_a_merged_tower_is_behind_the_head_and_an_encoder_before_its_decoder():
     assert math.isnan(grids(figure)["weight"][LONG][-1])
     assert ticks(figure) == [*"E012HVP"]
     letters = "(E: embeddings, H: head, V: vision, P: projector)"
-    assert figure.get_supxlabel().endswith(letters)
+    assert label(figure).endswith(letters)
     assert knobs_of_every_layer(recipe) == "", "the tower has other knobs"
     encoder, decoder = merged(2).layers["model.layers"], merged(3).layers["model.layers"]
     stacks = {"model.encoder.layers": encoder, "model.decoder.layers": decoder}
@@ -84,11 +88,9 @@ def test_a_merged_tower_is_behind_the_head_and_an_encoder_before_its_decoder():
     weights = [0.0, 0.1, 0.2, 0.1, 0.2, 0.3, 0.4]
     assert grids(figure)["weight"]["org/one"] == pytest.approx(weights)
     assert ticks(figure) == ["E", "0", "1", "0", "1", "2", "H"]
-    told = figure.get_supxlabel()
-    assert told.startswith("block of model.encoder.layers, then of model.decoder.layers\n(E: emb")
 
 
-def test_a_knob_of_some_tensors_has_rows_of_its_own_and_of_many_rows_some_have_labels():
+def test_a_knob_of_some_tensors_has_rows_of_its_own():
     def weight(depth):
         return [["self_attn.", 0.5], ["*", 0.25]] if 0 < depth < 4 else 0.75
 
@@ -96,22 +98,14 @@ def test_a_knob_of_some_tensors_has_rows_of_its_own_and_of_many_rows_some_have_l
     assert found["org/one self_attn"] == [0.75, 0.5, 0.5, 0.5, 0.75]
     assert found["org/one rest"] == [0.75, 0.25, 0.25, 0.25, 0.75]
     assert list(found)[:2] == ["org/one rest", "org/one self_attn"] and len(found) == 3
-    many = [[f"expert{number}.", number / 500] for number in range(300)]
-    figure = recipe_picture(merged(weight=lambda depth: many), NAMES)
-    _, shown = (axes for axes in figure.axes if axes.images and axes.get_title(loc="left"))
-    assert len(shown.images[0].get_array()) == 301
-    assert 30 < len(shown.get_yticklabels()) <= 60 and figure.get_figheight() < 16
 
 
 def test_a_path_shows_which_block_comes_from_where():
     recipe = routed([("one", 0, 1.0), ("one", 1, 1.0), ("two", 5, 0.9), ("one", 2, 1.0)])
     assert is_path(recipe) and not is_path(merged())
-    blocks, scales = recipe_picture(recipe, NAMES).axes
-    points = {line.get_label(): line.get_xydata().tolist() for line in blocks.lines}
+    (blocks,) = recipe_picture(recipe, NAMES).axes
+    points = {line.get_label()[0]: line.get_xydata().tolist() for line in blocks.lines}
     assert points["A"] == [[0, 0], [1, 1], [3, 2]] and points["B"] == [[2, 5]]
-    (bars,) = scales.collections
-    assert [segment[1][1] for segment in bars.get_segments()] == [1.0, 1.0, 0.9, 1.0]
-    assert len(recipe_picture(routed([("one", 0, 1.0)]), NAMES).axes) == 1
     recipe = routed([("two", 0, 1.0), ("one", 1, 1.0)])
     assert parent_letters(recipe) == {"A": "one", "B": "two"}
     assert describe(recipe).startswith("B0 A1 (A = one, B = two")
@@ -132,4 +126,4 @@ def test_pictures_are_narrow_and_equal_in_every_run():
     for recipe in (merged(80), routed([("two", i, 1.1) for i in range(80)])):
         figure = recipe_picture(recipe, NAMES)
         assert svg_text(figure) == svg_text(recipe_picture(recipe, NAMES))
-        assert figure.get_size_inches()[0] * 96 <= 404
+        assert figure.get_size_inches()[0] * 96 <= 538
