@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from evomerge.config.frozen import Documents
 from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig
@@ -19,13 +19,7 @@ if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
     from evomerge.evaluation.tasks.info import TaskInfo, TasksInfo
 
-Digests: TypeAlias = dict[str, dict[str, Mapping[str, str]]]
-"""Split -> task -> name of what was digested -> digest."""
-
 _DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
-
-_NAMES = {"settings": "settings", "templates": "templates", "examples": "few-shot examples"}
-"""Name of a digest -> name for a person; all others are of one split."""
 
 
 def find_objectives(config: SearchConfig, evaluator: Evaluator) -> tuple[Objective, ...]:
@@ -101,14 +95,15 @@ def leaves_of(config: SearchConfig, info: TasksInfo) -> list[str]:
     return list(dict.fromkeys(task for name in config.tasks for task in info.leaves(name)))
 
 
-def task_digests(evaluator: Evaluator, splits: Mapping[Split, Documents]) -> Digests:
-    """Return the digests of what scores depend on beside the model, where objectives have some."""
-    found: Digests = {}
+def task_digests(
+    evaluator: Evaluator, splits: Mapping[Split, Documents]
+) -> dict[str, dict[str, str]]:
+    """Return split -> task -> digest of what scores depend on beside the model, if there is one."""
+    found = {}
     for split, documents in splits.items():
         tasks = evaluator.tasks_of(split)
-        own = {task: tasks.of(task).digests(task, ids) for task, ids in documents.items() if ids}
-        if known := {task: digests for task, digests in own.items() if digests}:
-            found[split] = known
+        own = {task: tasks.of(task).digest(task, ids) for task, ids in documents.items() if ids}
+        found[split] = {task: digest for task, digest in own.items() if digest}
     return found
 
 
@@ -152,11 +147,9 @@ def check_tasks(config: SearchConfig, evaluator: Evaluator) -> None:
                     f"with ids up to {max(ids)}, but the task now has {count} documents from "
                     f"{now!r}; restore its YAML and data, or start a new run."
                 )
-            today = tasks.of(task).digests(task, ids) if digests.get(task) else {}
-            for what, digest in digests.get(task, {}).items():
-                if today.get(what) != digest:
-                    raise ConfigError(
-                        f"Task {task!r} has changed since the run began: its "
-                        f"{_NAMES.get(what, f'{split} {what}')} are not the same; restore its "
-                        f"{origin}, or start a new run."
-                    )
+            if task in digests and digests[task] != tasks.of(task).digest(task, ids):
+                raise ConfigError(
+                    f"Task {task!r} has changed since the run began: its {split} documents, their "
+                    f"prompts or its settings are not the same; restore its {origin}, or start a "
+                    "new run."
+                )

@@ -23,7 +23,7 @@ from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM, Request
 from evomerge.evaluation.inference.rows import Form, spread
 from evomerge.evaluation.inference.vllm import EngineForward, VllmEngine
-from evomerge.evaluation.tasks.digests import RENDERED, stable_text, task_digests
+from evomerge.evaluation.tasks.digests import RENDERED, plain_value, task_digest
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.loading import shows_images
 from evomerge.evaluation.tasks.objective import Documents, MetricRows, Summary
@@ -135,14 +135,14 @@ class LmEval(Suitable):
             elif kind == "multiple_choice":
                 harness.right_choices(task, documents[document])
 
-    def digests(self, task: str, ids: Sequence[int]) -> Mapping[str, str]:
-        """Return digests of what a task's scores on some documents depend on; see `task_digests`.
+    def digest(self, task: str, ids: Sequence[int]) -> str:
+        """Return the digest of what a task's scores on some documents depend on.
 
         Chat templates belong to the tokenizer, so prompts count without them.
         """
         requests = self.harness.build(task, spread(ids, RENDERED), None)
         with calling():
-            return task_digests(self.harness.tasks[task], ids, requests)
+            return task_digest(self.harness.tasks[task], ids, requests)
 
     def forms(self, task: str, *, rendered: bool) -> Callable[[int], Sequence[str]]:
         """Return a function: document id -> texts by which the document is compared with others.
@@ -155,14 +155,14 @@ class LmEval(Suitable):
 
         def texts(document: int) -> list[str]:
             content = documents[document]
-            forms = [json.dumps(dict(content), sort_keys=True, default=stable_text)]
+            forms = [json.dumps(dict(content), sort_keys=True, default=plain_value)]
             if rendered:
                 with calling():
                     parts = [subject.doc_to_text(content), subject.doc_to_target(content)]
                     if subject.get_config("doc_to_choice"):
                         parts.append(subject.doc_to_choice(content))
                     if shows_images(subject):
-                        parts += map(stable_text, subject.doc_to_image(content))
+                        parts += map(plain_value, subject.doc_to_image(content))
                 forms.append(" ".join(str(parts).casefold().split()))
             return forms
 

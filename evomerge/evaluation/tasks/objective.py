@@ -97,9 +97,9 @@ class Objective:
         """Return task -> the metrics of each document; CandidateError: the model has none."""
         raise NotImplementedError
 
-    def digests(self, task: str, ids: Sequence[int]) -> Mapping[str, str]:
-        """Return digests of what scores depend on beside the model, by what was digested."""
-        return {}
+    def digest(self, task: str, ids: Sequence[int]) -> str:
+        """Return a digest of what scores depend on beside the model; empty: it is not known."""
+        return ""
 
     def forms(self, task: str, *, rendered: bool) -> Callable[[int], Sequence[str]]:
         """Return a function: document id -> texts by which it is compared with other documents.

@@ -106,9 +106,9 @@ class RowsObjective(SingleTask):
         checks = {key: check for key, check in cls.columns.items() if row.get(key) is not None}
         return {key: check(row[key], f"{where}: {key}") for key, check in checks.items()}
 
-    def digests(self, task: str, ids: Sequence[int]) -> Mapping[str, str]:
+    def digest(self, task: str, ids: Sequence[int]) -> str:
         """Return the digest of the file's text."""
-        return {"documents": self._digest}
+        return self._digest
 
     def forms(self, task: str, *, rendered: bool) -> Callable[[int], Sequence[str]]:
         """Return what gives the text of the columns that are compared."""

@@ -69,7 +69,7 @@ def test_a_search_for_a_kind_of_a_package_goes_on_and_its_export_has_its_score(f
         "contains sums/share": run.best.scores("test").aggregates["contains sums/share"]
     }
     (folder / "sums.jsonl").write_text('{"prompt": "a", "word": "b"}\n' * 40)
-    with pytest.raises(ConfigError, match="documents are not the same; restore its files"):
+    with pytest.raises(ConfigError, match="are not the same; restore its files"):
         evomerge.evaluate(folder / "model", folder / "run" / "search.yaml")
 
 

@@ -74,7 +74,7 @@ def test_a_template_that_may_not_be_used_is_named(tmp_path, key):
     rows = [{"q": "a?", "a": "b"}, {"q": "b?", "a": "c"}]
     write_task(tmp_path, "theirs", rows, **{"output_type": kind, key: "{{ cycler.__init__ }}"})
     with pytest.raises(ConfigError, match=r"template '\{\{ cycler.__init__ \}\}' of a task"):
-        LmEval(Harness(["theirs"], [tmp_path])).digests("theirs", [0, 1])
+        LmEval(Harness(["theirs"], [tmp_path])).digest("theirs", [0, 1])
 
 
 def test_lm_evals_own_templates_are_back_behind_the_last_context():
