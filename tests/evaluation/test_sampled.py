@@ -116,7 +116,7 @@ def test_repeats_filters_and_aggregation_are_lm_evals(zoo_maths, folder, stock, 
 
 SETTINGS = {
     "of the model": {"temperature": 0.9},
-    "of the task": {"temperature": 1.3, "top_k": 40, "top_p": 0.9, "min_p": 0.02},
+    "of the task": {"temperature": 1.3, "top_k": 40, "top_p": 0.9},
     "no limits": {"temperature": 1.0, "top_k": 0, "top_p": 1.0},
 }
 

@@ -23,77 +23,52 @@ from evomerge.evaluation.inference.batches import MASKED, Batching
 
 _LOOK_BACK = 2  # a stop sequence may take 2 tokens more than its own encoding, as in lm-eval
 
-_HARMLESS = {
+_KNOWN = {
     # Implemented here, or lm-eval passes values of its own.
-    *("eos_token_id", "max_length", "temperature", "do_sample", "use_cache", "pad_token_id"),
-    # Read only where tokens are drawn, and only with several beams.
-    *("top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"),
-    *("early_stopping", "length_penalty", "diversity_penalty"),
-    # Read only with an assistant model or prompt lookup.
-    *("num_assistant_tokens", "num_assistant_tokens_schedule", "max_matching_ngram_size"),
-    *("assistant_confidence_threshold", "assistant_lookbehind", "target_lookbehind"),
-    # Read only without a prompt, with an encoder, with a static cache, for other results.
-    *("bos_token_id", "decoder_start_token_id", "disable_compile"),
-    *("output_scores", "output_logits"),
+    *("eos_token_id", "pad_token_id", "max_length", "use_cache"),
+    *("do_sample", "temperature", "top_k", "top_p"),
+    # Read only without a prompt, or with an encoder.
+    *("bos_token_id", "decoder_start_token_id"),
     # Where the config comes from.
     *("transformers_version", "_from_model_config", "_commit_hash", "_original_object_hash"),
 }
-"""Settings of `generation_config.json` that change no text whatever their value."""
+"""Settings of `generation_config.json` with which our own generation gives lm-eval's texts."""
 
-_NEUTRAL: Mapping[str, Any] = {
-    **dict.fromkeys(("repetition_penalty", "encoder_repetition_penalty", "guidance_scale"), 1),
-    **dict.fromkeys(("num_beams", "num_beam_groups", "num_return_sequences"), 1),
-    **dict.fromkeys(("min_length", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"), 0),
-    **dict.fromkeys(("renormalize_logits", "remove_invalid_values", "token_healing"), False),
-    **dict.fromkeys(("use_mtp", "is_assistant", "low_memory", "return_dict_in_generate"), False),
-    **dict.fromkeys(("output_attentions", "output_hidden_states"), False),
+_NEUTRAL = {
+    **{"repetition_penalty": 1, "num_beams": 1},
+    **{"output_attentions": False, "output_hidden_states": False},
 }
-"""Settings with the value that changes no text."""
-
-_NO_CUT = {
-    "typical_p": (None, 1),
-    "epsilon_cutoff": (None, 0),
-    "eta_cutoff": (None, 0),
-    "top_h": (None,),
-}
-"""Settings of drawing that `Sampling` does not have, with the values at which they do nothing."""
+"""Settings that are often given with the value that changes no text."""
 
 
-def unsupported_setting(settings: Any, *, sampled: bool = False) -> str | None:
+def unsupported_setting(settings: Any) -> str | None:
     """Return a setting of a generation config that our own generation does not support, or None.
 
     lm-eval generates with transformers' `generate`, which reads `generation_config.json`. Our own
-    generation may be used only if each setting is known to change no text, or is implemented;
-    otherwise lm-eval itself generates. `sampled` is whether tokens are drawn at random.
+    generation may be used only if each setting is known; otherwise lm-eval itself generates.
     """
-    default = vars(type(settings)())
-    name: str
+    default, name = vars(type(settings)()), ""
     for name, value in vars(settings).items():
-        if sampled and value not in _NO_CUT.get(name, (value,)):
-            return name
-        plain = (None, default.get(name), _NEUTRAL.get(name))
-        if name not in _HARMLESS and value not in plain:
+        if name not in _KNOWN and value not in (None, default.get(name), _NEUTRAL.get(name)):
             return name
     return None
 
 
-SETTINGS = ("temperature", "top_k", "top_p", "min_p")
-"""The `generation_kwargs` of a task that say how tokens are drawn."""
+SETTINGS = ("temperature", "top_k", "top_p")
+"""The `generation_kwargs` of a task that say how our own generation draws tokens."""
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is drawn.
 
-    `temperature` (above 0) divides the logits. Only the `top_k` most likely tokens (0: all), those
-    that together have the probability `top_p` (above 0, at most 1), and those with at least the
-    share `min_p` of the highest probability can be drawn.
+    `temperature` (above 0) divides the logits. Only the `top_k` most likely tokens (0: all), and
+    those that together have the probability `top_p` (above 0, at most 1), can be drawn.
     """
 
     temperature: float
     top_k: int = 0
     top_p: float = 1.0
-    min_p: float | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any], defaults: Any, task: str) -> Sampling:
@@ -107,15 +82,13 @@ class Sampling:
 
         def setting(name: str, else_: Any) -> Any:
             values = options.get(name), getattr(defaults, name, None), else_
-            return next((value for value in values if value is not None), None)
+            return next(value for value in values if value is not None)
 
         try:
-            least = setting("min_p", None)
             sampling = cls(
                 float(options.get("temperature") or 0.0),  # the model's is not used by lm-eval
                 int(setting("top_k", 50)),  # as in transformers
                 float(setting("top_p", 1.0)),
-                None if least is None else float(least),
             )
             sampling.warpers()
         except (TypeError, ValueError) as error:
@@ -137,7 +110,6 @@ class Sampling:
             (self.temperature != 1.0, hf.TemperatureLogitsWarper, self.temperature),
             (self.top_k != 0, hf.TopKLogitsWarper, self.top_k),
             (self.top_p < 1.0, hf.TopPLogitsWarper, self.top_p),
-            (self.min_p is not None, hf.MinPLogitsWarper, self.min_p),
         ]
         return hf.LogitsProcessorList(kind(value) for is_used, kind, value in warpers if is_used)
 

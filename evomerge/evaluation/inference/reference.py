@@ -205,7 +205,7 @@ class ReferenceLM:
                 f"objectives: a task asks for {limit} new tokens, but the model reads at most "
                 f"{self.max_length} tokens in all; lower max_gen_toks in the task's YAML."
             )
-        if others or generation.unsupported_setting(self._defaults, sampled=sampling is not None):
+        if others or generation.unsupported_setting(self._defaults):
             return ()
         tokens = self._lm.tok_batch_encode([context], left_truncate_len=room)[0][0].tolist()
         prompt = Prompt(tuple(tokens), tuple(stop for stop in stops if stop), limit, sampling)

@@ -97,7 +97,6 @@ class VllmEngine:
             drawn: dict[str, Any] = {"temperature": 0.0}
             if prompt.sampling is not None:
                 drawn = asdict(prompt.sampling) | {"seed": prompt.seed}
-                drawn["min_p"] = prompt.sampling.min_p or 0.0
             ends = {"stop": list(prompt.stops), "stop_token_ids": self._ends}
             # A stop sequence may be a special token.
             ends |= {"max_tokens": prompt.limit, "skip_special_tokens": False}

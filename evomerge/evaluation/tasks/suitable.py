@@ -84,9 +84,7 @@ class Suitable(Objective):
         """Return a setting of the merges' generation config that only lm-eval itself knows."""
         texts = [task for task in self.info.tasks.values() if task.generates]
         settings = merges.generation() if texts and not is_encoder_decoder(merges.host) else None
-        if settings is None:
-            return None
-        return unsupported_setting(settings, sampled=any(task.is_sampled for task in texts))
+        return None if settings is None else unsupported_setting(settings)
 
     def words(self, merges: Merges) -> Mapping[str, Any]:
         """Return what runs models and the code that they write, and how texts are drawn."""

@@ -58,7 +58,7 @@ def engine(monkeypatch, llama, tokenizer):
             assert options.skip_special_tokens is False and options.stop_token_ids == [2]
             sampling, seed = None, 0
             if options.temperature > 0:
-                assert options.top_k == 50 and options.min_p == 0.0
+                assert options.top_k == 50
                 sampling = Sampling(options.temperature, options.top_k, options.top_p)
                 seed = options.seed
             prompt = Prompt(tuple(tokens), tuple(options.stop), limit, sampling, seed=seed)
