@@ -35,8 +35,8 @@ _KNOWN = {
 """Settings of `generation_config.json` with which our own generation gives lm-eval's texts."""
 
 _NEUTRAL = {
-    **{"repetition_penalty": 1, "num_beams": 1},
-    **{"output_attentions": False, "output_hidden_states": False},
+    "repetition_penalty": 1, "num_beams": 1,
+    "output_attentions": False, "output_hidden_states": False,
 }
 """Settings that are often given with the value that changes no text."""
 

@@ -13,14 +13,12 @@ an output `outputs[0].token_ids`.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor
 
 from evomerge.compat.transformers import checkpoint_weights
@@ -52,11 +50,10 @@ class VllmEngine:
         weights = checkpoint_weights(model)
         self._llm = vllm_start.start_vllm(model, tokenizer, weights, tensor_parallel)
         self._shapes = {name: tuple(item.shape) for name, item in weights.items()}
-        self._loaded = ""  # the digest of the loaded weights
         self._failure: str | None = None
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Replace the model's weights and empty the prefix cache, unless they are loaded already.
+        """Replace the model's weights and empty the prefix cache.
 
         A model with fewer layers than the engine is completed by identity layers.
 
@@ -73,16 +70,11 @@ class VllmEngine:
                 f"vLLM cannot load these weights: tensor {name!r} has the shape {shapes.get(name)} "
                 f"instead of {self._shapes.get(name)} (None: it is missing)."
             )
-        digest = digest_of(weights)
         with self._fatal("load weights"):
-            if digest == self._loaded:
-                return
-            self._loaded = ""
             with self._passed(state) as arguments:
                 self._llm.collective_rpc("reload_weights", kwargs=arguments)
             if not self._llm.reset_prefix_cache():
                 raise RuntimeError("it did not empty its prefix cache of the previous weights")
-            self._loaded = digest
 
     def generate(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Return the new tokens of each prompt, up to a stop sequence or the limit.
@@ -107,7 +99,7 @@ class VllmEngine:
         return [list(output.outputs[0].token_ids) for output in outputs]
 
     @contextmanager
-    def _passed(self, state: Mapping[str, torch.Tensor]) -> Iterator[dict[str, Any]]:
+    def _passed(self, state: Mapping[str, Tensor]) -> Iterator[dict[str, Any]]:
         """Yield the arguments of `reload_weights` that pass these weights."""
         if not self._is_divided:
             yield {"weights_iterator": iter(state.items())}
@@ -168,16 +160,6 @@ def _language(names: Shapes | Mapping[str, Tensor]) -> Stack | None:
     """Return the largest stack of layers that is not of another modality."""
     stacks = find_stacks(names)
     return next((stacks[prefix] for prefix in stacks if not is_other_modality(prefix)), None)
-
-
-def digest_of(state: Mapping[str, Tensor]) -> str:
-    """Return a digest of the names, dtypes, shapes and bytes of some tensors, as 32 hex digits."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in state.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        flat = tensor.detach().cpu().contiguous().flatten()
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 @dataclass

@@ -16,7 +16,7 @@ from evomerge.compat.transformers import checkpoint_weights
 from evomerge.errors import CandidateError, ConfigError, DeviceError
 from evomerge.evaluation.inference import generation
 from evomerge.evaluation.inference.generation import Prompt, Sampling
-from evomerge.evaluation.inference.vllm import EngineForward, VllmEngine, digest_of
+from evomerge.evaluation.inference.vllm import EngineForward, VllmEngine
 from evomerge.evaluation.inference.vllm import with_identity_layers as completed
 from evomerge.evaluation.inference.vllm_start import check_vllm
 from evomerge.evaluation.tasks.harness import Harness
@@ -91,7 +91,7 @@ def test_the_calls_to_vllm_give_the_scores_of_the_hf_backend(
     evaluator.halve_batches(1)
     assert evaluator.oom_backoffs == scorer.oom_backoffs == 1
     assert evaluator.score(candidate).values == expected.values
-    loads = 1 if "t_generate" in names else 0
+    loads = 2 if "t_generate" in names else 0
     assert engine._llm.calls == ["reload_weights", "reset_prefix_cache"] * loads
 
 
@@ -122,9 +122,7 @@ def test_what_the_engine_cannot_do_is_refused(engine, make_model, tokenizer, tas
 
 
 def test_weights_of_other_shapes_are_refused_and_the_engine_goes_on(engine, make_model, llama):
-    """Equal weights are loaded once."""
-    for seed in (4, 4, 0):
-        engine.load(checkpoint_weights(make_model("llama", seed=seed)))
+    engine.load(checkpoint_weights(make_model("llama", seed=4)))
     name = "model.norm.weight"
     for change, words in (
         ({name: None}, r"'model.norm.weight' has the shape None instead of \(32,\)"),
@@ -149,7 +147,6 @@ def test_a_path_on_a_deeper_engine_answers_with_its_own_weights(engine, make_mod
         served.load(checkpoint_weights(model))
     assert deeper._llm.config.num_hidden_layers == 6
     assert deeper.generate([PROMPT]) == engine.generate([PROMPT])
-    assert deeper._loaded == engine._loaded == digest_of(checkpoint_weights(model))
     with pytest.raises(CandidateError, match=r"layers\.3\..* instead of None"):
         engine.load(checkpoint_weights(deep))
 
