@@ -30,7 +30,7 @@ class ImageFeatures:
 
     memory: int
     _tower: object = None
-    _outputs: dict[bytes, tuple[torch.device, Any]] = field(default_factory=dict)
+    _outputs: dict[str, tuple[torch.device, Any]] = field(default_factory=dict)
     _bytes: int = 0
 
     @contextmanager
@@ -50,13 +50,12 @@ class ImageFeatures:
 
         @wraps(compute)  # `generate` passes what the signature names
         def get_image_features(*args: Any, **options: Any) -> Any:
-            digest = hashlib.sha256()
-            _feed(digest.update, (args, options))
-            if (known := self._outputs.get(digest.digest())) is not None:
+            key = repr(_each((args, options), _digest))
+            if (known := self._outputs.get(key)) is not None:
                 device, features = known
                 return _each(features, lambda tensor: tensor.to(device))
             features = compute(*args, **options)
-            self._keep(digest.digest(), features)
+            self._keep(key, features)
             return features
 
         inner.get_image_features = get_image_features  # of this object, not of its class
@@ -65,7 +64,7 @@ class ImageFeatures:
         finally:
             del inner.get_image_features
 
-    def _keep(self, key: bytes, features: Any) -> None:
+    def _keep(self, key: str, features: Any) -> None:
         tensors: list[Tensor] = []
         _each(features, tensors.append)
         size = sum(tensor.nbytes for tensor in tensors)
@@ -75,7 +74,7 @@ class ImageFeatures:
             self._outputs[key] = tensors[0].device, stored
 
 
-def _each(value: Any, change: Callable[[Tensor], Any]) -> Any:
+def _each(value: Any, change: Callable[[Tensor], object]) -> Any:
     """Return nested outputs with every tensor changed, without what nobody reads."""
     if isinstance(value, Tensor):
         return change(value)
@@ -87,13 +86,6 @@ def _each(value: Any, change: Callable[[Tensor], Any]) -> Any:
     return value
 
 
-def _feed(update: Callable[[Any], None], value: Any) -> None:
-    if isinstance(value, Tensor):
-        update(f"{value.dtype} {tuple(value.shape)} {value.device};".encode())
-        update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    elif isinstance(value, (dict, list, tuple)):
-        update(f"{type(value).__name__} {len(value)};".encode())
-        for item in sorted(value.items()) if isinstance(value, dict) else value:
-            _feed(update, item)
-    else:
-        update(f"{value!r};".encode())
+def _digest(tensor: Tensor) -> tuple[object, ...]:
+    content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return tensor.dtype, tensor.shape, tensor.device, hashlib.sha256(content).hexdigest()

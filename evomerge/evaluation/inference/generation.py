@@ -27,17 +27,14 @@ _KNOWN = {
     # Implemented here, or lm-eval passes values of its own.
     *("eos_token_id", "pad_token_id", "max_length", "use_cache"),
     *("do_sample", "temperature", "top_k", "top_p"),
-    # Read only without a prompt, or with an encoder.
-    *("bos_token_id", "decoder_start_token_id"),
+    # Read only without a prompt, with an encoder, for other results.
+    *("bos_token_id", "decoder_start_token_id", "output_attentions", "output_hidden_states"),
     # Where the config comes from.
     *("transformers_version", "_from_model_config", "_commit_hash", "_original_object_hash"),
 }
 """Settings of `generation_config.json` with which our own generation gives lm-eval's texts."""
 
-_NEUTRAL = {
-    "repetition_penalty": 1, "num_beams": 1,
-    "output_attentions": False, "output_hidden_states": False,
-}
+_NEUTRAL = {"repetition_penalty": 1, "num_beams": 1}
 """Settings that are often given with the value that changes no text."""
 
 
