@@ -25,7 +25,6 @@ from evomerge.merging.tokenizers.rows import TRUNCATE, truncate
 from evomerge.merging.tokenizers.templates import template_of
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.files import is_from_hub
-from evomerge.models.heads import is_reordered
 from evomerge.models.references import split_adapter
 from evomerge.parsing.values import replaced
 from evomerge.recipe import Layer, Recipe
@@ -43,10 +42,10 @@ def express(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str:
     if any(map(host.module_of, host.tensors)):
         raise RecipeError(f"mergekit does not merge the modules of {recipe.host!r}.")
     for parent in (checkpoints[name] for name in recipe.parents):
-        if parent.lacks or is_reordered(host, parent):
+        if parent.lacks:
             raise RecipeError(
                 f"mergekit cannot merge the classification heads of {recipe.host!r} and "
-                f"{parent.reference!r}, or not in the order of their labels."
+                f"{parent.reference!r}."
             )
     methods = sorted({layer.method for layer in recipe.every_layer()})
     if len(methods) > 1:

@@ -1,20 +1,18 @@
 """The classification head of a model: its labels, and whether parents' heads can be merged.
 
-A head can be merged where all parents of a recipe classify the same with the same labels. If one
-has them in another order than the host, the rows of its head are put into the host's order.
-Otherwise the merge has the host's own head, and only what the models share is merged: the body.
+A head can be merged where all parents of a recipe classify the same with the same labels, in the
+same order. Otherwise the merge has the host's own head, and only what the models share is merged:
+the body.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap
-from evomerge.models.safetensors import Part, TensorInfo
 
 Classified: TypeAlias = Literal["texts", "tokens"]
 
@@ -89,12 +87,12 @@ def _has_same_head(host: Checkpoint, parent: Checkpoint) -> bool:
 
 
 def with_heads_of_host(checkpoints: Mapping[str, Checkpoint], host: str) -> dict[str, Checkpoint]:
-    """Return the parents of a classifier, each with a head in the host's order, or with none.
+    """Return the parents of a classifier, each with a head of the host's labels, or with none.
 
     The parents of a sentence encoder are without a head, which it has no place for, and one without
     modules lacks the host's. Nothing changes with another host.
 
-    CheckpointError: `id2label` of a parent is damaged.
+    CheckpointError: `id2label` of a parent is damaged, or has the labels in another order.
     """
     model = checkpoints[host]
 
@@ -103,17 +101,17 @@ def with_heads_of_host(checkpoints: Mapping[str, Checkpoint], host: str) -> dict
             return _for_encoder(model, item)
         if item is model or classified(model) is None:
             return item
-        return (
-            _in_order_of(model, item) if _has_same_head(model, item) else _without_head(model, item)
-        )
+        if not _has_same_head(model, item):
+            return _without_head(model, item)
+        if labels_of(item) != labels_of(model) and len(labels_of(model)) > 1:
+            raise CheckpointError(
+                f"Parents {host!r} and {item.reference!r} have the same labels in different orders "
+                f"({in_words(labels_of(model))}; {in_words(labels_of(item))}); put `id2label` and "
+                "the rows of the head of one of them into the order of the other."
+            )
+        return item
 
     return {name: fitted(item) for name, item in checkpoints.items()}
-
-
-def is_reordered(host: Checkpoint, parent: Checkpoint) -> bool:
-    """Whether a parent with the host's labels has them in another order."""
-    one, other = labels_of(host), labels_of(parent)
-    return classified(host) is not None and not parent.lacks and len(one) > 1 and one != other
 
 
 def _without_head(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
@@ -153,30 +151,3 @@ def modules_of(names: Iterable[str]) -> list[str]:
     """Return the modules of tensors, without the names inside of a head or of a body."""
     parts = (name.rpartition(".")[0].split(".") for name in sorted(names))
     return list(dict.fromkeys(".".join(words[:2]) for words in parts))
-
-
-def _in_order_of(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
-    """Return a parent whose head has its rows in the host's order of labels."""
-    if not is_reordered(host, parent):
-        return parent
-    labels = labels_of(parent)
-    order = [labels.index(name) for name in labels_of(host)]
-    own = TensorNameMap(host, parent).non_layer
-    tensors = {
-        own[name]: _reordered(own[name], parent.tensors[own[name]], order)
-        for name in head_of(host)
-        if host.tensors[name].shape[:1] == (len(order),)
-    }
-    both = {**parent.tensors, **tensors}
-    return replace(parent, tensors=both, original=parent.original or parent)
-
-
-def _reordered(name: str, info: TensorInfo, order: Sequence[int]) -> TensorInfo:
-    """Return a tensor whose row i is the row `order[i]` of the stored one."""
-    axes, rest = tuple(range(len(info.shape))), info.shape[1:]
-    zeros = (0,) * len(rest)
-    parts = tuple(
-        Part(name, info, axes, (row, *zeros), (1, *rest), (position, *zeros), axes)
-        for position, row in enumerate(order)
-    )
-    return TensorInfo(info.dtype, info.shape, Path(), 0, 0, parts)

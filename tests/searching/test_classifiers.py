@@ -68,31 +68,6 @@ def same(model: Path, file: Path, scores: Scores) -> bool:
     return {key: item.value for key, item in found.items()}.items() <= scores.aggregates.items()
 
 
-def test_rows_of_the_head_are_put_into_the_host_s_order(folder: Path, tmp_path: Path) -> None:
-    order = [2, 0, 1]
-    names = [LABELS[i] for i in order]
-    two = folder / "texts-two"
-    turned = tiny.make_classifier(folder / "turned", near=two, labels=names)
-    straight = tiny.make_classifier(folder / "straight", near=two, labels=LABELS)
-    tensors = weights(turned)
-
-    def turn(item: dict[str, torch.Tensor]) -> None:
-        for name in ("classifier.weight", "classifier.bias"):
-            item[name] = tensors[name][[order.index(i) for i in range(3)]]
-
-    tiny.rewrite(straight, turn)
-    outs, runs = {}, {}
-    for name in ("straight", "turned"):
-        file = write(folder, ["texts-one", name])
-        runs[name] = searched(file, tmp_path / name)
-        outs[name] = runs[name].export(tmp_path / f"{name}-m", 4)
-    # A parent whose labels are in the host's order from the start gives the same bits.
-    assert equal(weights(outs["straight"]), weights(outs["turned"]))
-    assert not equal(head(outs["turned"]), head(folder / "texts-one"))
-    # Alone it is scored the same, whichever order its labels have.
-    assert same(turned, file, parent_scores(runs["turned"], "turned")[1])
-
-
 def test_of_other_labels_only_the_body_is_merged(folder: Path, tmp_path: Path) -> None:
     file = write(folder, ["texts-one", "moods", "texts-two"], budget={"candidates": 6})
     report = evomerge.validate(file)

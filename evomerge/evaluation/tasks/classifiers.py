@@ -14,45 +14,28 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from evomerge.errors import CandidateError, CheckpointError, ConfigError, did_you_mean, one_line
 from evomerge.evaluation.inference.batches import batching
 from evomerge.evaluation.tasks.objective import Measured, Merges
 from evomerge.evaluation.tasks.rows import VALUES, BatchSize, Columns, Row, RowsObjective
-from evomerge.models.heads import class_of, classified, in_words, is_reordered, labels_of
+from evomerge.models.heads import class_of, classified, in_words, labels_of
 
 Names: TypeAlias = Mapping[int, str]  # of labels, a model's `id2label`
 
-_NO_LIMIT = 2**30  # tokens of an input, where neither model nor tokenizer has a limit
-
-
-@dataclass(frozen=True)
-class Input:
-    """What a model reads at once: a text, or a pair of texts.
-
-    No special token is added to a chat, which a chat template has written.
-    """
-
-    texts: tuple[str, ...]
-    is_chat: bool = False
-
-    def tokens(self, tokenizer: Any, longest: int = _NO_LIMIT) -> Mapping[str, list[int]]:
-        """Return the columns that a tokenizer makes of it, cut to the `longest` tokens."""
-        options = {"add_special_tokens": not self.is_chat, "max_length": longest}
-        columns: Mapping[str, list[int]] = tokenizer(*self.texts, truncation=True, **options)
-        return columns
-
+Input: TypeAlias = tuple[str, ...]
+"""What a model reads at once: a text, or a pair of texts."""
 
 Batches: TypeAlias = Sequence[tuple[Sequence[Input], Mapping[str, Tensor]]]
 """The inputs of each batch, and their columns, padded on the right."""
+
+_NO_LIMIT = 2**30  # tokens of an input, where neither model nor tokenizer has a limit
 
 
 @torch.inference_mode()
@@ -77,41 +60,49 @@ def classify(model: Any, batches: Batches) -> dict[Input, Tensor]:
 
 
 def batches_of(
-    model: Any, tokenizer: Any, inputs: Iterable[Input], batch_size: BatchSize = "auto"
+    model: Any,
+    tokenizer: Any,
+    inputs: Iterable[Input],
+    batch_size: BatchSize = "auto",
+    *,
+    are_chats: bool = False,
 ) -> Batches:
-    """Return the batches of the different inputs, each of at most `batch_size` rows."""
-    distinct = list(dict.fromkeys(inputs))
-    longest, limits = _longest_input(model, tokenizer), batching(model, batch_size)
-    config, pad = model.config, getattr(model.config.get_text_config(), "pad_token_id", None)
+    """Return the batches of the different inputs, each of at most `batch_size` rows.
+
+    No special token is added to chats, which a chat template has written.
+    """
+    distinct, config = list(dict.fromkeys(inputs)), model.config
+    options = {"truncation": True, "max_length": _longest_input(model, tokenizer)}
+    rows = [tokenizer(*item, add_special_tokens=not are_chats, **options) for item in distinct]
+    limits = batching(model, batch_size)
     # transformers finds the last token of a text by the token of padding. XLNet reads what is at
     # the end of the row. A head behind two stacks wants as many end tokens in all texts of a batch.
-    reads_end = getattr(config, "summary_type", "") == "last"
-    if config.is_encoder_decoder or pad is None or reads_end:
+    pad = getattr(config.get_text_config(), "pad_token_id", None)
+    reads_end = config.is_encoder_decoder or getattr(config, "summary_type", "") == "last"
+    if reads_end or pad is None or pad != tokenizer.pad_token_id:
         limits = replace(limits, rows=1)
-    rows = [item.tokens(tokenizer, longest) for item in distinct]
-    fill = {"input_ids": pad or 0, "token_type_ids": tokenizer.pad_token_type_id}
-    batches = []
-    for group in limits.cut([len(row["input_ids"]) for row in rows]):
-        columns = {
-            name: [torch.tensor(rows[place][name]) for place in group] for name in rows[group[0]]
-        }
-        batch = {
-            name: pad_sequence(column, batch_first=True, padding_value=fill.get(name, 0))
-            for name, column in columns.items()
-        }
-        batches.append(([distinct[place] for place in group], batch))
-    return batches
+    return [
+        (
+            [distinct[place] for place in group],
+            tokenizer.pad(
+                [rows[place] for place in group],
+                padding=len(group) > 1,
+                padding_side="right",
+                return_tensors="pt",
+            ),
+        )
+        for group in limits.cut([len(row["input_ids"]) for row in rows])
+    ]
 
 
 def _longest_input(model: Any, tokenizer: Any) -> int:
     """Return the largest number of tokens that model and tokenizer allow; longer inputs are cut."""
-    rows = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    limit = rows if isinstance(rows, int) and rows > 0 else _NO_LIMIT
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or _NO_LIMIT
     for name, module in model.named_modules():
         is_table = name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
         if is_table and module.padding_idx is not None:  # of RoBERTa: positions begin behind it
             limit = min(limit, module.num_embeddings - module.padding_idx - 1)
-    return int(min(limit, tokenizer.model_max_length, _NO_LIMIT))
+    return int(min(limit if limit > 0 else _NO_LIMIT, tokenizer.model_max_length))
 
 
 class ClassifierObjective(RowsObjective):
@@ -120,11 +111,13 @@ class ClassifierObjective(RowsObjective):
     is_foreign, uses_templates = False, False
     is_reward: ClassVar[bool] = False
     """Whether the head must have one output, else labels of which it chooses one."""
+    are_chats = False
+    """Whether rows have messages, which a chat template writes as texts."""
 
     def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
         super().__init__(name, rows, digest, batch_size)
         self._made_for = tuple[Any, ...]()
-        self._read: list[tuple[Input, ...]] = []  # what the model reads of each document
+        self._read: list[Sequence[Input]] = []  # what the model reads of each document
         self._batches: Batches = ()
 
     def measure(self, model: Any, tokenizer: Any, documents: Sequence[int]) -> Measured:
@@ -134,7 +127,8 @@ class ClassifierObjective(RowsObjective):
             self._made_for = tokenizer, *documents
             self._read = [self._inputs(row, tokenizer) for row in rows]
             inputs = [item for of_row in self._read for item in of_row]
-            self._batches = batches_of(model, tokenizer, inputs, self.batch_size)
+            size, are_chats = self.batch_size, self.are_chats
+            self._batches = batches_of(model, tokenizer, inputs, size, are_chats=are_chats)
         logits = classify(model, self._batches)
         metrics = [
             self._measured(row, [logits[item] for item in of_row], model.config.id2label)
@@ -145,9 +139,8 @@ class ClassifierObjective(RowsObjective):
     def check(self, merges: Merges) -> None:
         """Check that models have the head and the labels of the rows, and read their texts.
 
-        CheckpointError: the host has another head, or none; ConfigError: it has no such label, a
-        label is a number that means several, or the tokenizer makes no tokens of a text, has no
-        chat template or refuses messages.
+        CheckpointError: the host has another head, or none; ConfigError: it has no such label, or
+        its tokenizer makes no tokens of a text, has no chat template or refuses messages.
         """
         host = merges.host
         labels = labels_of(host) if classified(host) == "texts" else ()
@@ -161,7 +154,6 @@ class ClassifierObjective(RowsObjective):
                 f"(problem_type {problem}), but {self.task.name} needs a class that ends in "
                 f"ForSequenceClassification with {need}; name such a host with `space.host`."
             )
-        reordered = [item.reference for item in merges.parents if is_reordered(host, item)]
         for number, row in enumerate(self.rows, start=1):
             label, where = row.get("label"), f"objectives: row {number} of {self.task.name} has"
             known = labels if isinstance(label, str) else range(len(labels))
@@ -170,11 +162,6 @@ class ClassifierObjective(RowsObjective):
                     f"{where} the label {label!r}, and the labels of {host.reference!r} are "
                     f"{in_words(labels)}; write one of them, or its number from 0."
                     f"{did_you_mean(str(label), labels)}"
-                )
-            if isinstance(label, int) and reordered:
-                raise ConfigError(
-                    f"{where} the label {label!r}, but {host.reference!r} and {reordered[0]!r} "
-                    "have their labels in different orders; write the names of labels."
                 )
             if merges.tokenizer is not None:
                 self._check_text(row, merges.tokenizer, where, host.reference)
@@ -187,14 +174,15 @@ class ClassifierObjective(RowsObjective):
                 f"{where} messages that the tokenizer of {host!r} cannot write "
                 f"({one_line(error).rstrip('.')}); give a chat template for them, or write texts."
             ) from error
-        if not all(item.tokens(tokenizer)["input_ids"] for item in inputs):
+        special = not self.are_chats
+        if not all(tokenizer(*it, add_special_tokens=special)["input_ids"] for it in inputs):
             raise ConfigError(
                 f"{where} a text of which the tokenizer of {host!r} makes no tokens; write a text, "
                 "or leave the row out."
             )
 
     @abstractmethod
-    def _inputs(self, row: Row, tokenizer: Any) -> tuple[Input, ...]:
+    def _inputs(self, row: Row, tokenizer: Any) -> Sequence[Input]:
         """Return what the model reads of a row."""
 
     @abstractmethod
@@ -215,17 +203,16 @@ class TextLabels(ClassifierObjective):
     row_text = '{"text": "...", "label": "..."}'
 
     def aggregate(self, metric: str, values: Sequence[Any]) -> float:
-        """Return the mean accuracy; or that of the F1 of the labels, as scikit-learn's `macro`."""
+        """Return the mean accuracy; or that of the F1 of the labels, scikit-learn's `macro`."""
         if metric == "accuracy":
             return super().aggregate(metric, values)
-        answers, right = Counter(one for one, _ in values), Counter(other for _, other in values)
-        both = Counter(one for one, other in values if one == other)
-        labels = sorted({*answers, *right})
-        each = [2 * both[label] / (answers[label] + right[label]) for label in labels]
-        return super().aggregate(metric, each)
+        from sklearn.metrics import f1_score
 
-    def _inputs(self, row: Row, tokenizer: Any) -> tuple[Input, ...]:
-        return (Input(tuple(row[key] for key in ("text", "text_pair") if key in row)),)
+        answers, right = zip(*values, strict=True)
+        return float(f1_score(right, answers, average="macro"))
+
+    def _inputs(self, row: Row, tokenizer: Any) -> Sequence[Input]:
+        return [tuple(row[key] for key in ("text", "text_pair") if key in row)]
 
     def _measured(self, row: Row, logits: Sequence[Tensor], names: Names) -> dict[str, Any]:
         label, answer = row["label"], names[int(logits[0].argmax())]
@@ -233,16 +220,14 @@ class TextLabels(ClassifierObjective):
         return {"accuracy": float(answer == right), "f1": (answer, right)}
 
 
-def _text_or_messages(value: Any, where: str) -> str | Sequence[Mapping[str, Any]]:
+def _text_or_messages(value: Any, where: str) -> Any:
     """Return a text, or the messages of a chat: each has a role and a content."""
-    if isinstance(value, str):
+    if not isinstance(value, list):
         return VALUES.text(value, where)
-    for number, item in enumerate(VALUES.items(value, where, least=1)):
-        message = VALUES.mapping(item, f"{where}[{number}]")
-        VALUES.text(message.get("role"), f"{where}[{number}].role")
-        if not isinstance(message.get("content"), str):
-            raise VALUES.wrong(message.get("content"), f"{where}[{number}].content", "text")
-    return tuple(value)
+    for item in VALUES.items(value, where, least=1):
+        for key in ("role", "content"):
+            VALUES.text(VALUES.mapping(item, where).get(key), f"{where}: {key}")
+    return value
 
 
 class Pairwise(ClassifierObjective):
@@ -254,27 +239,25 @@ class Pairwise(ClassifierObjective):
     columns: ClassVar[Columns] = dict.fromkeys(compared, _text_or_messages)
     row_text = '{"prompt": "...", "chosen": "...", "rejected": "..."}, the first if wanted'
 
-    @classmethod
-    def checked(cls, row: Row, kind: str, where: str) -> Row:
-        """Return a row whose columns are all texts, or all lists of messages."""
-        texts = {isinstance(row[k], str): k for k in cls.compared if row.get(k) is not None}
-        if len(texts) == 2 and all(row.get(key) is not None for key in cls.needed):
+    def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
+        super().__init__(name, rows, digest, batch_size)
+        kinds = {isinstance(value, str) for row in rows for value in row.values()}
+        if len(kinds) == 2:
             raise ConfigError(
-                f"objectives: {where} has a text in `{texts[True]}` and messages in "
-                f"`{texts[False]}`; write all as texts, or all as lists of messages."
+                f"objectives: {name} has texts in some columns and messages in others; write all "
+                "as texts, or all as lists of messages."
             )
-        return super().checked(row, kind, where)
+        self.are_chats = kinds == {False}
 
-    def _inputs(self, row: Row, tokenizer: Any) -> tuple[Input, ...]:
+    def _inputs(self, row: Row, tokenizer: Any) -> Sequence[Input]:
         answers = row["chosen"], row["rejected"]
-        if not isinstance(answers[0], str):
+        if self.are_chats:
             chats = ([*row.get("prompt", ()), *answer] for answer in answers)
-            texts = (tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats)
-            return tuple(Input((text,), is_chat=True) for text in texts)
+            return [(tokenizer.apply_chat_template(chat, tokenize=False),) for chat in chats]
         prompt = row.get("prompt", "")
         if prompt and tokenizer.sep_token is not None:  # it separates two texts
-            return tuple(Input((prompt, answer)) for answer in answers)
-        return tuple(Input((prompt + answer,)) for answer in answers)
+            return [(prompt, answer) for answer in answers]
+        return [(prompt + answer,) for answer in answers]
 
     def _measured(self, row: Row, logits: Sequence[Tensor], names: Names) -> dict[str, Any]:
         chosen, rejected = (float(item) for item in logits)

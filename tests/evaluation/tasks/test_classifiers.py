@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score
 
 from evomerge.errors import CandidateError
 from evomerge.evaluation.objectives import KINDS
-from evomerge.evaluation.tasks.classifiers import Input, batches_of, classify
+from evomerge.evaluation.tasks.classifiers import batches_of, classify
 from evomerge.merging.backend import load, tokenizer_of
 from evomerge.models.checkpoint import Checkpoint
 
@@ -105,15 +105,14 @@ def test_a_prompt_is_a_text_of_its_own_before_a_separator(tmp_path):
     tokenizer.add_special_tokens({"sep_token": "<eos>"})
     row = {"prompt": "w1", "chosen": "w2", "rejected": "w3"}
     pairs = objective_of("pairwise", tmp_path, [row])
-    read = [item.texts for item in pairs._inputs(pairs.rows[0], tokenizer)]
-    assert read == [("w1", "w2"), ("w1", "w3")]
+    assert pairs._inputs(pairs.rows[0], tokenizer) == [("w1", "w2"), ("w1", "w3")]
 
 
 INPUTS = [
-    *(Input((words(*(i * step for step in range(1 + 3 * i % 17))),)) for i in range(12)),
-    Input((words(*range(200)),)),
-    Input(("w4 <pad> w5 <eos>",)),
-    *(Input((words(*range(i)), words(*range(0, 45 - 5 * i, 5)))) for i in range(1, 6)),
+    *((words(*(i * step for step in range(1 + 3 * i % 17))),) for i in range(12)),
+    (words(*range(200)),),
+    ("w4 <pad> w5 <eos>",),
+    *((words(*range(i)), words(*range(0, 45 - 5 * i, 5))) for i in range(1, 6)),
 ]
 
 
@@ -140,7 +139,7 @@ def test_logits_are_those_of_transformers_one_by_one(case, tmp_path):
     known = inspect.signature(model.forward).parameters
     for item in INPUTS:
         limits = {"truncation": True, "max_length": 64}
-        tokens = tokenizer(*item.texts, return_tensors="pt", **limits)
+        tokens = tokenizer(*item, return_tensors="pt", **limits)
         with torch.no_grad():
             theirs = model(**{key: value for key, value in tokens.items() if key in known}).logits
         torch.testing.assert_close(found[item], theirs[0], atol=1e-5, rtol=1e-5)
