@@ -21,7 +21,7 @@ from evomerge.recipe import Layer, Recipe
 
 LAYER_COUNTS = (
     *("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks", "layers"),
-    *("encoder_layers", "num_decoder_layers", "decoder_layers", "num_hidden_groups"),
+    *("encoder_layers", "num_decoder_layers", "decoder_layers"),
 )
 """Keys of configs with a number of blocks."""
 
@@ -35,8 +35,7 @@ def merged_config(
 
     Raises:
         RecipeError: the depth of a stack changes, and the config has no key for it; a parent's
-            config lacks a setting of single layers that the host's has; or the config cannot say
-            that a layer is where it is.
+            config lacks a setting of single layers that the host's has.
     """
     host = checkpoints[recipe.host]
     config = built_config(host)
@@ -84,8 +83,6 @@ def _write_depth(
         )
     for key in keys:
         section[key] = new
-    if "num_hidden_groups" in keys:  # ALBERT: a group of layers shares the weights of a block
-        section["num_hidden_layers"] = new * (section["num_hidden_layers"] // old)
     for key in settings[recipe.host]:
         column = []
         for i, layer in enumerate(layers):
@@ -97,16 +94,7 @@ def _write_depth(
                     f"{lead.parent!r} has not; use parents of one architecture."
                 )
             column.append(entries[lead.layer or 0])
-        try:
-            section[key] = write_column(key, column)
-        except InexpressibleError as error:
-            lead = layers[error.layer].sources[0]
-            raise RecipeError(
-                f"layers.{prefix}[{error.layer}]: block {lead.layer} of {lead.parent!r} is one of "
-                f"those that {key!r} of the config counts, and these can only stand {error}."
-            ) from None
-    if "mlp_only_layers" in settings[recipe.host] and SPARSE_STEP in section:
-        section[SPARSE_STEP] = 1
+        section[key] = write_column(key, column)
     if isinstance(section.get("max_window_layers"), int):
         section["max_window_layers"] = min(section["max_window_layers"], new)
 
@@ -150,24 +138,12 @@ def count_keys(
 
 Column = list[Any]
 
-SPARSE_STEP = "decoder_sparse_step"
-"""Qwen's key with the period of the layers that have experts. `mlp_only_layers` lists exceptions.
-Its column has all layers without experts, and so can be written only where the period is 1."""
-
-
-class InexpressibleError(Exception):
-    """A form cannot express a column at `layer`; the message says where chosen layers can stand."""
-
-    def __init__(self, layer: int, where: str) -> None:
-        super().__init__(where)
-        self.layer = layer
-
 
 class KeyForm(NamedTuple):
     """How a value of type `kind` says something about each layer.
 
     `read` takes it and the number of layers, and returns the column; `write` takes this and returns
-    the value, or raises `InexpressibleError`.
+    the value. If no value says the same, `loadable` notices that.
     """
 
     kind: type | tuple[type, ...]
@@ -184,45 +160,19 @@ def columns(section: Mapping[str, Any], count: int) -> dict[str, Column]:
             with suppress(TypeError, ValueError):  # its entries are of another form
                 if len(column := form.read(value, count)) == count:
                     by_key[key] = column
-    step = section.get(SPARSE_STEP)
-    if "mlp_only_layers" in by_key and isinstance(step, int) and step > 1:
-        dense = by_key["mlp_only_layers"]
-        by_key["mlp_only_layers"] = [dense[i] or (i + 1) % step != 0 for i in range(count)]
     if "mlp_layer_types" in by_key:  # transformers then ignores the number that it replaces
         by_key = {key: column for key, column in by_key.items() if _FORMS.get(key) is not _FIRST}
     return by_key
 
 
 def write_column(key: str, column: Column) -> Any:
-    """Return the value of a key that has this column; raises `InexpressibleError`."""
+    """Return the value of a key that has this column."""
     form = _form_of(key)
     return form.write(column) if form else column
 
 
 def _form_of(key: str) -> KeyForm | None:
-    if key in _FORMS:
-        return _FORMS[key]
-    return _LIST if "layer" in key and "index" not in key else None
-
-
-def _write_ordinals(column: Column) -> list[int]:
-    positions = [i for i, ordinal in enumerate(column) if ordinal is not None]
-    for ordinal, i in enumerate(positions):
-        if column[i] != ordinal:
-            raise InexpressibleError(i, "each once, in the order of their model")
-    return positions
-
-
-def _write_first(column: Column) -> int:
-    if not all(column[: sum(column)]):
-        raise InexpressibleError(column.index(True, column.index(False)), "at the start")
-    return sum(column)
-
-
-def _write_last(column: Column) -> int:
-    if not all(column[::-1][: sum(column)]):
-        raise InexpressibleError(column.index(True), "at the end")
-    return sum(column)
+    return _FORMS.get(key) or (_LIST if "layer" in key and "index" not in key else None)
 
 
 _SEQUENCE = (list, tuple)
@@ -236,31 +186,23 @@ _POSITIONS = KeyForm(
     lambda column: [i for i, chosen in enumerate(column) if chosen],
 )
 # The positions of some layers, which have adapters in this order.
-_ORDINALS = KeyForm(
-    _SEQUENCE,
-    lambda value, count: [value.index(i) if i in value else None for i in range(count)],
-    _write_ordinals,
+_ORDINALS = _POSITIONS._replace(
+    read=lambda value, count: [1 + value.index(i) if i in value else 0 for i in range(count)]
 )
-# How many layers at the start; the last of these (-1: all layers); how many at the end.
-_FIRST = KeyForm(int, lambda value, count: [i < value for i in range(count)], _write_first)
-_UNTIL = KeyForm(
-    int,
-    lambda value, count: [value == -1 or i <= value for i in range(count)],
-    lambda column: _write_first(column) - 1,
-)
-_LAST = KeyForm(int, lambda value, count: [i >= count - value for i in range(count)], _write_last)
+# How many layers at the start; how many at the end.
+_FIRST = KeyForm(int, lambda value, count: [i < value for i in range(count)], sum)
+_LAST = KeyForm(int, lambda value, count: [i >= count - value for i in range(count)], sum)
 # Position -> entry, for some layers.
 _MAPPING = KeyForm(
     Mapping,
     lambda value, count: [{str(k): v for k, v in value.items()}.get(str(i)) for i in range(count)],
     lambda column: {str(i): item for i, item in enumerate(column) if item is not None},
 )
-_FORMS: dict[str, KeyForm | None] = {
+_FORMS = {
     "activation_sparsity_pattern": _LIST, "intermediate_size": _LIST, "moe_topk": _LIST,
     "num_experts": _LIST, "attn_layer_indices": _POSITIONS, "cross_attention_layers": _POSITIONS,
     "full_attn_idxs": _POSITIONS, "mlp_only_layers": _POSITIONS, "moe_layers": _POSITIONS,
     "first_k_dense_replace": _FIRST, "moe_layer_start_index": _FIRST, "num_dense_layers": _FIRST,
-    "moe_layer_end_index": _UNTIL, "num_kv_shared_layers": _LAST, "hybrid_layer_ids": _ORDINALS,
-    "per_layer_config": _MAPPING, "mtp_layers_block_type": None,
+    "hybrid_layer_ids": _ORDINALS, "num_kv_shared_layers": _LAST, "per_layer_config": _MAPPING,
 }  # fmt: skip
 """The form by key, where it is no list whose name has the word `layer`."""

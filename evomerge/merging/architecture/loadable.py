@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import CheckpointError, RecipeError, printable
@@ -19,7 +18,6 @@ from evomerge.merging.architecture.depth import LAYER_COUNTS, in_place, kind_of_
 from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint, text_section
 from evomerge.models.correspondence import TensorNameMap
-from evomerge.models.stacks import is_other_modality
 from evomerge.recipe import Layer, Recipe
 
 if TYPE_CHECKING:
@@ -107,43 +105,23 @@ def check_loadable(
     except CheckpointError as error:
         raise RecipeError(f"{', '.join(moved)} cannot have this order: {error}") from error
 
-    def position_of(name: str) -> tuple[str, int, str]:
-        """Return stack, block and name in it of a tensor; ("", -1, name) outside of blocks."""
-        for prefix in moved:
-            word = prefix if len(host.language) > 1 else prefix.rpartition(".")[2]
-            match = re.search(rf"(?:^|\.){re.escape(word)}\.(\d+)\.(.+)", name)
-            if match and not is_other_modality(name):
-                return prefix, int(match[1]), match[2]
-        return "", -1, name
-
-    @cache
-    def old_faults(parent: str) -> set[tuple[str, int, str]]:
-        old = _faults(checkpoints[parent].config, checkpoints[parent])
-        return set(map(position_of, itertools.chain(*old)))
-
-    kind, misfits = config.get("model_type"), itertools.chain(*faults)
-    for name in sorted(misfits, key=lambda it: (position_of(it)[1], it not in faults.missing, it)):
-        prefix, position, suffix = position_of(name)
-        own, wanted = map(list, faults.mismatched.get(name, ((), ())))
-        if prefix:
-            lead = moved[prefix][position].sources[0]
-            if (prefix, lead.layer or 0, suffix) in old_faults(lead.parent):
-                continue
+    misfits = set(itertools.chain(*faults))
+    models = [checkpoints[name] for name in {recipe.host, *leads}] if misfits else []
+    old = {_kind(name) for item in models for name in itertools.chain(*_faults(item.config, item))}
+    for name in sorted(misfits, key=lambda it: (it not in faults.missing, it)):
+        if _kind(name) not in old:
+            own, wanted = map(list, faults.mismatched.get(name, ((), ())))
+            shapes_differ = f" (of shape {wanted}, not {own})" if wanted else ""
             verb = "has no place for" if name in faults.unexpected else "needs"
             raise RecipeError(
-                f"layers.{prefix}[{position}]: block {lead.layer} of {lead.parent!r} cannot be "
-                f"there: a {kind} {verb} the tensor {suffix!r}{_as(own, wanted)}; put another one."
-            )
-        if (prefix, position, suffix) not in old_faults(recipe.host):
-            counts = " and ".join(f"{len(them)} blocks in {key}" for key, them in moved.items())
-            raise RecipeError(
-                f"Tensor {name!r} of the host does not fit in a {kind} with {counts}"
-                f"{_as(own, wanted)}; list as many as the host has."
+                f"{', '.join(moved)} cannot have this order: a {config.get('model_type')} {verb} "
+                f"the tensor {name!r}{shapes_differ}; take other blocks, or as many as the host."
             )
 
 
-def _as(own: Sequence[int], wanted: Sequence[int]) -> str:
-    return f" (of shape {wanted}, not {own})" if wanted else ""
+def _kind(name: str) -> str:
+    """Return the name of a tensor without the positions of blocks."""
+    return re.sub(r"\.\d+(?=\.)", "", name)
 
 
 def _check_settings(

@@ -31,7 +31,7 @@ def test_layers_of_one_kind_can_be_moved_and_completed(architecture, tmp_path):
         ("gemma3", {}, "differ in layer_types"),
         ("smollm3", {}, "differ in no_rope_layers .1, 0."),
         ("qwen3_moe", {"mlp_only_layers": [0]}, "differ in mlp_only_layers .true, false"),
-        ("qwen3_moe", {"decoder_sparse_step": 2}, "differ in mlp_only_layers .true, false"),
+        ("qwen3_moe", {"decoder_sparse_step": 2}, "differ in the tensor mlp"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "different things at different pos"),
     ],
 )
