@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cache
 from importlib import import_module
-from importlib.metadata import Distribution, EntryPoint, entry_points
-from pathlib import Path
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Generic, TypeVar, cast
 
 from evomerge.errors import ConfigError, InputError, did_you_mean
@@ -41,7 +40,7 @@ class Registry(Generic[T]):
 
     def names(self) -> tuple[str, ...]:
         """Return all names: those of evomerge in their order, then those of other packages."""
-        added = {point.name for point in _entry_points(self.group)}
+        added = {point.name for point in _entry_points(self.group, tuple(sys.path))}
         return (*self.builtin, *sorted(added - set(self.builtin)))
 
     def get(self, name: str) -> T:
@@ -53,7 +52,7 @@ class Registry(Generic[T]):
         if name in self.builtin:
             module, _, attribute = self.builtin[name].partition(":")
             return cast(T, getattr(import_module(module), attribute))
-        for point in _entry_points(self.group):
+        for point in _entry_points(self.group, tuple(sys.path)):
             if point.name == name:
                 return self._load(point)
         names = self.names()
@@ -74,24 +73,7 @@ class Registry(Generic[T]):
             ) from error
 
 
-def _entry_points(group: str) -> tuple[EntryPoint, ...]:
-    """Return the entry points of installed packages.
-
-    `python -m` searches the working folder too, where a stranger's files may be.
-    """
-    return _outside(group, Path.cwd(), tuple(sys.path))
-
-
 @cache
-def _outside(group: str, here: Path, searched: tuple[str, ...]) -> tuple[EntryPoint, ...]:
-    """Return the entry points of packages that are not in a folder.
-
-    To ask all packages takes a tenth of a second, and a merge asks for each tensor; `searched` only
-    tells calls apart.
-    """
-    every = entry_points(group=group)
-    return tuple(point for point in every if not point.dist or _folder(point.dist) != here)
-
-
-def _folder(distribution: Distribution) -> Path:
-    return Path(str(distribution.locate_file(""))).resolve()
+def _entry_points(group: str, searched: tuple[str, ...]) -> EntryPoints:
+    """Return the entry points of the packages in these folders, which takes a tenth of a second."""
+    return entry_points(group=group)

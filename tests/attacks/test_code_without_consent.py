@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 import sys
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import executor_laws
@@ -17,7 +16,6 @@ from search_run import SMALL, evomerge, write_search
 import evomerge as evomerge_package
 from evomerge.__main__ import run
 from evomerge.errors import ConfigError
-from evomerge.evaluation.tasks.functions import FUNCTIONS
 
 pytestmark = pytest.mark.thorough
 
@@ -209,18 +207,4 @@ def test_workers_take_no_modules_from_the_working_folder(tmp_path, mark, monkeyp
     words = [sys.executable, program]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert not mark.exists()
-
-
-def test_entry_points_of_the_working_folder_do_not_count(tmp_path, mark, monkeypatch):
-    (tmp_path / "evil.py").write_text(MODULE.format(mark=str(mark)))
-    about = tmp_path / "evil-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[evomerge.objectives]\nevil = evil:go\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    assert any(point.name == "evil" for point in entry_points(group="evomerge.objectives"))
-    assert "evil" not in FUNCTIONS.names()
-    with pytest.raises(ConfigError, match="Unknown objective function 'evil'"):
-        FUNCTIONS.get("evil")
     assert not mark.exists()
