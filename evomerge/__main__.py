@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
-import time
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any
@@ -35,7 +33,6 @@ def main() -> None:
     # Whoever started the process with SIGTERM ignored does not want the signal to end it.
     if signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:
         signal.signal(signal.SIGTERM, terminate)
-    sys.unraisablehook = _send_again
     try:
         sys.exit(run(arguments))
     except KeyboardInterrupt:  # before or after the command itself ran
@@ -98,32 +95,6 @@ def terminate(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _received.append(number)
     raise Terminated
-
-
-def _send_again(lost: sys.UnraisableHookArgs) -> None:
-    """Send a signal again that came while an object was freed, where Python ignores it.
-
-    Other exceptions, as of an object that a signal has left half made, are shown with --debug.
-    """
-    if not isinstance(lost.exc_value, KeyboardInterrupt):
-        if "--debug" in sys.argv[1:]:
-            sys.__unraisablehook__(lost)
-        return
-    number = signal.SIGINT
-    if isinstance(lost.exc_value, Terminated):
-        number = signal.SIGTERM
-        signal.signal(number, terminate)
-    # After this hook, since an exception in it would be ignored, too: to start a thread takes long
-    # on a busy machine, to return does not.
-    is_started = threading.Event()
-
-    def send() -> None:
-        is_started.wait()
-        time.sleep(0.01)
-        os.kill(os.getpid(), number)
-
-    threading.Thread(target=send, daemon=True).start()
-    is_started.set()
 
 
 def run(arguments: list[str]) -> int:
