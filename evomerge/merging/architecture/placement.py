@@ -25,8 +25,9 @@ class Placement:
     """Where and how a model runs.
 
     Attributes:
-        device: torch device of the whole model, unless `spread`.
-        spread: whether accelerate divides the model over all accelerators, about evenly.
+        device: torch device of the whole model, if it is not divided.
+        spread: whether accelerate divides the model over all accelerators, about evenly, if there
+            are any.
         attention: transformers' attention implementation; None: the model's default.
     """
 
@@ -75,11 +76,9 @@ class Placement:
 
         The weights may be on the meta device. `ConfigError`: the devices are too small for them.
         """
-        if not self.spread:
-            return {"": torch.empty(0, device=self.device).device}  # "cuda" becomes "cuda:0"
-        accelerators = _accelerators()
+        accelerators = _accelerators() if self.spread else []
         if not accelerators:
-            return {"": torch.device("cpu")}
+            return {"": torch.empty(0, device=self.device).device}  # "cuda" becomes "cuda:0"
         from accelerate import infer_auto_device_map
         from accelerate.utils import get_balanced_memory
 
@@ -89,13 +88,11 @@ class Placement:
             limits = get_balanced_memory(module, room, undivided)
             # What does not fit on accelerators, accelerate puts into main memory or on disk.
             by_module = infer_auto_device_map(module, {**limits, "cpu": 0}, undivided)
-        beyond = [name for name, device in by_module.items() if device in ("cpu", "disk")]
-        if beyond:
-            needed = sum(p.numel() * p.element_size() for p in module.parameters()) / 1e9
-            have = ", ".join(f"{size / 1e9:.3g} GB" for size in room.values())
+        if beyond := [name for name, device in by_module.items() if device in ("cpu", "disk")]:
             raise ConfigError(
-                f"`evaluation.device_map` spreads {needed:.3g} GB of weights over {have}, with no "
-                f"room from {beyond[0]!r} on; use more devices or a smaller dtype."
+                f"`evaluation.device_map` is 'auto', and {_SHARE:.0%} of the memory of all devices "
+                f"has no room for the weights from {beyond[0]!r} on; use more devices or a smaller "
+                "dtype."
             )
         return {name: accelerators[number][0] for name, number in by_module.items()}
 
@@ -123,12 +120,7 @@ def _accelerators() -> list[tuple[torch.device, int]]:
 
     They are a share of all its memory, so that a resumed search gets the same device map.
     """
-    if not torch.accelerator.is_available():  # torch 2.7 cannot count them without a driver
-        return []
-    kind, tell = torch.accelerator.current_accelerator(), torch.get_device_module()
-    if kind is None or not hasattr(tell, "mem_get_info"):
-        return []
-    return [
-        (torch.device(kind.type, number), int(_SHARE * tell.mem_get_info(number)[1]))
-        for number in range(torch.accelerator.device_count())
-    ]
+    # torch 2.7 cannot count them without a driver; those that share main memory do not tell.
+    tell: Any = torch.get_device_module() if torch.accelerator.is_available() else None
+    count = torch.accelerator.device_count() if hasattr(tell, "mem_get_info") else 0
+    return [(torch.device(i), int(_SHARE * tell.mem_get_info(i)[1])) for i in range(count)]
