@@ -55,7 +55,7 @@ def works(gained: int, lost: int, documents: int, earlier: int) -> bool:
     table = Standings(
         rows=[Standing("parent", 0, {}), Standing("searched", 1, {})],
         columns=[OBJECTIVE.key],
-        objectives=[OBJECTIVE.key],
+        objectives=[OBJECTIVE],
         comparisons={"parent": compared(gained, lost, documents)},
         compared_on="test",
         earlier=earlier,

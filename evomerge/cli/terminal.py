@@ -106,7 +106,7 @@ def print_standings(table: Standings) -> None:
 
     if out.is_terminal:
         tables = table.tables() if table.columns else []
-        for item in tables[:1] if table.has_front else tables:
+        for item in tables:
             rows = [[name, *(" ".join(it).strip() for it in cells)] for name, cells in item.rows]
             intervals = "" if table.is_study else ", with 95 % intervals"
             print_table(item.heads, rows, title=f"{item.title}{intervals}")

@@ -25,7 +25,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
 from evomerge.report import recipe_picture as pictures
 from evomerge.report.pictures import svg_text
-from evomerge.report.standings import alone, scored_as_themselves, standings
+from evomerge.report.standings import alone, standings
 from evomerge.report.verdict import verdict
 from evomerge.run.history import Candidate, History
 from evomerge.scores import Objective, Scores
@@ -87,8 +87,7 @@ def search_card(
     as_scored = unchanged if itself else merge.recipe.dtype == config.dtype
     scores = candidate.scores("test") if is_winner and as_scored else None
     table = standings(history, ranking) if is_winner else alone(candidate, ranking)
-    note = scored_as_themselves(history, merge.names) if is_winner else None
-    table = replace(table, published=merge.names, note=table.note if table.is_study else note)
+    table = replace(table, published=merge.names)
     told = verdict(table, best).text if is_winner else ""
     frozen = config.frozen or Frozen()
     search = {

@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
-from evomerge.errors import listed
 from evomerge.report.confidence import (
     Comparison,
     Interval,
     compare,
     factor_of,
-    factor_of_fitness,
     fitness_interval,
     intervals,
 )
-from evomerge.report.words import ordinal, short_names, short_scores
+from evomerge.report.words import short_names, short_scores
 from evomerge.run.history import BASE, Candidate, History
-from evomerge.scores import SPLITS, TOLD, Failure, Objective, Scores, Split
+from evomerge.scores import SPLITS, TOLD, Failure, Objective, Split
 from evomerge.searching.ranking import Ranking, best_of, front_of, measured
 from evomerge.space.baselines import UNIFORM
 
 FITNESS = "fitness"
 
-NOTE_OF_STUDY = (
+_OF_STUDY = (
     "Each candidate has the score that the study was told. There are no documents, so nothing says "
     "how sure a difference is."
 )
-
+_OF_PARENTS = (
+    "Parents with another config, tokenizer, chat template or dtype than the merges are scored "
+    "with their own ones on the validation and test documents, as `evomerge evaluate` does; on the "
+    "search documents with those of the merges."
+)
 
 Differences: TypeAlias = Mapping[str, Comparison]
 """`task/metric` -> a merge compared with a parent; without what has no error that is known."""
@@ -71,7 +72,7 @@ class Standings:
     Attributes:
         rows: the baselines in order, the base if it is no parent, then the searched merge.
         columns: `task/metric` of each objective, then `fitness` if there are several.
-        objectives: the columns that the fitness is the mean of.
+        objectives: what the fitness is the mean of.
         comparisons: label of a baseline -> paired comparison of the searched merge with it.
         compared_on: the last split on which the searched merge was scored and a baseline tried, or
             all members of a front were tried.
@@ -79,14 +80,13 @@ class Standings:
         broken: the constraints that the best candidate breaks on the split `broken_on`, in words.
         note: what people must know of the scores, in a sentence.
         missing: label of a baseline -> why the searched merge is not compared with it.
-        losses: each of several objectives in which a parent is better, the best parent, comparison.
         earlier: how many winners, or merges of fronts, the test documents had measured before.
         published: label of a row -> its name on a card.
     """
 
     rows: list[Standing]
     columns: list[str]
-    objectives: Sequence[str] = ()
+    objectives: Sequence[Objective] = ()
     comparisons: dict[str, Comparison] = field(default_factory=dict)
     compared_on: Split | None = None
     front: Mapping[str, Mapping[str, Differences]] | None = None
@@ -95,24 +95,22 @@ class Standings:
     broken_on: Split | None = None
     note: str | None = None
     missing: dict[str, str] = field(default_factory=dict)
-    losses: Sequence[tuple[str, str, Comparison]] = ()
     earlier: int = 0
     published: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_study(self) -> bool:
         """Whether the scores were told, and are not those of documents."""
-        return any(key.startswith(f"{TOLD}/") for key in self.objectives)
+        return any(item.task == TOLD for item in self.objectives)
 
     @property
     def use_of_documents(self) -> str:
         """What the documents of each split were used for, in sentences."""
-        last = f" This is the {ordinal(self.earlier + 1)} winner that they measured."
-        last = " They measured an earlier front, too." if self.has_front else last
+        what = "front" if self.has_front else "winner"
+        earlier = f" They had measured another {what} before." if self.earlier else ""
         return (
-            f"Candidates were compared on the search documents, the "
-            f"{'front' if self.has_front else 'winner'} was chosen on the validation documents, "
-            f"and nothing was chosen on the test documents.{last if self.earlier else ''}"
+            f"Candidates were compared on the search documents, the {what} was chosen on the "
+            f"validation documents, and nothing was chosen on the test documents.{earlier}"
         )
 
     @property
@@ -132,7 +130,7 @@ class Standings:
     def factor(self, column: str) -> float:
         """Return the factor by which values of a column are multiplied when they are shown."""
         if column == FITNESS:
-            return min(map(self.factor, self.objectives))
+            return min(self.factor(item.key) for item in self.objectives)
         items = (item for row in self.rows for item in row.estimates.items())
         return factor_of((estimate.value for (_, key), estimate in items if key == column), column)
 
@@ -147,31 +145,28 @@ class Standings:
         return FITNESS if FITNESS in self.columns else self.columns[0]
 
     def tables(self) -> list[ScoreTable]:
-        """Return a table for each column, the main one first; of a front, first one of all columns.
+        """Return a table for each column, the main one first; of a front or a study one of all.
 
         The split that nothing was chosen on is the first of a table.
         """
+        if self.has_front or self.is_study:
+            split = self.compared_on or "search"
+            heads = {(split, key): name for key, name in short_scores(self.columns).items()}
+            return [self._table("scores" if self.is_study else f"on {split} documents", heads)]
+        return [
+            self._table(
+                f"{column} in %" if self.factor(column) == 100 else column,
+                {(split, column): split for split in reversed(SPLITS)},
+            )
+            for column in sorted(self.columns, key=lambda column: column != self.main_column)
+        ]
 
-        def table(title: str, heads: Mapping[tuple[Split, str], str]) -> ScoreTable:
-            rows = [
-                (self.names[row.label], [self.cell(row, *column) for column in heads])
-                for row in self.rows
-            ]
-            return ScoreTable(title, ("model", *heads.values()), rows)
-
-        tables, single = [], sorted(self.columns, key=lambda column: column != self.main_column)
-        if self.has_front:
-            split, names = self.compared_on or "search", short_scores(self.columns)
-            where = "" if self.is_study else f" on {split}"
-            heads = {(split, column): f"{names[column]}{where}" for column in self.columns}
-            title = "scores" if self.is_study else f"on {split} documents"
-            tables, single = [table(title, heads)], single[1:]
-        for column in single:
-            title = f"{column} in %" if self.factor(column) == 100 else column
-            splits = reversed(self.splits)
-            heads = {(split, column): "score" if self.is_study else split for split in splits}
-            tables.append(table(title, heads))
-        return tables
+    def _table(self, title: str, heads: Mapping[tuple[Split, str], str]) -> ScoreTable:
+        rows = [
+            (self.names[row.label], [self.cell(row, *column) for column in heads])
+            for row in self.rows
+        ]
+        return ScoreTable(title, ("model", *heads.values()), rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -194,9 +189,9 @@ def standings(history: History, ranking: Ranking) -> Standings:
     best = best_of(history, ranking)
     table = (_of_front if ranking.has_front else _of_winner)(history, ranking, best)
     if table.is_study:
-        table = replace(table, note=NOTE_OF_STUDY, missing={}, front=None)
-    else:
-        table = replace(table, note=scored_as_themselves(history, table.names))
+        table = replace(table, note=_OF_STUDY, missing={}, front=None)
+    elif any(item.as_itself for item in history.baselines):
+        table = replace(table, note=_OF_PARENTS)
     for split in reversed(SPLITS):
         if best is not None and (scores := best.scores(split)) is not None:
             broken = [
@@ -208,25 +203,11 @@ def standings(history: History, ranking: Ranking) -> Standings:
     return table
 
 
-def scored_as_themselves(history: History, names: Mapping[str, str]) -> str | None:
-    """Return a sentence about the parents whose scores are of two models; None: there are none."""
-    parents = [item for item in history.baselines if item.as_itself]
-    if not parents:
-        return None
-    splits = [split for split in SPLITS if any(split in item.as_itself for item in parents)]
-    who = listed(names.get(item.name, item.name) for item in parents)
-    return (
-        f"On the {listed(splits)} documents {who} {'is' if len(parents) == 1 else 'are'} scored "
-        "with the parent's own config, tokenizer, chat template and dtype, as `evomerge evaluate` "
-        "does; on the search documents with those of the merge, as a candidate of the space."
-    )
-
-
 def alone(candidate: Candidate, ranking: Ranking) -> Standings:
     """Return a table with one candidate only; it has no rows if the candidate has no scores."""
     table = _with_rows(ranking, [(f"candidate {candidate.number}", candidate)])
     table = replace(table, rows=[row for row in table.rows if row.estimates])
-    return replace(table, note=NOTE_OF_STUDY) if table.is_study else table
+    return replace(table, note=_OF_STUDY) if table.is_study else table
 
 
 def _with_rows(
@@ -244,8 +225,7 @@ def _with_rows(
                 if FITNESS in columns:
                     estimates[FITNESS] = fitness_interval(ranking.objectives, scores)
                 row.estimates.update({(split, column): estimates[column] for column in columns})
-    objectives = [item.key for item in ranking.objectives]
-    return Standings(rows=rows, columns=columns, objectives=objectives, **more)
+    return Standings(rows=rows, columns=columns, objectives=ranking.objectives, **more)
 
 
 def _of_winner(history: History, ranking: Ranking, best: Candidate | None) -> Standings:
@@ -260,40 +240,15 @@ def _of_winner(history: History, ranking: Ranking, best: Candidate | None) -> St
         # A baseline that failed is named; one that is not scored yet waits on the split before.
         if ours is None or not any(split in item.outcomes for item in baselines):
             continue
-        every = {item.name: item.scores(split) for item in baselines}
         known, missing = dict[str, Comparison](), dict[str, str]()
         for item in baselines:
-            theirs = None if item is best else every[item.name]
+            theirs = None if item is best else item.scores(split)
             if theirs and (comparison := compare(objectives, ours, theirs)):
                 known[item.name] = comparison
             elif item is not best:
                 missing[item.name] = _why_not_compared(item, split)
-        losses = _losses(objectives, ours, every)
-        return replace(table, comparisons=known, compared_on=split, missing=missing, losses=losses)
+        return replace(table, comparisons=known, compared_on=split, missing=missing)
     return table
-
-
-def _losses(
-    objectives: Sequence[Objective], ours: Scores, every: Mapping[str, Scores | None]
-) -> list[tuple[str, str, Comparison]]:
-    """Return each of several objectives in which the best parent is better; see `Standings`.
-
-    `every`: label of a baseline -> its scores.
-    """
-    losses = []
-    parents = {name: it for name, it in every.items() if it is not None and name != UNIFORM}
-    for item in objectives if len(objectives) > 1 else ():
-        values = {name: item.value(scores) for name, scores in parents.items()}
-        known = [name for name, value in values.items() if not math.isnan(value)]
-        name = max(known, key=values.__getitem__, default=None)
-        if name is not None and item.value(ours) < values[name]:
-            factor, turned = factor_of_fitness([item], [parents[name]]), not item.higher_is_better
-            apart = Interval(item.value(ours) - values[name])
-            plain = Comparison(
-                difference=apart, probability=math.nan, factor=factor, is_turned=turned
-            )
-            losses.append((item.key, name, compare([item], ours, parents[name]) or plain))
-    return losses
 
 
 def _of_front(history: History, ranking: Ranking, best: Candidate | None) -> Standings:

@@ -11,8 +11,8 @@ from evomerge.errors import listed
 from evomerge.report.confidence import Comparison
 from evomerge.report.standings import Differences, Standings
 from evomerge.report.words import ordinal, short_scores
-from evomerge.run.history import Candidate
-from evomerge.scores import TOKENS
+from evomerge.run.history import BASE, Candidate
+from evomerge.scores import TOKENS, Split
 from evomerge.space.baselines import UNIFORM
 
 
@@ -69,9 +69,10 @@ def _verdict_of_study(table: Standings, best: Candidate) -> Verdict:
 
 
 def _verdict_of_winner(table: Standings, best: Candidate, advice: str) -> Verdict:
-    names, missing, losses = table.names, _missing(table), _lost(table)
-    several = len(table.objectives) > 1
-    of = f" in the weighted mean of {listed(table.objectives)}" if several else ""
+    names, missing = table.names, _missing(table)
+    losses = _lost(table, table.compared_on) if table.compared_on else ""
+    keys = [item.key for item in table.objectives]
+    of = f" in the weighted mean of {listed(keys)}" if len(keys) > 1 else ""
     besides = f" Besides, {missing}." if missing else ""
     if best.label is not None and table.compared_on != "search":
         text = f"no merge that was searched beats {names[best.label]}, which is the winner itself."
@@ -110,19 +111,12 @@ def _missing(table: Standings) -> str:
 
 def _beside_others(table: Standings, winner: str, of: str) -> str:
     """Return how an average that wins compares with the parents, or a parent with averages."""
-    wins = winner == UNIFORM
-    others = {label: it for label, it in table.comparisons.items() if (label == UNIFORM) != wins}
+    others = {k: it for k, it in table.comparisons.items() if (k == UNIFORM) != (winner == UNIFORM)}
     if not others or table.compared_on != "test":
         return ""
     nearest, closest = _nearest(others)
-    how = f"against {table.names[nearest]} {table.names[winner]} has {closest.text}{of}"
-    if not wins:
-        return f" On the test documents, {how}."
-    sure = not table.missing and all(1 - p.probability <= level(1) for p in others.values())
-    helped = "Averaging alone helped" if sure else "Nor is it sure that averaging helped"
-    if any(item.probability <= level(1) for item in others.values()):
-        helped = "Averaging alone made it worse"
-    return f" {helped}: on the test documents, {how}."
+    against = f"against {table.names[nearest]} {table.names[winner]} has {closest.text}{of}"
+    return f" On the test documents, {against}."
 
 
 def _nearest(comparisons: Mapping[str, Comparison]) -> tuple[str, Comparison]:
@@ -130,17 +124,17 @@ def _nearest(comparisons: Mapping[str, Comparison]) -> tuple[str, Comparison]:
     return min(comparisons.items(), key=lambda pair: pair[1].difference.value)
 
 
-def _lost(table: Standings) -> str:
-    """Return the objectives in which the winner is worse than the best parent, in sentences."""
-    losses: dict[str, list[str]] = {"is": [], "may be": []}
-    for column, parent, against in table.losses:
-        text = f"{column} ({against.amount} against {table.names[parent]})"
-        losses["is" if against.sign < 0 else "may be"].append(text)
-    return "".join(
-        f" The winner {verb} worse than the best parent in {listed(parts)}."
-        for verb, parts in losses.items()
-        if parts
-    )
+def _lost(table: Standings, split: Split) -> str:
+    """Return in which of several objectives parents score better than the winner, in a sentence."""
+    *parents, ours = (r for r in table.rows if r.label != UNIFORM and r.candidate != BASE)
+    parts = []
+    for item in table.objectives if len(table.objectives) > 1 else ():
+        at, sign = (split, item.key), 1 if item.higher_is_better else -1
+        known = [row for row in parents if at in row.estimates]
+        better = [r for r in known if sign * (r.estimates[at].value - ours.estimates[at].value) > 0]
+        cells = [f"{table.names[r.label]} {table.cell(r, *at)[0]}" for r in (*better, ours)]
+        parts += [f"{item.key} ({', '.join(cells)})"] if better else []
+    return f" A parent has a better score in {listed(parts)}." if parts else ""
 
 
 def _needed(table: Standings, closest: Comparison) -> str:

@@ -84,7 +84,7 @@ def test_each_merge_is_compared_with_each_parent(tmp_path):
     assert view.table.use_of_documents.endswith("nothing was chosen on the test documents.")
     append(view.run, [{"event": "winner", "candidate": 3, "front": [3]}])
     later = View.of(view.run).table
-    assert later.use_of_documents.endswith(" They measured an earlier front, too.")
+    assert later.use_of_documents.endswith(" They had measured another front before.")
     plain = view.table.to_dict()["front"]["candidate 4"]["zoo:maths"]
     assert plain[TOKENS.key]["difference"]["value"] == -1.0
 

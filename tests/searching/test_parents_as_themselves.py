@@ -65,7 +65,7 @@ def test_a_parent_with_another_chat_template_has_the_score_of_evaluate(templates
     assert not any(item.as_itself for item in run.history.baselines if item.number != row.number)
     said = "INFO maths is not like the merges in chat template; its final scores are of the"
     assert said in (run.folder / "log.txt").read_text()
-    told = "On the validation and test documents maths is scored with the parent's own"
+    told = "or dtype than the merges are scored with their own ones on the validation and test"
     assert told in html.unescape(run.report().read_text())
     assert told in evomerge("results", run.folder).stderr
 
