@@ -66,28 +66,18 @@ def philox(key: Array, first: int, words: Array) -> None:
 
     `key` has two 32-bit numbers as uint64; `words`, uint32, are (blocks, 4, counters of a block).
     """
-    for block in range(len(words)):
-        part = words[block]
-        _draw(key, np.uint64(first + block * part.shape[1]), part[0], part[1], part[2], part[3])
-
-
-@compiled
-def _draw(key: Array, first: np.uint64, w: Array, x: Array, y: Array, z: Array) -> None:
     p, q = key[0], key[1]
-    for i in range(len(w)):
-        counter = first + np.uint64(i)
-        state = counter & _LOW, counter >> _HALF, np.uint64(0), np.uint64(0)
-        # With an inner loop, the compiler would not use vector instructions.
-        state = _round(state, p, q, 0)
-        state = _round(state, p, q, 1)
-        state = _round(state, p, q, 2)
-        state = _round(state, p, q, 3)
-        state = _round(state, p, q, 4)
-        state = _round(state, p, q, 5)
-        state = _round(state, p, q, 6)
-        state = _round(state, p, q, 7)
-        state = _round(state, p, q, 8)
-        w[i], x[i], y[i], z[i] = _round(state, p, q, 9)
+    for block in range(len(words)):
+        w, x, y, z = words[block, 0], words[block, 1], words[block, 2], words[block, 3]
+        for i in range(len(w)):
+            counter = np.uint64(first + block * len(w) + i)
+            state = counter & _LOW, counter >> _HALF, np.uint64(0), np.uint64(0)
+            # With an inner loop, the compiler would not use vector instructions.
+            state = _round(_round(state, p, q, 0), p, q, 1)
+            state = _round(_round(state, p, q, 2), p, q, 3)
+            state = _round(_round(state, p, q, 4), p, q, 5)
+            state = _round(_round(state, p, q, 6), p, q, 7)
+            w[i], x[i], y[i], z[i] = _round(_round(state, p, q, 8), p, q, 9)
 
 
 @compiled
@@ -99,44 +89,33 @@ def _round(state: _State, p: np.uint64, q: np.uint64, number: int) -> _State:
     return (right >> _HALF) ^ b ^ one, right & _LOW, (left >> _HALF) ^ d ^ two, left & _LOW
 
 
-def rounded_probability(probability: float) -> float:
-    """Return the multiple of 2^-16 that is nearest to a probability.
-
-    0 and 1 are returned only for a probability of (at most) 0 or (at least) 1, never by rounding.
-    """
-    if not 0 < probability < 1:
-        return min(max(probability, 0.0), 1.0)
-    return min(max(round(probability * STEPS), 1), STEPS - 1) / STEPS
-
-
 class Drawn(TaskVector):
-    """A task vector of which each element stays with one probability.
+    """A task vector of which each element stays with one probability."""
 
-    `reuse`: the random numbers are kept for many selections. The result has the same bits.
-    """
+    _draws: Array | None = None
 
-    def __init__(self, source: Array, base: Array, noise: Noise, *, reuse: bool) -> None:
-        super().__init__(source, base)
-        self._noise = noise
-        self._kept = noise.array(0, self.size) if reuse else None
+    def keep(self) -> None:
+        """Draw the random numbers."""
+        self._draws = self.draws(slice(0, self.size))
 
-    def select(self, density: float, rescale: bool) -> Sparse:
-        """Keep each element with the probability `density`; `rescale` divides by it."""
-        probability = rounded_probability(density)
-        if probability in (0, 1):
-            return (1.0, self.load) if probability else None
-        limit = np.int32(LOWEST + round(probability * STEPS))
+    def select(self, rescale: bool, *, density: float) -> Sparse:
+        """Each element stays with the probability `density` (DARE); `rescale` divides by it."""
+        steps = round(density * STEPS)
+        if steps in (0, STEPS):
+            return (1.0, self.load) if steps else None
+        limit = np.int32(LOWEST + steps)
 
         def write(span: slice, out: Array) -> None:
             _load_drawn(self.source[span], self.base[span], self.draws(span), limit, out)
 
-        return (1 / probability if rescale else 1.0), write
+        return (STEPS / steps if rescale else 1.0), write
 
     def draws(self, span: slice) -> Array:
         """Return the random numbers (int16) of a span, kept in memory or drawn again."""
-        if self._kept is not None:
-            return self._kept[span]
-        return self._noise.array(span.start, span.stop)
+        if self._draws is not None:
+            return self._draws[span]
+        assert self.noise is not None
+        return self.noise.array(span.start, span.stop)
 
 
 @compiled
@@ -154,20 +133,18 @@ class DrawnByRank(Drawn):
     ranks higher.
     """
 
-    def __init__(self, source: Array, base: Array, noise: Noise, *, reuse: bool) -> None:
-        super().__init__(source, base, noise, reuse=reuse)
-        self.row_length = max(source.shape[-1] if source.ndim else 1, 1)
-        self._cached: tuple[Array, Array] | None = None
-        if reuse:
-            ranks = np.empty(self.size, dtype=np.int16)
-            means = np.empty(self.size // self.row_length, dtype=np.float32)
-            for span in spans(self.size, row_length=self.row_length):
-                rows = slice(span.start // self.row_length, span.stop // self.row_length)
-                ranks[span], means[rows] = self._ranks(span)
-            self._cached = ranks, means
+    by_rows = True
+    _cached: tuple[Array, Array] | None = None
 
-    def select_by_rank(self, density: float, epsilon: float, rescale: bool) -> Sparse:
-        """Keep elements with a probability that rises with the rank of the magnitude in the row.
+    def keep(self) -> None:
+        """Draw the random numbers, and rank the magnitudes."""
+        super().keep()
+        parts = [self._ranks(span) for span in spans(self.size, row_length=self.row_length)]
+        ranks, mean_ranks = (np.concatenate(them) for them in zip(*parts, strict=True))
+        self._cached = ranks, mean_ranks
+
+    def select(self, rescale: bool, *, density: float, epsilon: float = 0.0) -> Sparse:
+        """Elements stay with a probability that rises with the rank in their row (DELLA).
 
         It is from density - epsilon for the smallest element to density + epsilon for the largest.
         If one of these is outside of 0 .. 1, a smaller epsilon is used, so that the mean is still

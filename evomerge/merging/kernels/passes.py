@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from evomerge.errors import CandidateError
 from evomerge.merging.kernels.compiled import LANES, Array, compiled, dot, fma, narrow, widen
+
+if TYPE_CHECKING:
+    from evomerge.merging.kernels.noise import Noise
 
 SPAN = 1 << 16
 """Elements that a pass works on at once; several float32 buffers of this size fit in L2 cache."""
@@ -192,15 +196,29 @@ def write_sum(
 class TaskVector:
     """The differences of a source from a base: computed span by span, and never stored.
 
+    Args:
+        noise: the random numbers of the source, for kinds of which a random share stays.
+        reuse: whether what all selections need is kept in memory. The result has the same bits.
+
     Attributes:
         row_length: a span has whole rows of this many elements.
     """
 
-    row_length = 1
+    by_rows = False
 
-    def __init__(self, source: Array, base: Array) -> None:
-        self.source, self.base = source.reshape(-1), base.reshape(-1)
+    def __init__(self, source: Array, base: Array, noise: Noise | None, *, reuse: bool) -> None:
+        self.row_length = max(source.shape[-1], 1) if self.by_rows and source.ndim else 1
+        self.source, self.base, self.noise = source.reshape(-1), base.reshape(-1), noise
         self.size = len(self.source)
+        if reuse and self.size:
+            self.keep()
+
+    def keep(self) -> None:
+        """Compute and keep what all selections need."""
+
+    def select(self, rescale: bool, *, density: float) -> Sparse:
+        """Return the elements that stay: all (task arithmetic)."""
+        return 1.0, self.load
 
     def load(self, span: slice, out: Array) -> None:
         """Write a span as float32."""

@@ -172,20 +172,20 @@ def _nth_equal(magnitudes: Magnitudes, size: int, value: float, counts: Array, w
 
 
 class Largest(TaskVector):
-    """A task vector of which the elements of some ranks of magnitude stay.
+    """A task vector of which the elements of some ranks of magnitude stay."""
 
-    `reuse`: they are sorted once, for many selections. The result has the same bits.
-    """
+    _order: MagnitudeOrder | None = None
 
-    def __init__(self, source: Array, base: Array, *, reuse: bool) -> None:
-        super().__init__(source, base)
-        self._order = MagnitudeOrder(self.magnitudes, self.size) if reuse else None
+    def keep(self) -> None:
+        """Sort the magnitudes."""
+        self._order = MagnitudeOrder(self.magnitudes, self.size)
 
-    def select(self, density: float, gamma: float, rescale: bool) -> Sparse:
-        """Of n elements, drop the floor(gamma n) largest, and keep the next floor(density n).
+    def select(self, rescale: bool, *, density: float, gamma: float = 0.0) -> Sparse:
+        """Of n elements, the floor(density n) largest stay (TIES), but not the very largest.
 
-        If these are more than n together, fewer of the largest are dropped. `rescale` keeps the L1
-        norm of the task vector.
+        The floor(gamma n) largest go before (Breadcrumbs); if these are more than n together, fewer
+        of the largest go. Among equal magnitudes, the lowest index is the larger one. `rescale`
+        keeps the L1 norm of the task vector.
         """
         count = int(density * self.size)
         skipped = min(int(gamma * self.size), self.size - count)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evomerge.merging.kernels.noise import LOWEST, STEPS, Noise, philox, rounded_probability
+from evomerge.merging.kernels.noise import LOWEST, STEPS, Noise, philox
 from evomerge.merging.kernels.passes import are_finite
 from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor
 from evomerge.merging.methods.method import knob, method
@@ -117,12 +117,3 @@ def test_draws_are_uniform_and_independent():
         assert abs(share - probability) < 4 * (0.25 / count) ** 0.5
     for shifted in (np.roll(draws, 1), np.roll(draws, 4), other):
         assert abs(np.corrcoef(draws, shifted)[0, 1]) < 4 / count**0.5
-
-
-@settings(deadline=None)
-@given(st.floats(0, 1))
-def test_a_rounded_probability_is_the_nearest_step_and_certain_only_when_asked(probability):
-    result = rounded_probability(probability)
-    assert (result * STEPS).is_integer()
-    assert abs(result - probability) <= 1 / STEPS
-    assert (result in (0, 1)) == (probability in (0, 1))
