@@ -23,13 +23,6 @@ def not_importable(error: Exception) -> SearchError | None:
     )
 
 
-def is_machine_gone(error: Exception) -> bool:
-    """Return whether an error says that the machine of an actor is gone."""
-    text = str(error).lower()
-    said = "node has died" in text or "node died" in text
-    return said or bool(getattr(error, "preempted", False))
-
-
 def reason_of(error: Exception) -> str:
     """Return why an actor died, in Ray's words, without its advice."""
     text = " ".join(str(error).split())

@@ -20,7 +20,6 @@ from multiprocessing.connection import wait
 from typing import Any, TypeAlias
 
 from evomerge.errors import DeviceError, SearchError, one_line
-from evomerge.evaluation.inference.device import processor
 from evomerge.execute.allocator import keep_freed_memory
 from evomerge.execute.protocol import MAX_ATTEMPTS, Attempts, Job, Result, RunJob
 from evomerge.scores import Failure
@@ -32,10 +31,6 @@ Records: TypeAlias = list[logging.LogRecord]
 
 class LostWorkerError(Exception):
     """A worker ended before its job did; the message says how (`by the signal SIGKILL`)."""
-
-
-class LostMachineError(LostWorkerError):
-    """A worker ended because its machine is gone, so its job is not at fault."""
 
 
 class Worker(ABC):
@@ -101,9 +96,9 @@ class Host:
         root.setLevel(logging.INFO)
         self._run = make()
 
-    def ready(self) -> tuple[str, Records]:
-        """Return the kind of this processor, or "" if no model is scored: the answer to a start."""
-        return processor() if "torch" in sys.modules else "", self._logged()
+    def ready(self) -> tuple[None, Records]:
+        """Return the answer to a start."""
+        return None, self._logged()
 
     def run(self, job: Job) -> tuple[Result, Records]:
         """Run a job."""
@@ -117,23 +112,16 @@ class Pool:
     """Runs each job on the next free worker.
 
     A lost worker is started again, and its job is run again; after `MAX_ATTEMPTS` losses in the
-    middle of one job, earlier sessions of the run included, its outcome is a `Failure`. Losses of
-    whole machines do not count. A job that takes longer than `timeout` seconds (None: no limit) is
-    a `Failure` at once, because each attempt would take as long. A worker that is lost
-    `MAX_ATTEMPTS` times while it starts ends the search.
-
-    `note_processor` is told the kind of each worker's processor, when it is ready; "" if the worker
-    scores no model.
+    middle of one job, earlier sessions of the run included, its outcome is a `Failure`. A job
+    that takes longer than `timeout` seconds (None: no limit) is a `Failure` at once, because each
+    attempt would take as long. A worker that is lost `MAX_ATTEMPTS` times while it starts ends the
+    search.
     """
 
     def __init__(
-        self,
-        workers: Sequence[Worker],
-        attempts: Attempts,
-        timeout: float | None = None,
-        note_processor: Callable[[str], None] = lambda kind: None,
+        self, workers: Sequence[Worker], attempts: Attempts, timeout: float | None = None
     ) -> None:
-        self._workers, self._attempts, self._note_processor = workers, attempts, note_processor
+        self._workers, self._attempts = workers, attempts
         self._timeout = math.inf if timeout is None else timeout
         self._again: deque[Job] = deque()
         """Jobs whose worker was lost."""
@@ -199,19 +187,17 @@ class Pool:
             logging.getLogger(record.name).handle(record)
         worker.rest(is_ready=True)
         worker.failed_starts = 0
-        if job is None:
-            self._note_processor(value)
-        else:
+        if job is not None:
             yield job, value
 
     def _take_loss(self, worker: Worker, error: Exception) -> Iterator[tuple[Job, Result]]:
         """Start a lost worker again. Its job is run again too, or given up."""
-        job, is_at_fault = worker.job, not isinstance(error, LostMachineError)
-        if job is not None and is_at_fault:
+        job = worker.job
+        if job is not None:
             self._attempts.note_loss(job)
         log.warning("Worker %d was lost (%s) and is started again.", worker.number, one_line(error))
         if not worker.is_ready:
-            worker.failed_starts += is_at_fault
+            worker.failed_starts += 1
             if isinstance(error, DeviceError):
                 raise error
             if worker.failed_starts >= MAX_ATTEMPTS:

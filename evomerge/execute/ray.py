@@ -7,27 +7,23 @@ job runs again is decided in `evomerge.execute.pool`, so that lost attempts are 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from multiprocessing import Pipe
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
-from evomerge.compat.ray import is_machine_gone, not_importable, reason_of
-from evomerge.execute.pool import Host, LostMachineError, LostWorkerError, Records, Worker
+from evomerge.compat.ray import not_importable, reason_of
+from evomerge.execute.pool import Host, LostWorkerError, Records, Worker
 from evomerge.execute.protocol import Job, Result, RunJob
-
-DECISION = 60.0
-"""Largest number of seconds until Ray has decided whether an actor is lost."""
 
 
 class Actor:
     """What an actor holds: the host of a worker, in the actor's process."""
 
-    def start(self, make: Callable[[], RunJob]) -> tuple[str, tuple[str, Records]]:
+    def start(self, make: Callable[[], RunJob]) -> tuple[str, tuple[None, Records]]:
         """Make the worker. Returns the address of the machine, and the worker's first answer."""
         self._place, self._host = str(ray.util.get_node_ip_address()), Host(make)
         return self._place, self._host.ready()
@@ -35,10 +31,6 @@ class Actor:
     def run(self, job: Job) -> tuple[str, tuple[Result, Records]]:
         """Run a job. Returns the address of the machine, and the worker's answer."""
         return self._place, self._host.run(job)
-
-    def is_there(self) -> bool:
-        """Return true."""
-        return True
 
 
 class RayWorker(Worker):
@@ -73,7 +65,7 @@ class RayWorker(Worker):
         """Wait in a thread for the answer to a call, and give a sign when it is there."""
         self._answer, (self._sign, wake) = Future(), Pipe(duplex=False)
         self._answer.add_done_callback(lambda _: wake.close())
-        threading.Thread(target=_wait, args=(self._actor, call, self._answer), daemon=True).start()
+        threading.Thread(target=_wait, args=(call, self._answer), daemon=True).start()
 
     def signs(self) -> Sequence[Any]:
         """Return what is ready when there is an answer."""
@@ -93,28 +85,13 @@ class RayWorker(Worker):
             self._actor, self.place = None, ""
 
 
-def _wait(actor: Any, call: Any, answer: Future[Any]) -> None:
+def _wait(call: Any, answer: Future[Any]) -> None:
     """Set what a call returns, or raises, as this package's errors."""
     try:
         answer.set_result(ray.get(call))
     except RayTaskError as error:
         answer.set_exception(error.cause or error)
     except RayError as error:
-        answer.set_exception(_cause(actor, error))
+        answer.set_exception(not_importable(error) or LostWorkerError(reason_of(error)))
     except BaseException as error:
         answer.set_exception(error)
-
-
-def _cause(actor: Any, error: RayError) -> Exception:
-    """Wait until Ray knows why an actor does not answer, and return this package's error."""
-    end = time.monotonic() + DECISION
-    while not isinstance(error, ActorDiedError) and time.monotonic() < end:
-        time.sleep(0.5)
-        try:
-            ray.get(actor.is_there.remote(), timeout=5)
-            break
-        except RayError as newer:
-            error = newer
-    if is_machine_gone(error):
-        return LostMachineError("its machine is gone")
-    return not_importable(error) or LostWorkerError(reason_of(error))

@@ -116,7 +116,6 @@ class History:
         budget: the latest bounds that `resume` has set, by name.
         oom_backoffs: how often the batch size was halved because memory ran out.
         threads: number of CPU threads that score models.
-        processors: kinds of processors that workers had, without that of the manifest.
         chunks: the results of chunks of descents; `candidate` is that before which it was made.
     """
 
@@ -127,7 +126,6 @@ class History:
         self.front, self.chunks = list[Candidate](), list[Event]()
         self.budget, self.oom_backoffs = dict[str, Any](), 0
         self.threads: int | None = None
-        self.processors: list[str] = []
         self._lines, self._open = 0, dict[int, Candidate]()
         self._by_digest: dict[str, list[Candidate]] = {}
         for event in events:
@@ -188,8 +186,6 @@ class History:
                 self.oom_backoffs = int(event["halvings"])
             case "threads":
                 self.threads = int(event["threads"])
-            case "processor":
-                self.processors.append(str(event["processor"]))
 
     def _candidate(self, event: Event) -> Candidate:
         number = event["candidate"]

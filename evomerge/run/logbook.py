@@ -88,23 +88,6 @@ class Logbook:
         if threads != self.history.threads:
             self.write({"event": "threads", "threads": threads})
 
-    def note_processor(self, kind: str, *others: str) -> None:
-        """Warn of a worker's kind of processor that is new to the run, and journal it.
-
-        `others`: the kinds that the run has otherwise; empty ones are not known.
-        """
-        kinds = [name for name in dict.fromkeys((*others, *self.history.processors)) if name]
-        if not kind or kind in kinds:
-            return
-        self.write({"event": "processor", "processor": kind})
-        if kinds:
-            log.warning(
-                "The processes of this search are on several kinds of processors (%s): every score "
-                "is right, but its last digits may depend on the worker that computed it, so the "
-                "search can be repeated bit for bit only on one kind.",
-                "; ".join((*kinds, kind)),
-            )
-
     def note_preparation(self, method: str, done: int, total: int) -> None:
         """Tell followers how many tensors are prepared for these methods; 0 begins anew."""
         now = time.monotonic()

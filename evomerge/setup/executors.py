@@ -13,7 +13,7 @@ from pathlib import Path
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import EvomergeError, InputError, SearchError, one_line
-from evomerge.evaluation.inference.device import count_cores, keep_threads, processor, use_only
+from evomerge.evaluation.inference.device import count_cores, keep_threads, use_only
 from evomerge.evaluation.objectives import kinds_of
 from evomerge.execute.pool import Pool, Worker
 from evomerge.execute.processes import ProcessWorker
@@ -42,16 +42,11 @@ def make_executor(
     checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Attempts
 ) -> Executor:
     """Return the executor of a search in the run folder `run`."""
-    config, kinds = checked.config, list[str]()
-    if config.executor.kind == "inline":
+    executor = checked.config.executor
+    if executor.kind == "inline":
         return _inline(checked, logbook, attempts)
-    if config.executor.kind == "ray":
-        workers = _on_ray(checked, run, logbook)
-    else:  # workers of Ray may be on other machines
-        workers = _in_processes(checked, run, logbook)
-        kinds = [config.frozen.processor if config.frozen else "", processor()]
-    timeout = config.executor.timeout
-    return Pool(workers, attempts, timeout, lambda kind: logbook.note_processor(kind, *kinds))
+    make = _on_ray if executor.kind == "ray" else _in_processes
+    return Pool(make(checked, run, logbook), attempts, executor.timeout)
 
 
 def _inline(checked: CheckedSearch, logbook: Logbook, attempts: Attempts) -> Executor:
@@ -107,7 +102,6 @@ def _maker(
 
 
 def _in_processes(checked: CheckedSearch, run: Path, logbook: Logbook) -> list[Worker]:
-
     devices = worker_devices(checked.config)
     count, kind = len(devices), checked.checkpoints[checked.host].config.get("model_type")
     preload: tuple[str, ...] = (*PRELOADED, f"transformers.models.{kind}.modeling_{kind}")

@@ -70,10 +70,7 @@ def installed_versions(config: SearchConfig) -> dict[str, str]:
 
 
 def changes_since(config: SearchConfig) -> Iterator[str]:
-    """Yield warnings if a run goes on with other versions, or on another kind of processor.
-
-    With Ray, the processors of the workers count: see `Logbook.note_processor`.
-    """
+    """Yield warnings if a run goes on with other versions, or on another kind of processor."""
     began, versions, here = config.frozen or Frozen(), installed_versions(config), processor()
     changed = [
         f"{name} {then} (now {now})"
@@ -85,7 +82,7 @@ def changes_since(config: SearchConfig) -> Iterator[str]:
             f"The run began with {', '.join(changed)}. The last digits of scores and "
             "the course of the search may differ; for the same search, install these versions."
         )
-    if began.processor not in ("", here) and config.executor.kind != "ray":
+    if began.processor not in ("", here):
         yield (
             f"The run began on another kind of processor ({began.processor}; now {here}): scores "
             "are as right here, but their last digits may differ, and so may the search's course."

@@ -15,15 +15,12 @@ from uuid import uuid4
 import psutil
 import pytest
 from executor_laws import Pretend, check_executor, job_of
-from run_folders import write_run
 from search_run import ended
 
 from evomerge.errors import DeviceError, SearchError
-from evomerge.evaluation.inference.device import processor
 from evomerge.execute.pool import Pool
 from evomerge.execute.processes import ProcessWorker
 from evomerge.execute.protocol import Attempts, InlineExecutor, Job, RunJob
-from evomerge.run.logbook import Logbook
 from evomerge.scores import Failure, Outcome
 from evomerge.setup.executors import PRELOADED
 
@@ -98,43 +95,6 @@ def test_a_worker_that_ends_between_two_jobs_is_replaced(tmp_path: Path) -> None
     process.wait(250)
     assert list(executor.run([job_of(6)])) == [(job_of(6), Pretend().outcome(job_of(6)))]
     executor.close()
-
-
-@dataclass(frozen=True)
-class Together:
-    """Runs jobs that end when as many have begun as there are workers, with limits set."""
-
-    notes: Path
-    workers: int
-    limits: str = ""
-
-    def __call__(self) -> RunJob:
-        os.environ["MKL_CBWR"] = self.limits
-        return self._run
-
-    def _run(self, job: Job) -> Outcome:
-        (self.notes / str(job.candidate)).touch()
-        while len(list(self.notes.iterdir())) < self.workers:
-            time.sleep(0.02)
-        return Pretend().outcome(job)
-
-
-def test_workers_on_processors_of_several_kinds_are_told_of_once(tmp_path, caplog, monkeypatch):
-    monkeypatch.delenv("MKL_CBWR", raising=False)
-    (tmp_path / "notes").mkdir()
-    makes = [Together(tmp_path / "notes", 3, limit) for limit in ("", "COMPATIBLE", "COMPATIBLE")]
-    workers = [ProcessWorker(make, PRELOADED) for make in makes]
-    run, here = write_run(tmp_path / "run", []), processor()
-    for _ in range(2):  # another session with the same workers says nothing again
-        with run.writing() as journal:
-            book = Logbook(run, journal, [])
-            note = lambda kind, book=book: book.note_processor(kind, here)  # noqa: E731
-            executor = Pool(workers, Attempts(tmp_path), note_processor=note)
-            list(executor.run(map(job_of, range(len(makes)))))
-            executor.close()
-    told = [item.getMessage() for item in caplog.records if "processor" in item.getMessage()]
-    assert len(told) == len(book.history.processors) == 1
-    assert f"({here}; {here} MKL_CBWR=COMPATIBLE)" in told[0]
 
 
 def fail_to_start() -> RunJob:

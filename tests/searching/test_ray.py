@@ -91,7 +91,7 @@ class HangsOnce:
         return Pretend().outcome(job)
 
 
-def test_a_machine_that_goes_does_not_count_against_a_job(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_job_is_run_again_on_another_machine(cluster: Cluster, tmp_path: Path) -> None:
     ray.init(cluster.address, log_to_driver=False, ignore_reinit_error=True)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     machines = [cluster.add_node(num_cpus=1, resources={"own": 1})]
@@ -106,7 +106,7 @@ def test_a_machine_that_goes_does_not_count_against_a_job(cluster: Cluster, tmp_
     executor.close()
     cluster.remove_node(machines.pop())
     assert found == [(job_of(0), Pretend().outcome(job_of(0)))]
-    assert not (tmp_path / "attempts.jsonl").exists()  # it does not count against the job
+    assert Attempts(tmp_path).count(job_of(0)) == 1
 
 
 def test_a_machine_with_other_versions_or_parents_ends_the_search(cluster, tmp_path):

@@ -123,8 +123,7 @@ def events_of(run: Path) -> dict[tuple, str]:
         event = json.loads(line)
         del event["n"], event["check"]
         key = (event["event"], event.get("candidate"), event.get("split"))
-        assert key not in found or event["event"] in ("budget", "threads", "processor")
+        assert key not in found or event["event"] in ("budget", "threads")
         found[key] = json.dumps(event, sort_keys=True)
-    for kind in ("run", "processor"):  # what differs between machines and executors
-        found.pop((kind, None, None), None)
+    found.pop(("run", None, None), None)  # what differs between machines
     return found
