@@ -36,14 +36,6 @@ _TYPES = {
 }
 """Beginning of the type of an error -> what is wanted."""
 
-_INSTEAD = {
-    "stages": "A file is one search: export its winner, and name that folder as a parent of the "
-    "next one.",
-    "allow_pickle": "Pickled weights need no key: they are converted, without running code, when "
-    "a parent is opened.",
-}
-"""Key that search files once had -> what to do instead."""
-
 
 def parsed(section: type[S], data: Any, source: str) -> S:
     """Return a section from its content, or raise a ConfigError; `source` names the content."""
@@ -62,8 +54,6 @@ def sentence(error: ValidationError, data: Any) -> str:
         key, allowed, above = unknown.key, unknown.allowed, _at(location, data)[0]
         place = f" in `{_dotted(above)}`" if above else ""
         names, near = ", ".join(allowed) or "none, so remove it", did_you_mean(key, allowed)
-        if key in _INSTEAD:
-            near = f" {_INSTEAD[key]}"
         return f"unknown key `{key}`{place}; allowed are {names}.{near}"
     if first["type"] == "missing":
         key = _dotted((*_at(location[:-1], data)[0], location[-1]))

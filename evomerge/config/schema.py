@@ -129,16 +129,6 @@ class SearchConfig(Section):
                 )
         return self
 
-    @model_validator(mode="before")
-    @classmethod
-    def _optimizer_of_a_front(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping) or data.get("mode") != "pareto":
-            return data
-        optimizer = data.get("optimizer", {})
-        if isinstance(optimizer, Mapping) and optimizer.get("name", "auto") == "auto":
-            return {**data, "optimizer": {**optimizer, "name": "nsga2"}}
-        return data
-
     @property
     def tie_breakers(self) -> list[str]:
         """The keys of objectives that break ties, with their values."""

@@ -93,11 +93,8 @@ def _split(
     found = [entry for entry in inputs if entry.model == base]
     if len(found) > 1:
         raise RecipeError(f"`{item.where}` has the `base_model` {base!r} twice; list it once.")
-    for name in (name for entry in found for name in entry.parameters):
-        doubts.append(
-            f"`{found[0].where}.parameters.{name}` is ignored, as in mergekit, since {base!r} is "
-            f"the base model, which has no parameters in {method.name}; remove it."
-        )
+    if found and found[0].parameters:
+        doubts.append(f"`{found[0].where}.parameters` of the base are ignored, as in mergekit.")
     sources = tuple(entry for entry in inputs if entry.model != base)
     if not sources:
         doubts.append(f"`{item.where}` has only the base model, {base!r}, which stays; add one.")

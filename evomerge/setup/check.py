@@ -145,14 +145,10 @@ def resolve_racing(
     is_on, samples = suits and total >= _SAMPLES * least, f"samples of at least {least}"
     chosen = {"enabled": is_on, "minimum": least if is_on else wanted.minimum}
     config = config.with_values("evaluation", racing=wanted.model_copy(update=chosen))
-    if not suits:
-        return config, (
-            "off, since it needs a parameter space, one fitness of means over documents, and the "
-            "backend hf"
-        )
-    if not is_on:
-        return config, f"off, since {total} documents make fewer than {_SAMPLES} {samples}"
-    return config, f"racing, since {total} documents make {total // least} {samples}"
+    if is_on:
+        return config, f"racing, since {total} documents make {total // least} {samples}"
+    needs = "a parameter space, one fitness of means over documents, the backend hf"
+    return config, f"off, since it needs {needs}, and {_SAMPLES} {samples} documents"
 
 
 def _full_batches(

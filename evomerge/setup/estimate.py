@@ -57,8 +57,8 @@ class Estimate(CostProbe):
     hours: float | None  # of the whole search
     machine_bytes: int  # of the workers of one machine together
     assumes: str = (
-        "every candidate and document takes as long as the one that was tried, workers do not slow "
-        "each other down, racing saves nothing, and nothing ends the search early"
+        "every candidate and document takes as long as the one that was tried, workers neither "
+        "wait nor slow each other down, racing saves nothing, and nothing ends the search early"
     )
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,8 +82,6 @@ class Estimate(CostProbe):
             )
         parts = (f"{size_text(size)} of the {name}" for name, size in self.peak_bytes.items())
         words["memory of a worker"] = ", ".join(parts)
-        if self.shared_bytes:
-            words["memory of a worker"] += f", {size_text(self.shared_bytes)} of it shared files"
         words["memory of a machine"] = f"about {size_text(self.machine_bytes)}"
         return {**words, "assumed": self.assumes}
 
@@ -98,12 +96,8 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
         in_time = int(max(0.0, 3600 * budget.hours - probe.start_seconds) / each) * count
         candidates = in_time if candidates is None else min(candidates, in_time)
     if candidates is not None:
+        search = each * math.ceil(candidates / count)
         searched = max(0, candidates - baselines)
-        # Workers that have scored their part of a generation wait for the others.
-        together = searched if config.executor.order == "arrival" else generation
-        generations, rest = divmod(searched, max(1, together))
-        parts = [min(candidates, baselines), *[together] * generations, rest]
-        search = each * sum(math.ceil(part / count) for part in parts)
         search += probe.step_seconds * CHUNK * math.ceil(searched / min(count, generation))
     finalists, has_front = config.evaluation.validation.finalists, checked.ranking.has_front
     if finalists is None:  # a front is taken to be as large as a generation

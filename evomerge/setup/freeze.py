@@ -70,22 +70,19 @@ def installed_versions(config: SearchConfig) -> dict[str, str]:
 
 
 def changes_since(config: SearchConfig) -> Iterator[str]:
-    """Yield warnings if a run goes on with other versions, or on another kind of processor."""
+    """Yield a warning if a run goes on with other versions, or on another kind of processor."""
     began, versions, here = config.frozen or Frozen(), installed_versions(config), processor()
     changed = [
         f"{name} {then} (now {now})"
         for name, then in began.versions.items()
         if (now := versions.get(name) or package_version(name)) != then
     ]
+    if began.processor not in ("", here):
+        changed.append(f"another kind of processor, {began.processor} (now {here})")
     if changed:
         yield (
-            f"The run began with {', '.join(changed)}. The last digits of scores and "
-            "the course of the search may differ; for the same search, install these versions."
-        )
-    if began.processor not in ("", here):
-        yield (
-            f"The run began on another kind of processor ({began.processor}; now {here}): scores "
-            "are as right here, but their last digits may differ, and so may the search's course."
+            f"The run began with {', '.join(changed)}. Scores are as right here, but their last "
+            "digits and the course of the search may differ; for the same search, go on with these."
         )
 
 

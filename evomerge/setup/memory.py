@@ -1,7 +1,7 @@
 """How much memory a search takes, and whether it is there.
 
 What must fit is what processes hold: libraries, merged weights, batches. Parents are mapped files,
-of which the system takes pages back when memory is short.
+of which the system takes pages back when memory is short. Prepared merges take what is free.
 """
 
 import math
@@ -21,11 +21,9 @@ from evomerge.evaluation.inference.device import (
     total_memory,
 )
 from evomerge.evaluation.inference.vllm_start import ENGINE_SHARE
-from evomerge.merging.methods import get_method
 from evomerge.models.checkpoint import text_section
 from evomerge.report.words import size_text
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.worker import cache_memory
 from evomerge.setup.workers import workers_of
 
 _LIBRARIES = 0.8e9  # bytes, measured on Linux
@@ -34,15 +32,11 @@ _FORKED = 0.25e9  # of each worker process on Linux, which shares the libraries;
 _TOKENS = 512  # of a batch on a CPU whose activations a backward pass keeps, about
 _MOST = 0.9  # of an accelerator that weights may take, since batches need the rest
 _NEAR = 0.9  # of the memory that is free: a person is warned from here
-_FULL = 0.8  # of an accelerator's memory that is taken before batches: the same
 
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """What a search takes and what there is, in bytes, by what takes it; inf: it is unknown.
-
-    `prepared merges` is the most that is kept from candidate to candidate.
-    """
+    """What a search takes and what there is, in bytes, by what takes it; inf: it is unknown."""
 
     machine: Mapping[str, float]  # what the processes on one machine take together
     shares: Mapping[str, float]  # what the workers take that share one accelerator
@@ -70,10 +64,7 @@ def memory_of(checked: CheckedSearch) -> Memory:
     count = workers.on_a_machine
     libraries = _LIBRARIES_CUDA if is_built_for_gpu() else _LIBRARIES
     is_forked = executor.kind == "processes" and sys.platform == "linux"
-    machine = {
-        "libraries": libraries + count * _FORKED if is_forked else count * libraries,
-        "prepared merges": count * min(_prepared_bytes(checked), cache_memory(count)),
-    }
+    machine = {"libraries": libraries + count * _FORKED if is_forked else count * libraries}
     depth = max(1.0, checked.space.max_depth / len(host.decoder_stack))
     each, shares = {"weights": weights_of(checked) * depth}, dict[str, float]()
     if config.optimizer.descends:
@@ -100,18 +91,6 @@ def _backward_bytes(checked: CheckedSearch) -> float:
     activations = kept_bytes(text_section(host.config), itemsize)
     logits = (host.config.get("vocab_size") or 0) * 12
     return _TOKENS * (activations + logits) + largest * (itemsize + 8)
-
-
-def _prepared_bytes(checked: CheckedSearch) -> float:
-    """Return how many bytes a worker needs to keep all merges that it has prepared."""
-
-    config, size = checked.config, 0.0
-    methods = () if config.space.kind == "dataflow" else config.space.methods
-    for method in map(get_method, methods):
-        base = None if method.base == "none" else config.base
-        sources = sum(parent != base for parent in config.parents)
-        size += method.cached_bytes * checked.checkpoints[checked.host].parameters * sources
-    return size
 
 
 def memory_rows(checked: CheckedSearch) -> dict[str, object]:
@@ -144,9 +123,7 @@ def check_fit(checked: CheckedSearch) -> None:
     ConfigError: it cannot fit, whatever else runs here.
     """
     config, memory = checked.config, memory_of(checked)
-    fixes = ["choose a smaller dtype"] if config.dtype == "float32" else []
-    fixes += ["lower `executor.workers`"] if workers_of(config).count > 1 else []
-    fix = " or ".join([*fixes, "take smaller parents"])
+    fix = "choose a smaller dtype, lower `executor.workers`, or take smaller parents"
     weights, engine = memory.shares.get("weights", 0.0), config.evaluation.backend == "vllm"
     most = _MOST * (1 - ENGINE_SHARE if engine else 1) * memory.accelerator
     if weights > most and config.evaluation.device_map is None:
@@ -156,28 +133,21 @@ def check_fit(checked: CheckedSearch) -> None:
             f"{' beside a vLLM engine' if engine else ''}; set it to 'auto' to divide the model "
             f"over several, or {fix}."
         )
-    must = {name: size for name, size in memory.machine.items() if name != "prepared merges"}
-    if sum(must.values()) > memory.total + psutil.swap_memory().total:
-        parts = ", ".join(f"{name} {size_text(size)}" for name, size in must.items())
+    needed = sum(memory.machine.values())
+    if needed > memory.total + psutil.swap_memory().total:
+        parts = ", ".join(f"{name} {size_text(size)}" for name, size in memory.machine.items())
         raise ConfigError(
-            f"The search needs {size_text(sum(must.values()))} of memory ({parts}), but this "
+            f"The search needs {size_text(needed)} of memory ({parts}), but this "
             f"machine has {size_text(memory.total)}; {fix}."
         )
 
 
 def fit_warnings(checked: CheckedSearch) -> Iterator[str]:
     """Yield warnings where a search can fit, but hardly into what is free now."""
-    memory, is_whole = memory_of(checked), checked.config.evaluation.device_map is None
-    machine, shares = sum(memory.machine.values()), sum(memory.shares.values())
-    if machine > _NEAR * memory.free:
+    memory = memory_of(checked)
+    if (machine := sum(memory.machine.values())) > _NEAR * memory.free:
         yield (
             f"the search takes about {size_text(machine)} of memory, and {size_text(memory.free)} "
             "are free now, while the system ends a process that it has no memory for; end other "
             "programs, or take less (docs/how-to/little-memory.md)."
-        )
-    if is_whole and shares > _FULL * memory.accelerator:
-        yield (
-            f"{' and '.join(memory.shares)} take {size_text(shares)} of the accelerator's "
-            f"{size_text(memory.accelerator)}, so batches will be small and slow; choose a smaller "
-            "dtype, smaller parents, or a larger accelerator."
         )

@@ -32,8 +32,6 @@ _WITHOUT_EFFECT = frozenset(
 )
 """Keys of a config that change no score."""
 
-_MOST_NAMED = 6  # keys in a sentence
-
 
 def recipe_to_write(checked: CheckedSearch, candidate: Candidate) -> Recipe:
     """Return the recipe of what is exported for a candidate: of a parent, the parent itself.
@@ -141,10 +139,9 @@ def parent_notes(checked: CheckedSearch) -> Iterator[str]:
     names, unlike = short_names(checked.checkpoints), differences(checked)
     for name in checked.config.parents:
         if keys := unlike[name]:
-            named = listed(keys[:_MOST_NAMED] + ["more"] * (len(keys) > _MOST_NAMED))
             yield (
-                f"{names[name]} is not like the merges in {named}; its final scores are of the "
-                "parent as it is."
+                f"{names[name]} is not like the merges in {listed(keys)}; its final scores are of "
+                "the parent as it is."
             )
         if part := _lent_part(checked, name):
             yield (

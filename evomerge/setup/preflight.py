@@ -9,7 +9,7 @@ from typing import Any
 
 from evomerge.config.space import ParametersConfig
 from evomerge.errors import listed
-from evomerge.evaluation.inference.device import choose_device, count_cores
+from evomerge.evaluation.inference.device import choose_device
 from evomerge.merging.methods import get_method
 from evomerge.models.causal import kind_of
 from evomerge.models.code_keys import code_notes
@@ -23,9 +23,8 @@ from evomerge.setup.memory import fit_warnings, memory_rows, weights_of
 from evomerge.setup.parents import plan_tokenizers
 from evomerge.setup.parents_as_themselves import parent_notes
 from evomerge.setup.strategy import generation_of, has_gradient
-from evomerge.setup.tasks import leaves_of, task_facts
-from evomerge.setup.worker import serves_paths
-from evomerge.setup.workers import describe_workers, workers_of
+from evomerge.setup.tasks import task_facts
+from evomerge.setup.workers import workers_of
 from evomerge.space.pool import PRIORITY
 from evomerge.space.protocol import Gene
 
@@ -33,8 +32,6 @@ _WIDEST = 10  # points that a score may be off, to either side
 _ENOUGH = 100  # documents, with which it is less
 _CMA = ("cma", "diagonal-cma", "cma-margin")
 _FOR_A_GENE = 8  # candidates, the fewest for each gene in most of our results (docs/concepts.md)
-_A_SECOND = 5e10 / 64  # operations of one core, at best, for each token of a short document
-_SLOW = 120  # seconds of a candidate
 
 HEADERS = ("searched", "genes", "values", "start", "set by")
 
@@ -46,14 +43,12 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
     config, space = checked.config, checked.space
     host, parents = checked.checkpoints[checked.host], checked.checkpoints.items()
     population, facts = generation_of(config, space), task_facts(config, checked.evaluator)
-    depth, layers = space.max_depth, len(host.decoder_stack)
-    engine = f"{depth} layers for every path, so {depth / layers:.2g} times the time of the host"
     values = {
         "parents": {name: size_text(item.nbytes) for name, item in parents},
         "kinds": {name: kind_of(item) for name, item in parents},
         "host": checked.host,
         "architecture": (host.config.get("architectures") or ["unknown"])[0],
-        "layers": layers,
+        "layers": len(host.decoder_stack),
         **parts_in_words(
             checked.checkpoints,
             checked.host,
@@ -68,10 +63,9 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
         "start": len(checked.start) or None,
         "documents": {split: sum(map(len, of.values())) for split, of in checked.splits.items()},
         "sources": {split: [*dict.fromkeys(of.values())] for split, of in facts["sources"].items()},
-        "workers": describe_workers(config, population),
+        "workers": workers_of(config).text,
         "backend": config.evaluation.backend,
         **checked.evaluator.words(checked.merges),
-        "engine": engine if serves_paths(config) else None,
         "fewer_documents": checked.fewer_documents,
         "objectives": [
             f"{o.key} ({'' if config.mode == 'pareto' else f'weight {o.weight:g}, '}"
@@ -127,7 +121,7 @@ def _merged(checked: CheckedSearch) -> dict[str, list[str]]:
 
 
 def _worker_warnings(checked: CheckedSearch) -> Iterator[str]:
-    config, info = checked.config, checked.evaluator.tasks_of("search").info
+    config = checked.config
     optimizer, count = builtin(config.optimizer.name), workers_of(config).count
     most = optimizer.most_workers if optimizer is not None else None
     if most is not None and config.executor.order == "arrival" and count > most:
@@ -136,12 +130,6 @@ def _worker_warnings(checked: CheckedSearch) -> Iterator[str]:
             f"proposes candidates before it knows the scores of {count - 1} others, and finds less "
             f"than with {most} (docs/scaling.md); use fewer workers, or `optimizer.name: cma` with "
             "`executor.order: generation`."
-        )
-    tasks = (info.tasks[name] for name in leaves_of(config, info))
-    if config.evaluation.backend == "vllm" and not any(task.generates for task in tasks):
-        yield (
-            "evaluation.backend is 'vllm', but no task generates text, and log-likelihoods take "
-            "less time with transformers; use the backend 'hf'."
         )
 
 
@@ -153,23 +141,17 @@ def _document_warnings(checked: CheckedSearch) -> Iterator[str]:
             continue
         if not (item.task in every.groups or every.metric(item.task, item.metric)[1].is_mean):
             continue  # a correlation has no right answers
-        few, there = [], dict[str, int]()
+        few = []
         for split, documents in checked.splits.items():
-            info = checked.evaluator.tasks_of(split).info
-            leaves = dict.fromkeys(info.leaves(item.task))
-            there |= {info.tasks[task].source: info.tasks[task].documents for task in leaves}
+            leaves = dict.fromkeys(checked.evaluator.tasks_of(split).info.leaves(item.task))
             count = sum(len(documents[task]) for task in leaves)
             if round(_points(count)) > _WIDEST:
                 few.append(f"±{_points(count):.0f} points on {count} {split} documents")
         if few:
             warned.add(item.task)
-            total = sum(there.values())
-            share = max(1, min(_ENOUGH, total // 3))
-            more = "" if share == _ENOUGH else f"; add some: {_ENOUGH} in each give ±{_WIDEST}"
             yield (
                 f"a score of {item.task!r} is known to {listed(few)} (95 % interval of 50 % right "
-                f"answers); the task has {total}, enough for {share} in each split "
-                f"(±{_points(share):.0f}){more}."
+                f"answers); take {_ENOUGH} documents or more in each split, which give ±{_WIDEST}."
             )
 
 
@@ -205,21 +187,13 @@ def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:
 
 
 def _time_warnings(checked: CheckedSearch) -> Iterator[str]:
-    config, host = checked.config, checked.checkpoints[checked.host]
+    config = checked.config
     if config.executor.kind == "ray" or choose_device(config.evaluation.device) != "cpu":
         return
     if config.dtype == "float16":
         yield (
             "dtype is float16, which most CPUs compute several times as slowly as float32; set it "
             "to float32 (`evomerge export --dtype float16` writes the winner in float16)."
-        )
-    documents, cores = sum(map(len, checked.splits["search"].values())), count_cores()
-    if (seconds := 2 * host.parameters * documents / (_A_SECOND * cores)) > _SLOW:
-        yield (
-            f"there is no accelerator, so a candidate ({host.parameters / 1e9:.2g} billion weights "
-            f"on {documents} search documents) may well take {seconds / 60:.0f} minutes on {cores} "
-            "CPU cores; measure it with `evomerge validate --time`, use a GPU, or take fewer "
-            "search documents or smaller parents."
         )
 
 

@@ -6,8 +6,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from evomerge.config.evaluation import EvaluationConfig
-from evomerge.config.executor import ExecutorConfig
 from evomerge.config.messages import parsed
 from evomerge.config.schema import BudgetConfig, Frozen, SearchConfig, load, parse
 from evomerge.errors import ConfigError, InputError, RunFolderError
@@ -73,11 +71,9 @@ def check_study(config: SearchConfig) -> None:
         keys.append(f"`optimizer.name` {config.optimizer.name}")
     if config.executor.order == "generation":
         keys.append("`executor.order` generation")
-    for name, usual in (("evaluation", EvaluationConfig()), ("executor", ExecutorConfig())):
-        section = getattr(config, name)
-        for key in type(usual).model_fields.keys() - _FREE:
-            if getattr(section, key) != getattr(usual, key):
-                keys.append(f"`{name}.{key}`")
+    for name in ("evaluation", "executor"):
+        names = sorted(getattr(config, name).model_fields_set - _FREE)
+        keys += [f"`{name}.{key}`" for key in names]
     if keys:
         raise ConfigError(
             f"The search file has {keys[0]}, which needs documents or workers, but a study is told "
@@ -241,23 +237,17 @@ def check_budget(run: RunFolder, bounds: Mapping[str, float]) -> None:
     is_cut = bounds.get("candidates", 0) > count == so_far["candidates"]
     if is_cut and config.executor.order != "arrival":
         return
-    incumbents, hours = leading(ranking, candidates), run.timings.hours()
-    worse = unimproved(incumbents, candidates)
+    incumbents = leading(ranking, candidates)
     if budget["candidates"] == count == bounds.get("candidates"):
         budget["candidates"] = None
-    for name, so_many, text in (
-        ("candidates", count, f"{count} candidates, baselines among them"),
-        ("hours", hours, f"taken {hours:.2f} hours, over all sessions"),
-        ("patience", worse, f"had no better candidate for {worse} candidates"),
-    ):
-        if budget[name] is not None and so_many >= budget[name]:
-            raise RunFolderError(
-                f"{run.path} has {text}, and its search ends after {budget[name]:g} "
-                f"(budget.{name}); give a larger --{name}."
-            )
-    target = budget["target"]
-    if target is not None and (first := reached(incumbents, ranking, target)) is not None:
+    patience = unimproved(incumbents, candidates)
+    spent = {"candidates": count, "hours": run.timings.hours(), "patience": patience}
+    bounded = {name: so_many for name, so_many in spent.items() if budget[name] is not None}
+    ends = [name for name, so_many in bounded.items() if so_many >= budget[name]]
+    if (target := budget["target"]) is not None and reached(incumbents, ranking, target):
+        ends.append("target")
+    for name in ends:
         raise RunFolderError(
-            f"Candidate {first.number} of {run.path} has reached {target:g} (budget.target), where "
-            "its search ends; give a larger --target."
+            f"The search of {run.path} has reached budget.{name} ({budget[name]:g}), where it "
+            f"ends; give a larger --{name}."
         )

@@ -87,13 +87,15 @@ def make_optimizer(config: SearchConfig, genes: Sequence[Gene]) -> Optimizer:
 
 
 def resolve_optimizer(config: SearchConfig, space: Space) -> SearchConfig:
-    """Return the search file with the optimizer that `auto` means for the genes of its space."""
+    """Return the search file with the optimizer that `auto` means: nsga2, or by the genes."""
 
     optimizer = config.optimizer
     if optimizer.name != "auto" or not space.genes:
         return config
     population = None if optimizer.population == "auto" else optimizer.population
-    return config.with_values("optimizer", name=choose(space.genes, population))
+    is_front = config.mode == "pareto"
+    name = "nsga2" if is_front else choose(space.genes, population)
+    return config.with_values("optimizer", name=name)
 
 
 def recipe_of(space: Space, candidate: Candidate) -> Recipe:
@@ -145,25 +147,22 @@ def _of_run(run: RunFolder, genes: Sequence[Gene]) -> list[Genome]:
             f"only {whose} has the gene {different[0]!r}; take one with equal `parents`, `space`."
         )
     labels = {name: item.choices for item in frozen.gene_ranges for name in item.genes}
+    for gene in genes:
+        if gene.choices and list(gene.choices) != labels[gene.name]:
+            raise ConfigError(
+                f"its gene {gene.name!r} chooses among {', '.join(labels[gene.name])}; name the "
+                "same, in the same order."
+            )
     candidates = History(run.events()).candidates
     searched = [item for item in candidates if item.label is None and "genome" in item.origin]
     genomes: list[Genome] = []
     for item in ranking_of(config).finalists(searched, FINALISTS):
         values = dict(zip(frozen.genes, map(float, item.origin["genome"]), strict=True))
-        here = [_value(gene, values[gene.name], labels.get(gene.name, ())) for gene in genes]
-        genome = tuple(value for value in here if value is not None)
-        genomes += [genome] if len(genome) == len(here) else []
+        if all(gene.low <= values[gene.name] <= gene.high for gene in genes):
+            genomes.append(tuple(values[gene.name] for gene in genes))
     if not genomes:
         raise ConfigError("it has no scored candidate in the ranges of this search; widen them.")
     return genomes
-
-
-def _value(gene: Gene, value: float, labels: Sequence[str]) -> float | None:
-    """Return the value that a gene has here, given its value in a run; None if it has none."""
-    if gene.kind == "choice":
-        label = labels[int(value)] if int(value) < len(labels) else None
-        return float(gene.choices.index(label)) if label in gene.choices else None
-    return value if gene.low <= value <= gene.high else None
 
 
 def check_descents(

@@ -52,18 +52,6 @@ def workers_of(config: SearchConfig) -> Workers:
     return Workers(count=count, on_a_machine=count, on_an_accelerator=most, text=text)
 
 
-def describe_workers(config: SearchConfig, generation: int) -> str:
-    """Return how many workers there are and where, and how much of their time is not used."""
-    workers = workers_of(config)
-    full = math.ceil(generation / workers.count) * workers.count
-    if workers.count == 1 or config.executor.order == "arrival" or full == generation:
-        return workers.text
-    return (
-        f"{workers.text}; a generation of {generation} leaves {1 - generation / full:.0%} of their "
-        f"time unused, and `optimizer.population: {full}` would leave none"
-    )
-
-
 def worker_devices(config: SearchConfig) -> list[tuple[str, ...]]:
     """Return the accelerators of each worker process; none: as `evaluation.device` says.
 
@@ -103,18 +91,12 @@ def resolve_order(config: SearchConfig, generation: int) -> SearchConfig:
 def check_workers(config: SearchConfig) -> None:
     """Check that the workers do not need more than there is.
 
-    ConfigError: several vLLM engines would have to share an accelerator or the CPU; there is no Ray
-    cluster, or it has too little.
+    ConfigError: several vLLM engines would have to share an accelerator of this machine or its CPU;
+    there is no Ray cluster, or it has too little.
     """
     size, is_vllm = config.evaluation.tensor_parallel, config.evaluation.backend == "vllm"
     if config.executor.kind == "ray":
-        workers = ray_workers(config)
-        gpus = workers.needed.get("GPU", 0.0)
-        if is_vllm and gpus < 1 and workers.on_a_machine > 1:
-            raise ConfigError(
-                f"`executor.ray.resources` gives each worker GPU {gpus:g}, but each vLLM engine "
-                "takes an accelerator of its own; set GPU to 1, or `evaluation.backend` to 'hf'."
-            )
+        ray_workers(config)
         return
     device = _accelerator(config)
     if device != "cpu" and (there := count_devices(device)) < size:

@@ -256,13 +256,11 @@ def _check_components(
     """Check that a model has the components that a search file names."""
     names = config.components
     known = [*dict.fromkeys(name for stack in stacks for name in stack.filters), *modalities]
-    hidden = [name for name in known if name.startswith("expert_")][1:-1]  # may be hundreds
-    listed = ["..." if name in hidden[:1] else name for name in known if name not in hidden[1:]]
     for name in names if names != "each" else ():
         if name not in known:
             raise ConfigError(
                 f"space.components names {name!r}, which this model does not have; it has "
-                f"{', '.join(listed) or 'none'}, and `rest` is always added."
+                f"{', '.join(known) or 'none'}, and `rest` is always added."
                 f"{did_you_mean(name, known)}"
             )
         if list(names).count(name) > 1:

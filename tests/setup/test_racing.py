@@ -35,7 +35,7 @@ def resolved(change, metric, documents):
     ("change", "metric", "documents", "raced", "why"),
     [
         ({}, "acc", 150, True, "racing, since 150 documents make 3 samples of at least 50"),
-        ({}, "acc", 149, False, "off, since 149 documents make fewer than 3 samples"),
+        ({}, "acc", 149, False, "and 3 samples of at least 50 documents"),
         ({}, "f1", 400, False, "off, since it needs"),
         ({"evaluation": {"racing": {"minimum": 90}}}, "acc", 400, True, "samples of at least 90"),
         ({"evaluation": {"racing": {"enabled": True}}}, "acc", 60, True, "racing, as the search"),

@@ -102,9 +102,8 @@ def test_what_no_memory_of_this_machine_holds_is_refused(search):
     assert "(libraries 1.0" in str(caught.value) or sys.platform != "linux"
 
 
-def test_what_hardly_fits_on_an_accelerator_is_warned_of(search, gpu):
+def test_what_takes_memory_of_an_accelerator_is_not_in_that_of_the_machine(search, gpu):
     gpu(3_200_000)
-    assert "weights take 2.75 MB of the accelerator's 3.2 MB" in "".join(fit_warnings(search()))
     rows = memory_rows(search())
     assert rows["device"] == {"cuda": "3.2 MB", "weights": "2.75 MB", "together": "2.75 MB"}
     assert "weights" not in rows["memory"]
@@ -133,7 +132,7 @@ def test_hopeless_searches_are_warned_of_with_figure_and_fix(tmp_path):
     assert not told()
     assert told("evaluation.search.documents=3", "evaluation.racing.enabled=false") == [
         "a score of 'zoo_l2_maths' is known to ±57 points on 3 search documents (95 % interval of "
-        "50 % right answers); the task has 1800, enough for 100 in each split (±10)."
+        "50 % right answers); take 100 documents or more in each split, which give ±10."
     ]
     (note,) = told("budget.candidates=10")
     assert "7 candidates for 8 genes are 0.7 of its generations of 10" in note
@@ -154,10 +153,6 @@ def test_what_is_slow_on_a_cpu_is_warned_of(search, monkeypatch):
     monkeypatch.setattr(preflight, "choose_device", lambda wanted: "cpu")
     (note,) = told("dtype=float16")
     assert "dtype is float16" in note and "set it to float32" in note
-    monkeypatch.setattr(preflight, "_A_SECOND", 5e10 / 64 / 10_000)  # as if the model were larger
-    monkeypatch.setattr(preflight, "count_cores", lambda: 2)
-    (note,) = told()
-    assert "weights on 24 search documents) may well take 4 minutes on 2 CPU cores" in note
     monkeypatch.setattr(preflight, "choose_device", lambda wanted: "cuda")
     assert not told("dtype=float16")
 
@@ -204,13 +199,6 @@ def test_validate_says_which_backend_answers_which_tasks(checked):
     ):
         problem = checked(**changes)
         assert summary(problem)["backend"].startswith(said)
-        warned = any("use the backend 'hf'" in note for note in warnings(problem, True))
-        assert warned == ("none" in said)
-
-
-def test_validate_says_how_deep_the_engine_is_and_what_it_costs(checked):
-    found = summary(checked(space=STACKED | {"layers": [4, 8]}, base=None))
-    assert found["engine"].startswith("8 layers for every path, so 1.3 times the time")
 
 
 def test_layers_that_an_engine_fixes_by_position_must_stay_where_they_are(tmp_path, checked):
@@ -218,5 +206,4 @@ def test_layers_that_an_engine_fixes_by_position_must_stay_where_they_are(tmp_pa
     parents = [str(make(tmp_path / name, "gemma2", seed=seed)) for seed, name in enumerate("ab")]
     with pytest.raises(CheckpointError, match=r"backend` is 'vllm'.* differ in layer_types"):
         checked(base=None, parents=parents, space={**STACKED, "layers": [3, 3]})
-    swaps = checked(base=None, parents=parents, space={**STACKED, "variant": "swaps"})
-    assert summary(swaps)["engine"].startswith("3 layers")
+    checked(base=None, parents=parents, space={**STACKED, "variant": "swaps"})
