@@ -1,4 +1,4 @@
-"""What is private in lm-eval, or differs between its versions from 0.4.10 on."""
+"""What is private in lm-eval, or differs between its versions from 0.4.12 on."""
 
 from __future__ import annotations
 
@@ -22,15 +22,10 @@ def load_tasks(manager: Any, spec: Any) -> tuple[dict[str, Any], dict[str, Group
     Args:
         manager: a `TaskManager`.
         spec: the name of a task or group; or a group that contains a dictionary, with the name of a
-            task and keys to change. All versions accept such a dictionary inside of a group only.
+            task and keys to change, which is accepted inside of a group only.
     """
     tasks: dict[str, Any] = {}
     groups: dict[str, Group] = {}
-    if not hasattr(manager, "load"):  # before 0.4.12
-        from lm_eval.tasks import get_task_dict
-
-        _flatten(get_task_dict([spec], manager), tasks, groups)
-        return tasks, groups
     loaded = manager.load([spec])
     for task in loaded["tasks"].values():
         tasks[task.task_name] = task
@@ -39,21 +34,6 @@ def load_tasks(manager: Any, spec: Any) -> tuple[dict[str, Any], dict[str, Group
         averages = need("lm_eval", group, "aggregate_metric_list") or []
         groups[name] = Group(below, [vars(item) for item in averages])
     return tasks, groups
-
-
-def _flatten(tree: Mapping[Any, Any], tasks: dict[str, Any], groups: dict[str, Group]) -> list[str]:
-    """Add the tasks and groups of a nested dictionary; return the names of all tasks in it."""
-    names: list[str] = []
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            below = _flatten(value, tasks, groups)
-            averages = (getattr(key, "config", None) or {}).get("aggregate_metric_list")
-            groups[getattr(key, "group_name", key)] = Group(tuple(below), averages or [])
-            names += below
-        else:
-            tasks[key] = value
-            names.append(key)
-    return names
 
 
 @contextmanager
