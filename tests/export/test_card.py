@@ -173,7 +173,6 @@ def test_an_adapter_has_a_licence_of_its_own(tmp_path):
 
 
 FROZEN = {
-    "sources": {"test": {"zoo_l2_maths": "zoo_l2_maths:validation"}},
     "datasets": {
         "search": {"zoo_l2_maths": {"id": "org/sums", "config": "ja", "split": "train"}},
         "test": {"zoo_l2_maths": {"id": "org/sums", "config": "ja", "split": "held_out"}},
@@ -196,9 +195,6 @@ def test_the_winner_has_its_test_scores_and_their_data_set(tmp_path):
     assert (metric["type"], metric["value"]) == ("exact_match", 0.5)
     assert "2 test documents" in metric["name"]
     assert "Made with python 3.11.7, torch 2.9." in body
-    local = parse(SMALL, "search.yaml").with_frozen(Frozen(sources=FROZEN["sources"]))
-    (result,) = read(searched(merge, local))[0]["model-index"][0]["results"]
-    assert result["dataset"]["split"] == "validation"  # that of the task
     broken = Scores({"zoo_l2_maths": (5,)}, {KEY: (1.0,)}, {KEY: float("nan")})
     assert "model-index" not in read(searched(merge, last=broken))[0]
 

@@ -12,7 +12,6 @@ from search_run import evomerge_json
 
 import evomerge
 from evomerge import zoo
-from evomerge.export.card import task_of
 from evomerge.models.causal import kind_of
 from evomerge.models.checkpoint import Checkpoint
 
@@ -28,6 +27,7 @@ classifier, causal = partial(partial, tiny.make_classifier), partial(partial, ti
 KINDS = {
     "causal language model": (tiny.make, "text-generation"),
     "causal language model that sees": (causal(architecture="llava"), "image-text-to-text"),
+    "encoder-decoder": (causal(architecture="t5"), "text-generation"),
     "masked language model": (causal(architecture="bert"), "fill-mask"),
     "encoder": (body, "feature-extraction"),
     "sentence encoder": (tiny.make_encoder, "sentence-similarity"),
@@ -55,13 +55,6 @@ def test_the_card_of_a_merge_says_what_it_is_for(kind, tmp_path):
     library = "sentence-transformers" if encodes else "transformers"
     assert card is not None and (card["pipeline_tag"], card["library_name"]) == (tag, library)
     assert kind_of(Checkpoint.open(tmp_path / "out", "out")) == kind
-
-
-def test_an_encoder_decoder_and_a_model_that_hears_are_known(tmp_path):
-    t5 = Checkpoint.open(tiny.make(tmp_path / "t5", "t5"), "t5")
-    assert kind_of(t5) == "encoder-decoder"
-    hears = {"architectures": ["Qwen2AudioForConditionalGeneration"], "audio_config": {}}
-    assert task_of(Checkpoint("audio", tmp_path, hears, {})) == "audio-text-to-text"
 
 
 def test_parents_are_listed_with_what_they_are_for(tmp_path):
