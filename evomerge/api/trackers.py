@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
@@ -15,19 +14,13 @@ from evomerge.errors import InputError, one_line
 from evomerge.report.rows import FINAL_SPLITS, search_score
 from evomerge.report.words import storable
 from evomerge.run.folder import RunFolder
-from evomerge.run.history import Candidate, History
+from evomerge.run.history import History
 from evomerge.run.journal import Event
 from evomerge.run.logbook import Follower
 from evomerge.searching.ranking import Ranking, measured
 
 PROJECT = "evomerge"
 """The project of all searches."""
-
-_QUIET: dict[str, Any] = {"console": "off", "silent": True, "x_save_requirements": False}
-_QUIET |= {"disable_code": True, "disable_git": True, "x_disable_machine_info": True}
-_QUIET |= {"x_disable_meta": True, "x_disable_stats": True}
-_QUIET |= {"init_timeout": 30, "finish_timeout": 120}  # seconds
-"""Settings of wandb: it says nothing, and sends nothing but what is logged."""
 
 
 def check_installed(name: str) -> None:
@@ -53,7 +46,6 @@ def tracked(
         yield []
         return
     tracker: Any = None
-    leaders: list[Candidate] = []
 
     @contextmanager
     def safely() -> Iterator[None]:
@@ -66,25 +58,18 @@ def tracked(
             say(f"warning: {name} failed ({one_line(error)}); the search goes on without it.")
 
     def observe(history: History, event: Event) -> None:
-        if tracker is None or event["event"] not in ("tell", "complete"):
+        if tracker is None or event["event"] != "tell":
             return
         with safely():
             candidate = history.candidates[event["candidate"]]
-            new = [candidate] if leaders else history.candidates
-            leaders[:] = ranking.incumbents([*leaders, *new])
-            if event["event"] == "complete":
-                return
-            scores = candidate.scores("search")
+            best = ranking.incumbents(history.candidates)
             step: dict[str, Any] = {
                 "candidate": candidate.number,
-                "generation": candidate.generation,
                 "fitness": candidate.fitness,
-                "best_fitness": leaders[0].fitness if leaders else None,
-                "front": len(leaders) if ranking.has_front else None,
-                "documents": sum(scores.fidelity.values()) if scores else 0,
-                "failed": sum(item.scores("search") is None for item in history.told),
+                "best_fitness": best[0].fitness if best else None,
+                "failed": sum(item.status == "failed" for item in history.candidates),
             }
-            if scores is not None:
+            if scores := candidate.scores("search"):
                 of = measured(ranking)
                 step |= {f"search/{item.key}": search_score(scores, item) for item in of}
             step |= {f"seconds/{phase}": s for phase, s in event.get("seconds", {}).items()}
@@ -92,7 +77,7 @@ def tracked(
 
     with safely():
         tracker = _begin(name, run)
-        say(f"logging to {name}: {_where(name, tracker)}")
+        say(f"logging to {name}, project {PROJECT}, run {run.path.resolve().name}")
     try:
         yield [observe]
     finally:
@@ -114,15 +99,9 @@ def _begin(name: str, run: RunFolder) -> Any:
     module = import_module(name)
     options: dict[str, Any] = {"embed": False, "auto_log_cpu": False, "auto_log_gpu": False}
     if name == "wandb":
-        settings = module.Settings(**_QUIET)
+        settings = module.Settings(
+            console="off", silent=True
+        )  # it prints nothing, and logs no text
         options = {"mode": os.environ.get("WANDB_MODE", "offline"), "settings": settings}
     known = storable({"name": run.path.resolve().name, "config": run.manifest()["config"]})
     return module.init(project=PROJECT, **known, **options)
-
-
-def _where(name: str, tracker: Any) -> str:
-    if name == "trackio":
-        return f"`trackio show --project {PROJECT}` shows the run {tracker.name}"
-    if tracker.url:
-        return f"the run is at {tracker.url}"
-    return f"`wandb sync {shlex.quote(str(tracker.settings.sync_dir))}` uploads the run"
