@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from evomerge.report.progress import in_words as scores_in_words
 from evomerge.report.progress import points, progress
 from evomerge.report.words import duration, short_names
 from evomerge.run.folder import RunFolder
-from evomerge.run.history import Candidate, History
+from evomerge.run.history import History
 from evomerge.run.journal import Event
 from evomerge.scores import Failure
 from evomerge.searching.ranking import Ranking, is_nats
@@ -38,7 +38,6 @@ from evomerge.searching.ranking import Ranking, is_nats
 log = logging.getLogger(__name__)
 
 _PAUSE = 2.0
-_PATIENCE = 10.0  # seconds in which a search that has just been started takes its lock
 _HEADS = ("what", "value")
 _INVALID = "[invalid]"  # what lm-eval's filter makes of an answer that it cannot parse
 _NEWS = ("run", "state", "candidates", "scored", "failed", "best", "winner", "phase")
@@ -86,20 +85,12 @@ def _latest_in_words(item: Mapping[str, Any]) -> str:
 
 
 def _states(directory: Path) -> Iterator[dict[str, Any]]:
-    """Yield the progress of a run again and again to its end; first wait for one that begins."""
-    seen = time.monotonic()
+    """Yield the progress of a run again and again to its end."""
     while True:
-        values = progress(RunFolder(directory))
-        is_new = values["state"] == "stopped" and not values["candidates"]
-        if values["state"] in ("running", "stopping"):
-            seen = time.monotonic()
-            yield values
-            time.sleep(_PAUSE)
-        elif is_new and time.monotonic() < seen + _PATIENCE:
-            time.sleep(0.2)
-        else:
-            yield values
+        yield (values := progress(RunFolder(directory)))
+        if values["state"] not in ("running", "stopping"):
             return
+        time.sleep(_PAUSE)
 
 
 def news(directory: Path) -> Iterator[dict[str, Any]]:
@@ -137,7 +128,6 @@ class SearchDisplay:
     ) -> None:
         self._bar = SearchBar(ranking, total, history, err)
         self._done = len(history.told) if history else 0
-        self._is_preparing = False
 
     def begin(self) -> AbstractContextManager[object]:
         """Say what is done before the first candidate, and return what shows the bar."""
@@ -153,13 +143,8 @@ class SearchDisplay:
                 if doubt := doubt_about_baselines(history):
                     log.warning("%s", doubt[0])
                     say("\n".join([f"warning: {doubt[0]}", *doubt[1]]))
-            case "preparing":
-                if not self._is_preparing:
-                    start = f"preparing {event['method']} for the first merges"
-                    say(f"{start}: {event['total']} tensors")
-                self._is_preparing = event["done"] < event["total"]
-                if not self._is_preparing:
-                    say(f"prepared {event['method']} in {event['seconds']:.0f} s")
+            case "preparing" if event["done"] == event["total"]:
+                say(f"prepared {event['method']} in {event['seconds']:.0f} s")
             case "tell":
                 best = self._bar.best and f"; {self._bar.best}"
                 leader = None if ranking.has_front else ranking.best(self._bar.incumbents)
@@ -194,20 +179,9 @@ def doubt_about_baselines(history: History) -> tuple[str, list[str]] | None:
     if examples and all(item.parsed == _INVALID for item in examples):
         return "the task's filter cannot parse the answers of the baselines", lines
     text = "all baselines have the same fitness, so it may not show which model is better; compare "
-    return (f"{text}answers and targets", lines) if _are_equal(history.baselines) else None
-
-
-def doubt_about_winner(history: History) -> str | None:
-    """Return a warning if all candidates have the same fitness on the search documents."""
-    text = "all candidates have the same fitness, so the winner is no better than the others; "
-    more = "`evomerge report` shows prompts, answers and targets"
-    return f"{text}{more}" if _are_equal(history.candidates) else None
-
-
-def _are_equal(candidates: Sequence[Candidate]) -> bool:
-    """Return whether two or more candidates are scored, and all of these have the same values."""
-    values = [item.values for item in candidates if item.values is not None]
-    return len(values) > 1 and len(set(values)) == 1
+    values = [item.values for item in history.baselines if item.values is not None]
+    is_equal = len(values) > 1 and len(set(values)) == 1
+    return (f"{text}answers and targets", lines) if is_equal else None
 
 
 def _described(history: History, number: int, ranking: Ranking) -> str:

@@ -113,7 +113,7 @@ def _check_tracker(tracker: Tracker | None) -> None:
 def _run(opened: OpenRun, tracker: Tracker | None) -> None:
     """Run a search with a display, and say what came out of it."""
     from evomerge.api.trackers import tracked
-    from evomerge.cli.live import SearchDisplay, doubt_about_winner, named
+    from evomerge.cli.live import SearchDisplay, named
     from evomerge.errors import Terminated
     from evomerge.report.view import View
     from evomerge.run.history import History
@@ -133,8 +133,6 @@ def _run(opened: OpenRun, tracker: Tracker | None) -> None:
     history = view.history
     terminal.print_standings(view.table)
     terminal.say(view.verdict.text)
-    if doubt := doubt_about_winner(history):
-        terminal.warn([doubt])
     terminal.say_why_not_in_mergekit(run)
     what = f"the winner is {named(history, winner.number)}; export it with"
     if history.front:

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 from run_folders import FAILED, STATES, asked, finished, scores, told, write_run
 
-from evomerge.cli.live import doubt_about_baselines, doubt_about_winner
+from evomerge.cli.live import doubt_about_baselines
 from evomerge.report.page import page
 from evomerge.run.history import History
 from evomerge.scores import Example, Expected, Scores
@@ -117,8 +117,6 @@ def test_equal_baselines_and_answers_that_no_filter_can_parse_are_doubted():
     assert "same fitness, so" in message and "  answer: 'it is 5'" in lines
     assert doubt(0.0, 0.25) is None and doubt(0.25) is None
     assert "cannot parse" in doubt(0.0, 0.25, parsed="[invalid]")[0]
-    assert "no better" in (doubt_about_winner(History(examples([0.5, 0.5, 0.5]))) or "")
-    assert doubt_about_winner(History(examples([0.5, 0.5, 0.75]))) is None
 
 
 def test_questions_ids_and_costs(run):
