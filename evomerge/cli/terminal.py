@@ -101,23 +101,14 @@ def print_rows(rows: Sequence[Mapping[str, Any]], first: str) -> None:
 
 
 def print_standings(table: Standings) -> None:
-    """Print all models: a terminal gets a table for each score, a pipe one table."""
+    """Print all models in a table for each score; of a front or a study in one for all."""
     from evomerge.report.verdict import front_rows
 
-    if out.is_terminal:
-        tables = table.tables() if table.columns else []
-        for item in tables:
-            rows = [[name, *(" ".join(it).strip() for it in cells)] for name, cells in item.rows]
-            intervals = "" if table.is_study else ", with 95 % intervals"
-            print_table(item.heads, rows, title=f"{item.title}{intervals}")
-    else:
-        columns = [(split, column) for column in table.columns for split in table.splits]
-        heads = ["model", *(f"{column} {split}" for split, column in columns)]
-        rows = [
-            [table.names[row.label], *(" ".join(table.cell(row, *it)).strip() for it in columns)]
-            for row in table.rows
-        ]
-        print_table(heads, rows)
+    for item in table.tables() if table.columns else ():
+        rows = [[name, *(" ".join(it).strip() for it in cells)] for name, cells in item.rows]
+        heads = item.heads if out.is_terminal else (item.title, *item.heads[1:])
+        intervals = "" if table.is_study else ", with 95 % intervals"
+        print_table(heads, rows, title=f"{item.title}{intervals}")
     if table.note is not None:
         say(table.note)
     for label, comparison in table.comparisons.items():

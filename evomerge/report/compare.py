@@ -211,14 +211,10 @@ def _texts(models: Sequence[Checkpoint], names: Mapping[str, str]) -> Iterator[s
         if new := sum(first.get(it) != number for it, number in tokens[other.reference].items()):
             host = names[have[0].reference]
             yield f"{new:,} tokens of {names[other.reference]} are not those of {host}."
-    templates: dict[str | None, list[str]] = {}
-    for model in models:
-        templates.setdefault(template_of(model), []).append(names[model.reference])
-    if len(templates) > 1:
-        without = templates.pop(None, [])
-        groups = [", ".join(group) for group in templates.values()]
-        groups += [f"none in {', '.join(without)}"] if without else []
-        yield f"Chat templates differ: {'; '.join(groups)}."
+    host, *others = models
+    unlike = [names[it.reference] for it in others if template_of(it) != template_of(host)]
+    if unlike:
+        yield f"Not the chat template of {names[host.reference]}: {', '.join(unlike)}."
 
 
 def _decimal(value: float, digits: int) -> str:

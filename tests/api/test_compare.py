@@ -52,7 +52,7 @@ def test_tokens_and_templates_that_differ_are_named(tmp_path):
     notes = api.compare(["zoo:language", other], "zoo:base").notes
     assert notes == [
         "3 tokens of other are not those of zoo:base.",
-        "Chat templates differ: other; none in zoo:base, zoo:language.",
+        "Not the chat template of zoo:base: other.",
     ]
 
 
