@@ -99,7 +99,7 @@ def task_digests(
     evaluator: Evaluator, splits: Mapping[Split, Documents]
 ) -> dict[str, dict[str, str]]:
     """Return split -> task -> digest of what scores depend on beside the model, if there is one."""
-    found = {}
+    found: dict[str, dict[str, str]] = {}
     for split, documents in splits.items():
         tasks = evaluator.tasks_of(split)
         own = {task: tasks.of(task).digest(task, ids) for task, ids in documents.items() if ids}
