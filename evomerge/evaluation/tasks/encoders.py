@@ -7,138 +7,86 @@ document:
     retrieval       {"query": "...", "positive": ["...", "..."], "negative": ["...", "..."]}
     classification  {"text": "...", "label": "..."}; with "train": true the probe learns from it
 
-See also `rows.py`. Texts are encoded as `SentenceTransformer.encode` does it; what depends on the
-tokenizer only is done once.
+See also `rows.py`. Texts are encoded and compared by a SentenceTransformer around the model.
 """
 
 from __future__ import annotations
 
-import copy
-import inspect
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 import numpy as np
-import torch
-from tokenizers import normalizers
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.inference.batches import batching
 from evomerge.evaluation.tasks.objective import Documents, Measured
 from evomerge.evaluation.tasks.rows import VALUES, BatchSize, Columns, Row, RowsObjective
-from evomerge.models.modules import STACK, ModuleStack, max_length
+from evomerge.models.modules import STACK, ModuleStack
 from evomerge.scores import ENCODER_METRICS, Split
 
-Role: TypeAlias = Literal["text", "query", "document"]
-"""What a text is to a model that has different prompts or lengths for queries and documents."""
+Way: TypeAlias = Literal["encode", "encode_query", "encode_document"]
+"""A method of SentenceTransformer: prompts and lengths differ for queries and documents."""
 
-
-class _Plan(NamedTuple):
-    """The padded batches of different texts, the row of each text, and the tokens of the prompt."""
-
-    rows: dict[str, int]
-    batches: list[dict[str, Tensor]]
-    prompt: int
-
-
-@dataclass
-class TextEncoder:
-    """Encodes texts with one model after the other, in batches of at most `batch_size` rows."""
-
-    batch_size: BatchSize = "auto"
-    _made_for: tuple[Any, ModuleStack] | None = None
-    _plans: dict[Role, _Plan] = field(default_factory=dict)
-
-    @torch.inference_mode()
-    def __call__(
-        self, model: Any, tokenizer: Any, texts: Iterable[str], role: Role = "text"
-    ) -> Tensor:
-        """Return the embeddings of texts: a float64 matrix on the CPU with one row for each.
-
-        Equal texts are encoded once.
-
-        Raises:
-            CandidateError: a number of an embedding is not finite.
-        """
-        stack, texts = stack_of(model), list(texts)
-        if (tokenizer, stack) != self._made_for:
-            self._made_for, self._plans = (tokenizer, stack), {}
-        plan = self._plans.get(role)
-        if plan is None or plan.rows.keys() != set(texts):
-            plan = self._plans[role] = self._plan(model, tokenizer, texts, role)
-        embeddings = torch.cat([_encoded(model, batch, plan.prompt) for batch in plan.batches])
-        if not embeddings.isfinite().all():
-            raise CandidateError("The model's embeddings are not finite numbers.")
-        return embeddings[[plan.rows[text] for text in texts]]
-
-    def _plan(self, model: Any, tokenizer: Any, texts: Sequence[str], role: Role) -> _Plan:
-        stack, distinct = stack_of(model), list(dict.fromkeys(texts))
-        settings = stack.modules[0].settings
-        if settings.get("do_lower_case"):
-            tokenizer = copy.deepcopy(tokenizer)
-            core = tokenizer.backend_tokenizer
-            before = filter(None, [core.normalizer])
-            core.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
-        limit = max_length(settings, tokenizer.model_max_length, model.config.to_dict(), role)
-        options: dict[str, Any] = {"truncation": True, "max_length": limit} if limit else {}
-        prompt = stack.prompt if role == "text" else stack.prompts[role]
-        prompted = [prompt + text for text in distinct]
-        lengths = list(map(len, tokenizer(prompted, **options)["input_ids"]))
-        groups = batching(model, self.batch_size).cut(lengths)
-        options |= {"padding": True, "return_tensors": "pt"}
-        batches = [dict(tokenizer([prompted[i] for i in group], **options)) for group in groups]
-        order = [distinct[place] for group in groups for place in group]
-        rows = {text: row for row, text in enumerate(order)}
-        ids = tokenizer(prompt)["input_ids"] if prompt else []  # a special token may be behind it
-        ended = bool(ids) and ids[-1] in tokenizer.all_special_ids
-        return _Plan(rows, batches, len(ids) - ended)
-
-
-def _encoded(model: Any, batch: Mapping[str, Tensor], prompt: int) -> Tensor:
-    """Return the embeddings of a batch; `prompt`: tokens before each text."""
-    stack = stack_of(model)
-    transformer = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
-    parameters = inspect.signature(transformer.forward).parameters
-    inputs = {name: item.to(model.device) for name, item in batch.items()}
-    output = transformer(**{name: item for name, item in inputs.items() if name in parameters})
-    features = {**inputs, "token_embeddings": output.last_hidden_state}
-    if prompt:
-        features["prompt_length"] = prompt
-    for folder in stack.folders:
-        features = getattr(model, folder)(features)
-    embeddings: Tensor = features["sentence_embedding"][:, : stack.settings.get("truncate_dim")]
-    return embeddings.double().cpu()
-
-
-def stack_of(model: Any) -> ModuleStack:
-    """Return the modules that were added to a model."""
-    stack: ModuleStack = getattr(model, STACK)
-    return stack
-
-
-Encode: TypeAlias = Callable[[Sequence[str], Role], Tensor]
+Encode: TypeAlias = Callable[[Sequence[str], Way], Tensor]
 """Returns the embeddings of texts, one in each row."""
 
-Similarity: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""Returns how similar each row of one matrix is to each row of another."""
-
-_SIMILARITIES: Mapping[str, Similarity] = {
-    "cosine": lambda a, b: normalize(a) @ normalize(b).T,
-    "dot": lambda a, b: a @ b.T,
-    "euclidean": lambda a, b: -torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist"),
-    "manhattan": lambda a, b: -torch.cdist(a, b, p=1.0),
-}
-"""Those that a model can name in its config, with sentence-transformers' names."""
-
+_SETTINGS = ("max_seq_length", "query_length", "document_length", "do_lower_case")
+_ROWS = 32  # of a batch at least, sentence-transformers' own default
 _FIRST = 10  # passages that the metrics of retrieval look at
 _SAME = 1e-6  # difference of embeddings, as a share of their largest number: that of batches
-_DIGITS = 9  # decimals of similarities; the last bits of a product depend on a passage's place
+_DIGITS = 6  # decimals of similarities; further ones depend on a passage's place and batch
+
+
+def library_of(model: Any, tokenizer: Any) -> Any:
+    """Return a SentenceTransformer of a model in memory with modules, and of this tokenizer."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Transformer
+
+    class Resident(Transformer):
+        def _load_model(self, *args: Any, **options: Any) -> Any:
+            return model.get_encoder() if model.config.is_encoder_decoder else model.base_model
+
+    stack: ModuleStack = getattr(model, STACK)
+    first, similarity = stack.modules[0].settings, cast(Any, stack.similarity)
+    with TemporaryDirectory() as folder:  # it reads tokenizers from files only
+        model.config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        transformer = Resident(folder, **{key: first[key] for key in _SETTINGS if key in first})
+    return SentenceTransformer(
+        modules=[transformer, *(getattr(model, name) for name in stack.folders)],
+        device=str(model.device),
+        prompts=stack.prompts,
+        default_prompt_name=stack.settings.get("default_prompt_name"),
+        similarity_fn_name=similarity,
+        truncate_dim=stack.settings.get("truncate_dim"),
+    )
+
+
+def encoded(
+    library: Any, texts: Sequence[str], way: Way = "encode", batch_size: BatchSize = "auto"
+) -> Tensor:
+    """Return the embeddings of texts: a float64 matrix on the CPU with one row for each.
+
+    Equal texts are encoded once.
+
+    Raises:
+        CandidateError: a number of an embedding is not finite.
+    """
+    if batch_size == "auto":
+        tokens = batching(library.transformers_model, batch_size).tokens
+        batch_size = max(_ROWS, int(tokens // library.max_seq_length))
+    rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+    options = {"convert_to_tensor": True, "show_progress_bar": False}
+    matrix = getattr(library, way)(list(rows), batch_size=batch_size, **options)
+    embeddings: Tensor = matrix.double().cpu()
+    if not embeddings.isfinite().all():
+        raise CandidateError("The model's embeddings are not finite numbers.")
+    return embeddings[[rows[text] for text in texts]]
 
 
 class EncoderObjective(RowsObjective):
@@ -148,9 +96,12 @@ class EncoderObjective(RowsObjective):
     packages = ("sentence-transformers", "scikit-learn")
     imports = ("sentence_transformers.sentence_transformer.modules",)
 
-    @cached_property
-    def _encoder(self) -> TextEncoder:
-        return TextEncoder(self.batch_size)
+    _library: Any = None
+    _made_for: tuple[Any, Any] | None = None
+
+    def release(self, *, engine: bool = False) -> None:
+        """Drop the references to the model that was measured last."""
+        self._library = self._made_for = None
 
     def measure(self, model: Any, tokenizer: Any, documents: Sequence[int]) -> Measured:
         """Return what a model has on documents.
@@ -158,22 +109,24 @@ class EncoderObjective(RowsObjective):
         Raises:
             CandidateError: an embedding is not finite, or all texts have the same.
         """
+        if self._made_for != (model, tokenizer):
+            self._library, self._made_for = library_of(model, tokenizer), (model, tokenizer)
 
-        def encode(texts: Sequence[str], role: Role) -> Tensor:
-            embeddings = self._encoder(model, tokenizer, texts, role)
+        def encode(texts: Sequence[str], way: Way) -> Tensor:
+            embeddings = encoded(self._library, texts, way, self.batch_size)
             count, width = len(set(texts)), float((embeddings - embeddings[0]).abs().max())
-            if role != "query" and count > 1 and width <= _SAME * float(embeddings.abs().max()):
+            is_query = way == "encode_query"
+            if not is_query and count > 1 and width <= _SAME * float(embeddings.abs().max()):
                 raise CandidateError(
                     f"The model has collapsed: it gives all {count} different texts of "
                     f"{self.task.name!r} the same embedding, so its scores would mean nothing."
                 )
             return embeddings
 
-        similarity = _SIMILARITIES[stack_of(model).similarity]
-        return self._measured([self.rows[i] for i in documents], encode, similarity)
+        return self._measured([self.rows[i] for i in documents], encode)
 
     @abstractmethod
-    def _measured(self, rows: Sequence[Row], encode: Encode, similarity: Similarity) -> Measured:
+    def _measured(self, rows: Sequence[Row], encode: Encode) -> Measured:
         """Return what a model has on rows, by their texts' embeddings."""
 
 
@@ -201,21 +154,20 @@ class Sts(EncoderObjective):
                 f"set `evaluation.{split}.documents` to more, or give other rows."
             )
 
-    def _measured(self, rows: Sequence[Row], encode: Encode, similarity: Similarity) -> Measured:
+    def _measured(self, rows: Sequence[Row], encode: Encode) -> Measured:
         texts = [row[key] for key in self.compared for row in rows]
-        triples = zip(*encode(texts, "text").chunk(2), rows, strict=True)
-        pairs = tuple((float(similarity(a[None], b[None])), row["score"]) for a, b, row in triples)
+        similar = self._library.similarity_pairwise(*encode(texts, "encode").chunk(2)).tolist()
+        pairs = tuple(zip(similar, (row["score"] for row in rows), strict=True))
         return dict.fromkeys(self.metrics, pairs)
 
     def aggregate(self, metric: str, values: Sequence[Any]) -> float:
         """Return the correlation of pairs; nan if all similarities, or all scores, are equal."""
-        from scipy.stats import rankdata
+        from scipy import stats
 
-        columns = np.asarray(values, dtype=np.float64).T
-        columns = rankdata(columns, axis=1) if metric == "spearman" else columns
-        one, other = columns - columns.mean(axis=1, keepdims=True)
-        size = float(np.sqrt((one @ one) * (other @ other)))
-        return float(one @ other) / size if size else float("nan")
+        correlation = stats.spearmanr if metric == "spearman" else stats.pearsonr
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of equal numbers
+            return float(correlation(*zip(*values, strict=True)).statistic)
 
 
 class Retrieval(EncoderObjective):
@@ -239,9 +191,10 @@ class Retrieval(EncoderObjective):
         passages = (t for row in self.rows for t in (*row["positive"], *row.get("negative", ())))
         return {text: place for place, text in enumerate(dict.fromkeys(passages))}
 
-    def _measured(self, rows: Sequence[Row], encode: Encode, similarity: Similarity) -> Measured:
-        queries = encode([row["query"] for row in rows], "query")
-        scores = similarity(queries, encode(list(self._passages), "document"))
+    def _measured(self, rows: Sequence[Row], encode: Encode) -> Measured:
+        queries = encode([row["query"] for row in rows], "encode_query")
+        passages = encode(list(self._passages), "encode_document")
+        scores = self._library.similarity(queries, passages)
         gains = 1 / np.log2(np.arange(2, _FIRST + 2))
         values: dict[str, list[float]] = {metric: [] for metric in self.metrics}
         for row, similar in zip(rows, scores.numpy().round(_DIGITS), strict=True):
@@ -277,11 +230,11 @@ class Classification(EncoderObjective):
                 f"{len(labels)} labels in them; add `train`: true to rows of two labels or more."
             )
 
-    def _measured(self, rows: Sequence[Row], encode: Encode, similarity: Similarity) -> Measured:
+    def _measured(self, rows: Sequence[Row], encode: Encode) -> Measured:
         from sklearn.linear_model import LogisticRegression
 
         texts, known = [row["text"] for row in (*self._train, *rows)], len(self._train)
-        embeddings = encode(texts, "text").numpy()
+        embeddings = encode(texts, "encode").numpy()
         probe = LogisticRegression(max_iter=1000)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it may not have converged

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 
 from evomerge.errors import CandidateError
 from evomerge.evaluation.objectives import KINDS
-from evomerge.evaluation.tasks.encoders import TextEncoder
+from evomerge.evaluation.tasks import encoders
 from evomerge.merging.backend import load, tokenizer_of
 from evomerge.models.checkpoint import Checkpoint
 
@@ -59,18 +59,16 @@ def opened(folder):
 
 
 def encoded(folder, role, **how):
-    return TextEncoder(**how)(*opened(folder), TEXTS, role).numpy()
+    return encoders.encoded(encoders.library_of(*opened(folder)), TEXTS, role, **how).numpy()
 
 
 def by_library(folder, role):
-    model = library_of(folder)
-    roles = {"query": model.encode_query, "document": model.encode_document}
-    encode = roles.get(role, model.encode)
+    encode = getattr(library_of(folder), role)
     return encode(TEXTS, convert_to_tensor=True).double().numpy()
 
 
 def check(folder):
-    for role in ("text", "query", "document"):
+    for role in ("encode", "encode_query", "encode_document"):
         ours, theirs = encoded(folder, role), by_library(folder, role)
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=UNIT)
     assert abs(theirs - theirs[0]).max() > 1e-3  # texts differ
@@ -88,7 +86,7 @@ def test_embeddings_are_those_of_the_library(case, tmp_path):
 
 def test_files_of_former_versions_are_read(tmp_path):
     folder = tiny.make_encoder(tmp_path / "a", pooling="cls")
-    theirs = by_library(folder, "text")
+    theirs = by_library(folder, "encode")
     old = {"word_embedding_dimension": 16, "pooling_mode_cls_token": True}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(old))
     (folder / "3_Normalize" / "config.json").unlink()
@@ -98,18 +96,18 @@ def test_files_of_former_versions_are_read(tmp_path):
         item["type"] = f"sentence_transformers.models.{item['type'].rpartition('.')[2]}"
     (folder / "modules.json").write_text(json.dumps(modules))
     new = tiny.make_encoder(tmp_path / "b", pooling="cls")
-    np.testing.assert_allclose(encoded(folder, "text"), theirs, rtol=1e-5, atol=UNIT)
+    np.testing.assert_allclose(encoded(folder, "encode"), theirs, rtol=1e-5, atol=UNIT)
     settings = [dict(Checkpoint.open(item, "x").modules.plain()) for item in (folder, new)]
     assert settings[0] == settings[1]
 
 
 def test_the_size_of_batches_changes_only_rounding_and_calls_change_nothing(tmp_path):
     folder = tiny.make_encoder(tmp_path / "a", dtype="bfloat16")
-    np.testing.assert_allclose(encoded(folder, "text"), by_library(folder, "text"), atol=0.05)
+    np.testing.assert_allclose(encoded(folder, "encode"), by_library(folder, "encode"), atol=0.05)
     folder = tiny.make_encoder(tmp_path / "b")
-    found = encoded(folder, "text")
-    np.testing.assert_allclose(found, encoded(folder, "text", batch_size=1), atol=UNIT)
-    assert (found == encoded(folder, "text")).all()
+    found = encoded(folder, "encode")
+    np.testing.assert_allclose(found, encoded(folder, "encode", batch_size=1), atol=UNIT)
+    assert (found == encoded(folder, "encode")).all()
 
 
 def test_what_cannot_be_encoded_is_one_sentence(tmp_path):
@@ -117,7 +115,7 @@ def test_what_cannot_be_encoded_is_one_sentence(tmp_path):
     with torch.no_grad():
         model.get_parameter("2_Dense.linear.bias").fill_(torch.nan)
     with pytest.raises(CandidateError, match="not finite"):
-        TextEncoder()(model, tokenizer, TEXTS)
+        encoders.encoded(encoders.library_of(model, tokenizer), TEXTS)
 
 
 def words(*numbers):
