@@ -122,12 +122,6 @@ def _matched(recipe: Recipe, parents: Sequence[Checkpoint], giver: Checkpoint) -
     merged = Tokens(lead.reference, data, lead.rows)
     check_merged(data, merged.ids)
     notes += _special_token_notes(giver, parents)
-    notes += [
-        f"{item.reference!r} has {item.rows} rows, and its tokens with ids beyond them ({count} in "
-        "all) count as tokens that it does not have."
-        for item in tokens
-        if (count := sum(i >= item.rows for i in item.ids.values()))
-    ]
     new = {i: merged.ids[text] for text, i in tokens[0].ids.items() if text in merged.ids}
     special = _special_ids(giver, host, new)
     template, outdated = _template(recipe, parents, giver)

@@ -94,9 +94,7 @@ class MatchedRows:
         empty = [i for i in absent if i not in self.filling]
         if empty:
             out[empty] = 0
-            total = torch.zeros(out.shape[1:], dtype=torch.float64)
-            for block in out.split(4096):  # type: ignore[no-untyped-call]
-                total += block.double().sum(0)  # the same for any number of threads
+            total = out.sum(0, dtype=torch.float64)
             out[empty] = (total / (self.size - len(empty))).to(out.dtype)
         return out
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import itertools
 import json
 import math
 import re
@@ -123,7 +122,7 @@ def spelling(tokens: Tokens) -> str:
 
 
 def check_ids(parents: Sequence[Checkpoint], below: float = math.inf) -> None:
-    """Check that no id is different tokens in two parents, and no token of the first another id.
+    """Check that every id of the first parent that has a tokenizer is the same token in the others.
 
     An id without a token, or with a reserved one, is allowed: its row is padding, which another
     parent may have used for an added token. Parents without a `tokenizer.json` are not checked, nor
@@ -134,26 +133,17 @@ def check_ids(parents: Sequence[Checkpoint], below: float = math.inf) -> None:
         file = parent.folder / "tokenizer.json"
         if file.is_file():
             different.setdefault(hashlib.sha256(file.read_bytes()).digest(), parent)
-    tokens = map(Tokens.of, different.values() if len(different) > 1 else ())
-    host = parents[0].reference
-    advice = (
-        "set `tokenizer: union` (in a mergekit file `tokenizer_source: union`), or name a parent "
-        f"(`tokenizer: {host}`), to match rows by token"
-    )
-    for one, other in itertools.combinations(tokens, 2):
-        for i, texts in one.by_id.items():
-            theirs = other.by_id.get(i, texts)
-            reserved = any(map(_RESERVED.fullmatch, texts | theirs))
-            if i < below and theirs.isdisjoint(texts) and not reserved:
+    tokens = [Tokens.of(parent) for parent in (different.values() if len(different) > 1 else ())]
+    for first, other in ((tokens[0], other) for other in tokens[1:]):
+        for text, i in first.ids.items():
+            here, there = first.by_id[i], other.by_id.get(i, {text})
+            differs = here.isdisjoint(there) and not any(map(_RESERVED.fullmatch, here | there))
+            if i < below and (differs or other.ids.get(text, i) != i):
                 raise CheckpointError(
-                    f"Tokenizers do not fit: id {i} is the token {min(texts)!r} in "
-                    f"{one.reference!r} and {min(theirs)!r} in {other.reference!r}; {advice}."
-                )
-        for text, i in one.ids.items() if one.reference == host else ():
-            if i < below and other.ids.get(text, i) != i:
-                raise CheckpointError(
-                    f"Tokenizers do not fit: token {text!r} has the id {i} in {one.reference!r} "
-                    f"and {other.ids[text]} in {other.reference!r}; {advice}."
+                    f"Tokenizers do not fit: id {i} is the token {text!r} in {first.reference!r} "
+                    f"but not in {other.reference!r}; set `tokenizer: union` (in a mergekit file "
+                    "`tokenizer_source: union`), or name a parent (`tokenizer: "
+                    f"{first.reference}`), to match rows by token."
                 )
 
 
@@ -163,24 +153,22 @@ def unite(tokens: Sequence[Tokens]) -> tuple[dict[str, Any], list[str]]:
     The first parent's tokens keep their ids; its special tokens and its normalizer, pre-tokenizer
     and decoder are used. The other tokens get the next ids: first those of the other parents'
     models, parent by parent in the order of their ids, then their added tokens. For BPE, merges of
-    later parents have lower priority. For Unigram, each token keeps its parent's score.
+    later parents have lower priority.
 
     Raises:
         CheckpointError: another parent has tokens that the first does not have, and its tokenizer
-            works differently.
+            works differently, or is a Unigram model, whose scores do not compare.
     """
     first = tokens[0]
     data = copy.deepcopy(dict(first.data))
     notes: list[str] = []
     ids = dict(first.ids)
-    pieces: dict[str, tuple[str, int]] = {}
     data["added_tokens"] = list(data.get("added_tokens") or ())
     size = first.size
     for other in tokens[1:]:
         new = [text for text in other.model if text not in ids and text not in other.added]
         for text in sorted(new, key=other.model.__getitem__):
             ids[text], size = size, size + 1
-            pieces[text] = (other.reference, other.model[text])
         if new:
             _check_pipeline(first, other)
             order = " (merges of the first parent apply before those of the others)"
@@ -194,8 +182,11 @@ def unite(tokens: Sequence[Tokens]) -> tuple[dict[str, Any], list[str]]:
             if text not in ids:
                 ids[text], size = size, size + 1
                 data["added_tokens"].append({**other.added[text], "id": ids[text]})
-    if pieces or (len(ids) > len(first.ids) and len(ids) != size):
-        _extend_model(data, tokens, ids, pieces)
+    # All tokens must be in the model, added ones too, where these do not just follow the others.
+    if notes or len(first.ids) < len(ids) != size:
+        data["model"]["vocab"] = dict(ids)
+        if data["model"].get("type") == "BPE":
+            data["model"]["merges"] = _merges(tokens)
     return data, notes
 
 
@@ -204,39 +195,13 @@ def _check_pipeline(first: Tokens, other: Tokens) -> None:
     one, two = first.data["model"], other.data["model"]
     same = {key: first.data.get(key) == other.data.get(key) for key in _PIPELINE}
     same |= {f"model.{key}": one.get(key) == two.get(key) for key in _MODEL_KEYS}
-    same["kind of vocabulary"] = isinstance(one["vocab"], list) == isinstance(two["vocab"], list)
+    same["Unigram scores"] = not any(isinstance(it["vocab"], list) for it in (one, two))
     for key, is_same in same.items():
         if not is_same:
             raise CheckpointError(
                 f"The tokenizers of {first.reference!r} and {other.reference!r} cannot be united: "
                 f"their {key} differs; set `tokenizer: {first.reference}` or another parent."
             )
-
-
-def _extend_model(
-    data: dict[str, Any],
-    tokens: Sequence[Tokens],
-    ids: Mapping[str, int],
-    pieces: Mapping[str, tuple[str, int]],
-) -> None:
-    """Write all tokens into the model's vocabulary, added ones too, so that each gets its id."""
-    model, old = data["model"], tokens[0].data["model"]["vocab"]
-    model["vocab"] = dict(ids)
-    if model.get("type") == "BPE":
-        model["merges"] = _merges(tokens)
-    if isinstance(old, list):
-        scores = {item.reference: item.data["model"]["vocab"] for item in tokens}
-
-        def piece(text: str, i: int) -> list[Any]:
-            if i < len(old):
-                return list(old[i])
-            if text not in pieces:  # an added token; it is split off before the model gets the text
-                return [text, 0.0]
-            reference, index = pieces[text]
-            return [text, scores[reference][index][1]]
-
-        by_id = {i: text for text, i in ids.items()}
-        model["vocab"] = [piece(by_id[i], i) for i in sorted(by_id)]
 
 
 def _merges(tokens: Sequence[Tokens]) -> list[list[str]]:
