@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from evomerge.compat.transformers import cache_arguments
-from evomerge.errors import CandidateError, ConfigError, one_line
+from evomerge.errors import CandidateError
 from evomerge.evaluation.inference.batches import MASKED, Batching
 
 _LOOK_BACK = 2  # a stop sequence may take 2 tokens more than its own encoding, as in lm-eval
@@ -68,31 +68,25 @@ class Sampling:
     top_p: float = 1.0
 
     @classmethod
-    def of(cls, options: Mapping[str, Any], defaults: Any, task: str) -> Sampling:
+    def of(cls, options: Mapping[str, Any], defaults: Any) -> Sampling:
         """Return what the `generation_kwargs` of a task ask for.
 
         The model's generation config, `defaults`, decides what they leave open.
 
         Raises:
-            ConfigError: transformers does not take one of the values.
+            ValueError, TypeError: transformers does not take one of the values.
         """
 
         def setting(name: str, else_: Any) -> Any:
             values = options.get(name), getattr(defaults, name, None), else_
             return next(value for value in values if value is not None)
 
-        try:
-            sampling = cls(
-                float(options.get("temperature") or 0.0),  # the model's is not used by lm-eval
-                int(setting("top_k", 50)),  # as in transformers
-                float(setting("top_p", 1.0)),
-            )
-            sampling.warpers()
-        except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f"objectives: task {task!r} samples texts with wrong generation_kwargs "
-                f"({one_line(error).rstrip('.')}); correct them, or set do_sample to false."
-            ) from error
+        sampling = cls(
+            float(options.get("temperature") or 0.0),  # the model's is not used by lm-eval
+            int(setting("top_k", 50)),  # as in transformers
+            float(setting("top_p", 1.0)),
+        )
+        sampling.warpers()
         return sampling
 
     def warpers(self) -> Any:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 from torch import nn
@@ -142,7 +141,7 @@ class ReferenceLM:
             seeds = tuple(map(generation.seed_of, names))
             if images or self.is_alone:
                 return Request(instance, seeds=seeds)
-            prompts = self._prompts(context, options, instance.task_name, seeds)
+            prompts = self._prompts(context, options, seeds)
             return Request(instance, prompts=prompts, seeds=seeds)
         if self.is_alone:
             return Request(instance)
@@ -180,24 +179,22 @@ class ReferenceLM:
         return [make_disjoint_window(window) for window in windows]
 
     def _prompts(
-        self, context: str, options: Mapping[str, Any], task: str, seeds: Sequence[int]
+        self, context: str, options: Mapping[str, Any], seeds: Sequence[int]
     ) -> tuple[Prompt, ...]:
         """Return the prompt of a `generate_until` request, as HFLM would feed it, with each seed.
 
         There is none if the options, the task's `generation_kwargs`, ask for more than greedy
-        decoding or sampling (beams, penalties), or the model's generation config has a setting that
-        our own generation does not support.
+        decoding or sampling (beams, penalties) or for what transformers refuses, or the model's
+        generation config has a setting that our own generation does not support.
 
         Raises:
-            ConfigError: the task asks for more new tokens than the model can read, or samples with
-                settings that transformers does not take.
+            ConfigError: the task asks for more new tokens than the model can read.
         """
         from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
         rest = dict(normalize_gen_kwargs(dict(options), self._lm.max_gen_toks))
         stops = handle_stop_sequences(rest.pop("until", None), eos=self._end)
         limit = int(rest.pop("max_gen_toks"))
-        sampling = Sampling.of(rest, self._defaults, task) if is_sampled(rest) else None
         others = rest.keys() - {"do_sample", *SETTINGS}  # the last do not change greedy decoding
         room = self.max_length - limit
         if room <= 0:
@@ -206,6 +203,10 @@ class ReferenceLM:
                 f"{self.max_length} tokens in all; lower max_gen_toks in the task's YAML."
             )
         if others or generation.unsupported_setting(self._defaults):
+            return ()
+        try:
+            sampling = Sampling.of(rest, self._defaults) if is_sampled(rest) else None
+        except (TypeError, ValueError):  # lm-eval itself says what is wrong
             return ()
         tokens = self._lm.tok_batch_encode([context], left_truncate_len=room)[0][0].tolist()
         prompt = Prompt(tuple(tokens), tuple(stop for stop in stops if stop), limit, sampling)
@@ -253,13 +254,7 @@ class ReferenceLM:
         is_rolling = request.kind == "loglikelihood_rolling"
         request.answer_scored([(answer, False) if is_rolling else answer])
 
-    def greedy_text(self, model: nn.Module, request: Request) -> str:
-        """Return the text that lm-eval generates greedily, also for a request that is sampled."""
-        context, options = request.instance.args
-        options = {name: value for name, value in options.items() if name not in SETTINGS}
-        return self._text(model, SimpleNamespace(args=(context, {**options, "do_sample": False})))
-
-    def _text(self, model: nn.Module, instance: Instance, seed: int = SEED) -> str:
+    def _text(self, model: nn.Module, instance: Instance, seed: int) -> str:
         """Return the text that lm-eval generates for an instance."""
         replace_model(self._lm, model)
         gc.freeze()  # it collects garbage after each image, which takes long beside many objects
