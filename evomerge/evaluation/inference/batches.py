@@ -16,18 +16,15 @@ from typing import Any, Literal
 from evomerge.compat.transformers import checkpointing_layers
 from evomerge.evaluation.inference.device import device_memory, total_memory
 
-_LEAST = 256  # tokens
 _CPU_MOST, _CPU_GENERATED = 1024, 8192  # tokens; larger batches are hardly faster
-_CACHE = 24 * 2**20  # bytes of activations that fit into the caches of a CPU
-_CPU_ROOM = 2**30  # bytes of a batch on a CPU, in addition to the weights
+_CPU_KEPT = 512  # tokens, about as many as have activations that fit into the caches
 _LOGIT = 8  # bytes of a logit on a CPU: itself and its log-softmax
 _SHARE = 0.25  # share of a GPU's memory for a batch, in addition to the weights
-_GPU_MOST = 2**17  # tokens
+_GPU_LEAST, _GPU_MOST = 256, 2**17  # tokens
 _GPU_WIDER = 4  # batches that generate hold 4 x the tokens: most steps read one token a row
 _CPU_PASS, _GPU_PASS = 48, 512  # tokens that cost as much as starting a pass: it reads all weights
 MASKED = 1.1  # cost of a token in a batch whose attention needs a mask; 1 without
 _KEPT = 0.5  # share of a device's memory for activations; if more is needed, fewer are kept
-_SIZES = ("hidden_size", "num_hidden_layers", "vocab_size")
 
 
 @dataclass(frozen=True)
@@ -82,20 +79,19 @@ class Batching:
 def batching(model: Any, batch_size: int | Literal["auto"]) -> Batching:
     """Return the size limits of batches on the model's device.
 
-    They depend on the model's shape and the device's total memory, not on its free memory, so that
+    On a GPU they depend on the model's shape and the total memory, not on the free memory, so that
     a resumed search makes the same batches.
     """
     rows = None if batch_size == "auto" else batch_size
-    text, itemsize = model.config.get_text_config(), model.dtype.itemsize
-    # transformers knows by which names a kind of model has them.
-    config = text.to_dict() | {name: getattr(text, name) for name in _SIZES}
-    overhead = pass_overhead(model.device.type)
     if model.device.type == "cpu":
-        return replace(_on_cpu(config, itemsize), rows=rows, overhead=overhead)
+        limits = {"generated": _CPU_GENERATED, "kept": _CPU_KEPT}
+        return Batching(_CPU_MOST, rows, overhead=_CPU_PASS, **limits)
+    config = model.config.get_text_config().to_dict()
     total = device_memory(str(model.device)) or 8 * 2**30
-    activations, cached, vocabulary = _token_bytes(config, itemsize)
-    tokens = _fit(total * _SHARE, activations + cached + 12 * vocabulary, _GPU_MOST)
-    return Batching(tokens, rows, overhead=overhead, generated=_GPU_WIDER * tokens, kept=tokens)
+    activations, cached, vocabulary = _token_bytes(config, model.dtype.itemsize)
+    fitting = int(total * _SHARE / (activations + cached + 12 * vocabulary + 1))
+    tokens = max(_GPU_LEAST, min(_GPU_MOST, fitting))
+    return Batching(tokens, rows, overhead=_GPU_PASS, generated=_GPU_WIDER * tokens, kept=tokens)
 
 
 def largest_batch(config: Mapping[str, Any], itemsize: int) -> int:
@@ -105,20 +101,8 @@ def largest_batch(config: Mapping[str, Any], itemsize: int) -> int:
     number in the model's dtype.
     """
     activations, cached, vocabulary = _token_bytes(config, itemsize)
-    limits = _on_cpu(config, itemsize)
-    scored, generated = activations + _LOGIT * vocabulary, activations + cached
-    return max(limits.tokens * scored, limits.generated * generated)
-
-
-def _on_cpu(config: Mapping[str, Any], itemsize: int) -> Batching:
-    activations, cached, vocabulary = _token_bytes(config, itemsize)
-    return Batching(
-        _fit(_CPU_ROOM, activations + _LOGIT * vocabulary, _CPU_MOST),
-        None,
-        overhead=_CPU_PASS,
-        generated=_fit(2 * _CPU_ROOM, activations + cached, _CPU_GENERATED),
-        kept=_fit(_CACHE, activations, _CPU_MOST),
-    )
+    scored = _CPU_MOST * (activations + _LOGIT * vocabulary)
+    return max(scored, _CPU_GENERATED * (activations + cached))
 
 
 def _token_bytes(config: Mapping[str, Any], itemsize: int) -> tuple[int, int, int]:
@@ -128,10 +112,6 @@ def _token_bytes(config: Mapping[str, Any], itemsize: int) -> tuple[int, int, in
     heads = int(config.get("num_attention_heads") or config.get("n_head") or 1)
     cached = 2 * layers * width * int(config.get("num_key_value_heads") or heads) // heads
     return itemsize * (8 * width + 3 * inner), itemsize * cached, vocabulary
-
-
-def _fit(room: float, per_token: int, most: int) -> int:
-    return max(_LEAST, min(most, int(room / max(1, per_token))))
 
 
 def pass_overhead(device: str) -> int:
