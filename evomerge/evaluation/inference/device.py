@@ -107,8 +107,8 @@ def free_memory(root: Path = Path("/")) -> int:
 def _groups(root: Path) -> Iterator[tuple[int, int]]:
     """Yield limit and use in bytes of each group of processes (cgroup) that this one belongs to.
 
-    A container or a Slurm job has one. Pages of files do not count, since the system takes them
-    back. Source: docs.kernel.org/admin-guide/cgroup-v2.html.
+    A container or a Slurm job has one. Only anonymous memory counts as used, since the system takes
+    back pages of files. Source: docs.kernel.org/admin-guide/cgroup-v2.html.
     """
     groups, top = root / "proc/self/cgroup", root / "sys/fs/cgroup"
     for line in groups.read_text().splitlines() if groups.exists() else ():
@@ -117,12 +117,9 @@ def _groups(root: Path) -> Iterator[tuple[int, int]]:
         group = top / line.removeprefix("0::").lstrip("/")  # in a container only the top is there
         for folder in (group, *(above for above in group.parents if above.is_relative_to(top))):
             with suppress(OSError, ValueError):  # "max" is no limit
-                limit, used = (
-                    int((folder / f"memory.{it}").read_text()) for it in ("max", "current")
-                )
+                limit = int((folder / "memory.max").read_text())
                 stat = dict(map(str.split, (folder / "memory.stat").read_text().splitlines()))
-                files = sum(int(stat.get(f"{kind}_file", 0)) for kind in ("active", "inactive"))
-                yield limit, used - files
+                yield limit, int(stat["anon"])
 
 
 def count_cores() -> int:
@@ -203,10 +200,6 @@ def peak_memory() -> dict[str, int]:
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak = {"process": most if sys.platform == "darwin" else 1024 * most}
-    with suppress(OSError, IndexError, ValueError):
-        # The number of `getrusage` may be that of the process which has started this one.
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        peak["process"] = 1024 * int(status.split("VmHWM:")[1].split()[0])
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         devices = range(torch.cuda.device_count())
         peak["accelerator"] = sum(map(torch.cuda.max_memory_reserved, devices))
