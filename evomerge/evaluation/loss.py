@@ -31,7 +31,6 @@ from evomerge.evaluation.tasks.objective import Documents
 from evomerge.scores import Objective
 
 KEPT = 64  # tokens of a teacher's distribution at a position; the others count as one
-_WITHOUT_PROMPT = "acc_mutual_info"  # it subtracts the likelihood of a choice without a prompt
 
 
 def shares(objectives: Iterable[Objective], info: TasksInfo) -> dict[str, dict[str, float]]:
@@ -65,12 +64,10 @@ class Reference:
     """What the loss of one document is computed of.
 
     Attributes:
-        continuations: the answer after its prompt, or each choice; for `acc_mutual_info` then each
-            choice without a prompt.
-        choices: number of choices; 0: there are none, so one loss is that of all metrics.
-        divisors: for each metric and continuation, the number by which its log-likelihood is
-            divided before a choice is taken: -1 where it is subtracted, infinite where it does not
-            count.
+        continuations: the answer after its prompt, or each choice.
+        divisors: for each metric and choice, the number by which its log-likelihood is divided
+            before a choice is taken; empty: there are no choices, and one loss is that of all
+            metrics.
         right: the indices of the choices of which one shall be taken.
         likely_choices: for each metric, the probability that a teacher gives each choice, if any.
         likely_tokens: (targets, kept) int64, the tokens that a teacher finds most likely at each
@@ -79,7 +76,6 @@ class Reference:
     """
 
     continuations: tuple[Continuation, ...]
-    choices: int = 0
     divisors: tuple[tuple[float, ...], ...] = ()
     right: tuple[int, ...] = ()
     likely_choices: tuple[tuple[float, ...], ...] = ()
@@ -90,7 +86,7 @@ class Reference:
         if self.likely_tokens is not None:
             tokens, likely = self.likely_tokens
             return (likely.exp() * (likely - _of_tokens(predictions, tokens))).sum().reshape(1)
-        if not self.choices:
+        if not self.divisors:
             return -predictions.sums(self.continuations).sum().reshape(1)
         scores = self._choices(predictions)
         if not self.likely_choices:
@@ -100,7 +96,7 @@ class Reference:
 
     def of_teacher(self, predictions: Predictions) -> Reference:
         """Return the reference with the distribution of a teacher that predicts this."""
-        if self.choices:
+        if self.divisors:
             likely = self._choices(predictions).exp().tolist()
             return replace(self, likely_choices=tuple(map(tuple, likely)))
         rows = predictions.scores[torch.cat(list(predictions.positions))]
@@ -110,8 +106,7 @@ class Reference:
     def _choices(self, predictions: Predictions) -> Tensor:
         """Return the log-probabilities of choices as metrics compare them, (metrics, choices)."""
         sums = predictions.sums(self.continuations)
-        scores = (sums / sums.new_tensor(self.divisors)).view(len(self.divisors), -1, self.choices)
-        return torch.log_softmax(scores.sum(1), -1)
+        return torch.log_softmax(sums / sums.new_tensor(self.divisors), -1)
 
 
 def _of_tokens(predictions: Predictions, tokens: Tensor) -> Tensor:
@@ -262,7 +257,7 @@ class Loss:
             if first.kind == "generate_until":
                 text = written(harness, task, first, form, answer)
                 wanted = self._continued(task, document, text, ended=form.end == "token")
-            elif (wanted := self._continued(task, document)).choices:
+            elif (wanted := self._continued(task, document)).divisors:
                 wanted = replace(wanted, right=harness.right_choices(task, first.instance.doc))
             self._references[key] = wanted
         return self._references[key]
@@ -278,19 +273,14 @@ class Loss:
         requests, reference = self._tasks.requests(task, document), self._tasks.batched.reference
         if requests[0].kind == "generate_until":
             return Reference((reference.answered(requests[0], answer, ended=ended),))
-        count, divisors = 0, list[tuple[float, ...]]()
+        divisors = list[tuple[float, ...]]()
         if len(requests) > 1:
-            harness, metrics = self._tasks.harness, self._metrics[task]
-            content = requests[0].instance.doc
-            lengths = {name: harness.choice_lengths(task, content, name) for name in metrics}
-            count = len(next(iter(lengths.values())))
-            if _WITHOUT_PROMPT not in metrics:  # else each choice without a prompt comes after all
-                requests = requests[:count]
-            for name, of_choices in lengths.items():
-                other = -1.0 if name == _WITHOUT_PROMPT else math.inf
-                divisors.append((*of_choices, *[other] * (len(requests) - count)))
+            lengths, content = self._tasks.harness.choice_lengths, requests[0].instance.doc
+            divisors = [lengths(task, content, metric) for metric in self._metrics[task]]
+            # Choices without a prompt, for `acc_mutual_info`, come last; its loss is that of `acc`.
+            requests = requests[: len(divisors[0])]
         continuations = tuple(c for item in requests for c in item.continuations)
-        return Reference(continuations, count, tuple(divisors))
+        return Reference(continuations, tuple(divisors))
 
 
 def _finite(loss: float) -> float:

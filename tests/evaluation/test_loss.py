@@ -100,6 +100,7 @@ def test_an_answer_has_the_loss_of_plain_transformers(
 
 @pytest.mark.parametrize("metric", ["acc", "acc_norm", "acc_bytes", "acc_mutual_info"])
 def test_choices_are_compared_as_the_metric_compares_them(metric, model, tokenizer, tmp_path):
+    """The loss of `acc_mutual_info` is that of `acc`."""
     choices = ["7", "7 7 é", " 7 7 7"]
     rows = [{"q": "7 7", "choices": choices, "gold": 1}]
     metrics = metric, "acc", "acc_mutual_info"
@@ -108,9 +109,6 @@ def test_choices_are_compared_as_the_metric_compares_them(metric, model, tokeniz
     sizes = {"acc_norm": len, "acc_bytes": lambda text: len(text.encode())}
     with torch.no_grad():
         sums = likelihoods(model, tokenizer, "7 7", choices)
-        if metric == "acc_mutual_info":
-            start = tokenizer.decode([tokenizer.bos_token_id or tokenizer.eos_token_id])
-            sums -= likelihoods(model, tokenizer, start, choices)
     sums /= torch.tensor([float(sizes.get(metric, lambda text: 1)(text)) for text in choices])
     assert loss == mean([-float(sums.log_softmax(0)[1])])
 
@@ -186,7 +184,7 @@ def test_each_objective_of_a_task_has_its_own_loss_and_weight(model, teacher, to
     """With one pass through the model: also for a teacher, and for the weights of a front."""
     rows = [{"q": "7 7", "choices": ["7", "7 7 é", " 7 7 7"], "gold": 1}] * 2
     rows[1] = {"q": "7", "choices": ["8 8 8"], "gold": 0}  # a document without a choice
-    metrics, documents = ["acc", "acc_norm", "acc_mutual_info"], {"choices": [0, 1]}
+    metrics, documents = ["acc", "acc_norm", "acc_bytes"], {"choices": [0, 1]}
     evaluator = evaluator_of(tmp_path, model, tokenizer, rows, *metrics)
     objectives = [Objective("choices", m, w) for m, w in zip(metrics, (1, 3, 2), strict=True)]
     every = [Loss(evaluator, [item]) for item in objectives]
