@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from statistics import median
 from typing import Any, Literal, TypeAlias
 
 Tokens: TypeAlias = tuple[int, ...]
@@ -46,16 +47,13 @@ def form_of(forms: Forms, task: str) -> Form:
 
 
 def forms_in_words(forms: Forms) -> str:
-    """Return the forms for people; tasks are named if their forms differ."""
+    """Return the forms for people."""
     ends = {"token": "before the end token", "stop": "before the first stop string"}
-    texts = {
-        task: f"{'behind' if form.delimiter else 'without'} the delimiter, "
-        f"{ends.get(form.end, 'without an end')}"
+    return "; ".join(
+        f"{'in general' if task == ANY else task}: {'behind' if form.delimiter else 'without'} the "
+        f"delimiter, {ends.get(form.end, 'without an end')}"
         for task, form in forms.items()
-    }
-    if len(distinct := set(texts.values())) == 1:
-        return distinct.pop()
-    return "; ".join(f"{'others' if task == ANY else task}: {text}" for task, text in texts.items())
+    )
 
 
 @dataclass(frozen=True)
@@ -183,35 +181,21 @@ def by_prefix(rows: Sequence[Row]) -> Iterator[tuple[Tokens, list[Row]]]:
     """Group rows by shared prefixes; yield each prefix and its rows without it.
 
     Rows that share no prefix come last, with an empty one. A row always keeps the tokens that
-    predict its targets. Of all groupings in which each group shares its longest common prefix,
-    one that saves most tokens is chosen.
+    predict its targets. Sorted rows are cut into groups where one shares less with the row before
+    it than half of what is usual, so that no row with another prefix shortens that of a group.
     """
-    order = sorted(range(len(rows)), key=lambda i: rows[i].tokens)
-    ordered = [rows[i] for i in order]
+    ordered = sorted(rows, key=lambda row: row.tokens)
     starts = [row.start[: row.shareable()] for row in ordered]
-    shared = [0, *(common(one, other) for one, other in pairwise(starts))]
-    alone = set(order)
-    for first, last, length in _groups(shared, 0, len(ordered))[1]:
+    shared = [common(one, other) for one, other in pairwise(starts)]
+    least = max(MIN_TOKENS, median(shared or [0]) / 2)
+    cuts = [0, *(i + 1 for i, count in enumerate(shared) if count < least), len(rows)]
+    alone: list[Row] = []
+    for first, last in pairwise(cuts):
         group = ordered[first:last]
-        alone -= set(order[first:last])
-        yield group[0].start[:length], [replace(row, start=row.start[length:]) for row in group]
+        if len(group) < MIN_ROWS:
+            alone += group
+        else:
+            length = min(shared[first : last - 1])
+            yield starts[first][:length], [replace(row, start=row.start[length:]) for row in group]
     if alone:
-        yield (), [rows[i] for i in sorted(alone)]
-
-
-def _groups(shared: Sequence[int], first: int, last: int) -> tuple[int, list[tuple[int, int, int]]]:
-    """Return the grouping of sorted rows `first` .. `last - 1` that saves most tokens.
-
-    `shared` says for each row how many first tokens it has in common with the row before it. The
-    result is the number of tokens saved, and groups as (first row, row after the last, tokens).
-    """
-    length = min(shared[first + 1 : last], default=0)
-    if last - first < MIN_ROWS:
-        return 0, []
-    together = (last - first - 1) * length if length >= MIN_TOKENS else 0
-    cuts = [first, *(i for i in range(first + 1, last) if shared[i] == length), last]
-    parts = [_groups(shared, a, b) for a, b in pairwise(cuts)]
-    apart = sum(part[0] for part in parts)
-    if apart > together:
-        return apart, [group for part in parts for group in part[1]]
-    return together, [(first, last, length)] if together else []
+        yield (), alone
