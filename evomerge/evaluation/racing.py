@@ -104,23 +104,20 @@ def differences(objectives: Objectives, scores: Scores, incumbent: Scores) -> di
 
 
 def expected_squares(
-    objectives: Objectives, incumbent: Scores, earlier: Sequence[Scores], orders: Orders
+    objectives: Objectives, incumbent: Scores, earlier: Sequence[Scores]
 ) -> dict[str, float]:
     """Return the mean expected squared difference from the incumbent, > 0, by task.
 
-    That of a document is the mean over earlier candidates, shrunk towards the mean over the task's
-    documents, which is shrunk towards the variance of the incumbent's own values.
+    That is the mean over the documents of earlier candidates, shrunk towards the variance of the
+    incumbent's own values.
     """
     zeros = replace(incumbent, values={key: (0.0,) * len(v) for key, v in incumbent.values.items()})
     seen = [differences(objectives, scores, incumbent) for scores in earlier]
     result = {}
     for task, column in differences(objectives, zeros, incumbent).items():
-        rows = np.array([item[task] for item in seen]).reshape(len(seen), len(column))
-        counts = np.isfinite(rows).sum(axis=0)
-        squares = np.nansum(rows**2, axis=0)
-        usual = (squares.sum() + column.var()) / (counts.sum() + 1) + 1e-12
-        of_each = (squares + _PRIOR * usual) / (counts + _PRIOR)
-        result[task] = float(of_each[orders[task]].mean())
+        rows = np.array([item[task] for item in seen])
+        mean = (np.nansum(rows**2) + column.var()) / (np.isfinite(rows).sum() + 1)
+        result[task] = float(mean) + 1e-12
     return result
 
 
@@ -171,7 +168,7 @@ def expected_scores(
     result = {}
     for objective in objectives:
         alone = [replace(objective, weight=1.0, higher_is_better=True)]
-        squares, key = expected_squares(alone, incumbent, earlier, orders), objective.key
+        squares, key = expected_squares(alone, incumbent, earlier), objective.key
         mean, variance = estimate(differences(alone, scores, incumbent), orders, squares)
         result[key] = Expected(incumbent.aggregates[key] + mean, math.sqrt(variance))
     return result
@@ -202,7 +199,7 @@ def score_in_race(
     """
     began, answers, documents = time.perf_counter(), Answers({}), incumbent.documents
     orders = race.orders(incumbent, earlier, objectives)
-    squares = expected_squares(objectives, incumbent, earlier, orders)
+    squares = expected_squares(objectives, incumbent, earlier)
     for count in race.sizes(sum(map(len, documents.values()))):
         rows, chosen = answers.rows, sample(documents, orders, count)
         new = {t: [i for i in ids if i not in rows.get(t, ())] for t, ids in chosen.items()}

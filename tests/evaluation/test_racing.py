@@ -148,7 +148,7 @@ def test_samples_are_unbiased_and_their_variance_is_right():
     found, variances = [], []
     for key in range(400):
         order = orders(incumbent, key)
-        squares = expected_squares([A, B], incumbent, earlier, order)
+        squares = expected_squares([A, B], incumbent, earlier)
         got = part(other, sample(incumbent.documents, order, 60))
         mean, variance = estimate(differences([A, B], got, incumbent), order, squares)
         found.append(mean)
@@ -178,7 +178,7 @@ def test_larger_samples_hold_the_smaller_ones(sizes, data):
 def test_equal_answers_so_far_are_no_proof():
     alike = scores_of({"a/acc": [0.0] * 40, "b/loss": [0.0] * 40})
     order = orders(alike, "k")
-    squares = expected_squares([A, B], alike, [alike], order)
+    squares = expected_squares([A, B], alike, [alike])
     seen = differences([A, B], part(alike, {"a": [0], "b": [10]}), alike)
     assert chance(*estimate(seen, order, squares)) == chance(0.0, 0.0) == 0.5
 
