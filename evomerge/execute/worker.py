@@ -154,25 +154,19 @@ class Worker:
     def try_functions(self) -> None:
         """Call each objective function with one document of a parent, before the first candidate.
 
-        ConfigError: it fails on two baselines in the same way, or on all. On one it may fail.
+        ConfigError: it fails.
         """
-        fault, before = "", ""
-        foreign = any(item.is_foreign for item in self.evaluator.default.objectives)
-        for recipe in self.baselines if foreign else ():
-            self.evaluator.set_callbacks(partial(self.build, recipe))
-            try:
-                self.evaluator.try_out(self.build(recipe), foreign=True)
-            except CandidateError as error:
-                fault, before = str(error), fault
-                if fault == before:
-                    break
-            else:
-                return
-        if fault:
+        if not any(item.is_foreign for item in self.evaluator.default.objectives):
+            return
+        first = self.baselines[0]
+        self.evaluator.set_callbacks(partial(self.build, first))
+        try:
+            self.evaluator.try_out(self.build(first), foreign=True)
+        except CandidateError as error:
             raise ConfigError(
-                f"{fault.rstrip('.')}; it was tried with one document before the search, so repair "
-                "the function."
-            )
+                f"{str(error).rstrip('.')}; it was tried with one document before the search, so "
+                "repair the function."
+            ) from error
 
     def _prepare(self) -> None:
         self._resident, tokenizer = self.make()
