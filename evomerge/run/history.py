@@ -11,7 +11,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from itertools import takewhile
 from typing import Any
 
-from evomerge.errors import RunFolderError, one_line
+from evomerge.errors import RunFolderError
 from evomerge.parsing.values import shown
 from evomerge.recipe import Recipe
 from evomerge.run.journal import Event
@@ -126,36 +126,22 @@ class History:
         self.front, self.chunks = list[Candidate](), list[Event]()
         self.budget, self.oom_backoffs = dict[str, Any](), 0
         self.threads: int | None = None
-        self._lines, self._open = 0, dict[int, Candidate]()
+        self._open = dict[int, Candidate]()
         self._by_digest: dict[str, list[Candidate]] = {}
         for event in events:
             self.apply(event)
 
     def apply(self, event: Event) -> None:
-        """Update the state; RunFolderError: the event cannot follow the earlier ones."""
-        self._lines += 1
-        try:
-            self._apply(event)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise RunFolderError(
-                f"Line {self._lines} of the journal has an event {shown(event.get('event'))} that "
-                f"cannot follow the events before it ({type(error).__name__}: {one_line(error)}); "
-                "restore the journal from a copy, or keep only what is before this line "
-                f"(`head -n {self._lines - 1} journal.jsonl`)."
-            ) from error
-
-    def _apply(self, event: Event) -> None:
-        match event.get("event"):
+        """Update the state by the next event of a journal, whose lines are checked when read."""
+        match event["event"]:
             case "ask":
-                if event["candidate"] != len(self.candidates):
-                    raise ValueError(f"candidate {event['candidate']} is not the next number")
                 fields = {name: event[name] for name in _ASKED if name in event}
                 candidate = Candidate(len(self.candidates), digest=event["digest"], **fields)
                 self.candidates.append(candidate)
                 self._open[candidate.number] = candidate
                 self._by_digest.setdefault(candidate.digest, []).append(candidate)
             case "tell" | "complete" as kind:
-                candidate = self._candidate(event)
+                candidate = self.candidates[event["candidate"]]
                 same = self.candidates[event["same_as"]] if "same_as" in event else None
                 outcome = (
                     outcome_of(event) if same is None else same.told or same.outcomes["search"]
@@ -166,7 +152,7 @@ class History:
                     self.told.append(candidate)
                     self._open.pop(candidate.number, None)
             case "score":
-                candidate = self._candidate(event)
+                candidate = self.candidates[event["candidate"]]
                 candidate.outcomes[event["split"]] = outcome_of(event)
                 if event["split"] == "test" and candidate.label is None:
                     self.tested.append(candidate)
@@ -176,8 +162,8 @@ class History:
                 base = Candidate(BASE, event["label"], event["digest"])
                 self.bases, base.outcomes["test"] = [base], outcome_of(event)
             case "winner":
-                self.winner = self._candidate(event)
-                self.front = [self._candidate({"candidate": n}) for n in event.get("front", ())]
+                self.winner = self.candidates[event["candidate"]]
+                self.front = [self.candidates[n] for n in event.get("front", ())]
             case "budget":
                 self.budget.update({k: v for k, v in event.items() if k != "event"})
             case "leg":
@@ -186,12 +172,6 @@ class History:
                 self.oom_backoffs = int(event["halvings"])
             case "threads":
                 self.threads = int(event["threads"])
-
-    def _candidate(self, event: Event) -> Candidate:
-        number = event["candidate"]
-        if not isinstance(number, int) or not 0 <= number < len(self.candidates):
-            raise ValueError(f"there is no candidate {number!r}")
-        return self.candidates[number]
 
     @property
     def open(self) -> list[Candidate]:
