@@ -24,7 +24,7 @@ from evomerge.report.rows import candidate_rows, rows_in_per_cent
 from evomerge.report.verdict import front_rows
 from evomerge.report.view import View
 from evomerge.report.words import duration, short_names, size_text
-from evomerge.run.atomic import check_output, write_output
+from evomerge.run.atomic import write_output
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import History
 from evomerge.scores import SPLITS, Example, Failure, Split
@@ -32,7 +32,6 @@ from evomerge.scores import SPLITS, Example, Failure, Split
 
 def write_page(run: RunFolder, target: Path) -> None:
     """Write the report of a run to a file in one step; InputError: it cannot be written."""
-    check_output(target)
     write_output(target, page(run), "--out")
 
 

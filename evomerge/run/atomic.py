@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from evomerge.errors import CheckpointError, DiskError, InputError, not_written
+from evomerge.errors import NO_ROOM, CheckpointError, DiskError, InputError, not_written
 
 MARK = ".partial-"
 """Part of the hidden names of unfinished files and folders."""
@@ -181,11 +181,9 @@ def check_writable(path: Path, what: str, fix: str, error: type[InputError]) -> 
         with tempfile.TemporaryDirectory("", prefix, folder, ignore_cleanup_errors=True):
             pass
     except OSError as found:
-        full = not_written(str(path), found, "name another place")
-        if isinstance(full, DiskError):
-            raise full from found
         reason = f"nothing can be written into {folder} ({found.strerror})"
-        raise error(f"{what}: {reason}; {fix}.") from found
+        kind = DiskError if found.errno in NO_ROOM else error
+        raise kind(f"{what}: {reason}; {fix}.") from found
 
 
 def check_new_folder(out: Path) -> None:
@@ -193,15 +191,3 @@ def check_new_folder(out: Path) -> None:
     if os.path.lexists(out):
         raise CheckpointError(f"{out} exists already; name another folder or remove it.")
     check_writable(out, f"{out} cannot be created", "name another folder", CheckpointError)
-
-
-def check_output(path: Path) -> None:
-    """Raise an InputError if the file of `--out` cannot be written."""
-    what, fix = f"--out {path} cannot be written", "give another file"
-    if os.path.isdir(path):  # noqa: PTH112 - Path's raises if a folder may not be entered
-        raise InputError(f"{what}: it is a folder; {fix}.")
-    if _is_special(path):
-        return
-    check_writable(path, what, fix, InputError)
-    if not (parent := path.absolute().parent).exists():
-        raise InputError(f"{what}: there is no folder {parent}; {fix}.")

@@ -28,9 +28,7 @@ class Permissions:
         """Raise a ConfigError if there are files with code of a search, and it is not trusted."""
         if not files or self.trust_code:
             return
-        here = Path.cwd()
-        names = [str(file.relative_to(here) if here in file.parents else file) for file in files]
-        named = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if names[6:] else "")
+        named = ", ".join(map(str, files[:6])) + (" and others" if files[6:] else "")
         raise ConfigError(
             f"This search runs code of its own: {named}; read it, then allow it with --trust-code."
         )

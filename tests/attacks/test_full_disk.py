@@ -140,5 +140,5 @@ def test_a_folder_in_the_place_of_a_file_that_is_needed_is_named(begun, tmp_path
     with pytest.raises(SearchError, match=told):
         go_on(run)
     (run.path / "report.html").mkdir()
-    with pytest.raises(InputError, match="it is a folder; give another file"):
+    with pytest.raises(InputError, match="Is a directory; give another file"):
         call(["report", str(run.path)])

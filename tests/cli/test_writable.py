@@ -18,14 +18,13 @@ NOWHERE = "/proc/nowhere/at/all"
 
 @pytest.fixture
 def unread(monkeypatch):
-    """Let every attempt to open a parent, or to draw a page, fail the test."""
+    """Let every attempt to open a parent fail the test."""
 
     def fail(*arguments, **options):
         raise AssertionError("it was read before it was known that nothing can be written")
 
     for name in ("runs.prepare", "runs.continued", "parents.open_parent", "runs.restore"):
         monkeypatch.setattr(f"evomerge.setup.{name}", fail)
-    monkeypatch.setattr("evomerge.report.page.page", fail)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
@@ -38,14 +37,12 @@ def test_an_output_that_cannot_be_made_is_refused_before_anything_is_read(tmp_pa
         ["search", file, "--run", NOWHERE],
         ["export", run, "--out", NOWHERE],
         ["merge", recipe, "--out", NOWHERE],
-        ["report", run, "--out", f"{NOWHERE}.html"],
         ["search", file, "--run", tmp_path / ("x" * 300)],
         ["search", file, "--run", file / "run"],
     ):
         with pytest.raises(InputError, match=r"cannot be (created|written): .*; .*") as caught:
             call([str(item) for item in arguments])
         assert caught.value.exit_code == 2
-    assert not list(run.glob("report*"))
 
 
 def test_a_run_folder_that_cannot_be_written_is_not_continued(tmp_path, unread, monkeypatch):
