@@ -5,7 +5,6 @@ compiled code from the Hub if an attention is named as `org/kernel`.
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,6 @@ from evomerge.models.safetensors import read_json
 _ATTENTIONS = ("attn_implementation", "experts_implementation")
 _KEYS = {"auto_map", "custom_generate", "custom_pipelines", "trust_remote_code"}
 _KEYS |= {*_ATTENTIONS, *(f"_{name}" for name in _ATTENTIONS)}
-_CLASS, _PLAIN = "tokenizer_class", "PreTrainedTokenizerFast"
-_KNOWN = re.compile(
-    r"(PreTrained|Bert|Gemma|GPT2|GPTNeoX|Llama|Qwen2|Roberta|T5)Tokenizer(Fast)?|TokenizersBackend"
-)
-"""Classes of transformers that most models name, for which it need not be imported."""
 
 
 def without_code(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,10 +22,7 @@ def without_code(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def text_without_code(file: Path) -> str | None:
-    """Return the text of a model's JSON file without such keys; None: it has none of them.
-
-    A `tokenizer_class` that transformers does not have becomes the class for a `tokenizer.json`.
-    """
+    """Return the text of a model's JSON file without such keys; None: it has none of them."""
     cleaned, keys = _content(file)
     return json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n" if keys else None
 
@@ -50,16 +41,9 @@ def _content(file: Path) -> tuple[dict[str, Any], list[str]]:
     """Return the content of a config without such keys, and what it is without."""
     if not file.name.endswith("config.json"):
         return {}, []
-    data, keys = read_json(file), set[str]()
-    cleaned, found, name = dict(_cleaned(data, keys)), sorted(keys), data.get(_CLASS)
-    is_tokenizer = file.name == "tokenizer_config.json" and isinstance(name, str)
-    if is_tokenizer and not _KNOWN.fullmatch(str(name)):
-        import transformers
-
-        if not hasattr(transformers, str(name)) and (file.parent / "tokenizer.json").is_file():
-            cleaned[_CLASS] = _PLAIN
-            found.append(f"the {_CLASS} {name}")
-    return cleaned, found
+    keys = set[str]()
+    cleaned = dict(_cleaned(read_json(file), keys))
+    return cleaned, sorted(keys)
 
 
 def _cleaned(value: Any, keys: set[str]) -> Any:

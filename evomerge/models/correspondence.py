@@ -6,6 +6,7 @@ of wrapper modules (`model.`, `language_model.`, the model type), and with the o
 LayerNorm parameters (`gamma`, `beta`) replaced by the new ones.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from itertools import chain
@@ -18,11 +19,8 @@ _WRAPPERS = frozenset(
     {"model", "language_model", "text_model", "llm", "base_model", "transformer", "backbone"}
     | {"roberta", "deberta"}  # of types that are called camembert, xlm-roberta or deberta-v2
 )
-TEXT_TYPES = {
-    **dict.fromkeys(("qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text"), "qwen2"),
-    **dict.fromkeys(("qwen3_vl", "qwen3_vl_text"), "qwen3"),
-}
-"""Type of a language model that sees -> type of the text model that computes the same."""
+_SEEING = re.compile(r"(_5)?_vl(_text)?$")
+"""The end of the type of a model that sees, whose text model computes the same without it."""
 
 _NEW_NAMES = {"gamma": "weight", "beta": "bias"}
 
@@ -247,16 +245,12 @@ def _advice(host: Checkpoint, parent: Checkpoint, *, of_head: bool = False) -> s
     if kinds[0] != kinds[1]:
         return f"their architectures differ ({kinds[0]} and {kinds[1]})"
     one, other = (str((c.config.get("architectures") or ["?"])[0]) for c in (host, parent))
-    if not of_head or one == other:
-        return "all parents must have the same architecture and size"
-    name = repr(parent.reference)
-    if one.endswith("Model") or other.endswith("Classification"):
-        why = f"the host is a {one} without the head of a {other}; make {name} the host"
-    elif other.endswith("Model"):
-        why = f"{name} is a {other} without the head of a {one}; make it the host"
-    else:
-        return f"the host is a {one}, {name} a {other}, and their heads differ; leave one out"
-    return f"{why} (`space.host`), or leave it out"
+    if of_head and one != other:
+        return (
+            f"the host is a {one}, {parent.reference!r} a {other}, and their heads differ; name "
+            "another host with `space.host`, or leave one out"
+        )
+    return "all parents must have the same architecture and size"
 
 
 def _surplus(host: Checkpoint, parent: Checkpoint, name: str) -> CheckpointError:
@@ -275,7 +269,7 @@ def type_notes(checkpoints: Iterable[Checkpoint]) -> list[str]:
     for checkpoint in checkpoints:
         kind = checkpoint.text_config.get("model_type")
         if isinstance(kind, str):
-            by_type.setdefault(TEXT_TYPES.get(kind, kind), checkpoint.reference)
+            by_type.setdefault(_SEEING.sub("", kind), checkpoint.reference)
     if len(by_type) < 2:
         return []
     told = ", ".join(f"{kind} ({reference})" for kind, reference in by_type.items())

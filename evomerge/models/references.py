@@ -36,13 +36,10 @@ def is_file(path: Path) -> bool:
 def split_adapter(reference: str, relative_to: Path) -> tuple[str, str, str]:
     """Return the model of a reference, the `+`, and the adapter; the last two are empty without it.
 
-    A `+` can also be part of a folder's name, so the longest beginning that is a folder is a model.
+    A `+` can also be part of the name of a folder, if no adapter follows.
     """
-    ends = [len(reference), *(at for at, letter in enumerate(reference) if letter == "+")]
-    for end in sorted(ends if "+" in reference else [], reverse=True):
-        if is_folder(place(reference[:end], relative_to)):
-            return reference[:end], reference[end : end + 1], reference[end + 1 :]
-    return reference.partition("+")
+    is_model = is_folder(place(reference, relative_to))
+    return (reference, "", "") if is_model else reference.partition("+")
 
 
 def open_parent(reference: str, relative_to: Path) -> Checkpoint:

@@ -25,7 +25,6 @@ STRANGE = {
     "tokenizer_config.json": {
         "auto_map": {"AutoTokenizer": ["evil.Slow", None]},
         "trust_remote_code": True,
-        "tokenizer_class": "EvilTokenizer",
     },
 }
 
@@ -51,7 +50,7 @@ def test_a_merge_has_no_key_that_runs_code(parent, tmp_path, capsys):
     assert "config.json of" in said and "auto_map" in said and "_attn_implementation" in said
     for name, more in STRANGE.items():
         written = json.loads((tmp_path / "out" / name).read_text())
-        assert not written.keys() & more.keys() - {"tokenizer_class"}, name
+        assert not written.keys() & more.keys(), name
         assert "evil" not in json.dumps(written).lower()
     text = "tom has 7 apples ."
     merged = AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -63,5 +62,7 @@ def test_a_merge_has_no_key_that_runs_code(parent, tmp_path, capsys):
 def test_neither_an_attention_of_the_config_nor_code_of_a_tokenizer_is_run(parent):
     opened = Checkpoint.open(parent, "theirs")
     assert load(opened, "cpu").config._attn_implementation == "sdpa"
+    file = parent / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_class": "Evil"}))
     with pytest.raises(CheckpointError, match="has no tokenizer that transformers can load"):
         tokenizer_of(opened)

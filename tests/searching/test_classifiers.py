@@ -120,7 +120,9 @@ def test_a_base_without_a_head_gives_task_vectors_of_the_body(architecture, fold
     small_models.write_rows(tmp_path / "rows")
     space = {"kind": "parameters", "method": "task_arithmetic", "knobs": {"weight": [0, 1.5]}}
     changes = {"base": "base", "budget": {"candidates": 4}}
-    with pytest.raises(EvomergeError, match=r"without the head of a \w+; make '.*one' the host"):
+    with pytest.raises(
+        EvomergeError, match=r"their heads differ; name another host with `space\.host`"
+    ):
         evomerge.validate(write(tmp_path, ["one", "two"], space=space, **changes))
     file = write(tmp_path, ["one", "two"], space=space | {"host": "one"}, **changes)
     out = searched(file, tmp_path / "run").export(tmp_path / "model", 3)

@@ -82,10 +82,10 @@ MERGED = {
 
 REFUSED = {
     ("chat t5", "task"): "their architectures differ (llama and t5)",
-    ("chat judge", "task"): "LlamaForCausalLM without the head of a LlamaForSequenceClassification",
-    ("body masked", "sts"): "the host is a BertModel without the head of a BertForMaskedLM; make",
+    ("chat judge", "task"): "judge' a LlamaForSequenceClassification, and their heads differ",
+    ("body masked", "sts"): "masked' a BertForMaskedLM, and their heads differ",
     ("judge chat", "task"): "is no causal language model (config.json: architectures LlamaForSeq",
-    ("masked body", "task"): "body' is a BertModel without the head of a BertForMaskedLM; make it",
+    ("masked body", "task"): "body' a BertModel, and their heads differ",
     ("chat llama-sentences", "sts"): "has no modules.json, so nothing says how the vectors",
     ("words moods", "labels"): "is a BertForTokenClassification with 0 outputs (problem_type None)",
 }
