@@ -138,7 +138,6 @@ def usage_sentence(error: Any, arguments: Sequence[str]) -> str | None:
     """Return a usage error of Typer as a sentence; None if it is a whole help page."""
     from pydantic import ValidationError
 
-    from evomerge.cli.commands import GONE
     from evomerge.config.messages import expectation
 
     format_message, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
@@ -150,9 +149,6 @@ def usage_sentence(error: Any, arguments: Sequence[str]) -> str | None:
     said = " ".join(str(format_message()).split()).replace("Value error, ", "")
     if said.startswith("Usage:"):
         return None
-    gone = GONE.get(said.split()[3].strip("'.")) if said.startswith("No such ") else None
-    if gone is not None:
-        return gone
     if "Did you mean" in said:
         return said
     if "unexpected extra argument" in said and "--set" in arguments:  # `--set x=[a, b]` is two
