@@ -1,15 +1,13 @@
 """A path through the blocks of several parents, as data and as one line of text.
 
 `A0-11 B8-15x0.9 A12-31` means: blocks 0 to 11 of parent A, 8 to 15 of B, then 12 to 31 of A; the
-hidden state is multiplied by 0.9 before block 8 of B. A legend maps the letters to parents. A
-merged block is written `[A4*0.7+B4*0.3]`, with the merge method once at the end of the line.
+hidden state is multiplied by 0.9 before block 8 of B. A legend maps the letters to parents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TypeAlias
 
 from evomerge.errors import RecipeError
@@ -84,36 +82,16 @@ def format_path(path: Sequence[Hop], legend: Mapping[str, str]) -> str:
 
 
 def describe(recipe: Recipe) -> str:
-    """Return the blocks of a recipe as one line that a person can read.
+    """Return the path of a recipe as one line that a person can read; RecipeError: it has none.
 
-    `A0-3 B4-5x0.9 (A = zoo:language, B = zoo:maths)`, and for merged blocks
-    `[A0*0.7+B0*0.3] A1 (linear; A = ..., B = ...)`.
+    `A0-3 B4-5x0.9 (A = zoo:language, B = zoo:maths)`.
     """
-    layers = next(iter(recipe.layers.values()), ())
-    used = [source.parent for layer in layers for source in layer.sources]
+    path = path_of(next(iter(recipe.layers.values()), ()))
+    used = [hop.parent for hop in path]
     legend = legend_of([recipe.host, *used])
-    letter = {parent: key for key, parent in legend.items()}
-    words, methods = list[str](), dict[str, None]()
-    for is_plain, run in groupby(layers, _is_plain):
-        if is_plain:
-            words.append(format_path(path_of(run), legend))
-            continue
-        for layer in run:
-            methods.setdefault(layer.method)
-            terms = "+".join(f"{letter[s.parent]}{s.layer}{_weight_text(s)}" for s in layer.sources)
-            words.append(f"[{terms}]{_scale_text(layer.scale)}")
     notes = ", ".join(f"{key} = {parent}" for key, parent in legend.items() if parent in used)
-    return f"{' '.join(words)} ({'; '.join([*methods, notes])})"
-
-
-def _is_plain(layer: Layer) -> bool:
-    return layer.method == "passthrough" and len(layer.sources) == 1
+    return f"{format_path(path, legend)} ({notes})"
 
 
 def _scale_text(scale: float) -> str:
     return "" if scale == 1.0 else f"x{scale:.3g}"
-
-
-def _weight_text(source: Source) -> str:
-    weight = source.knobs.get("weight")
-    return f"*{weight:.3g}" if isinstance(weight, float) else ""
