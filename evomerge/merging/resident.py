@@ -184,10 +184,9 @@ class Resident:
 
     def _targets(self, layout: Layout, plans: Iterable[TensorPlan]) -> Mapping[str, Target]:
         """Return where tensors are written to in a module, by name, of those that it uses."""
-        locations, targets = layout.locations, self._targets_of.pop(layout.module, {})
-        self._targets_of[layout.module] = targets
-        if len(self._targets_of) > _MOST_WITH_TARGETS:
-            del self._targets_of[next(iter(self._targets_of))]
+        if layout.module not in self._targets_of and len(self._targets_of) == _MOST_WITH_TARGETS:
+            self._targets_of.clear()
+        locations, targets = layout.locations, self._targets_of.setdefault(layout.module, {})
         new = [plan for plan in plans if plan.name in locations and plan.name not in targets]
         weights = _weights(layout.module) if new else {}
         for plan in new:

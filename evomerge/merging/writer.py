@@ -97,7 +97,6 @@ def write_model(
             file = folder / shard.name
             file.parent.mkdir(exist_ok=True)
             with file.open("xb") as stream:
-                stream.truncate(shard.size)
                 _write(stream.fileno(), memoryview(shard.header), 0)
                 _write_tensors(shard, stream.fileno(), maker, threads)
 
@@ -169,7 +168,7 @@ def _new_folder(out: Path, weights: int, files: Iterable[Path]) -> Iterator[Path
 
 
 class _Shard(NamedTuple):
-    """One file of the output, of `size` bytes: `header`, then the tensors, by wider dtypes first.
+    """One file of the output: `header`, then the tensors, by wider dtypes first.
 
     So every tensor begins (`begins`, by name) at a multiple of the size of its elements.
     """
@@ -178,7 +177,6 @@ class _Shard(NamedTuple):
     plans: Sequence[TensorPlan]
     header: bytes
     begins: Mapping[str, int]
-    size: int
 
 
 def _shard(name: str, plans: Sequence[TensorPlan], module: str = "") -> _Shard:
@@ -196,7 +194,7 @@ def _shard(name: str, plans: Sequence[TensorPlan], module: str = "") -> _Shard:
     text += b" " * (-len(text) % 8)
     header = struct.pack("<Q", len(text)) + text
     begins = {plan.name: len(header) + end for plan, end in zip(ordered, ends, strict=False)}
-    return _Shard(name, ordered, header, begins, len(header) + ends[-1])
+    return _Shard(name, ordered, header, begins)
 
 
 def _split(

@@ -51,32 +51,31 @@ def scratch(size: int, name: str) -> Array:
     return buffer[:size]
 
 
-def loaded(sources: Sequence[Array], base: Array | None, span: slice) -> Array:
-    """Return a span of flat tensors, or of their changes (source - base), as float32.
+def loaded(tensors: Sequence[Array], base: Array | None = None) -> Iterator[tuple[slice, Array]]:
+    """Yield each span of tensors, or of their changes (tensor - base), with its values.
 
-    The shape is (sources, elements of the span). The next call overwrites the buffer.
+    They are float32, of shape (tensors, elements of the span), in a buffer that is overwritten.
     """
-    size = span.stop - span.start
-    values = scratch(len(sources) * size, "loaded").reshape(len(sources), size)
-    for row, source in zip(values, sources, strict=True):
-        if base is None:
-            load(source[span], row)
-        else:
-            load_change(source[span], base[span], row)
-    return values
+    sources, start = [it.reshape(-1) for it in tensors], None if base is None else base.reshape(-1)
+    for span in spans(len(sources[0])):
+        size = span.stop - span.start
+        values = scratch(len(sources) * size, "loaded").reshape(len(sources), size)
+        for row, source in zip(values, sources, strict=True):
+            if start is None:
+                load(source[span], row)
+            else:
+                load_change(source[span], start[span], row)
+        yield span, values
 
 
 @compiled
-def are_finite(values: Array) -> bool:
-    """Whether no stored weight is NaN or infinite, after conversion to float32."""
-    lanes = np.zeros(LANES, dtype=np.float32)
-    whole = len(values) // LANES * LANES
-    for at in range(0, whole, LANES):
-        for lane in range(LANES):  # infinity times 0 is NaN, and a sum with NaN stays NaN
-            lanes[lane] = fma(widen(values[at + lane]), np.float32(0), lanes[lane])
-    for i in range(whole, len(values)):
-        lanes[i - whole] = fma(widen(values[i]), np.float32(0), lanes[i - whole])
-    return bool((lanes == np.float32(0)).all())
+def count_bad(values: Array) -> int:
+    """Return how many stored weights are NaN or infinite, after conversion to float32."""
+    bad = 0
+    for i in range(len(values)):
+        value = widen(values[i])
+        bad += value - value != np.float32(0)
+    return bad
 
 
 @compiled
@@ -264,11 +263,8 @@ def products(tensors: Sequence[Array], base: Array | None = None) -> Array:
 
     The errors are about 1e-8 of the product of the two lengths.
     """
-    sources = [tensor.reshape(-1) for tensor in tensors]
-    start = None if base is None else base.reshape(-1)
-    sums = np.zeros((len(sources), len(sources)))
-    for span in spans(len(sources[0])):
-        values = loaded(sources, start, span)
+    sums = np.zeros((len(tensors), len(tensors)))
+    for _, values in loaded(tensors, base):
         for row, row_sums in zip(values, sums, strict=True):
             add_gradient_products(row, values, row_sums)
     return sums
@@ -276,9 +272,9 @@ def products(tensors: Sequence[Array], base: Array | None = None) -> Array:
 
 def gradient_products(gradient: Array, tensors: Sequence[Array]) -> list[float]:
     """Return the dot products of a flat float32 gradient with tensors."""
-    sources, sums = [tensor.reshape(-1) for tensor in tensors], np.zeros(len(tensors))
-    for span in spans(len(gradient)):
-        add_gradient_products(gradient[span], loaded(sources, None, span), sums)
+    sums = np.zeros(len(tensors))
+    for span, values in loaded(tensors):
+        add_gradient_products(gradient[span], values, sums)
     return list(map(float, sums))
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache, lru_cache, partial
-from math import prod
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from evomerge.merging.methods.blocks import SIZE, blocks, total
 from evomerge.merging.methods.method import Operands, flag, knob, method
@@ -13,7 +14,6 @@ from evomerge.merging.methods.method import Operands, flag, knob, method
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evomerge.merging.kernels.compiled import Array
     from evomerge.merging.kernels.selection import MagnitudeCut
 
 _EPSILON = knob(1e-5, 0, 1, selects=True)
@@ -35,7 +35,6 @@ def nearswap(
 
 def _important(operands: Operands) -> Tensor:
     """Return where the source counts in `arcee_fusion`."""
-    import numpy as np
     import torch
 
     width = max(operands.base.shape[-1] if operands.base.ndim else 1, 1)
@@ -65,7 +64,7 @@ def _important(operands: Operands) -> Tensor:
     paper="Goddard et al. 2024, arXiv 2403.13257",
     preparation=_important,
     cached_bytes=1.0,
-    working_bytes=lambda shape, _: 8.5 * prod(shape),
+    working_bytes=4.25,
     torch=True,
 )
 def arcee_fusion(operands: Operands, out: Tensor) -> None:
@@ -142,26 +141,14 @@ def _write_changed(operands: Operands, out: Tensor, epsilon: float, more: Tensor
         target.copy_(base + mean)
 
 
-def _variances(operands: Operands) -> Callable[[slice | Array], Array]:
-    """Return what gives the variances over the task vectors at some elements."""
+def _variances(operands: Operands) -> Tensor:
+    """Return the variances over the task vectors, flat."""
     import torch
 
-    start, *sources = (tensor.reshape(-1) for tensor in (operands.base, *operands.tensors))
-
-    def variances(part: slice | Array) -> Array:
-        base = start[part].float()
-        array: Array = _variance(torch.stack([it[part].float() - base for it in sources])).numpy()
-        return array
-
+    variances = torch.empty(operands.base.numel())
+    for (_, at), _, changes, _ in blocks(operands):
+        variances[at] = _variance(changes)[0]
     return variances
-
-
-def _varying(operands: Operands) -> int:
-    """Return the number of elements that differ between the task vectors."""
-    from evomerge.merging.kernels.passes import spans
-
-    variances = _variances(operands)
-    return sum(int((variances(span) != 0).sum()) for span in spans(operands.base.numel()))
 
 
 @method(
@@ -169,7 +156,9 @@ def _varying(operands: Operands) -> int:
     parents=(2, None),
     base="required",
     paper="Wan et al. 2024, arXiv 2408.07990",
-    preparation=lambda operands: cache(partial(_varying, operands)),
+    preparation=lambda operands: cache(partial(_variances, operands)),
+    cached_bytes=2.0,
+    working_bytes=1.5,
     torch=True,
 )
 def sce(
@@ -193,9 +182,11 @@ def sce(
 
     from evomerge.merging.kernels.selection import find_cut
 
-    size = operands.base.numel()
-    kept = size if select_topk == 1 else int(select_topk * operands.prepared())
-    cut = find_cut(_variances(operands), size, kept) if 0 < kept < size else None
+    kept, cut = operands.base.numel(), None
+    if select_topk < 1:
+        variances = operands.prepared().numpy()
+        kept = int(select_topk * np.count_nonzero(variances))
+        cut = find_cut(variances.__getitem__, len(variances), kept) if kept else None
     energies = torch.zeros(len(operands.tensors), 1, 1, dtype=torch.float64)
     for _, changes, _target in _selected(operands, cut, out) if kept else ():
         energies += changes.square().sum((1, 2), keepdim=True, dtype=torch.float64)

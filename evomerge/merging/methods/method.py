@@ -149,8 +149,8 @@ class Method:
             in bytes for each element of each source.
         in_mergekit: whether a mergekit config can name it.
         costly: whether preparing a matrix (none with `tokens`) takes far longer than reading it.
-        working_bytes: takes a tensor's shape and the `source` knobs, and returns the bytes that its
-            merge takes beside the sources and the result; None: some megabytes.
+        working_bytes: memory that a merge takes beside the sources and the result, in bytes for
+            each of their elements; 0: some megabytes.
         gradients: takes the operands, the gradient of a loss by the merged tensor (float32, flat)
             and the knobs, and returns the gradients by all knobs that are smooth; None: they are
             central differences of the merge.
@@ -171,7 +171,7 @@ class Method:
     cached_bytes: float = 0.0
     in_mergekit: bool = True
     costly: bool = False
-    working_bytes: Callable[[Sequence[int], Sources], float] | None = None
+    working_bytes: float = 0.0
     gradients: Callable[..., Mapping[KnobKey, float]] | None = None
     smoothed: tuple[str, ...] = ()
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from itertools import zip_longest
+from typing import TYPE_CHECKING
 
 from evomerge.merging.methods.method import (
     WEIGHT,
@@ -46,7 +47,7 @@ def _vectors(kind: str, operands: Operands) -> list[TaskVector]:
     from evomerge.merging.kernels.selection import Largest
 
     kinds = {it.__name__: it for it in (TaskVector, Largest, Drawn, DrawnByRank)}
-    pairs = zip(operands.tensors, operands.noise or [None] * len(operands.tensors), strict=True)
+    pairs = zip_longest(operands.tensors, operands.noise)
     return [kinds[kind](it, operands.base, noise, reuse=operands.reuse) for it, noise in pairs]
 
 
@@ -85,7 +86,9 @@ def _gradients(
     weight: Floats,
     lambda_: float,
     normalize: bool,
-    **others: Any,
+    rescale: bool,
+    int8_mask: bool,
+    **sparsity: Floats,
 ) -> dict[KnobKey, float]:
     """Return the gradients by weights and lambda, where the same elements stay.
 
@@ -94,7 +97,8 @@ def _gradients(
     """
     from evomerge.merging.kernels.passes import weight_gradients
 
-    factors, consensus = _consensus(operands, range(len(weight)), weight, normalize, **others)
+    numbers = range(len(weight))
+    factors, consensus = _consensus(operands, numbers, weight, normalize, rescale, **sparsity)
     by_weights = [0.0] * len(weight)
     if elect:
         each, shared, merged = consensus.elected_products(gradient)
@@ -116,7 +120,7 @@ def _consensus(
     weights: Floats,
     normalize: bool,
     rescale: bool,
-    int8_mask: bool = False,
+    /,
     **sparsity: Floats,
 ) -> tuple[dict[int, float], Consensus]:
     """Return number -> factor of those sparse task vectors that have elements, and their sum."""

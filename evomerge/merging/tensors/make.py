@@ -22,7 +22,7 @@ import numpy as np
 from evomerge.errors import CandidateError, CheckpointError
 from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.kernels.noise import Noise
-from evomerge.merging.kernels.passes import are_finite, load, write_copy
+from evomerge.merging.kernels.passes import count_bad, write_copy
 from evomerge.merging.methods.method import Merge, Operands
 from evomerge.merging.tensors.plan import Planner, SourceTensor, TensorPlan
 from evomerge.merging.tensors.reader import DTYPES, TensorReader, matched_rows
@@ -122,18 +122,23 @@ class TensorMaker:
         """Raise `CheckpointError` unless the weights of a source are finite; free its memory."""
         if self.reader.checkpoints[source.parent].tensors[source.name].floating:
             weights = self.reader.read(source)
-            if not are_finite(weights.reshape(-1)):
-                raise _not_finite(source, weights)
+            if bad := count_bad(weights.reshape(-1)):
+                raise CheckpointError(
+                    f"{source.name}: {bad} of {weights.size} weights of {source.parent!r} are NaN "
+                    "or infinite, and so is every merge of them; repair the file, or remove the "
+                    "parent."
+                )
         self.reader.release(source)
 
     def working_bytes(self, plan: TensorPlan) -> int:
         """Return about how many bytes the making of a tensor takes: copies of sources, result."""
-        method = self._method(plan.method) if plan.method else None
         copies = sum(map(self.reader.is_copied, plan.inputs))
         taken = (1 + copies) * math.prod(plan.shape) * WIDTHS[plan.dtype]
-        if method is None or method.working_bytes is None or (method.costly and plan.tokens):
+        method = self._method(plan.method or "passthrough")
+        if method.costly and plan.tokens:
             return taken
-        return taken + int(method.working_bytes(plan.shape, plan.knobs))
+        each = (1 + len(plan.sources)) * math.prod(plan.shape)
+        return taken + int(method.working_bytes * each)
 
     def _prepare(self, plan: TensorPlan, *, reuse: bool) -> Merge:
         """Read the sources and compute what does not depend on knobs; the plan is no copy."""
@@ -170,20 +175,14 @@ class TensorMaker:
                 write_copy(exact, out)
         except CandidateError as error:
             raise CandidateError(f"{plan.name}: {error}") from error
-        if not are_finite(out.reshape(-1)):
-            raise self._blame(plan, out)
-
-    def _blame(self, plan: TensorPlan, out: Array) -> CandidateError | CheckpointError:
-        """Return an error that says why a merged tensor is not finite."""
-        for source in plan.inputs:
-            weights = self.reader.read(source)
-            if not are_finite(weights.reshape(-1)):
-                return _not_finite(source, weights)
-        return CandidateError(
-            f"{plan.name}: {plan.method} gave {count_bad(out)} NaN or infinite weights of "
-            f"{math.prod(plan.shape)} from finite sources; the knobs are too large for "
-            f"{plan.dtype} or have no finite result."
-        )
+        if bad := count_bad(out.reshape(-1)):
+            for source in plan.inputs:
+                self.check_source(source)
+            raise CandidateError(
+                f"{plan.name}: {plan.method} gave {bad} NaN or infinite weights of {out.size} from "
+                f"finite sources; the knobs are too large for {plan.dtype} or have no finite "
+                "result."
+            )
 
     def _free(self, plan: TensorPlan) -> None:
         for source in plan.inputs if self.release else ():
@@ -193,20 +192,6 @@ class TensorMaker:
 def _key(plan: TensorPlan) -> Hashable:
     """Return a key of all that a prepared merge depends on."""
     return (plan.method, plan.sources, plan.base, plan.seed, plan.name)
-
-
-def _not_finite(source: SourceTensor, weights: Array) -> CheckpointError:
-    return CheckpointError(
-        f"{source.name}: {count_bad(weights)} of {weights.size} weights of {source.parent!r} are "
-        "NaN or infinite, and so is every merge of them; repair the file, or remove the parent."
-    )
-
-
-def count_bad(weights: Array) -> int:
-    """Return how many stored weights are NaN or infinite in float32."""
-    exact = np.empty(weights.size, dtype=np.float32)
-    load(weights.reshape(-1), exact)
-    return int(np.count_nonzero(~np.isfinite(exact)))
 
 
 @dataclass
@@ -248,12 +233,9 @@ class PreparedMerges:
             if self._used + size > self.room:
                 return
             self._used += size
-        try:
-            merge = prepare()
-        except BaseException:
-            with self._lock:
-                self._used -= size
-            raise
+        merge = (
+            prepare()
+        )  # one that fails now fails for every candidate: its room is not given back
         with self._lock:
             self._merges[key] = (merge, size, self._candidate)
 

@@ -7,10 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.merging.kernels.noise import LOWEST, STEPS, Noise, philox
-from evomerge.merging.kernels.passes import are_finite
+from evomerge.merging.kernels.passes import count_bad
 from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor
 from evomerge.merging.methods.method import knob, method
-from evomerge.merging.tensors.make import count_bad
 from evomerge.testing.methods import on_tensors
 
 WEIGHTS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
@@ -54,7 +53,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def is_finite(tensor):
-    return are_finite(as_array(tensor).reshape(-1))
+    return not count_bad(as_array(tensor))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -81,12 +81,3 @@ def test_threads_share_prepared_merges_within_the_room():
         for_each(need, range(100, 110), 4)
     assert sorted(made) == [*kept, *range(100, 110)]
     assert [prepared.find(key) for key in range(100, 110)] == list(range(100, 110))
-
-
-def test_a_failed_preparation_gives_its_room_back():
-    prepared = PreparedMerges(room=100)
-    for _ in range(3):
-        with pytest.raises(ZeroDivisionError):
-            prepared.keep("a", 100, lambda: 1 / 0)
-    prepared.keep("b", 100, lambda: True)
-    assert prepared.find("b") is True
