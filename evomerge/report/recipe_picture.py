@@ -77,14 +77,14 @@ def _knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
         x for x, it in enumerate(depth) if it.isalpha() or (x <= last and not int(it) % step)
     ]
     heights = [len(grid) + 1.2 for grid in knobs.values()]
-    figure, panels = new_figure(0.4 * len(knobs) + 0.25 * sum(heights), heights)
+    figure, panels = new_figure(0.4 * len(knobs) + 0.3 * sum(heights), heights)
     for axes, (knob, grid) in zip(panels, knobs.items(), strict=True):
         image = axes.imshow(list(grid.values()), aspect="auto", interpolation="nearest")
         axes.set_title(plain_text(knob), loc="left", **TEXT)
         axes.set_yticks(range(len(grid)), [label_text(label, 26) for label in grid])
         axes.set_xticks(columns, [depth[x] for x in columns])
         axes.set_facecolor(LINE)  # where a knob is not used
-        figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
+        figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02, aspect=4)
     letters = ", ".join(f"{name[0].upper()}: {name}" for name in outside)
     panels[-1].set_xlabel(f"{_DEPTH}\n({letters})", **TEXT)
     return figure

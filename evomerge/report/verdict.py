@@ -10,7 +10,7 @@ from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import listed
 from evomerge.report.confidence import Comparison
 from evomerge.report.standings import Differences, Standings
-from evomerge.report.words import ordinal, short_scores
+from evomerge.report.words import short_scores
 from evomerge.run.history import BASE, Candidate
 from evomerge.scores import TOKENS, Split
 from evomerge.space.baselines import UNIFORM
@@ -141,7 +141,7 @@ def _needed(table: Standings, closest: Comparison) -> str:
     """Return why a difference whose interval is above 0 may be no evidence, or nothing."""
     needed = f'"Yes" takes a probability of {1 - level(table.earlier + 1):.6g}'
     if table.earlier:
-        which = f"the {ordinal(table.earlier + 1)} winner that these test documents measured"
+        which = f"winner {table.earlier + 1} that these test documents measured"
         return f" It is {which}; with each, luck has another chance, so {needed}."
     is_near = closest.sign > 0 and 1 - closest.probability > level(1)
     return f" {needed}, so that later winners can be measured here too." if is_near else ""

@@ -54,12 +54,6 @@ def renamed(text: str, names: Mapping[str, str], before: str = "") -> str:
     return text
 
 
-def ordinal(number: int) -> str:
-    """Return a number from 1 on as the place in a row: `1st`, `2nd`, `11th`."""
-    ends = {1: "st", 2: "nd", 3: "rd"}
-    return f"{number}{'th' if number % 100 in (11, 12, 13) else ends.get(number % 10, 'th')}"
-
-
 def storable(value: Any) -> Any:
     """Return a value that other programs can store: keys in one line, no control characters."""
 

@@ -107,10 +107,10 @@ def test_a_later_winner_on_the_same_documents_is_held_to_a_stricter_level(
     for view in found:
         assert view.table.comparisons["zoo:language"].difference.low > 0
     first, second, third = (view.verdict.text for view in found)
-    where = "winner that these test documents measured; with each, luck has another chance, so"
+    where = "that these test documents measured; with each, luck has another chance, so"
     needed = '"Yes" takes a probability of'
-    assert f"It is the 2nd {where} {needed} 0.9975." in second
-    assert f"It is the 3rd {where} {needed} 0.99875." in third
+    assert f"It is winner 2 {where} {needed} 0.9975." in second
+    assert f"It is winner 3 {where} {needed} 0.99875." in third
     assert "that these test documents measured" not in first
     why = f"{needed} 0.98, so that later winners can be measured"
     assert (why in first) is (not yes[0])
