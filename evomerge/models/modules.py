@@ -27,12 +27,6 @@ KINDS = ("Pooling", "Dense", "Normalize", "LayerNorm", "Dropout")
 STACK = "evomerge_modules"
 """Attribute of a model in memory to which its modules were added: its `ModuleStack`."""
 
-_TRANSFORMER = tuple(
-    f"sentence_{kind}_config.json"
-    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-)
-"""Where sentence-transformers looks for the settings of the transformer, in its order."""
-
 _CLASS = re.compile(r"sentence_transformers(\.\w+)*\.(\w+)")
 _FOLDER = re.compile(r"[\w-]+", re.ASCII)
 _POOLING = {
@@ -58,8 +52,7 @@ _PLAIN: Mapping[str, Any] = {
 }
 """Settings of a transformer that makes one vector of each token; its model's class may be any."""
 
-_LENGTHS = ("max_seq_length", "query_length", "document_length")
-_READ = {*_LENGTHS, "do_lower_case", "unpad_inputs"}
+_READ = ("max_seq_length", "do_lower_case", "unpad_inputs")
 """Further settings of the transformer that need no other treatment, or have their own here."""
 
 _NO_LIMIT = 1_000_000
@@ -142,8 +135,7 @@ class ModuleStack:
         for module in self.modules[1:]:
             for key, value in _plain_settings(module).items():
                 yield f"{module.kind}.{key}", value
-        for key in sorted(_READ - {"max_seq_length", "unpad_inputs"}):
-            yield key, self.modules[0].settings.get(key) or None
+        yield "do_lower_case", self.modules[0].settings.get("do_lower_case") or None
         yield "prompts", {name: text for name, text in self.prompts.items() if text} or None
         for key in ("default_prompt_name", "truncate_dim"):
             yield key, self.settings.get(key)
@@ -164,19 +156,17 @@ def _plain_settings(module: Module) -> dict[str, Any]:
 
 
 def max_length(
-    settings: Mapping[str, Any], of_tokenizer: float, config: Mapping[str, Any], role: str = "text"
+    settings: Mapping[str, Any], of_tokenizer: float, config: Mapping[str, Any]
 ) -> int | None:
     """Return the number of tokens that a longer text is cut to; None: no limit.
 
-    It goes by the `settings` of the transformer module, the tokenizer's `model_max_length`, the
-    model's `config.json`, and `role`: a `query` or `document` may have another length.
+    It goes by the `settings` of the transformer module, the tokenizer's `model_max_length`, and the
+    model's `config.json`.
     """
-    lengths = (settings.get(key) for key in (f"{role}_length", "max_seq_length"))
-    length_of_text = next((length for length in lengths if length is not None), of_tokenizer)
-    positions = config.get("max_position_embeddings")
-    if length_of_text is of_tokenizer and positions is not None and positions != -1:
-        length_of_text = min(length_of_text, positions)
-    return int(length_of_text) if length_of_text < _NO_LIMIT else None
+    length, positions = settings.get("max_seq_length"), config.get("max_position_embeddings")
+    if length is None:
+        length = min(of_tokenizer, of_tokenizer if positions in (None, -1) else positions)
+    return int(length) if length < _NO_LIMIT else None
 
 
 def read_stack(folder: Path, reference: str) -> ModuleStack | None:
@@ -202,13 +192,12 @@ def read_stack(folder: Path, reference: str) -> ModuleStack | None:
             )
         if number and not (isinstance(path, str) and _FOLDER.fullmatch(path)):
             raise _VALUES.wrong(path, f"{where}.path", "the name of a folder beside the file")
-        inner, names = (str(path), ("config.json",)) if number else ("", _TRANSFORMER)
-        present = [file for file in (folder / inner / name for name in names) if file.is_file()][:1]
+        inner, name = (str(path), "config.json") if number else ("", "sentence_*_config.json")
+        present = sorted(filter(Path.is_file, (folder / inner).glob(name)))[:1]
         files += present
         settings = read_json(present[0]) if present else {}
-        for key in () if number else _LENGTHS:
-            if settings.get(key) is not None:
-                _VALUES.whole(settings[key], f"{present[0]}: {key}", least=1)
+        if not number and settings.get("max_seq_length") is not None:
+            _VALUES.whole(settings["max_seq_length"], f"{present[0]}: max_seq_length", least=1)
         modules.append(Module(inner, kind, settings))
     files += filter(Path.is_file, [folder / SETTINGS])
     of_encoder = _checked(read_json(folder / SETTINGS)) if files[-1].name == SETTINGS else {}

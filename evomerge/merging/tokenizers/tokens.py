@@ -52,11 +52,11 @@ class Tokens:
             )
         tokens = cls(checkpoint.reference, read_json(file), checkpoint.vocabulary)
         try:
-            texts, ids = [*tokens.ids], [*tokens.ids.values()]
+            ids: Mapping[Any, Any] = tokens.ids
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-            texts, ids = [], []
-        is_text = all(isinstance(text, str) for text in texts)
-        if not (ids and is_text and all(type(i) is int and 0 <= i <= _LARGEST_ID for i in ids)):
+            ids = {}
+        are_ids = (type(i) is int and 0 <= i <= _LARGEST_ID for i in ids.values())
+        if not (ids and all(isinstance(text, str) for text in ids) and all(are_ids)):
             raise CheckpointError(
                 f"{file} has no `model.vocab` of tokens with ids from 0 to {_LARGEST_ID}, or other "
                 "`added_tokens`; download it again."
@@ -224,13 +224,11 @@ def check_merged(data: Mapping[str, Any], ids: Mapping[str, int]) -> None:
     from tokenizers import Tokenizer
 
     try:
-        loaded = Tokenizer.from_str(json.dumps(data))
+        loaded = Tokenizer.from_str(json.dumps(data)).get_vocab(with_added_tokens=True)
     except Exception as error:  # the library raises plain Exception
         raise CheckpointError(f"The merged tokenizer does not load: {one_line(error)}.") from error
-    theirs = loaded.get_vocab(with_added_tokens=True)
-    for text, i in ids.items():
-        if theirs.get(text) != i:
-            raise CheckpointError(
-                f"The merged tokenizer gives token {text!r} the id {theirs.get(text)} and not {i}; "
-                "set `tokenizer` to one of the parents."
-            )
+    if moved := [text for text, i in ids.items() if loaded.get(text) != i]:
+        raise CheckpointError(
+            f"The merged tokenizer gives token {moved[0]!r} another id than the merged model; set "
+            "`tokenizer` to one of the parents."
+        )

@@ -44,7 +44,6 @@ CASES = {
     "decoder": ({"architecture": "qwen3", "pooling": "lasttoken"}, {}),
     "encoder and decoder": ({"architecture": "t5"}, {}),
     "a length": ({"length": 10}, {SBERT: {"max_seq_length": 5}}),
-    "lengths of roles": ({"length": 10}, {SBERT: {"query_length": 3, "document_length": 6}}),
     "small letters": ({"length": 10}, {SBERT: {"do_lower_case": True}}),
     "fewer numbers": ({"length": 10}, {ST: {"truncate_dim": 3}}),
     "a passage prompt": ({"length": 10}, {ST: {"prompts": {"passage": "w2 "}}}),
