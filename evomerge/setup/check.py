@@ -62,7 +62,7 @@ def check_search(
     evaluator = load(config, allowed)
     objectives = tasks.find_objectives(config, evaluator)
     constraints = tasks.find_constraints(config, evaluator)
-    splits, left_out = tasks.find_splits(config, evaluator)
+    splits = tasks.find_splits(config, evaluator)
 
     config, fewer = resolve_racing(config, objectives, evaluator.info, splits["search"])
     if (kind := strategy_kind(config.optimizer.name)) is not None:
@@ -86,7 +86,7 @@ def check_search(
     checked = CheckedSearch(
         config=config, checkpoints=checkpoints, host=host, space=space, objectives=objectives,
         splits=splits, constraints=constraints, fewer_documents=fewer, loaded=evaluator,
-        start=start, allowed=allowed, left_out=left_out,
+        start=start, allowed=allowed,
     )  # fmt: skip
     evaluator.check(checked.merges, splits)
     check_fit(checked)

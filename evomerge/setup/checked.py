@@ -39,7 +39,6 @@ class CheckedSearch:
     start: tuple[Genome, ...] = ()  # what the search tries first
     unlike_merges: tuple[str, ...] = ()  # parents that differ beside their weights
     allowed: Permissions = NOTHING
-    left_out: str = ""  # which documents no split has, in a sentence
 
     @property
     def tokenizer_giver(self) -> str:

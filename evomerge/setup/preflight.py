@@ -101,7 +101,6 @@ def warnings(checked: CheckedSearch, allow_benchmarks: bool) -> list[str]:
         *lost_part_notes(checkpoints, checked.host, _merged(checked)),
         *prediction_notes(name for name, item in checkpoints.items() if item.predictions),
         *fit_warnings(checked),
-        *([checked.left_out] if checked.left_out else []),
         *_document_warnings(checked),
         *_candidate_warnings(checked),
         *_time_warnings(checked),

@@ -66,13 +66,8 @@ def _metric(
     return metric, info.higher_is_better
 
 
-def find_splits(
-    config: SearchConfig, evaluator: Evaluator
-) -> tuple[Mapping[Split, Documents], str]:
-    """Choose the documents of every split; no two splits have a document in common.
-
-    Returns:
-        split -> task -> document ids; and in a sentence which documents were left out.
+def find_splits(config: SearchConfig, evaluator: Evaluator) -> Mapping[Split, Documents]:
+    """Return split -> task -> document ids; no two splits have a document in common.
 
     ConfigError: a task has too few documents.
     """

@@ -13,7 +13,6 @@ from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.calls import seeded
 from evomerge.evaluation.inference.generation import seed_of
 from evomerge.evaluation.tasks.harness import Harness
-from evomerge.evaluation.tasks.suitable import repeats_warning
 
 pytestmark = pytest.mark.thorough
 
@@ -168,11 +167,3 @@ def test_a_temperature_that_cannot_be_used_is_one_sentence(llama, tokenizer, tas
         evaluator = asking(Harness(["t_sample"], [tasks], generation=settings))
         with pytest.raises(ConfigError, match=rf"cannot score.*{words}.*generation_kwargs"):
             evaluator.prepare(llama, tokenizer, {"search": {"t_sample": IDS}})
-
-
-def test_repeats_that_are_of_no_use_are_warned_of(folder):
-    for settings in ({}, {"do_sample": False}):
-        harness = Harness(["s_vote"], [folder], generation=settings)
-        assert not repeats_warning(harness.info.tasks["s_vote"])
-    plain = Harness(["s_plain"], [folder]).info.tasks["s_plain"]
-    assert "only reads the first of them" in (repeats_warning(plain) or "")

@@ -193,7 +193,7 @@ def checked(tmp_path, monkeypatch):
 def test_validate_says_which_backend_answers_which_tasks(checked):
     for changes, said in (
         ({"evaluation": SMALL["evaluation"], "objectives": [CHOICES]}, "hf"),
-        ({"evaluation": SMALL["evaluation"]}, "hf; vllm may take less time for texts of many "),
+        ({"evaluation": SMALL["evaluation"]}, "hf"),
         ({}, "vllm for texts (zoo_maths), hf for"),
         ({"objectives": [CHOICES]}, "vllm for texts (none), hf for log-likelihoods"),
     ):

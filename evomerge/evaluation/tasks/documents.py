@@ -42,7 +42,7 @@ class DocumentPool:
 
 def choose_documents(
     sizes: Mapping[Split, Size], pools: Mapping[Split, Mapping[str, DocumentPool]], seed: int
-) -> tuple[dict[Split, dict[str, tuple[int, ...]]], str]:
+) -> dict[Split, dict[str, tuple[int, ...]]]:
     """Choose the documents of every split, so that no two splits share one.
 
     If tasks of one data set have documents in common, a split prefers to use the same ones for each
@@ -50,14 +50,13 @@ def choose_documents(
 
     `sizes` has the number of documents per task; `all` takes every document that the other splits
     do not use. Together with the names of the tasks, the seed determines the choice. The result is
-    split -> task -> ascending ids; and in a sentence what `all` left out, or an empty text.
+    split -> task -> ascending ids.
 
     Raises:
         ConfigError: there are too few documents, or two splits ask for all of them.
     """
     chosen: dict[Split, dict[str, tuple[int, ...]]] = {split: {} for split in sizes}
     owners: dict[str, Split] = {}
-    left_out = []
     for split in sorted(sizes, key=lambda split: sizes[split] == "all"):
         for task, pool in pools[split].items():
             order, size = in_order(pool.count, f"{seed}/{task}"), sizes[split]
@@ -76,13 +75,9 @@ def choose_documents(
                     f"set it to {max(1, different // sharing)} or less in each split (one may be "
                     "`all`), or take another source (`task_split`, `tasks`)."
                 )
-            others = set(order) - set(ids) if size == "all" else ()
-            if same := sum(f"{pool.source} {document}" not in owners for document in others):
-                left_out.append(f"{same} of the {pool.count} of {pool.source!r} from {split}")
             owners |= {form: split for document in ids for form in pool.known_as(document)}
             chosen[split][task] = tuple(sorted(ids))
-    said = "documents that repeat one of another split are left out"
-    return chosen, f"{said}: {', '.join(left_out)}." if left_out else ""
+    return chosen
 
 
 def in_order(count: int, key: str) -> list[int]:

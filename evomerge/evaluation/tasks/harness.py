@@ -16,7 +16,7 @@ from evomerge.evaluation.inference.calls import SEED, calling
 from evomerge.evaluation.inference.reference import ReferenceLM
 from evomerge.evaluation.tasks.code import CodeProcess, Origin
 from evomerge.evaluation.tasks.info import TaskInfo, describe
-from evomerge.evaluation.tasks.loading import TaskLoader, runs_code, task_manager
+from evomerge.evaluation.tasks.loading import TaskLoader, runs_code
 from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, TaskMetrics
 from evomerge.scores import NLL, TOKENS
 
@@ -60,7 +60,7 @@ class Harness:
         self._loader = TaskLoader(folders, fewshot, generation or {}, allow_code, tasks)
         self.origins: dict[str, Origin] = {}
         with calling(SEED):
-            task_manager(folders, tasks, "objectives")
+            self._loader.manager(tasks, "objectives")
             for name in dict.fromkeys(tasks):
                 self._load(name, name, "objectives")
             self.info = describe(self.tasks, self._groups, self._tried)
@@ -81,7 +81,7 @@ class Harness:
         other.tasks, other._groups = dict(self.tasks), dict(self._groups)
         other.origins, other._metrics = dict(self.origins), dict(self._metrics)
         with calling(SEED):
-            task_manager(self._loader.include, [*replacements.values()], f"{where}.tasks")
+            self._loader.manager([*replacements.values()], f"{where}.tasks")
             for name, source in replacements.items():
                 other._load(name, source, f"{where}.tasks")
             other.info = describe(other.tasks, other._groups, other._tried)

@@ -46,8 +46,8 @@ class TaskInfo:
         task_splits: lm-eval's splits that the task has -> their names in the data set.
         task_split: the one that the documents come from.
         repeats, is_sampled: number of texts for each document, and whether these are drawn.
-        has_filters, filters: whether the task has filters of its own, and the names of all;
-            lm-eval's default one, `none`, takes the first text.
+        filters: the names of the task's filters; lm-eval's default one, `none`, takes the first
+            text.
         shows_images: whether the model sees images; such a task is scored by lm-eval's own class.
     """
 
@@ -61,7 +61,6 @@ class TaskInfo:
     dataset_config: str = ""
     repeats: int = 1
     is_sampled: bool = False
-    has_filters: bool = True
     filters: tuple[str, ...] = ()
     shows_images: bool = False
 
@@ -200,7 +199,6 @@ def _task_info(name: str, task: Any, measure: Measure) -> TaskInfo:
         dataset_config=str(get("dataset_name") or ""),
         repeats=int(get("repeats") or 1),
         is_sampled=kind == "generate_until" and is_sampled(get("generation_kwargs") or {}),
-        has_filters=bool(get("filter_list")),
         filters=tuple(item.name for item in filters_of(task)),
         shows_images=shows_images(task),
     )

@@ -6,16 +6,13 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from evomerge.compat.lm_eval import Group, load_tasks
 from evomerge.errors import ConfigError, did_you_mean, one_line
 from evomerge.models.references import is_folder
-from evomerge.trust.code import has_script
 
-_State: TypeAlias = tuple[tuple[str, int, int], ...]
 _CODE_EVAL = "HF_ALLOW_CODE_EVAL"
 _CODE = (
     "runs code that the model writes; read in docs/evaluation.md what the processes in which it "
@@ -23,62 +20,12 @@ _CODE = (
 )
 
 
-def task_manager(include: Sequence[str], tasks: Sequence[str], where: str) -> Any:
-    """Return an lm-eval `TaskManager` that knows the tasks and groups that the key `where` names.
-
-    lm-eval's built-in tasks are indexed only if one of them is needed, since that takes seconds.
-
-    Raises:
-        ConfigError: there is no such task or folder.
-    """
-    from lm_eval.tasks import TaskManager
-
-    for folder in include:
-        if not is_folder(Path(folder)):
-            raise ConfigError(
-                f"evaluation.include: {folder!r} is not a folder; name a folder with task "
-                "YAML, seen from the folder of the search file."
-            )
-    folders = tuple((folder, _state(Path(folder))) for folder in include)
-    for defaults in (False, True) if include else (True,):
-        manager = _indexed(TaskManager, folders, defaults)
-        missing = [name for name in tasks if name not in manager.all_tasks]
-        if not missing:
-            return manager
-    raise ConfigError(
-        f"{where}: there is no task {missing[0]!r} in lm-eval"
-        f"{' or in ' + ', '.join(include) if include else ''}; put its YAML into a folder "
-        f"named in evaluation.include.{did_you_mean(missing[0], manager.all_tasks)}"
-    )
-
-
-@lru_cache(maxsize=2)
-def _indexed(kind: Any, folders: tuple[tuple[str, _State], ...], defaults: bool) -> Any:
-    """Return a `TaskManager`, which is kept for other searches with the same files."""
-    include = [folder for folder, _ in folders]
-    return kind(include_path=include or None, include_defaults=defaults)
-
-
-def _state(folder: Path) -> _State:
-    """Return what changes if a file of a folder is added, removed or written again."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files)
-
-
 @contextmanager
 def _code_may_load(allow_code: bool) -> Iterator[None]:
     """While the context is open, Hugging Face's `code_eval` runs if code is allowed.
 
     lm-eval's code tasks try it when they are imported.
-
-    Raises:
-        ConfigError: a script in the working folder would run in its place.
     """
-    if allow_code and has_script("code_eval"):
-        raise ConfigError(
-            "The script `code_eval` in the working folder would run in place of Hugging Face's "
-            "metric of this name; start evomerge in another folder."
-        )
     before = dict(os.environ)
     os.environ |= {_CODE_EVAL: "1"} if allow_code else {}
     try:
@@ -100,6 +47,39 @@ class TaskLoader:
     generation: Mapping[str, Any] = field(default_factory=dict)
     allow_code: bool = False
     names: Sequence[str] = ()
+    _managers: dict[bool, Any] = field(default_factory=dict)
+
+    def manager(self, tasks: Sequence[str], where: str) -> Any:
+        """Return an lm-eval `TaskManager` that knows the tasks and groups that `where` names.
+
+        lm-eval's built-in tasks are indexed only if one of them is needed, since that takes
+        seconds.
+
+        Raises:
+            ConfigError: there is no such task or folder.
+        """
+        from lm_eval.tasks import TaskManager
+
+        for folder in self.include:
+            if not is_folder(Path(folder)):
+                raise ConfigError(
+                    f"evaluation.include: {folder!r} is not a folder; name a folder with task "
+                    "YAML, seen from the folder of the search file."
+                )
+        for defaults in (False, True) if self.include else (True,):
+            if defaults not in self._managers:
+                folders = [*self.include] or None
+                manager = TaskManager(include_path=folders, include_defaults=defaults)
+                self._managers[defaults] = manager
+            known = self._managers[defaults].all_tasks
+            missing = [name for name in tasks if name not in known]
+            if not missing:
+                return self._managers[defaults]
+        raise ConfigError(
+            f"{where}: there is no task {missing[0]!r} in lm-eval"
+            f"{' or in ' + ', '.join(self.include) if self.include else ''}; put its YAML into a "
+            f"folder named in evaluation.include.{did_you_mean(missing[0], known)}"
+        )
 
     def load(
         self, name: str, where: str, changes: Mapping[str, str] | None = None
@@ -115,7 +95,7 @@ class TaskLoader:
         changed = {"group": "changed", "task": [{"task": name, **(changes or {})}]}
         try:
             with _code_may_load(self.allow_code):
-                manager = task_manager(self.include, [*self.names, name], where)
+                manager = self.manager([*self.names, name], where)
                 tasks, groups = load_tasks(manager, changed if changes else name)
         except (ConfigError, KeyboardInterrupt):
             raise

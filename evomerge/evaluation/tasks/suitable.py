@@ -89,9 +89,7 @@ class Suitable(Objective):
     def words(self, merges: Merges) -> Mapping[str, Any]:
         """Return what runs models and the code that they write, and how texts are drawn."""
         texts = [task for task in self.info.tasks.values() if task.generates]
-        is_plain = not is_encoder_decoder(merges.host) and not merges.are_paths
-        is_plain &= any(not task.shows_images for task in texts)
-        runs = f"hf{'; vllm may take less time for texts of many tokens (docs/vllm.md)' * is_plain}"
+        runs = "hf"
         if self.backend == "vllm":
             names = ", ".join(task.name for task in texts) or "none"
             runs = f"vllm for texts ({names}), hf for log-likelihoods and gradients"
@@ -116,7 +114,6 @@ class Suitable(Objective):
                 "use the network, since only its time and memory are limited (docs/evaluation.md); "
                 "run the search in a container that holds nothing else, or install bubblewrap."
             )
-        yield from filter(None, map(repeats_warning, self.info.tasks.values()))
 
     def benchmarks(self) -> Iterator[str]:
         """Yield warnings of tasks that are public benchmarks."""
@@ -135,15 +132,4 @@ def benchmark_warning(task: TaskInfo) -> str | None:
         f"the search optimizes on the {split} documents of the public benchmark {task.name!r}, so "
         "its score on that benchmark will say nothing about other models' scores on it; search on "
         f"{own}, and keep the benchmark for the test (--allow-benchmarks silences this)."
-    )
-
-
-def repeats_warning(task: TaskInfo) -> str | None:
-    """Return a warning if a task's `repeats` are of no use."""
-    if task.repeats == 1 or not task.is_sampled or task.has_filters:
-        return None
-    return (
-        f"task {task.name!r} samples {task.repeats} texts for each document, but has no "
-        "filter_list, so lm-eval only reads the first of them; add filters that read all, such "
-        "as majority_vote, or set repeats to 1 in its YAML."
     )

@@ -253,11 +253,3 @@ def test_without_permission_a_sentence_names_the_task_and_the_flag(folder, tmp_p
     for task, place in (("add", folder), (write_executed(tmp_path), tmp_path)):
         with pytest.raises(ConfigError, match=rf"'{task}' runs code.*--allow-code"):
             Harness([task], [place])
-
-
-def test_a_script_in_the_working_folder_is_not_taken_for_code_eval(tmp_path, monkeypatch):
-    (tmp_path / "code_eval").mkdir()
-    (tmp_path / "code_eval" / "code_eval.py").write_text("raise SystemExit('this was run')")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="`code_eval` in the working folder would run"):
-        Harness([write_executed(tmp_path)], [tmp_path], allow_code=True)

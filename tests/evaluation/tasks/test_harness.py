@@ -7,7 +7,7 @@ from task_files import write_task
 from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.lm_eval import LmEval
-from evomerge.evaluation.tasks.loading import task_manager
+from evomerge.evaluation.tasks.loading import TaskLoader
 
 ROWS = [{"q": "a?", "a": "b"}]
 
@@ -52,13 +52,12 @@ def test_documents_are_made_once_to_be_compared(tasks):
     assert made == [40]
 
 
-def test_tasks_are_indexed_again_only_if_a_file_has_changed(tmp_path):
+def test_tasks_are_indexed_once_for_a_search(tmp_path):
     write_task(tmp_path, "own_one", ROWS)
-    include = [str(tmp_path)]
-    manager = task_manager(include, ["own_one"], "objectives")
-    assert task_manager(include, ["own_one"], "objectives") is manager
+    loader = TaskLoader([str(tmp_path)])
+    assert loader.manager(["own_one"], "x") is loader.manager(["own_one"], "x")
     write_task(tmp_path, "own_two", ROWS)
-    assert "own_two" in task_manager(include, ["own_two"], "objectives").all_tasks
+    assert "own_two" in TaskLoader([str(tmp_path)]).manager(["own_two"], "x").all_tasks
     with pytest.raises(ConfigError, match=r"evaluation\.include.*nowhere"):
         Harness(["t_choice"], [tmp_path / "nowhere"])
 
