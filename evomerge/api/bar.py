@@ -72,8 +72,6 @@ class SearchBar:
             self.incumbents = self.ranking.incumbents([*self.incumbents, changed])
         if kind == "tell":
             self._update(self.best or "searching", self._total, len(history.told))
-        elif kind == "preparing":
-            self._update(f"preparing {event['method']}", event["total"], event["done"])
         elif kind == "finals":
             self._update(f"final scores ({event['purpose']})", event["total"], 0)
         elif kind in ("score", "complete", "base"):

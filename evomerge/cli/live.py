@@ -143,8 +143,6 @@ class SearchDisplay:
                 if doubt := doubt_about_baselines(history):
                     log.warning("%s", doubt[0])
                     say("\n".join([f"warning: {doubt[0]}", *doubt[1]]))
-            case "preparing" if event["done"] == event["total"]:
-                say(f"prepared {event['method']} in {event['seconds']:.0f} s")
             case "tell":
                 best = self._bar.best and f"; {self._bar.best}"
                 leader = None if ranking.has_front else ranking.best(self._bar.incumbents)

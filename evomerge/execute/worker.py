@@ -38,7 +38,6 @@ from evomerge.space.protocol import Space
 
 if TYPE_CHECKING:
     from evomerge.merging.resident import Resident
-    from evomerge.merging.tensors.make import Report
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +73,6 @@ class Worker:
         deepest: a recipe with as many blocks as a candidate can have, for engines whose depth is
             fixed; None: the baselines are.
         race: decides how many documents are scored for a job with an incumbent; None: all.
-        report: is told how far the preparation of a job's merges is.
         load_parent: loads a parent as itself: reference -> model, tokenizer.
         space: the genes that the chunks of descents move.
         keeps_right: whether scores have the answers that are right (`Scores.right`).
@@ -90,7 +88,6 @@ class Worker:
     deepest: Recipe | None = None
     objectives: Sequence[Objective] = ()
     race: Race | None = None
-    report: Report | None = None
     load_parent: Callable[[str], tuple[Any, Any]] | None = None
     space: Space | None = None
     keeps_right: bool = False
@@ -188,7 +185,7 @@ class Worker:
         """Return a recipe's model; it may take the memory of the last one."""
         resident, times = self._ready(), {} if times is None else times
         with _phase(times, "prepare"):
-            prepared = resident.prepare(recipe, self.report)
+            prepared = resident.prepare(recipe)
         with _phase(times, "merge"):
             self._model = resident.write(prepared)
         return self._model

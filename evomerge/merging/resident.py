@@ -23,7 +23,7 @@ from evomerge.merging.architecture.modules import attach_modules
 from evomerge.merging.architecture.placement import Placement, device_of
 from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor, one_thread
-from evomerge.merging.tensors.make import Report, TensorMaker
+from evomerge.merging.tensors.make import TensorMaker
 from evomerge.merging.tensors.plan import STORED, Planner, TensorPlan
 from evomerge.merging.tensors.reader import DTYPES
 from evomerge.merging.tokenizers.plan import GENERATION, TokenizerPlan
@@ -128,11 +128,10 @@ class Resident:
         self._written.clear()
         self._targets_of.clear()
 
-    def prepare(self, recipe: Recipe, report: Report | None = None) -> Prepared:
+    def prepare(self, recipe: Recipe) -> Prepared:
         """Compute and keep what the merges of a recipe need and no earlier candidate has needed.
 
-        What there is no room for is computed by `write`. The model does not change. `report` is
-        called before the first tensor and after each one, by one thread at a time.
+        What there is no room for is computed by `write`. The model does not change.
 
         Raises:
             RecipeError: the recipe does not fit the parents, or has another host or dtype.
@@ -151,7 +150,7 @@ class Resident:
             if plan.name in targets and self._written.get(targets[plan.name].key) != plan
         ]
         with one_thread() as threads:
-            self.maker.prepare(changed, threads, report)
+            self.maker.prepare(changed, threads)
         return Prepared(layout, targets, plans, changed)
 
     def write(self, prepared: Prepared) -> nn.Module:

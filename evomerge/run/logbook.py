@@ -19,14 +19,10 @@ Follower: TypeAlias = Callable[[History, Event], None]
 """A display or a tracker: a function that is called with every event after it is in the journal.
 
 Events with an outcome also have the fields `seconds` and `cpu_seconds`, by phase, which are not in
-the journal. Nor are two other events that it is called with. `preparing` has the fields
-`method` (names of merge methods), `done` and `total` (tensors), and `seconds` (since `done` was 0).
-`finals` comes before final scores, with `purpose` (`validation`, `test`, or `complete` for
-estimates that are completed) and `total` (candidates that get such a score now).
+the journal. Nor is another event that it is called with: `finals` comes before final scores, with
+`purpose` (`validation`, `test`, or `complete` for estimates that are completed) and `total`
+(candidates that get such a score now).
 """
-
-INTERVAL = 1.0
-"""Seconds between two `preparing` events. A preparation that is faster has none."""
 
 
 class Timed(Protocol):
@@ -58,7 +54,6 @@ class Logbook:
         self._stop_file = run.stop_file
         self._session, self._began = time.time(), time.monotonic()
         self._hours_before = self._timings.hours()
-        self._prepared_from = self._shown_at = self._began
         self._note({})  # `status` shows no speed of an earlier session any more
 
     @property
@@ -87,20 +82,6 @@ class Logbook:
         """Write the number of CPU threads that score models to the journal, if it is new."""
         if threads != self.history.threads:
             self.write({"event": "threads", "threads": threads})
-
-    def note_preparation(self, method: str, done: int, total: int) -> None:
-        """Tell followers how many tensors are prepared for these methods; 0 begins anew."""
-        now = time.monotonic()
-        if done == 0:
-            self._prepared_from = self._shown_at = now
-        is_shown = self._shown_at > self._prepared_from
-        if now - self._shown_at < INTERVAL and not (is_shown and done == total):
-            return
-        self._shown_at = now
-        self._note({})  # a kill loses no hours
-        state = {"method": method, "done": done, "total": total}
-        state["seconds"] = now - self._prepared_from
-        self._call_followers({"event": "preparing", **state})
 
     def note_finals(self, purpose: str, total: int) -> None:
         """Tell followers how many candidates get a final score now; see `Follower`."""

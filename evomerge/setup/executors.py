@@ -54,7 +54,6 @@ def _inline(checked: CheckedSearch, logbook: Logbook, attempts: Attempts) -> Exe
     worker = make_worker(
         checked,
         threads=logbook.history.threads,
-        report=logbook.note_preparation,
         is_new=not logbook.history.told,
     )
     logbook.note_threads(worker.threads)

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from evomerge.execute.worker import Worker
     from evomerge.merging.architecture.placement import Placement
     from evomerge.merging.resident import Resident
-    from evomerge.merging.tensors.make import Report
 
 
 def place(config: SearchConfig) -> Placement:
@@ -67,7 +66,6 @@ def make_worker(
     checked: CheckedSearch,
     workers: int = 1,
     threads: int | None = None,
-    report: Report | None = None,
     *,
     is_new: bool = False,
 ) -> Worker:
@@ -76,7 +74,6 @@ def make_worker(
     Args:
         workers: number of workers that share the memory of this machine.
         threads: CPU threads to score with, as an earlier session has chosen; None: choose.
-        report: is told how far the preparation of a candidate's merges is.
         is_new: whether no candidate was scored yet, so that objective functions are tried first.
 
     InputError: a parent cannot be loaded, a task has changed since the run was started, or an
@@ -115,7 +112,6 @@ def make_worker(
         space=checked.space,
         keeps_right=config.optimizer.loss == "successes",
         features=cache_memory(workers) // 2 if shows_images else 0,
-        report=report,
         load_parent=partial(load_parent, checked),
     )
     worker.threads = threads or threads_of(config, host)

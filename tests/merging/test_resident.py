@@ -90,24 +90,24 @@ def failing(recipe):
     return replace(recipe, layers={"model.layers": blocks})
 
 
-def test_what_merges_need_is_prepared_once_and_reported(checkpoints):
-    resident, reports = Resident(checkpoints, "base", memory=1 << 30), []
+def test_what_merges_need_is_prepared_once(checkpoints, monkeypatch):
+    resident, keys = Resident(checkpoints, "base", memory=1 << 30), []
+    prepared = resident.maker.prepared
+    keep = prepared.keep
+    monkeypatch.setattr(prepared, "keep", lambda key, *of: (keys.append(key), keep(key, *of)))
 
     def build(recipe):
-        reports.clear()
-        return resident.write(resident.prepare(recipe, lambda *state: reports.append(state)))
+        keys.clear()
+        return resident.apply(recipe)
 
     total = len(dict(build(single("ties", 0.25)).named_parameters()))
-    assert reports == [("ties", done, total) for done in range(total + 1)]
+    assert len(keys) == total
     build(single("ties", 0.75))
-    assert reports == []  # nothing depends on the weight
+    assert not keys  # nothing depends on the weight
     mixed = recipe_of(["ties", "dare_ties", "slerp"], [0.5] * 3)
     names = [name for name, _ in build(mixed).named_parameters()]
-    blocks = sum(".layers.0." in name for name in names)
     # The last method makes norm and head, too.
-    assert (
-        reports[0] == ("dare_ties, slerp", 0, 2 * blocks + 2) and reports[-1][1] == 2 * blocks + 2
-    )
+    assert len(keys) == 2 * sum(".layers.0." in name for name in names) + 2
 
 
 def test_what_does_not_change_is_not_touched(checkpoints):

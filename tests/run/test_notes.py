@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 from run_folders import FAILED, asked, scores, told
 
-from evomerge.run import logbook
 from evomerge.run.folder import RunFolder
 from evomerge.run.journal import Journal
 from evomerge.run.logbook import Logbook
@@ -46,21 +45,14 @@ def test_phases_and_costs_are_summed_and_unknown_cpu_times_stay_unknown(run):
     assert timings.cpu_seconds() == 2.0 + 0.125 + 0.375 + 3.0
 
 
-def test_slow_preparations_are_told_and_the_peak_of_memory_is_not_in_the_journal(run, monkeypatch):
+def test_the_peak_of_memory_is_not_in_the_journal(run):
     assert run.timings.peak() == {}
-    events = []
     with Journal(run.journal_path) as journal:
-        book = Logbook(run, journal, [lambda history, event: events.append(event["event"])])
-        for interval in (logbook.INTERVAL, 0.0):
-            monkeypatch.setattr(logbook, "INTERVAL", interval)
-            for done in (0, 4, 9):
-                book.note_preparation("ties", done, 9)
+        book = Logbook(run, journal, [])
         for number, peak in enumerate(({"process": 10**9}, {"process": 7, "accelerator": 5})):
             outcome = replace(FAILED if number == 0 else scores(3), peak=peak)
             book.write(asked(number, "a"))
             book.write(told(number, outcome), outcome)
-    assert events == ["preparing"] * 3 + ["ask", "tell"] * 2
-    assert "preparing" not in run.journal_path.read_text()
     for peak in ("much", {"process": -1}, {"process": 10**300}, {"accelerator": None}):
         run.timings.note({"peak": peak})
     assert run.timings.peak() == {"process": 10**9, "accelerator": 5}

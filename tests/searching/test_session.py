@@ -49,7 +49,7 @@ def test_a_follower_that_raises_does_not_change_the_search(tmp_path, caplog):
         )
     alone = search(tmp_path / "b", ScriptedExecutor(2, random.Random(0)))
     assert trajectory(followed) == trajectory(alone)
-    assert "finals" in seen and "preparing" not in seen
+    assert "finals" in seen
     journaled = [event for event in seen if event != "finals"]
     assert journaled == [event["event"] for event in RunFolder(tmp_path / "a").events()[1:]]
     assert [record.message for record in caplog.records].count(

@@ -14,8 +14,7 @@ from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -35,9 +34,6 @@ MOST_THREADS = 8
 
 _OVERHEAD = 2048
 """Approximate bytes of Python objects in a prepared merge."""
-
-Report: TypeAlias = Callable[[str, int, int], None]
-"""Is told how far a preparation is: names of the methods, tensors that are done, all tensors."""
 
 
 class TensorMaker:
@@ -82,27 +78,16 @@ class TensorMaker:
 
         for_each(make, plans, threads)
 
-    def prepare(
-        self, plans: Iterable[TensorPlan], threads: int, report: Report | None = None
-    ) -> None:
+    def prepare(self, plans: Iterable[TensorPlan], threads: int) -> None:
         """Prepare the merges of a new candidate and keep them, as far as there is room."""
         self.prepared.begin_candidate()
         new = [it for it in plans if it.method and self.prepared.find(_key(it)) is None]
-        methods = ", ".join(sorted({plan.method or "" for plan in new}))
-        lock, done = threading.Lock(), count()
-
-        def tell() -> None:
-            with lock:
-                if report is not None and new:
-                    report(methods, next(done), len(new))
 
         def keep(plan: TensorPlan) -> None:
             prepare = partial(self._prepare, plan, reuse=True)
             self.prepared.keep(_key(plan), self._held_bytes(plan), prepare)
             self._free(plan)
-            tell()
 
-        tell()
         for_each(keep, new, threads)
 
     def copy(self, plan: TensorPlan) -> Array:
