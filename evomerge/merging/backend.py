@@ -14,7 +14,7 @@ from evomerge.merging.tensors.make import TensorMaker, count_threads, for_each
 from evomerge.merging.tensors.plan import STORED, Planner
 from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.merging.writer import write_model
-from evomerge.models.causal import check_causal, is_encoder_decoder
+from evomerge.models.causal import check_causal
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import code_notes
 from evomerge.models.parts import merged_stacks
@@ -142,26 +142,20 @@ def load(
         parents = {checkpoint.reference: checkpoint}
         encodes = modules is not None
         return Resident(parents, recipe.host, dtype, placement, encodes=encodes).apply(recipe)
-    from transformers import AutoModelForCausalLM
-
     from evomerge.merging.architecture.loading import model_class, quiet, transformers_config
     from evomerge.merging.architecture.modules import attach_modules
     from evomerge.merging.architecture.placement import Placement
 
     # The file may name an attention, even one whose code transformers would download.
     config = transformers_config(checkpoint.config)
-    # For a type that sees, transformers' Auto class may have no class, or one without the tower;
-    # for an encoder-decoder, it may have one without the encoder.
-    is_plain = causal and not checkpoint.modalities and not is_encoder_decoder(checkpoint)
-    kind = AutoModelForCausalLM if is_plain else model_class(config)
+    kind = model_class(config)
     how = {"config": config, "trust_remote_code": False, "dtype": "auto"}
     try:
         with quiet():
             result: Any = kind.from_pretrained(checkpoint.folder, output_loading_info=True, **how)
     except Exception as error:  # transformers raises exceptions of many unrelated classes
         raise CheckpointError(
-            f"{checkpoint.reference!r} cannot be loaded"
-            f"{' as a causal language model' if is_plain else ''} ({one_line(error)})."
+            f"{checkpoint.reference!r} cannot be loaded ({one_line(error)})."
         ) from error
     model, report = result
     if report["missing_keys"]:

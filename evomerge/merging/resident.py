@@ -136,11 +136,9 @@ class Resident:
         Raises:
             RecipeError: the recipe does not fit the parents, or has another host or dtype.
         """
-        if recipe.dtype != self.dtype or recipe.host != self.planner.host.reference:
-            raise RecipeError(
-                f"The resident model has the host {self.planner.host.reference!r} in {self.dtype}, "
-                f"but the recipe has the host {recipe.host!r} in {recipe.dtype}."
-            )
+        wanted = self.planner.host.reference, self.dtype
+        if (recipe.host, recipe.dtype) != wanted:
+            raise RecipeError(f"Host and dtype are {wanted}, but those of a recipe are others.")
         plans = list(self.planner.plan(recipe))
         layout = self._layout(recipe, plans)
         targets = self._targets(layout, plans)

@@ -62,7 +62,7 @@ def loaded(tensors: Sequence[Array], base: Array | None = None) -> Iterator[tupl
         values = scratch(len(sources) * size, "loaded").reshape(len(sources), size)
         for row, source in zip(values, sources, strict=True):
             if start is None:
-                load(source[span], row)
+                load_scaled(source[span], np.float32(1), row)
             else:
                 load_change(source[span], start[span], row)
         yield span, values
@@ -76,13 +76,6 @@ def count_bad(values: Array) -> int:
         value = widen(values[i])
         bad += value - value != np.float32(0)
     return bad
-
-
-@compiled
-def load(source: Array, out: Array) -> None:
-    """Write a stored span as float32."""
-    for i in range(len(out)):
-        out[i] = widen(source[i])
 
 
 @compiled

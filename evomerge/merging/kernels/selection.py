@@ -66,23 +66,12 @@ def _clear(values: Array, bound: np.float32, above: bool) -> None:
         values[i] = np.float32(0) if goes else values[i]
 
 
-class MagnitudeOrder:
-    """The elements of a tensor of `size` (below 2^32) sorted by magnitude, for any number of cuts.
-
-    It keeps 4 bytes for each element.
-    """
-
-    def __init__(self, magnitudes: Magnitudes, size: int):
-        self._magnitudes = magnitudes
-        falling = np.empty(size, dtype=np.uint32)
-        for span in spans(size):
-            falling[span] = np.uint32(0xFFFFFFFF) - magnitudes(span).view(np.uint32)
-        self._order = np.argsort(falling, kind="stable").astype(np.uint32)
-
-    def cut(self, count: int) -> MagnitudeCut:
-        """Return the cut that has `count` (1 or more) elements before it."""
-        last = int(self._order[count - 1])
-        return _cut(float(self._magnitudes(slice(last, last + 1))[0]), last)
+def falling(magnitudes: Magnitudes, size: int) -> Array:
+    """Return the indices (uint32) of the elements of a tensor, sorted by falling magnitude."""
+    keys = np.empty(size, dtype=np.uint32)
+    for span in spans(size):
+        keys[span] = np.uint32(0xFFFFFFFF) - magnitudes(span).view(np.uint32)
+    return np.argsort(keys, kind="stable").astype(np.uint32)
 
 
 def find_cut(magnitudes: Magnitudes, size: int, count: int) -> MagnitudeCut:
@@ -174,11 +163,11 @@ def _nth_equal(magnitudes: Magnitudes, size: int, value: float, counts: Array, w
 class Largest(TaskVector):
     """A task vector of which the elements of some ranks of magnitude stay."""
 
-    _order: MagnitudeOrder | None = None
+    _order: Array | None = None
 
     def keep(self) -> None:
         """Sort the magnitudes."""
-        self._order = MagnitudeOrder(self.magnitudes, self.size)
+        self._order = falling(self.magnitudes, self.size)
 
     def select(self, rescale: bool, *, density: float, gamma: float = 0.0) -> Sparse:
         """Of n elements, the floor(density n) largest stay (TIES), but not the very largest.
@@ -205,9 +194,11 @@ class Largest(TaskVector):
         return (self._factor(write) if rescale else 1.0), write
 
     def _cut(self, count: int) -> MagnitudeCut:
-        if self._order is not None:
-            return self._order.cut(count)
-        return find_cut(self.magnitudes, self.size, count)
+        """Return the cut that has `count` elements before it."""
+        if self._order is None:
+            return find_cut(self.magnitudes, self.size, count)
+        last = int(self._order[count - 1])
+        return _cut(float(self.magnitudes(slice(last, last + 1))[0]), last)
 
     def _factor(self, write: WriteSparse) -> float:
         """Return the L1 norm of the task vector divided by that of the sparse one."""

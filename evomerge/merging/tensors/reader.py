@@ -14,7 +14,7 @@ import numpy as np
 
 from evomerge.errors import CheckpointError
 from evomerge.merging.kernels.compiled import Array
-from evomerge.merging.kernels.passes import load
+from evomerge.merging.kernels.passes import write_copy
 from evomerge.merging.tensors.adapters import adapter_changes
 from evomerge.merging.tensors.plan import Change, Planner, Read, SourceTensor
 from evomerge.models.checkpoint import Checkpoint
@@ -160,9 +160,8 @@ def _assemble(parent: str, info: TensorInfo, read: Read) -> Array:
     for part, stored in zip(info.parts, parts, strict=True):
         box = _cut(_in_order(stored, part.axes), part.start, part.size)
         if box.dtype != out.dtype:  # an adapter has changed others
-            exact = np.empty(box.shape, dtype=np.float32)
-            load(box.reshape(-1), exact.reshape(-1))
-            box = exact
+            stored, box = box, np.empty(box.shape, dtype=np.float32)
+            write_copy(stored, box)
         _cut(_in_order(out, part.target_axes), part.target, part.size)[...] = box
     return out
 
