@@ -49,7 +49,10 @@ class EvomergeError(Exception):
     exit_code = 1
 
     def __init__(self, sentence: str) -> None:
-        super().__init__(printable(_without_middle(sentence, LONGEST_SENTENCE), len(sentence)))
+        if len(sentence) > LONGEST_SENTENCE:
+            half = (LONGEST_SENTENCE - 3) // 2
+            sentence = f"{sentence[:half]}...{sentence[-half:]}"
+        super().__init__(printable(sentence, LONGEST_SENTENCE))
 
 
 class InputError(EvomergeError):
@@ -134,14 +137,6 @@ def printable(text: str, longest: int = LONGEST) -> str:
     short = text if len(text) <= longest else f"{text[:longest]}…"
     short = short.encode("utf-8", "replace").decode()
     return "".join(letter if letter.isprintable() else " " for letter in short)
-
-
-def _without_middle(text: str, longest: int) -> str:
-    """Return a text cut to a length; the end stays, where a sentence says what to do."""
-    if len(text) <= longest:
-        return text
-    half = (longest - 3) // 2
-    return f"{text[:half]}...{text[-half:]}"
 
 
 def without_controls(text: str) -> str:

@@ -30,16 +30,15 @@ def lines_of(path: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Spent:
-    """The time of one phase in all: wall-clock and CPU seconds (None: unknown)."""
+    """The time of one phase in all, in wall-clock and CPU seconds."""
 
     seconds: float
-    cpu_seconds: float | None
+    cpu_seconds: float
 
     @property
     def text(self) -> str:
-        """The seconds, and the CPU seconds in brackets if they are known."""
-        cpu = "" if self.cpu_seconds is None else f" ({self.cpu_seconds:.1f})"
-        return f"{self.seconds:.1f}{cpu}"
+        """The seconds, and the CPU seconds in brackets."""
+        return f"{self.seconds:.1f} ({self.cpu_seconds:.1f})"
 
 
 _Time = Annotated[float, Field(ge=0, lt=1e11)]  # seconds
@@ -87,14 +86,13 @@ class Timings:
 
     def spent(self) -> dict[str, Spent]:
         """Return the time of each phase that candidates, or what makes them, have spent time in."""
-        lines, spent = list(self._lines()), dict[str, Spent]()
-        for phase in PHASES:
-            timed = [line for line in lines if phase in line.seconds]
-            cpu = [line.cpu_seconds[phase] for line in timed if phase in line.cpu_seconds]
-            if timed:
-                known = sum(cpu) if len(cpu) == len(timed) else None
-                spent[phase] = Spent(sum(line.seconds[phase] for line in timed), known)
-        return spent
+        spent = dict[str, Spent]()
+        for line in self._lines():
+            for phase, seconds in line.seconds.items():
+                before = spent.get(phase, Spent(0.0, 0.0))
+                cpu = line.cpu_seconds.get(phase, 0.0)
+                spent[phase] = Spent(before.seconds + seconds, before.cpu_seconds + cpu)
+        return {phase: spent[phase] for phase in PHASES if phase in spent}
 
     def peak(self) -> dict[str, int]:
         """Return the largest memory of `process` and `accelerator` in bytes, as far as known."""

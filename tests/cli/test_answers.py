@@ -174,11 +174,15 @@ def test_times_by_phase(run_folder, capsys):
     times = {"prepare": 2.0, "merge": 0.5, "evaluate": 30.25}
     for factor in (1, 2):
         seconds = {phase: factor * value for phase, value in times.items()}
-        run.timings.note({"session": 1.0, "elapsed": 99.0, "seconds": seconds})
+        cpu = {phase: value / 2 for phase, value in seconds.items()}
+        note = {"session": 1.0, "elapsed": 99.0, "seconds": seconds, "cpu_seconds": cpu}
+        run.timings.note(note)
     found = answer(capsys, "status", run.path)
     assert found["seconds"] == {"prepare": 6.0, "merge": 1.5, "evaluate": 90.8}
     spent = answer(capsys, "results", run.path)["times"]
-    assert spent["evaluate"] == {"seconds": 90.75, "cpu_seconds": None}
+    assert spent["evaluate"] == {"seconds": 90.75, "cpu_seconds": 45.375}
     call(["results", str(run.path)])
     *_, line = capsys.readouterr().err.splitlines()
-    assert line.endswith("prepare 6.0, merge 1.5, evaluate 90.8; 1 min 39 s in all")
+    assert line.endswith(
+        "prepare 6.0 (3.0), merge 1.5 (0.8), evaluate 90.8 (45.4); 1 min 39 s in all"
+    )
