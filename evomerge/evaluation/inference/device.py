@@ -200,6 +200,10 @@ def peak_memory() -> dict[str, int]:
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak = {"process": most if sys.platform == "darwin" else 1024 * most}
+    with suppress(OSError, IndexError, ValueError):
+        # The number of `getrusage` may be that of the process which has started this one.
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        peak["process"] = 1024 * int(status.split("VmHWM:")[1].split()[0])
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         devices = range(torch.cuda.device_count())
         peak["accelerator"] = sum(map(torch.cuda.max_memory_reserved, devices))

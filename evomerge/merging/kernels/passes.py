@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from evomerge.errors import CandidateError
 from evomerge.merging.kernels.compiled import LANES, Array, compiled, dot, fma, narrow, widen
-
-if TYPE_CHECKING:
-    from evomerge.merging.kernels.noise import Noise
 
 SPAN = 1 << 16
 """Elements that a pass works on at once; several float32 buffers of this size fit in L2 cache."""
@@ -189,7 +186,8 @@ class TaskVector:
     """The differences of a source from a base: computed span by span, and never stored.
 
     Args:
-        noise: the random numbers of the source, for kinds of which a random share stays.
+        noise: the random numbers of the source (`Noise`), for kinds of which a random share stays;
+            None for others.
         reuse: whether what all selections need is kept in memory. The result has the same bits.
 
     Attributes:
@@ -198,7 +196,7 @@ class TaskVector:
 
     by_rows = False
 
-    def __init__(self, source: Array, base: Array, noise: Noise | None, *, reuse: bool) -> None:
+    def __init__(self, source: Array, base: Array, noise: Any, *, reuse: bool) -> None:
         self.row_length = max(source.shape[-1], 1) if self.by_rows and source.ndim else 1
         self.source, self.base, self.noise = source.reshape(-1), base.reshape(-1), noise
         self.size = len(self.source)
