@@ -140,7 +140,7 @@ class ClassifierObjective(RowsObjective):
         """Check that models have the head and the labels of the rows, and read their texts.
 
         CheckpointError: the host has another head, or none; ConfigError: it has no such label, or
-        its tokenizer makes no tokens of a text, has no chat template or refuses messages.
+        its tokenizer has no chat template or refuses messages.
         """
         host = merges.host
         labels = labels_of(host) if classified(host) == "texts" else ()
@@ -164,22 +164,13 @@ class ClassifierObjective(RowsObjective):
                     f"{did_you_mean(str(label), labels)}"
                 )
             if merges.tokenizer is not None:
-                self._check_text(row, merges.tokenizer, where, host.reference)
-
-    def _check_text(self, row: Row, tokenizer: Any, where: str, host: str) -> None:
-        try:
-            inputs = self._inputs(row, tokenizer)
-        except Exception as error:  # a chat template may raise anything
-            raise ConfigError(
-                f"{where} messages that the tokenizer of {host!r} cannot write "
-                f"({one_line(error).rstrip('.')}); give a chat template for them, or write texts."
-            ) from error
-        special = not self.are_chats
-        if not all(tokenizer(*it, add_special_tokens=special)["input_ids"] for it in inputs):
-            raise ConfigError(
-                f"{where} a text of which the tokenizer of {host!r} makes no tokens; write a text, "
-                "or leave the row out."
-            )
+                try:
+                    self._inputs(row, merges.tokenizer)
+                except Exception as error:  # a chat template may raise anything
+                    raise ConfigError(
+                        f"{where} messages that the tokenizer of {host.reference!r} cannot write "
+                        f"({one_line(error).rstrip('.')}); give a chat template, or write texts."
+                    ) from error
 
     @abstractmethod
     def _inputs(self, row: Row, tokenizer: Any) -> Sequence[Input]:

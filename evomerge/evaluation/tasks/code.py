@@ -30,7 +30,7 @@ import psutil
 from evomerge.errors import SearchError, one_line
 from evomerge.evaluation.inference.calls import SEED, calling
 from evomerge.evaluation.tasks.loading import TaskLoader
-from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, TaskMetrics
+from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, document_metrics
 from evomerge.run.atomic import TemporaryFolder
 
 SECONDS, SECONDS_MORE = 30, 2  # of a document, and of each of its answers
@@ -167,7 +167,7 @@ def _begin(task: Any, requests: Sequence[Instance], seconds: int) -> tuple[int, 
         return process, folder
     try:
         _limit(folder, seconds)
-        (row,) = TaskMetrics(task)([requests])
+        (row,) = document_metrics(task, [requests])
         outcome = [row, [dict(instance.filtered_resps) for instance in requests]]
         (folder / _OUTCOME).write_text(json.dumps(outcome, default=str))
     finally:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal, TypeAlias, cast
 
@@ -24,10 +24,10 @@ from torch import Tensor
 
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.inference.batches import batching
-from evomerge.evaluation.tasks.objective import Documents, Measured
+from evomerge.evaluation.tasks.objective import Measured
 from evomerge.evaluation.tasks.rows import VALUES, BatchSize, Columns, Row, RowsObjective
 from evomerge.models.modules import STACK, ModuleStack
-from evomerge.scores import ENCODER_METRICS, Split
+from evomerge.scores import ENCODER_METRICS
 
 Way: TypeAlias = Literal["encode", "encode_query", "encode_document"]
 """A method of SentenceTransformer: prompts and lengths differ for queries and documents."""
@@ -38,7 +38,6 @@ Encode: TypeAlias = Callable[[Sequence[str], Way], Tensor]
 _SETTINGS = ("max_seq_length", "query_length", "document_length", "do_lower_case")
 _ROWS = 32  # of a batch at least, sentence-transformers' own default
 _FIRST = 10  # passages that the metrics of retrieval look at
-_SAME = 1e-6  # difference of embeddings, as a share of their largest number: that of batches
 _DIGITS = 6  # decimals of similarities; further ones depend on a passage's place and batch
 
 
@@ -107,22 +106,11 @@ class EncoderObjective(RowsObjective):
         """Return what a model has on documents.
 
         Raises:
-            CandidateError: an embedding is not finite, or all texts have the same.
+            CandidateError: an embedding is not finite.
         """
         if self._made_for != (model, tokenizer):
             self._library, self._made_for = library_of(model, tokenizer), (model, tokenizer)
-
-        def encode(texts: Sequence[str], way: Way) -> Tensor:
-            embeddings = encoded(self._library, texts, way, self.batch_size)
-            count, width = len(set(texts)), float((embeddings - embeddings[0]).abs().max())
-            is_query = way == "encode_query"
-            if not is_query and count > 1 and width <= _SAME * float(embeddings.abs().max()):
-                raise CandidateError(
-                    f"The model has collapsed: it gives all {count} different texts of "
-                    f"{self.task.name!r} the same embedding, so its scores would mean nothing."
-                )
-            return embeddings
-
+        encode = partial(encoded, self._library, batch_size=self.batch_size)
         return self._measured([self.rows[i] for i in documents], encode)
 
     @abstractmethod
@@ -144,20 +132,11 @@ class Sts(EncoderObjective):
     row_text = '{"sentence1": "...", "sentence2": "...", "score": 3.5}'
     of_all = metrics
 
-    def check_documents(self, documents: Documents, split: Split) -> None:
-        """Check that some pairs have other scores than the rest, which correlations need."""
-        ids = documents[self.name]
-        if len({self.rows[i]["score"] for i in ids}) < 2:
-            raise ConfigError(
-                f"evaluation.{split}: the documents of {self.name!r} ({len(ids)}) have one "
-                f"score, {self.rows[ids[0]]['score']:g}, and a correlation needs two that differ; "
-                f"set `evaluation.{split}.documents` to more, or give other rows."
-            )
-
     def _measured(self, rows: Sequence[Row], encode: Encode) -> Measured:
         texts = [row[key] for key in self.compared for row in rows]
-        similar = self._library.similarity_pairwise(*encode(texts, "encode").chunk(2)).tolist()
-        pairs = tuple(zip(similar, (row["score"] for row in rows), strict=True))
+        similar = self._library.similarity_pairwise(*encode(texts, "encode").chunk(2))
+        scores = [row["score"] for row in rows]
+        pairs = tuple(zip(similar.numpy().round(_DIGITS).tolist(), scores, strict=True))
         return dict.fromkeys(self.metrics, pairs)
 
     def aggregate(self, metric: str, values: Sequence[Any]) -> float:

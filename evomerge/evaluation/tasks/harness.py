@@ -17,7 +17,7 @@ from evomerge.evaluation.inference.reference import ReferenceLM
 from evomerge.evaluation.tasks.code import CodeProcess, Origin
 from evomerge.evaluation.tasks.info import TaskInfo, describe
 from evomerge.evaluation.tasks.loading import TaskLoader, runs_code
-from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, TaskMetrics
+from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, document_metrics
 from evomerge.scores import NLL, TOKENS
 
 
@@ -54,7 +54,6 @@ class Harness:
         self.apply_chat_template = apply_chat_template
         self.tasks: dict[str, Any] = {}
         self._groups: dict[str, Group] = {}
-        self._metrics: dict[str, TaskMetrics] = {}
         folders = [str(folder) for folder in include]
         self._code = CodeProcess(folders)
         self._loader = TaskLoader(folders, fewshot, generation or {}, allow_code, tasks)
@@ -79,7 +78,7 @@ class Harness:
         """
         other = copy.copy(self)
         other.tasks, other._groups = dict(self.tasks), dict(self._groups)
-        other.origins, other._metrics = dict(self.origins), dict(self._metrics)
+        other.origins = dict(self.origins)
         with calling(SEED):
             self._loader.manager([*replacements.values()], f"{where}.tasks")
             for name, source in replacements.items():
@@ -109,14 +108,13 @@ class Harness:
             if runs_code(task):
                 self.origins[leaf] = source, source if leaf == name else leaf
         self.tasks |= tasks
-        self._metrics |= {leaf: TaskMetrics(task) for leaf, task in tasks.items()}
         self._groups |= groups
 
     def _tried(self, task: str, requests: Sequence[Instance]) -> DocumentMetrics:
         """Return the metrics of a document; none if code that it runs gives no result."""
         if task in self.origins:
             return self._code.metrics(self.origins[task], [requests], {})[0]
-        return self._metrics[task]([requests])[0]
+        return document_metrics(self.tasks[task], [requests])[0]
 
     def _select_split(self, name: str, task_split: str, where: str) -> TaskInfo:
         """Replace a task by one that includes it and sets `test_split`; return its info."""
@@ -137,7 +135,6 @@ class Harness:
             # Only if `fewshot_split` is set does lm-eval leave out the document itself.
             changes["fewshot_split"] = changes["test_split"]
         task = self.tasks[name] = self._loader.load(info.name, where, changes)[0][info.name]
-        self._metrics[name] = TaskMetrics(task)
         return replace(info, documents=len(task.eval_docs), task_split=task_split)
 
     def build(
@@ -179,7 +176,7 @@ class Harness:
             metrics = {**self.info.tasks[task].metrics, NLL: None, TOKENS: None}
             worst = {key: 1.0 - item.higher_is_better for key, item in metrics.items() if item}
             return self._code.metrics(self.origins[task], documents, worst)
-        return self._metrics[task](documents)
+        return document_metrics(self.tasks[task], documents)
 
     def reference_answer(self, task: str, document: Any) -> tuple[str, str]:
         """Return the reference answer of a document, and the task's delimiter before it.
@@ -227,23 +224,6 @@ class Harness:
             return (1.0,) * len(choices)
         texts = [item.encode() if metric == "acc_bytes" else item for item in choices]
         return tuple(float(max(1, len(text))) for text in texts)
-
-    def per_document(
-        self, task: str, key: str, rows: Sequence[DocumentMetrics]
-    ) -> tuple[float, ...] | None:
-        """Return one number of a metric for each document, or None if it has none.
-
-        Where lm-eval's value is a pair (log-likelihood, length), it is the document's perplexity.
-        """
-        if any(key not in row for row in rows):
-            return None
-        items = [row[key] for row in rows]
-        if self.info.tasks[task].kind == "loglikelihood_rolling" and key != NLL:
-            perplexity = self.tasks[task].aggregation()[key.split(",")[0]]
-            items = [perplexity([item]) for item in items]
-        if any(isinstance(item, (tuple, list)) for item in items):
-            return None
-        return tuple(map(float, items))
 
 
 def _without(task: str, what: str) -> ConfigError:

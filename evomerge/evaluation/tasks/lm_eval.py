@@ -27,7 +27,7 @@ from evomerge.evaluation.tasks.digests import RENDERED, plain_value, task_digest
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.loading import shows_images
 from evomerge.evaluation.tasks.objective import Documents, MetricRows, Summary
-from evomerge.evaluation.tasks.scoring import DocumentMetrics, aggregated, example, plain
+from evomerge.evaluation.tasks.scoring import DocumentMetrics, example, plain, summarized
 from evomerge.evaluation.tasks.suitable import Suitable
 from evomerge.models.causal import is_encoder_decoder
 from evomerge.models.checkpoint import Checkpoint
@@ -242,10 +242,7 @@ class LmEval(Suitable):
 
     def summary(self, task: str, rows: Sequence[DocumentMetrics]) -> Summary:
         """Return the numbers of documents, and lm-eval's own aggregates of all."""
-        keys = dict.fromkeys(key for row in rows for key in row)
-        columns = {key: self.harness.per_document(task, key, rows) for key in keys}
-        numbers = {key: column for key, column in columns.items() if column}
-        return numbers, aggregated(self.harness.tasks[task], rows)
+        return summarized(self.harness.tasks[task], self.info.tasks[task].kind, rows)
 
     def requests(self, task: str, document: int) -> list[Request]:
         """Return the requests of a document; those of its split are built in the first call.

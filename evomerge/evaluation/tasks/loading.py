@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,12 @@ _CODE = (
     "runs code that the model writes; read in docs/evaluation.md what the processes in which it "
     "runs may do, then allow it with --allow-code"
 )
+
+
+@cache
+def _built_in(kind: Any) -> Any:
+    """Return a `TaskManager` of lm-eval's own tasks, which change with its version only."""
+    return kind()
 
 
 @contextmanager
@@ -68,9 +75,11 @@ class TaskLoader:
                 )
         for defaults in (False, True) if self.include else (True,):
             if defaults not in self._managers:
-                folders = [*self.include] or None
-                manager = TaskManager(include_path=folders, include_defaults=defaults)
-                self._managers[defaults] = manager
+                self._managers[defaults] = (
+                    TaskManager(include_path=[*self.include], include_defaults=defaults)
+                    if self.include
+                    else _built_in(TaskManager)
+                )
             known = self._managers[defaults].all_tasks
             missing = [name for name in tasks if name not in known]
             if not missing:

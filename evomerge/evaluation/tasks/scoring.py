@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from evomerge.compat.lm_eval import filters_of
 from evomerge.evaluation.inference.calls import calling
-from evomerge.scores import Example
+from evomerge.scores import NLL, Example
 
 Instance: TypeAlias = Any
 
@@ -18,66 +18,51 @@ _PROMPT, _ANSWER = 600, 300
 """Characters that are kept: of a prompt the last ones, of an answer and a target the first."""
 
 
-class TaskMetrics:
-    """Computes the metrics of documents of one task of lm-eval.
+def document_metrics(task: Any, documents: Sequence[Sequence[Instance]]) -> list[DocumentMetrics]:
+    """Return the metrics of each document of a task, from the answers (`resps`) in its requests.
 
-    lm-eval renders the target and the choices of a document whenever it does so: for every
-    candidate. Here they are rendered once.
+    A key is the metric's name, with the filter's name appended (`exact_match,strict-match`) if the
+    task has several filters.
     """
-
-    def __init__(self, task: Any) -> None:
-        self._task, self._filters = task, filters_of(task)
-        self._rendered: dict[tuple[str, int], tuple[Any, Any]] = {}  # document, text or choices
-        names = [name for name in ("doc_to_target", "doc_to_choice") if hasattr(task, name)]
-        self._recalls = {name: self._recall(name, getattr(task, name)) for name in names}
-
-    def __call__(self, documents: Sequence[Sequence[Instance]]) -> list[DocumentMetrics]:
-        """Return the metrics of each document, from the answers (`resps`) in its requests.
-
-        A key is the metric's name, with the filter's name appended (`exact_match,strict-match`) if
-        the task has several filters.
-        """
-        instances = [instance for requests in documents for instance in requests]
-        for instance in instances:
-            instance.filtered_resps = {}
-        metrics: list[DocumentMetrics] = [{} for _ in documents]
-        vars(self._task).update(self._recalls)
-        try:
-            with calling():
-                for ensemble in self._filters:
-                    ensemble.apply(instances)
-                    suffix = f",{ensemble.name}" if len(self._filters) > 1 else ""
-                    for row, requests in zip(metrics, documents, strict=True):
-                        answers = [instance.filtered_resps[ensemble.name] for instance in requests]
-                        values = self._task.process_results(requests[0].doc, answers)
-                        row |= {f"{metric}{suffix}": value for metric, value in values.items()}
-        finally:
-            for name in self._recalls:
-                delattr(self._task, name)
-        return metrics
-
-    def _recall(self, name: str, render: Callable[..., Any]) -> Callable[..., Any]:
-        def recall(document: Any, *override: Any, **options: Any) -> Any:
-            if override or options:
-                return render(document, *override, **options)
-            key = (name, id(document))  # an id is used again when its object is gone
-            if key not in self._rendered or self._rendered[key][0] is not document:
-                self._rendered[key] = (document, render(document))
-            return self._rendered[key][1]
-
-        return recall
+    filters = filters_of(task)
+    instances = [instance for requests in documents for instance in requests]
+    for instance in instances:
+        instance.filtered_resps = {}
+    metrics: list[DocumentMetrics] = [{} for _ in documents]
+    with calling():
+        for ensemble in filters:
+            ensemble.apply(instances)
+            suffix = f",{ensemble.name}" if len(filters) > 1 else ""
+            for row, requests in zip(metrics, documents, strict=True):
+                answers = [instance.filtered_resps[ensemble.name] for instance in requests]
+                values = task.process_results(requests[0].doc, answers)
+                row |= {f"{metric}{suffix}": value for metric, value in values.items()}
+    return metrics
 
 
-def aggregated(task: Any, rows: Sequence[DocumentMetrics]) -> dict[str, float]:
-    """Return metric key -> aggregate over documents, by the metric's own aggregation, or mean."""
-    aggregation = task.aggregation()
+def summarized(
+    task: Any, kind: str, rows: Sequence[DocumentMetrics]
+) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
+    """Return metric key -> one number for each document, if it has any; and metric key -> score.
+
+    A score is that of the metric's own aggregation, or the mean. Where the value of a document of
+    the `kind` `loglikelihood_rolling` is a pair, its number is the perplexity.
+    """
+    aggregation, numbers, scores = task.aggregation(), {}, {}
     columns: dict[str, list[Any]] = {}
     for row in rows:
         for key, value in row.items():
             columns.setdefault(key, []).append(value)
     mean = lambda values: sum(values) / len(values)  # noqa: E731
     with calling():
-        return {k: float(aggregation.get(k.split(",")[0], mean)(of)) for k, of in columns.items()}
+        for key, values in columns.items():
+            aggregate = aggregation.get(key.split(",")[0], mean)
+            scores[key] = float(aggregate(values))
+            if kind == "loglikelihood_rolling" and key != NLL:
+                values = [aggregate([item]) for item in values]
+            if len(values) == len(rows) and not {*map(type, values)} & {tuple, list}:
+                numbers[key] = tuple(map(float, values))
+    return numbers, scores
 
 
 def example(

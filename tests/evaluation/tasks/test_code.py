@@ -16,7 +16,7 @@ from lm_eval.api.model import LM
 from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks import code
 from evomerge.evaluation.tasks.harness import Harness
-from evomerge.evaluation.tasks.scoring import aggregated
+from evomerge.evaluation.tasks.scoring import summarized
 
 pytestmark = pytest.mark.thorough
 
@@ -142,7 +142,8 @@ def test_scores_of_lm_evals_code_tasks_are_those_of_lm_eval(
     assert "HF_ALLOW_CODE_EVAL" not in os.environ
     rows = measure(harness, name, ANSWERS[name])
     expected, aggregates = stock(by_lm_eval, monkeypatch, folder, name)
-    assert aggregated(harness.tasks[name], rows) == pytest.approx(aggregates)
+    _, scores = summarized(harness.tasks[name], "generate_until", rows)
+    assert scores == pytest.approx(aggregates)
     for row, own in zip(rows, expected, strict=True):
         assert row == pytest.approx(own)
     assert len({json.dumps(row) for row in rows}) > 1

@@ -221,16 +221,14 @@ def test_the_order_of_the_file_does_not_rank_passages_that_are_equally_similar(f
     assert 0 < max(found) <= 1 / math.log2(3) + 1e-9, "a tie is no success"
 
 
-@pytest.mark.parametrize("kind", ROWS)
-def test_an_encoder_that_tells_no_texts_apart_is_a_failure(kind, tmp_path):
+def test_an_encoder_that_tells_no_texts_apart_gains_nothing_by_it(tmp_path):
     """With the order of the file, its nDCG was that of the queries whose passages come first."""
     collapsed = tiny.make_encoder(tmp_path / "a")
     (file,) = collapsed.glob("*_Dense/model.safetensors")
     tensors = load_file(file)
     save_file(tensors | {"linear.weight": tensors["linear.weight"] * 1e-9}, file)
-    sentence = rf"collapsed: it gives all \d+ .* of '{kind} .* the s"
-    with pytest.raises(CandidateError, match=sentence):
-        scored(collapsed, objective_of(kind, tmp_path))
+    assert scored(collapsed, objective_of("retrieval", tmp_path))["ndcg@10"] == 0
+    assert math.isnan(scored(collapsed, objective_of("sts", tmp_path))["spearman"])
 
 
 def test_a_probe_learns_from_the_training_rows_only(folder, library, tmp_path):
