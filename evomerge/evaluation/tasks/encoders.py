@@ -30,12 +30,12 @@ from evomerge.models.modules import STACK, ModuleStack
 from evomerge.scores import ENCODER_METRICS
 
 Way: TypeAlias = Literal["encode", "encode_query", "encode_document"]
-"""A method of SentenceTransformer: prompts and lengths differ for queries and documents."""
+"""A method of SentenceTransformer: prompts differ for queries and documents."""
 
 Encode: TypeAlias = Callable[[Sequence[str], Way], Tensor]
 """Returns the embeddings of texts, one in each row."""
 
-_SETTINGS = ("max_seq_length", "query_length", "document_length", "do_lower_case")
+_SETTINGS = ("max_seq_length", "do_lower_case")
 _ROWS = 32  # of a batch at least, sentence-transformers' own default
 _FIRST = 10  # passages that the metrics of retrieval look at
 _DIGITS = 6  # decimals of similarities; further ones depend on a passage's place and batch
