@@ -95,8 +95,6 @@ def _write_depth(
                 )
             column.append(entries[lead.layer or 0])
         section[key] = write_column(key, column)
-    if isinstance(section.get("max_window_layers"), int):
-        section["max_window_layers"] = min(section["max_window_layers"], new)
 
 
 def per_layer(checkpoint: Checkpoint, prefix: str) -> dict[str, Column]:

@@ -55,7 +55,6 @@ def model_class(config: Any) -> Any:
     `CheckpointError`: transformers has no such class (custom code is never run).
     """
     names = getattr(config, "architectures", None) or []
-    names = names if isinstance(names, list) else [names]
     for name in names:
         kind = getattr(transformers, str(name), None)
         if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel):
