@@ -211,10 +211,10 @@ def _texts(models: Sequence[Checkpoint], names: Mapping[str, str]) -> Iterator[s
         if new := sum(first.get(it) != number for it, number in tokens[other.reference].items()):
             host = names[have[0].reference]
             yield f"{new:,} tokens of {names[other.reference]} are not those of {host}."
-    host, *others = models
-    unlike = [names[it.reference] for it in others if template_of(it) != template_of(host)]
+    template = template_of(models[0])
+    unlike = [names[item.reference] for item in models if template_of(item) != template]
     if unlike:
-        yield f"Not the chat template of {names[host.reference]}: {', '.join(unlike)}."
+        yield f"Not the chat template of {names[models[0].reference]}: {', '.join(unlike)}."
 
 
 def _decimal(value: float, digits: int) -> str:
