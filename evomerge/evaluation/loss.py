@@ -210,10 +210,10 @@ class Loss:
         self._lessons[task] = key, lesson
 
     def _batches(self, references: Sequence[Reference]) -> Iterator[Sequence[int]]:
-        """Yield the indices of references that are run together."""
+        """Yield the indices of references that are run together: activations are kept, so half."""
         sizes = [sum(len(c.tokens) for c in each.continuations) for each in references]
         limits = self._tasks.batched.batching
-        yield from replace(limits, tokens=limits.kept).cut(sizes)
+        yield from replace(limits, tokens=limits.tokens // 2).cut(sizes)
 
     def _predict(
         self, model: Any, group: Sequence[int], references: Sequence[Reference]

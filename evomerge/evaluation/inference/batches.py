@@ -17,7 +17,6 @@ from evomerge.compat.transformers import checkpointing_layers
 from evomerge.evaluation.inference.device import device_memory, total_memory
 
 _CPU_MOST, _CPU_GENERATED = 1024, 8192  # tokens; larger batches are hardly faster
-_CPU_KEPT = 512  # tokens, about as many as have activations that fit into the caches
 _LOGIT = 8  # bytes of a logit on a CPU: itself and its log-softmax
 _SHARE = 0.25  # share of a GPU's memory for a batch, in addition to the weights
 _GPU_LEAST, _GPU_MOST = 256, 2**17  # tokens
@@ -36,7 +35,6 @@ class Batching:
         rows: maximum rows in a batch, None for no limit.
         overhead: fixed cost of starting one more batch, expressed in padded tokens.
         generated: maximum tokens in a batch that generates, with the new ones.
-        kept: maximum tokens in a batch whose activations a backward pass keeps.
     """
 
     tokens: int
@@ -44,7 +42,6 @@ class Batching:
     _: KW_ONLY
     overhead: int
     generated: int
-    kept: int
 
     def cut(self, lengths: Sequence[int], padding: float = 1.0) -> list[list[int]]:
         """Return batches of indices into `lengths`, longest rows first.
@@ -72,8 +69,8 @@ class Batching:
 
     def halved(self) -> Batching:
         """Return the same limits with half as many tokens and rows."""
-        tokens = {name: getattr(self, name) // 2 for name in ("tokens", "generated", "kept")}
-        return replace(self, rows=self.rows and max(1, self.rows // 2), **tokens)
+        rows = self.rows and max(1, self.rows // 2)
+        return replace(self, tokens=self.tokens // 2, rows=rows, generated=self.generated // 2)
 
 
 def batching(model: Any, batch_size: int | Literal["auto"]) -> Batching:
@@ -84,14 +81,13 @@ def batching(model: Any, batch_size: int | Literal["auto"]) -> Batching:
     """
     rows = None if batch_size == "auto" else batch_size
     if model.device.type == "cpu":
-        limits = {"generated": _CPU_GENERATED, "kept": _CPU_KEPT}
-        return Batching(_CPU_MOST, rows, overhead=_CPU_PASS, **limits)
+        return Batching(_CPU_MOST, rows, overhead=_CPU_PASS, generated=_CPU_GENERATED)
     config = model.config.get_text_config().to_dict()
     total = device_memory(str(model.device)) or 8 * 2**30
     activations, cached, vocabulary = _token_bytes(config, model.dtype.itemsize)
     fitting = int(total * _SHARE / (activations + cached + 12 * vocabulary + 1))
     tokens = max(_GPU_LEAST, min(_GPU_MOST, fitting))
-    return Batching(tokens, rows, overhead=_GPU_PASS, generated=_GPU_WIDER * tokens, kept=tokens)
+    return Batching(tokens, rows, overhead=_GPU_PASS, generated=_GPU_WIDER * tokens)
 
 
 def largest_batch(config: Mapping[str, Any], itemsize: int) -> int:

@@ -21,7 +21,7 @@ from evomerge.evaluation.inference.batches import (
 
 
 def limits(tokens, rows, overhead):
-    return Batching(tokens, rows, overhead=overhead, generated=tokens, kept=tokens)
+    return Batching(tokens, rows, overhead=overhead, generated=tokens)
 
 
 SHAPES = [

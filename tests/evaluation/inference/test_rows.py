@@ -127,7 +127,7 @@ def test_the_head_reads_contiguous_memory():
 def test_no_batch_is_started_to_save_padding_if_it_takes_many_passes():
     """Prompts of 10 and 20 tokens: apart, they need no padding, but twice as many passes."""
     lengths = [10] * 20 + [20] * 20
-    batching = Batching(1024, None, overhead=48, generated=4096, kept=1024)
+    batching = Batching(1024, None, overhead=48, generated=4096)
 
     def sizes(limit):
         prompts = [Prompt((1,) * length, ("\n",), limit) for length in lengths]
@@ -140,5 +140,5 @@ def test_no_batch_is_started_to_save_padding_if_it_takes_many_passes():
 def test_texts_that_end_differently_are_not_in_one_batch():
     ends = [(("\n",), 8), (("\n",), 9), (("."), 8)]
     prompts = [Prompt((1, 2), tuple(stops), limit) for stops, limit in [*ends, *ends]]
-    batching = Batching(1024, None, overhead=48, generated=4096, kept=1024)
+    batching = Batching(1024, None, overhead=48, generated=4096)
     assert make_batches(prompts, batching) == [[0, 3], [1, 4], [2, 5]]
