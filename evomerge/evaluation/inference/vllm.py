@@ -50,7 +50,6 @@ class VllmEngine:
         weights = checkpoint_weights(model)
         self._llm = vllm_start.start_vllm(model, tokenizer, weights, tensor_parallel)
         self._shapes = {name: tuple(item.shape) for name, item in weights.items()}
-        self._failure: str | None = None
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Replace the model's weights and empty the prefix cache.
@@ -110,20 +109,17 @@ class VllmEngine:
 
     @contextmanager
     def _fatal(self, action: str) -> Iterator[None]:
-        """Turn an error of vLLM into a `DeviceError`, and refuse to use the engine after it.
+        """Turn an error of vLLM into a `DeviceError`, which ends the search.
 
         After a failed reload the weights are a mixture, and every later reload fails. After a
         failed run the requests remain in the engine's queue.
         """
         try:
-            if self._failure is not None:
-                raise RuntimeError(self._failure)
             yield
         except Exception as error:
-            self._failure = one_line(error).rstrip(".")
             raise DeviceError(
-                f"vLLM failed to {action} ({self._failure}); go on with `evomerge resume`, which "
-                "marks a candidate with which this happens three times as failed."
+                f"vLLM failed to {action} ({one_line(error).rstrip('.')}); go on with `evomerge "
+                "resume`, which marks a candidate with which this happens three times as failed."
             ) from error
 
 

