@@ -87,26 +87,18 @@ class TaskTemplates(SandboxedEnvironment):
 
     def from_string(self, source: Any, *_: Any, **__: Any) -> Any:
         """Return what renders a text as a template; ConfigError: it is none, or fails."""
-        with _explained(str(source)):
-            template = self._compiled(source)
 
         def render(*values: Any, **named: Any) -> str:
-            with _explained(str(source)):
-                return template.render(*values, **named)
+            try:
+                return str(self._compiled(source).render(*values, **named))
+            except Exception as error:  # it may call anything of a document, or divide by zero
+                reason = f"{type(error).__name__}: {one_line(error)}".rstrip(".")
+                raise ConfigError(
+                    f"The template {shown(str(source))} of a task cannot be used ({reason}); "
+                    "correct its YAML."
+                ) from error
 
         return SimpleNamespace(render=render)
-
-
-@contextmanager
-def _explained(text: str) -> Iterator[None]:
-    """Raise a sentence with the text of a template for what it raises."""
-    try:
-        yield
-    except Exception as error:  # a template may call anything of a document, or divide by zero
-        reason = f"{type(error).__name__}: {one_line(error)}".rstrip(".")
-        raise ConfigError(
-            f"The template {shown(text)} of a task cannot be used ({reason}); correct its YAML."
-        ) from error
 
 
 @lru_cache(maxsize=1)
