@@ -90,7 +90,7 @@ def test_every_generation_config_gives_lm_evals_texts_or_is_refused(theirs, answ
         try:
             expected = theirs(settings)
         except Exception:
-            with pytest.raises(ConfigError, match=f"sets '({'|'.join(settings)})'"):
+            with pytest.raises(ConfigError, match="lm-eval cannot score the host"):
                 answered(settings)
             continue
         assert not REFUSED & settings.keys()

@@ -262,10 +262,8 @@ def _refusing(model: Any) -> Iterator[None]:
     except Exception as error:  # transformers raises anything for settings that it cannot use
         if is_exhausted(error) or is_device_failure(error):
             raise
-        setting = unsupported_setting(model.generation_config)
-        also = "" if setting is None else f", which sets {setting!r} in generation_config.json,"
         raise ConfigError(
-            f"objectives: lm-eval cannot score the host{also} on the tasks "
+            "objectives: lm-eval cannot score the host on the tasks "
             f"({type(error).__name__}: {one_line(error).rstrip('.')}); correct config.json, "
             "generation_config.json or the tokenizer of the host, or the task's generation_kwargs."
         ) from error
