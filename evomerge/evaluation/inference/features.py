@@ -55,7 +55,13 @@ class ImageFeatures:
                 device, features = known
                 return _each(features, lambda tensor: tensor.to(device))
             features = compute(*args, **options)
-            self._keep(key, features)
+            tensors: list[Tensor] = []
+            _each(features, tensors.append)
+            size = sum(tensor.nbytes for tensor in tensors)
+            if self._bytes + size <= self.memory:
+                self._bytes += size
+                stored = _each(features, lambda tensor: tensor.detach().to("cpu", copy=True))
+                self._outputs[key] = tensors[0].device, stored
             return features
 
         inner.get_image_features = get_image_features  # of this object, not of its class
@@ -63,15 +69,6 @@ class ImageFeatures:
             yield
         finally:
             del inner.get_image_features
-
-    def _keep(self, key: str, features: Any) -> None:
-        tensors: list[Tensor] = []
-        _each(features, tensors.append)
-        size = sum(tensor.nbytes for tensor in tensors)
-        if self._bytes + size <= self.memory:
-            self._bytes += size
-            stored = _each(features, lambda tensor: tensor.detach().to("cpu", copy=True))
-            self._outputs[key] = tensors[0].device, stored
 
 
 def _each(value: Any, change: Callable[[Tensor], object]) -> Any:
@@ -87,5 +84,5 @@ def _each(value: Any, change: Callable[[Tensor], object]) -> Any:
 
 
 def _digest(tensor: Tensor) -> tuple[object, ...]:
-    content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
     return tensor.dtype, tensor.shape, tensor.device, hashlib.sha256(content).hexdigest()

@@ -44,7 +44,8 @@ def unsupported_setting(settings: Any) -> str | None:
     lm-eval generates with transformers' `generate`, which reads `generation_config.json`. Our own
     generation may be used only if each setting is known; otherwise lm-eval itself generates.
     """
-    default, name = vars(type(settings)()), ""
+    default = vars(type(settings)())
+    name: str
     for name, value in vars(settings).items():
         if name not in _KNOWN and value not in (None, default.get(name), _NEUTRAL.get(name)):
             return name
