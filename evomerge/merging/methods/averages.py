@@ -1,18 +1,22 @@
 """Weighted sums of the sources: by weights that are knobs, or by angles between the sources.
 
-For angles a tensor is one vector. The weights of the sum then depend on the knobs and on dot
-products, which are computed once.
+For angles a tensor is one vector (for nuslerp and model_stock also each row or column). The weights
+of the sum then depend on the knobs and on dot products, which are computed once.
 """
 
 from __future__ import annotations
 
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evomerge.merging.methods.blocks import View, blocks, columns, flat, row_products, rows, total
 from evomerge.merging.methods.method import WEIGHT, Floats, KnobKey, Operands, flag, knob, method
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from evomerge.merging.kernels.compiled import Array
 
 _SHOEMAKE = "Shoemake 1985, doi 10.1145/325165.325242"
@@ -71,15 +75,14 @@ def _arc_weights(gram: Array, t: float, parallel: float = 1 - 1e-12) -> Array:
     """Return the weights of two vectors for the point at position t (0 to 1) of their arc.
 
     If the absolute value of their cosine is above `parallel`, the arc counts as straight. A vector
-    of zeros counts as orthogonal. `gram` has their dot products.
+    of zeros counts as orthogonal. `gram` has their dot products: (2, 2), or (2, 2, n) for n pairs.
     """
-    lengths, ends = np.sqrt(gram[0, 0]) * np.sqrt(gram[1, 1]), np.array([1 - t, t])
-    cosine = np.clip(gram[0, 1] / (lengths or 1.0), -1, 1)
-    if abs(cosine) > parallel or t in (0, 1):
-        return ends
+    lengths = np.sqrt(gram[0, 0]) * np.sqrt(gram[1, 1])
+    cosine = np.clip(gram[0, 1] / np.where(lengths == 0, 1.0, lengths), -1, 1)
     angle = np.arccos(cosine)
-    weights: Array = np.sin(ends * angle) / np.sin(angle)
-    return weights
+    straight = (abs(cosine) > parallel) | (t in (0, 1))
+    sine = np.where(straight, 1.0, np.sin(angle))
+    return np.array([np.where(straight, end, np.sin(end * angle) / sine) for end in (1 - t, t)])
 
 
 @method(
@@ -103,24 +106,31 @@ def slerp(
     parents=(2, 2),
     base="optional",
     paper=_SHOEMAKE,
-    preparation=_products,
+    preparation=lambda operands: cache(partial(row_products, operands)),
+    torch=True,
 )
 def nuslerp(
     operands: Operands,
-    out: Array,
+    out: Tensor,
     *,
     weight: Floats = WEIGHT,
-    nuslerp_flatten: bool = knob(1.0, 1, 1, kind="flag"),
-    nuslerp_row_wise: bool = knob(0.0, 0, 0, kind="flag"),
+    nuslerp_flatten: bool = flag(True),
+    nuslerp_row_wise: bool = flag(False),
 ) -> None:
     """Write slerp at t = w_2 / (w_1 + w_2), between two sources or their task vectors.
 
-    The vectors are whole tensors, not rows or columns.
+    The vectors are whole tensors (`nuslerp_flatten`), their rows, or their columns.
     """
+    import torch
+
     from evomerge.merging.kernels.passes import normalized
 
+    view = columns if nuslerp_row_wise else rows
+    view = flat if nuslerp_flatten or operands.tensors[0].ndim < 2 else view
     _, t = normalized(weight, switch=None)
-    _write_weighted(operands, _arc_weights(operands.prepared, t), out)
+    weights = torch.from_numpy(_arc_weights(operands.prepared(view).numpy(), t)).float()
+    for (at, _), base, changes, target in blocks(operands, out, view):
+        target.copy_(base + total(changes * weights[:, at, None]))
 
 
 @method(
@@ -204,25 +214,35 @@ def _unit(cosines: Array, weights: Array) -> Array:
     return weights if length <= 1e-8 else weights / length
 
 
+def _rows_or_flat(operands: Operands) -> View:
+    return rows if operands.base.ndim > 1 else flat
+
+
 @method(
     "between the base and the mean of the sources, by the angle between task vectors",
     parents=(2, None),
     base="required",
     paper="Jang et al. 2024, arXiv 2403.19522",
-    preparation=_products,
+    preparation=lambda operands: row_products(operands, _rows_or_flat(operands)),
+    torch=True,
 )
-def model_stock(
-    operands: Operands, out: Array, *, filter_wise: bool = knob(0.0, 0, 0, kind="flag")
-) -> None:
+def model_stock(operands: Operands, out: Tensor, *, filter_wise: bool = flag(False)) -> None:
     """Write base + t mean_i(x_i - base) with t = N c / (1 + (N - 1) c).
 
-    c is the mean cosine between the N task vectors, each a whole tensor. If the denominator is
-    about 0 (1e-8), the result is the base.
+    c is the mean cosine between the N task vectors: one number for the tensor or, with
+    `filter_wise`, one for each row. If the denominator is about 0 (1e-8), the result is the base.
     """
-    count = len(operands.tensors)
-    inverse = _inverse(np.sqrt(operands.prepared.diagonal()))
-    cosines = operands.prepared * inverse * inverse[:, None]
-    cosine = cosines[np.triu_indices(count, 1)].mean()
+    import torch
+
+    products, count = operands.prepared, len(operands.tensors)
+    pairs = products if filter_wise else products.sum(-1, keepdim=True)
+    one, two = torch.tril_indices(count, count, -1)
+    lengths = pairs.diagonal().T.sqrt()
+    scale = lengths[one] * lengths[two]
+    # The cosine with a vector of zeros is 0.
+    cosine = torch.where(scale == 0, 0.0, pairs[one, two] / scale).mean(0)
     denominator = 1 + (count - 1) * cosine
-    weight = 0.0 if abs(denominator) <= 1e-8 else cosine / denominator
-    _write_weighted(operands, np.full(count, weight), out)
+    ratio = torch.where(denominator.abs() <= 1e-8, 0.0, count * cosine / denominator)
+    ratio = ratio.float().expand(products.shape[-1])
+    for at, base, changes, target in blocks(operands, out, _rows_or_flat(operands)):
+        target.copy_(base + ratio[at[0], None] * (total(changes) / count))

@@ -5,7 +5,7 @@ Blocks depend on the shape of a tensor only, so sums have the same bits on any n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
 from evomerge.merging.methods.method import Operands
@@ -16,21 +16,44 @@ if TYPE_CHECKING:
 SIZE = 1 << 15
 """Most elements of a block."""
 
-Block: TypeAlias = "tuple[slice, Tensor, Tensor, Tensor]"
-"""A part of the flat tensors; there the base and the sources' changes of it (sources, elements), as
-float32; and the part of the result that is to be written."""
+View: TypeAlias = "Callable[[Tensor], Tensor]"
+"""Shows a tensor as a matrix that shares its memory."""
+
+Block: TypeAlias = "tuple[tuple[slice, slice], Tensor, Tensor, Tensor]"
+"""Rows and columns of a block; there the base and the sources' changes of it (sources, rows,
+columns), as float32; and the part of the result that is to be written."""
 
 
-def blocks(operands: Operands, out: Tensor | None = None) -> Iterator[Block]:
-    """Yield the blocks of a merge into `out`, in order."""
+def flat(tensor: Tensor) -> Tensor:
+    """Show a tensor as one row."""
+    return tensor.reshape(1, -1)
+
+
+def rows(tensor: Tensor) -> Tensor:
+    """Show a tensor of one or more dimensions as a matrix: first dimension times all others."""
+    return tensor.reshape(len(tensor), -1)
+
+
+def columns(tensor: Tensor) -> Tensor:
+    """Show the columns of `rows` as rows."""
+    return rows(tensor).T
+
+
+def blocks(operands: Operands, out: Tensor | None = None, view: View = flat) -> Iterator[Block]:
+    """Yield the blocks of a merge into `out`, in the order of rows; without a base, that is 0."""
     import torch
 
-    base, *sources = (tensor.reshape(-1) for tensor in (operands.base, *operands.tensors))
-    target = base if out is None else out.view(-1)
-    for left in range(0, len(base), SIZE):
-        at = slice(left, left + SIZE)
-        start, values = base[at].float(), torch.stack([source[at].float() for source in sources])
-        yield at, start, values.sub_(start), target[at]
+    sources = [view(tensor) for tensor in operands.tensors]
+    target = sources[0] if out is None else view(out)
+    height, width = target.shape
+    wide = max(min(width, SIZE), 1)
+    tall = SIZE // wide
+    for top in range(0, height, tall):
+        for left in range(0, width, wide):
+            at = slice(top, top + tall), slice(left, left + wide)
+            values = torch.stack([source[at].float() for source in sources])
+            base = torch.zeros(()) if operands.base is None else view(operands.base)[at].float()
+            yield at, base, values.sub_(base), target[at]
 
 
 def total(changes: Tensor) -> Tensor:
@@ -39,3 +62,18 @@ def total(changes: Tensor) -> Tensor:
     for change in changes[1:]:
         result = result + change
     return result
+
+
+def row_products(operands: Operands, view: View) -> Tensor:
+    """Return the dot products of the changes of every pair of sources, for each row of a view.
+
+    Float64, of shape (sources, sources, rows).
+    """
+    import torch
+
+    count = len(operands.tensors)
+    sums = torch.zeros(count, count, len(view(operands.tensors[0])), dtype=torch.float64)
+    for at, _, changes, _ in blocks(operands, view=view):
+        exact = changes.double()
+        sums[..., at[0]] += (exact[:, None] * exact).sum(-1)
+    return sums

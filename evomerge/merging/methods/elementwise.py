@@ -80,15 +80,15 @@ def arcee_fusion(operands: Operands, out: Tensor) -> None:
 
 
 def _ratios(operands: Operands, epsilon: float) -> Tensor:
-    """Return shared_i / alone_i (see `ramplus`), of shape (sources, 1)."""
+    """Return shared_i / alone_i (see `ramplus`), of shape (sources, 1, 1)."""
     import torch
 
-    alone, shared = torch.zeros(2, len(operands.tensors), 1, dtype=torch.float64)
+    alone, shared = torch.zeros(2, len(operands.tensors), 1, 1, dtype=torch.float64)
     for _, _, changes, _ in blocks(operands):
         changed = (changes.abs() > epsilon).float()
         single = changed * (total(changed) == 1)
-        alone += single.sum(1, keepdim=True)
-        shared += (changed - single).sum(1, keepdim=True)
+        alone += single.sum((1, 2), keepdim=True)
+        shared += (changed - single).sum((1, 2), keepdim=True)
     ratios: Tensor = (shared / alone.clamp(min=1)).float()
     return ratios
 
@@ -146,8 +146,8 @@ def _variances(operands: Operands) -> Tensor:
     import torch
 
     variances = torch.empty(operands.base.numel())
-    for at, _, changes, _ in blocks(operands):
-        variances[at] = _variance(changes)
+    for (_, at), _, changes, _ in blocks(operands):
+        variances[at] = _variance(changes)[0]
     return variances
 
 
@@ -187,9 +187,9 @@ def sce(
         variances = operands.prepared().numpy()
         kept = int(select_topk * np.count_nonzero(variances))
         cut = find_cut(variances.__getitem__, len(variances), kept) if kept else None
-    energies = torch.zeros(len(operands.tensors), 1, dtype=torch.float64)
+    energies = torch.zeros(len(operands.tensors), 1, 1, dtype=torch.float64)
     for _, changes, _target in _selected(operands, cut, out) if kept else ():
-        energies += changes.square().sum(1, keepdim=True, dtype=torch.float64)
+        energies += changes.square().sum((1, 2), keepdim=True, dtype=torch.float64)
     if not energies.any():
         out.copy_(operands.base)
         return
@@ -207,7 +207,7 @@ def _selected(
     """Yield blocks of the base, of the task vectors before a cut, and of the result."""
     import torch
 
-    for at, base, changes, target in blocks(operands, out):
+    for (_, at), base, changes, target in blocks(operands, out):
         if cut is not None:
             variance = _variance(changes)
             index = torch.arange(at.start, at.start + changes.shape[-1])

@@ -79,16 +79,23 @@ def same_bits(left, right):
 
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
 cases = st.tuples(st.sampled_from(SHAPES), st.integers(0, 50), DTYPES)
+ROWS: list[tuple[str, dict[str, float]]] = [
+    *(("nuslerp", {"nuslerp_flatten": 0.0, "nuslerp_row_wise": rows}) for rows in (0.0, 1.0)),
+    ("model_stock", {"filter_wise": 1.0}),
+]
+ROW_WISE = [(*row, shape) for row in ROWS for shape in ((3, 70_000), (70_000, 3))]
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_bits_are_the_same_on_any_number_of_threads(name, threads):
-    base, *sources = tensors((640, 512), count_of(name), 1, torch.bfloat16)
+@pytest.mark.parametrize(
+    ("name", "knobs", "shape"), [*((name, {}, (640, 512)) for name in ALL), *ROW_WISE]
+)
+def test_bits_are_the_same_on_any_number_of_threads(name, knobs, shape, threads):
+    base, *sources = tensors(shape, count_of(name), 1, torch.bfloat16)
     threads(1)
-    expected = merged(name, sources, base)
+    expected = merged(name, sources, base, knobs=knobs)
     for count, reuse in ((2, False), (2, True), (5, False), (1, True)):
         threads(count)
-        assert same_bits(merged(name, sources, base, reuse=reuse), expected)
+        assert same_bits(merged(name, sources, base, knobs=knobs, reuse=reuse), expected)
 
 
 METHODS = map(get_method, ALL)
@@ -229,7 +236,7 @@ def test_weights_that_cancel_cannot_be_normalized(name):
         merged(name, sources, base, [{"weight": 1.0}, {"weight": -1.0}], knobs)
 
 
-@pytest.mark.parametrize(("name", "knobs"), [("slerp", {"t": 0.25}), ("nuslerp", {})])
+@pytest.mark.parametrize(("name", "knobs"), [("slerp", {"t": 0.25}), ("nuslerp", {}), *ROWS[:2]])
 def test_a_vector_of_zeros_is_orthogonal_to_every_vector(name, knobs):
     """As in mergekit: a task vector of zeros stands for a direction at random."""
     (vector,) = tensors((3, 5), 0, 12)
