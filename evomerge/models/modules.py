@@ -55,9 +55,6 @@ _PLAIN: Mapping[str, Any] = {
 _READ = ("max_seq_length", "do_lower_case", "unpad_inputs")
 """Further settings of the transformer that need no other treatment, or have their own here."""
 
-_NO_LIMIT = 1_000_000
-"""Tokens of a text; transformers has larger numbers for tokenizers without a largest length."""
-
 _VALUES = Values(CheckpointError)
 
 
@@ -93,11 +90,6 @@ class ModuleStack:
         return {"query": "", "document": "", **(self.settings.get("prompts") or {})}
 
     @property
-    def prompt(self) -> str:
-        """What is written before a text that is neither a query nor a document."""
-        return self.prompts.get(self.settings.get("default_prompt_name") or "", "")
-
-    @property
     def similarity(self) -> str:
         """How two embeddings are compared, one of `SIMILARITIES`."""
         return self.settings.get("similarity_fn_name") or "cosine"
@@ -127,9 +119,9 @@ class ModuleStack:
         return None
 
     def plain(self) -> Iterator[tuple[str, Any]]:
-        """Yield name and value of each setting that changes embeddings or their comparison.
+        """Yield name and value of each setting that changes embeddings, but no lengths of texts.
 
-        They are the same for files of all versions of sentence-transformers. See also `max_length`.
+        They are the same for files of all versions of sentence-transformers.
         """
         yield "modules", ", ".join(module.kind for module in self.modules)
         for module in self.modules[1:]:
@@ -153,20 +145,6 @@ def _plain_settings(module: Module) -> dict[str, Any]:
         "pooling_mode": given if isinstance(given, str) else ", ".join(map(str, given)),
         "include_prompt": known.get("include_prompt", True),
     }
-
-
-def max_length(
-    settings: Mapping[str, Any], of_tokenizer: float, config: Mapping[str, Any]
-) -> int | None:
-    """Return the number of tokens that a longer text is cut to; None: no limit.
-
-    It goes by the `settings` of the transformer module, the tokenizer's `model_max_length`, and the
-    model's `config.json`.
-    """
-    length, positions = settings.get("max_seq_length"), config.get("max_position_embeddings")
-    if length is None:
-        length = min(of_tokenizer, of_tokenizer if positions in (None, -1) else positions)
-    return int(length) if length < _NO_LIMIT else None
 
 
 def read_stack(folder: Path, reference: str) -> ModuleStack | None:

@@ -18,9 +18,11 @@ from evomerge.models.heads import (
     lost_of_head,
     modules_of,
 )
-from evomerge.models.modules import max_length
 from evomerge.models.safetensors import read_json
 from evomerge.models.stacks import Modality, Stack
+
+_NO_LIMIT = 1_000_000
+"""Tokens of a text; transformers has larger numbers for tokenizers without a largest length."""
 
 _MODALITIES: tuple[Modality, ...] = ("vision", "projector", "audio")
 
@@ -188,7 +190,11 @@ def module_notes(checkpoints: Iterable[Checkpoint], names: Mapping[str, str]) ->
 def _longest_text(checkpoint: Checkpoint) -> int | None:
     """Return the largest number of tokens of a text that an encoder reads; None: no limit."""
     assert checkpoint.modules is not None
-    file = checkpoint.folder / "tokenizer_config.json"
-    length = read_json(file).get("model_max_length") if file.is_file() else None
-    of_tokenizer = length if isinstance(length, (int, float)) else float("inf")
-    return max_length(checkpoint.modules.modules[0].settings, of_tokenizer, checkpoint.config)
+    length = checkpoint.modules.modules[0].settings.get("max_seq_length")
+    if length is None:
+        file = checkpoint.folder / "tokenizer_config.json"
+        of_tokenizer = read_json(file).get("model_max_length") if file.is_file() else None
+        limits = (of_tokenizer, checkpoint.config.get("max_position_embeddings"))
+        known = (limit for limit in limits if isinstance(limit, (int, float)) and limit > 0)
+        length = min(known, default=_NO_LIMIT)
+    return int(length) if length < _NO_LIMIT else None
