@@ -115,7 +115,8 @@ class Drawn(TaskVector):
         if self._draws is not None:
             return self._draws[span]
         assert self.noise is not None
-        return self.noise.array(span.start, span.stop)
+        draws: Array = self.noise.array(span.start, span.stop)
+        return draws
 
 
 @compiled
