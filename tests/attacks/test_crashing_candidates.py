@@ -48,7 +48,7 @@ def test_whatever_a_method_or_a_metric_raises_is_one_row(case: str, stage: str) 
     def nothing(*_: Any, **__: Any) -> None:
         return None
 
-    builder = SimpleNamespace(prepare=lambda recipe, report: recipe, write=nothing)
+    builder = SimpleNamespace(prepare=lambda recipe: recipe, write=nothing)
     evaluator: Any = SimpleNamespace(
         prepare=nothing, set_callbacks=nothing, halve_batches=nothing, is_touched=False, score=fail
     )
@@ -110,7 +110,7 @@ def test_the_next_baseline_is_taken_if_the_first_one_cannot_be_built(bad: int) -
             raise CandidateError("lm_head.weight: 3 NaN or infinite weights.")
         return prepared
 
-    builder = SimpleNamespace(prepare=lambda recipe, report: recipe, write=write)
+    builder = SimpleNamespace(prepare=lambda recipe: recipe, write=write)
     evaluator: Any = SimpleNamespace(prepare=mock.Mock(), is_touched=False)
     if bad == len(recipes):
         with pytest.raises(CheckpointError, match=r"None of the parents.*3 NaN"):
