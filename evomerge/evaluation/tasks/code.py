@@ -27,6 +27,7 @@ from typing import Any, TypeAlias
 
 import psutil
 
+from evomerge.compat.lm_eval import filters_of
 from evomerge.errors import SearchError, one_line
 from evomerge.evaluation.inference.calls import SEED, calling
 from evomerge.evaluation.tasks.loading import TaskLoader
@@ -167,7 +168,7 @@ def _begin(task: Any, requests: Sequence[Instance], seconds: int) -> tuple[int, 
         return process, folder
     try:
         _limit(folder, seconds)
-        (row,) = document_metrics(task, [requests])
+        (row,) = document_metrics(task, filters_of(task), [requests])
         outcome = [row, [dict(instance.filtered_resps) for instance in requests]]
         (folder / _OUTCOME).write_text(json.dumps(outcome, default=str))
     finally:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from evomerge.compat.lm_eval import Group, only_documents
+from evomerge.compat.lm_eval import Group, filters_of, only_documents
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.calls import SEED, calling
 from evomerge.evaluation.inference.reference import ReferenceLM
@@ -54,6 +53,7 @@ class Harness:
         self.apply_chat_template = apply_chat_template
         self.tasks: dict[str, Any] = {}
         self._groups: dict[str, Group] = {}
+        self._filters: dict[str, list[Any]] = {}
         folders = [str(folder) for folder in include]
         self._code = CodeProcess(folders)
         self._loader = TaskLoader(folders, fewshot, generation or {}, allow_code, tasks)
@@ -78,7 +78,7 @@ class Harness:
         """
         other = copy.copy(self)
         other.tasks, other._groups = dict(self.tasks), dict(self._groups)
-        other.origins = dict(self.origins)
+        other.origins, other._filters = dict(self.origins), dict(self._filters)
         with calling(SEED):
             self._loader.manager([*replacements.values()], f"{where}.tasks")
             for name, source in replacements.items():
@@ -108,13 +108,14 @@ class Harness:
             if runs_code(task):
                 self.origins[leaf] = source, source if leaf == name else leaf
         self.tasks |= tasks
+        self._filters |= {leaf: filters_of(task) for leaf, task in tasks.items()}
         self._groups |= groups
 
     def _tried(self, task: str, requests: Sequence[Instance]) -> DocumentMetrics:
         """Return the metrics of a document; none if code that it runs gives no result."""
         if task in self.origins:
             return self._code.metrics(self.origins[task], [requests], {})[0]
-        return document_metrics(self.tasks[task], [requests])[0]
+        return document_metrics(self.tasks[task], self._filters[task], [requests])[0]
 
     def _select_split(self, name: str, task_split: str, where: str) -> TaskInfo:
         """Replace a task by one that includes it and sets `test_split`; return its info."""
@@ -135,6 +136,7 @@ class Harness:
             # Only if `fewshot_split` is set does lm-eval leave out the document itself.
             changes["fewshot_split"] = changes["test_split"]
         task = self.tasks[name] = self._loader.load(info.name, where, changes)[0][info.name]
+        self._filters[name] = filters_of(task)
         return replace(info, documents=len(task.eval_docs), task_split=task_split)
 
     def build(
@@ -143,23 +145,23 @@ class Harness:
         """Return the requests of each document: those of `simple_evaluate(samples={task: ids})`.
 
         The ids are ascending and unique. Few-shot examples are drawn in their order, starting from
-        the same seed in each call, so a document's prompt depends on the other ids too. Chats are
-        written by the template of a reference, or without one.
+        the same seed in each call, so a document's prompt depends on the other ids too. Without a
+        reference there is no chat template.
 
         Raises:
             ConfigError: lm-eval makes no requests of a document.
         """
-        subject, is_chat = self.tasks[task], self.apply_chat_template
-        template = reference.chat_template if reference else _turns
+        subject = self.tasks[task]
+        chat = reference if self.apply_chat_template else None
         with calling(SEED), only_documents(subject, ids):
             subject.set_fewshot_seed(seed=SEED)
             subject.build_all_requests(
                 samples=dict.fromkeys(ids),  # lm-eval tests `in samples` for every document
                 system_instruction=None,
-                apply_chat_template=is_chat,
-                fewshot_as_multiturn=is_chat,
-                chat_template=template if is_chat else None,
-                tokenizer_name=reference.tokenizer_name if reference and is_chat else "",
+                apply_chat_template=chat is not None,
+                fewshot_as_multiturn=chat is not None,
+                chat_template=chat and chat.chat_template,
+                tokenizer_name=chat.tokenizer_name if chat else "",
             )
         groups = groupby(subject.instances, key=lambda instance: instance.doc_id)
         documents = [sorted(requests, key=lambda instance: instance.idx) for _, requests in groups]
@@ -176,7 +178,7 @@ class Harness:
             metrics = {**self.info.tasks[task].metrics, NLL: None, TOKENS: None}
             worst = {key: 1.0 - item.higher_is_better for key, item in metrics.items() if item}
             return self._code.metrics(self.origins[task], documents, worst)
-        return document_metrics(self.tasks[task], documents)
+        return document_metrics(self.tasks[task], self._filters[task], documents)
 
     def reference_answer(self, task: str, document: Any) -> tuple[str, str]:
         """Return the reference answer of a document, and the task's delimiter before it.
@@ -233,8 +235,3 @@ def _without(task: str, what: str) -> ConfigError:
         "loss for gradients nor the metric nll; correct it in the task's YAML or leave it out "
         "there (process_docs), or use another optimizer and metric."
     )
-
-
-def _turns(messages: Sequence[Mapping[str, str]], *args: Any, **options: Any) -> str:
-    """Return the messages of a chat, without a template."""
-    return json.dumps([dict(message) for message in messages])

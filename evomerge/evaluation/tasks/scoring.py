@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from evomerge.compat.lm_eval import filters_of
 from evomerge.evaluation.inference.calls import calling
 from evomerge.scores import NLL, Example
 
@@ -18,13 +17,14 @@ _PROMPT, _ANSWER = 600, 300
 """Characters that are kept: of a prompt the last ones, of an answer and a target the first."""
 
 
-def document_metrics(task: Any, documents: Sequence[Sequence[Instance]]) -> list[DocumentMetrics]:
+def document_metrics(
+    task: Any, filters: Sequence[Any], documents: Sequence[Sequence[Instance]]
+) -> list[DocumentMetrics]:
     """Return the metrics of each document of a task, from the answers (`resps`) in its requests.
 
-    A key is the metric's name, with the filter's name appended (`exact_match,strict-match`) if the
-    task has several filters.
+    `filters` are those of the task (`filters_of`). A key is the metric's name, with the filter's
+    name appended (`exact_match,strict-match`) if the task has several filters.
     """
-    filters = filters_of(task)
     instances = [instance for requests in documents for instance in requests]
     for instance in instances:
         instance.filtered_resps = {}
