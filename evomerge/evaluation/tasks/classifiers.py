@@ -72,8 +72,8 @@ def batches_of(
     No special token is added to chats, which a chat template has written.
     """
     distinct, config = list(dict.fromkeys(inputs)), model.config
-    options = {"truncation": True, "max_length": _longest_input(model, tokenizer)}
-    rows = [tokenizer(*item, add_special_tokens=not are_chats, **options) for item in distinct]
+    cut = {"truncation": True, "max_length": _longest_input(model, tokenizer)}
+    rows = [tokenizer(*item, add_special_tokens=not are_chats, **cut) for item in distinct]
     limits = batching(model, batch_size)
     # transformers finds the last token of a text by the token of padding. XLNet reads what is at
     # the end of the row. A head behind two stacks wants as many end tokens in all texts of a batch.
@@ -81,18 +81,12 @@ def batches_of(
     reads_end = config.is_encoder_decoder or getattr(config, "summary_type", "") == "last"
     if reads_end or pad is None or pad != tokenizer.pad_token_id:
         limits = replace(limits, rows=1)
-    return [
-        (
-            [distinct[place] for place in group],
-            tokenizer.pad(
-                [rows[place] for place in group],
-                padding=len(group) > 1,
-                padding_side="right",
-                return_tensors="pt",
-            ),
-        )
-        for group in limits.cut([len(row["input_ids"]) for row in rows])
-    ]
+    options = {"padding_side": "right", "return_tensors": "pt"}
+    batches = []
+    for group in limits.cut([len(row["input_ids"]) for row in rows]):
+        columns = tokenizer.pad([rows[place] for place in group], len(group) > 1, **options)
+        batches.append(([distinct[place] for place in group], columns))
+    return batches
 
 
 def _longest_input(model: Any, tokenizer: Any) -> int:

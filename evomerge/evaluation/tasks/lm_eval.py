@@ -29,8 +29,6 @@ from evomerge.evaluation.tasks.loading import shows_images
 from evomerge.evaluation.tasks.objective import Documents, MetricRows, Summary
 from evomerge.evaluation.tasks.scoring import DocumentMetrics, example, plain, summarized
 from evomerge.evaluation.tasks.suitable import Suitable
-from evomerge.models.causal import is_encoder_decoder
-from evomerge.models.checkpoint import Checkpoint
 from evomerge.scores import NLL, TOKENS, Example, Split
 
 FORMS = (Form(True, "token"), Form(False, "token"), Form(True, "stop"), Form(False, "stop"))
@@ -115,10 +113,6 @@ class LmEval(Suitable):
         """Return `vision` if a task shows images."""
         sees = any(task.shows_images for task in self.info.tasks.values())
         return frozenset({"vision"} if sees else ())
-
-    def can_teach(self, host: Checkpoint) -> bool:
-        """Whether models are causal: lm-eval itself runs encoder-decoders, without gradients."""
-        return not is_encoder_decoder(host)
 
     def check_documents(self, documents: Documents, split: Split) -> None:
         """Check that each document of a task with the metric `nll` has a reference answer."""

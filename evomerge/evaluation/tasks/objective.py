@@ -117,10 +117,6 @@ class Objective:
     def check_answers(self, task: str, ids: Sequence[int]) -> None:
         """Raise a `ConfigError` unless documents have an answer that models can learn."""
 
-    def can_teach(self, host: Checkpoint) -> bool:
-        """Whether gradients of models like a host can be followed to the answers of documents."""
-        return self.has_answers
-
     def needed_parts(self) -> frozenset[str]:
         """Return the parts that a model must have beside its language model; see `parts.py`."""
         return frozenset()
