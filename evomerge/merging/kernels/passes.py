@@ -111,10 +111,10 @@ def store_changed(base: Array, change: Array, factor: np.float32, out: Array) ->
 
 
 @compiled
-def store_scaled(source: Array, factor: np.float32, out: Array) -> None:
-    """Round factor * source into a stored span."""
+def store(source: Array, out: Array) -> None:
+    """Round a stored span to the dtype of another."""
     for i in range(len(out)):
-        out[i] = narrow(widen(source[i]) * factor, out)
+        out[i] = narrow(widen(source[i]), out)
 
 
 @compiled
@@ -136,7 +136,7 @@ def write_copy(source: Array, out: Array) -> None:
     if source.dtype == out.dtype:
         out[...] = source
     else:
-        store_scaled(source.reshape(-1), np.float32(1), out.reshape(-1))
+        store(source.reshape(-1), out.reshape(-1))
 
 
 def write_sum(
@@ -158,11 +158,8 @@ def write_sum(
             write_copy(base, out)
         return
     target, (last, factor) = out.reshape(-1), used[-1]
-    if base is None and len(used) == 1:
-        if factor == 1:
-            write_copy(last, target)
-        else:
-            store_scaled(last, factor, target)
+    if base is None and len(used) == 1 and factor == 1:
+        write_copy(last, target)
         return
     if base is None and len(used) == 2 and abs(sum(weights) - 1) < 1e-12:
         interpolate(used[0][0], last, factor, target)
@@ -174,7 +171,7 @@ def write_sum(
             load_scaled(used[0][0][span], used[0][1], total)
             for source, weight in used[1:]:
                 add_scaled(source[span], weight, total)
-            store_scaled(total, np.float32(1), target[span])
+            store(total, target[span])
         else:
             total[:] = 0
             for source, weight in used:
