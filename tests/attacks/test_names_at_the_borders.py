@@ -310,7 +310,7 @@ def test_a_tracker_gets_texts_that_can_be_stored(name, tmp_path, monkeypatch):
         with tracked("trackio", run, ranking_of(run.search_file()), said.append):
             pass
     assert said == [
-        "logging to trackio: `trackio show --project evomerge` shows the run a run",
+        "logging to trackio, project evomerge, run run",
         "warning: trackio failed ( [2J[/x]); the search goes on without it.",
     ]
     pytest.importorskip("trackio")
