@@ -26,8 +26,8 @@ from evomerge.merging.tensors.plan import Planner, TensorPlan
 from evomerge.merging.tensors.reader import DTYPES
 from evomerge.merging.tokenizers.plan import TokenizerPlan
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.code_keys import text_without_code
-from evomerge.models.safetensors import INDEX, SINGLE, WIDTHS
+from evomerge.models.code_keys import code_notes, text_without_code
+from evomerge.models.safetensors import INDEX, SINGLE, WIDTHS, read_json
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import atomic_folder
 
@@ -99,6 +99,28 @@ def write_model(
             with file.open("xb") as stream:
                 _write(stream.fileno(), memoryview(shard.header), 0)
                 _write_tensors(shard, stream.fileno(), maker, threads)
+
+
+def copy_model(checkpoint: Checkpoint, out: Path, texts: Mapping[str, str]) -> tuple[str, ...]:
+    """Write a model without an adapter as it is: the files of its config, weights and tokenizer.
+
+    Keys that let programs run code are left out of the configs, as in every model that is written;
+    a sentence for each file that loses something is returned. `texts` are more files, by name.
+
+    Raises:
+        CheckpointError: `out` exists or cannot be written, or the disk does not have enough room.
+    """
+    folder, index = checkpoint.folder, checkpoint.folder / INDEX
+    indices = [index] if index.is_file() else []
+    stored = {item for file in indices for item in read_json(file)["weight_map"].values()}
+    weights = {folder / name for name in stored} | set(checkpoint.weight_files)
+    files = [folder / "config.json", *indices, *sorted(weights), *checkpoint.companions]
+    with _new_folder(out, 0, files) as new:
+        for file in files:
+            _copy(file, new / file.relative_to(folder))
+        for name, text in texts.items():
+            (new / name).write_text(text, encoding="utf-8")
+    return tuple(code_notes(checkpoint.reference, files))
 
 
 def _copy(file: Path, target: Path) -> None:

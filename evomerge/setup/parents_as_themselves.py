@@ -104,13 +104,23 @@ def write_model(
     shard_size: str = "5GB",
     texts: Mapping[str, str] | None = None,
 ) -> tuple[str, ...]:
-    """Write the model of a recipe of a run; see `evomerge.merging.backend.write`."""
-    from evomerge.merging.backend import write
+    """Write the model of a recipe of a run; see `evomerge.merging.backend.write`.
 
-    parents = replace(recipe, vocabulary=()).parents
-    if parents == (recipe.host,) and plan_tokenizer(recipe, checkpoints).rows is None:
-        # The tensors of a parent itself keep their own names.
-        checkpoints = {**checkpoints, recipe.host: as_stored(checkpoints[recipe.host])}
+    The files of a parent itself are copied, unless its weights were converted; `shard_size` is that
+    of the others.
+    """
+    from evomerge.merging.backend import stored_dtype, unchanged, write
+    from evomerge.merging.writer import copy_model
+
+    plan, plain = plan_tokenizer(recipe, checkpoints), replace(recipe, vocabulary=())
+    if plan.rows is None and plain.parents == (recipe.host,):
+        host = as_stored(checkpoints[recipe.host])
+        checkpoints = {**checkpoints, recipe.host: host}  # its tensors keep their own names
+        plain = replace(plain, tokenizer="base", options={})
+        has_files = all(file.is_relative_to(host.folder) for file in host.weight_files)
+        is_plain = host.adapter is None and has_files
+        if is_plain and plain == unchanged(host, stored_dtype(host, recipe.dtype)):
+            return copy_model(host, out, {**plan.files, **(texts or {})})
     return write(recipe, checkpoints, out, shard_size=shard_size, texts=texts)
 
 
