@@ -259,7 +259,8 @@ class _Reader:
             if knob is None:
                 have = f"(it has {', '.join(known) or 'none'})"
                 why = f"{self.method.name} has no such parameter {have}; remove it."
-                why += did_you_mean(name, known)
+                if near := did_you_mean(name, [it for it in known if it[0] == name[0]]):
+                    raise RecipeError(f"`{where}.{name}` would be ignored: {why}{near}")
             elif source and knob.per == "merge":
                 fix = "give it in `parameters` of the slice, the module or the file."
                 why = f"it belongs to the merge as a whole; {fix}"

@@ -94,7 +94,10 @@ def _split(
     if len(found) > 1:
         raise RecipeError(f"`{item.where}` has the `base_model` {base!r} twice; list it once.")
     if found and found[0].parameters:
-        doubts.append(f"`{found[0].where}.parameters` of the base are ignored, as in mergekit.")
+        doubts.append(
+            f"`{found[0].where}.parameters` ({', '.join(found[0].parameters)}) is ignored, as in "
+            f"mergekit, since {base!r} is the base model; remove it."
+        )
     sources = tuple(entry for entry in inputs if entry.model != base)
     if not sources:
         doubts.append(f"`{item.where}` has only the base model, {base!r}, which stays; add one.")

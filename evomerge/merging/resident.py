@@ -136,9 +136,11 @@ class Resident:
         Raises:
             RecipeError: the recipe does not fit the parents, or has another host or dtype.
         """
-        wanted = self.planner.host.reference, self.dtype
-        if (recipe.host, recipe.dtype) != wanted:
-            raise RecipeError(f"Host and dtype are {wanted}, but those of a recipe are others.")
+        if (recipe.host, recipe.dtype) != (self.planner.host.reference, self.dtype):
+            raise RecipeError(
+                f"The resident model has the host {self.planner.host.reference!r} in {self.dtype}, "
+                f"but the recipe has the host {recipe.host!r} in {recipe.dtype}."
+            )
         plans = list(self.planner.plan(recipe))
         layout = self._layout(recipe, plans)
         targets = self._targets(layout, plans)

@@ -8,6 +8,7 @@ damaged and malicious headers, so that other modules can rely on the offsets.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -111,6 +112,8 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         why = f" is not a complete safetensors file ({one_line(error)}); download it again"
         if start == _LFS_POINTER:
             why = " is a pointer of Git LFS, not the weights; run `git lfs pull` in its folder"
+        if dtype := re.search(r"unknown variant `(\w+)`", str(error)):
+            why = f": a tensor has dtype {dtype[1]}; known are {', '.join(WIDTHS)}"
         raise CheckpointError(f"{file}{why}.") from None
     header.pop("__metadata__", None)
     tensors = {}

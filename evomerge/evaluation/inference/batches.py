@@ -82,7 +82,9 @@ def batching(model: Any, batch_size: int | Literal["auto"]) -> Batching:
     rows = None if batch_size == "auto" else batch_size
     if model.device.type == "cpu":
         return Batching(_CPU_MOST, rows, overhead=_CPU_PASS, generated=_CPU_GENERATED)
-    config = model.config.get_text_config().to_dict()
+    text = model.config.get_text_config()  # it knows by which names a kind of model has sizes
+    names = ("hidden_size", "num_hidden_layers", "vocab_size")
+    config = text.to_dict() | {name: getattr(text, name) for name in names}
     total = device_memory(str(model.device)) or 8 * 2**30
     activations, cached, vocabulary = _token_bytes(config, model.dtype.itemsize)
     fitting = int(total * _SHARE / (activations + cached + 12 * vocabulary + 1))

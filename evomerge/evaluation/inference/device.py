@@ -107,7 +107,7 @@ def free_memory(root: Path = Path("/")) -> int:
 def _groups(root: Path) -> Iterator[tuple[int, int]]:
     """Yield limit and use in bytes of each group of processes (cgroup) that this one belongs to.
 
-    A container or a Slurm job has one. Only anonymous memory counts as used, since the system takes
+    A container or a Slurm job has one. Anonymous and shared memory count as used, since the system takes
     back pages of files. Source: docs.kernel.org/admin-guide/cgroup-v2.html.
     """
     groups, top = root / "proc/self/cgroup", root / "sys/fs/cgroup"
@@ -116,10 +116,10 @@ def _groups(root: Path) -> Iterator[tuple[int, int]]:
             continue
         group = top / line.removeprefix("0::").lstrip("/")  # in a container only the top is there
         for folder in (group, *(above for above in group.parents if above.is_relative_to(top))):
-            with suppress(OSError, ValueError):  # "max" is no limit
+            with suppress(OSError, ValueError, KeyError):  # "max" is no limit
                 limit = int((folder / "memory.max").read_text())
                 stat = dict(map(str.split, (folder / "memory.stat").read_text().splitlines()))
-                yield limit, int(stat["anon"])
+                yield limit, int(stat["anon"]) + int(stat.get("shmem", 0))
 
 
 def count_cores() -> int:

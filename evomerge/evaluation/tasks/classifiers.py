@@ -210,8 +210,10 @@ def _text_or_messages(value: Any, where: str) -> Any:
     if not isinstance(value, list):
         return VALUES.text(value, where)
     for item in VALUES.items(value, where, least=1):
-        for key in ("role", "content"):
-            VALUES.text(VALUES.mapping(item, where).get(key), f"{where}: {key}")
+        message = VALUES.mapping(item, where)
+        VALUES.text(message.get("role"), f"{where}: role")
+        if message.get("content") != "":  # a system prompt may be empty
+            VALUES.text(message.get("content"), f"{where}: content")
     return value
 
 
@@ -229,7 +231,7 @@ class Pairwise(ClassifierObjective):
         kinds = {isinstance(value, str) for row in rows for value in row.values()}
         if len(kinds) == 2:
             raise ConfigError(
-                f"objectives: {name} has texts in some columns and messages in others; write all "
+                f"objectives: {name} has texts in some rows or columns, and messages in others; write all "
                 "as texts, or all as lists of messages."
             )
         self.are_chats = kinds == {False}

@@ -40,7 +40,10 @@ _FILE_SIZE = 64 << 20
 _OUTCOME = ".outcome"  # a file in the folder of a child
 _TOGETHER = min(4, os.cpu_count() or 1)  # children at a time
 _PATIENCE = 300.0  # seconds beside the limits, for imports and a busy machine
-_KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "HOME", "XDG_CACHE_HOME", "HF_HOME")
+_KEPT = (
+    *("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "HOME", "XDG_CACHE_HOME", "HF_HOME"),
+    *("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE"),
+)
 _SET_TO_1 = ("OMP_NUM_THREADS", "HF_ALLOW_CODE_EVAL", "HF_HUB_OFFLINE", "HF_EVALUATE_OFFLINE")
 _ALONE = ("bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--unshare-all")
 
@@ -155,7 +158,8 @@ def main(descriptor: int) -> None:
                         loader = TaskLoader(include, allow_code=True)
                         tasks[origin] = loader.load(origin[0], "objectives")[0][origin[1]]
                     children = [_begin(tasks[origin], item, seconds) for item in documents]
-                    reply = [_end(*child) for child in children]
+                    deadline = time.monotonic() + seconds + 1
+                    reply = [_end(*child, deadline) for child in children]
             except Exception as error:
                 reply = f"{type(error).__name__}: {one_line(error)}"
             connection.send_bytes(json.dumps(reply).encode())
@@ -175,11 +179,10 @@ def _begin(task: Any, requests: Sequence[Instance], seconds: int) -> tuple[int, 
         os._exit(0)
 
 
-def _end(process: int, folder: Path) -> Outcome:
-    """Wait for a child, kill what it has started, and return what it has written."""
-    os.waitpid(process, 0)
-    with suppress(OSError):
-        os.killpg(process, signal.SIGKILL)
+def _end(process: int, folder: Path, deadline: float) -> Outcome:
+    """Wait for a child, kill it and what it has started, and return what it has written."""
+    while os.waitpid(process, os.WNOHANG | os.WNOWAIT if hasattr(os, "WNOWAIT") else 0)[0] == 0:
+        pass
     outcome = None
     with suppress(Exception):  # the program may have changed or written anything
         row, answers = json.loads((folder / _OUTCOME).read_bytes())

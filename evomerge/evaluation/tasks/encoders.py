@@ -24,10 +24,10 @@ from torch import Tensor
 
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.inference.batches import batching
-from evomerge.evaluation.tasks.objective import Measured
+from evomerge.evaluation.tasks.objective import Documents, Measured
 from evomerge.evaluation.tasks.rows import VALUES, BatchSize, Columns, Row, RowsObjective
 from evomerge.models.modules import STACK, ModuleStack
-from evomerge.scores import ENCODER_METRICS
+from evomerge.scores import ENCODER_METRICS, Split
 
 Way: TypeAlias = Literal["encode", "encode_query", "encode_document"]
 """A method of SentenceTransformer: prompts differ for queries and documents."""
@@ -131,6 +131,16 @@ class Sts(EncoderObjective):
     columns: ClassVar[Columns] = {**dict.fromkeys(compared, VALUES.text), "score": VALUES.real}
     row_text = '{"sentence1": "...", "sentence2": "...", "score": 3.5}'
     of_all = metrics
+
+    def check_documents(self, documents: Documents, split: Split) -> None:
+        """Check that some pairs have other scores than the rest, which correlations need."""
+        ids = documents[self.name]
+        if len({self.rows[i]["score"] for i in ids}) < 2:
+            raise ConfigError(
+                f"evaluation.{split}: the documents of {self.name!r} ({len(ids)}) have one score, "
+                f"{self.rows[ids[0]]['score']:g}, and a correlation needs two that differ; set "
+                f"`evaluation.{split}.documents` to more, or give other rows."
+            )
 
     def _measured(self, rows: Sequence[Row], encode: Encode) -> Measured:
         texts = [row[key] for key in self.compared for row in rows]

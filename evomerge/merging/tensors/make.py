@@ -218,9 +218,12 @@ class PreparedMerges:
             if self._used + size > self.room:
                 return
             self._used += size
-        merge = (
-            prepare()
-        )  # one that fails now fails for every candidate: its room is not given back
+        try:
+            merge = prepare()
+        except BaseException:
+            with self._lock:
+                self._used -= size
+            raise
         with self._lock:
             self._merges[key] = (merge, size, self._candidate)
 

@@ -94,7 +94,9 @@ class MatchedRows:
         empty = [i for i in absent if i not in self.filling]
         if empty:
             out[empty] = 0
-            total = out.sum(0, dtype=torch.float64)
+            # Block by block: in float64 the whole matrix would take four times its memory.
+            blocks: Any = out.split(4096)
+            total = sum(block.sum(0, dtype=torch.float64) for block in blocks)
             out[empty] = (total / (self.size - len(empty))).to(out.dtype)
         return out
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -122,9 +123,9 @@ def spelling(tokens: Tokens) -> str:
 
 
 def check_ids(parents: Sequence[Checkpoint], below: float = math.inf) -> None:
-    """Check that every id of the first parent that has a tokenizer is the same token in the others.
+    """Check that no id is different tokens in two parents.
 
-    An id without a token, or with a reserved one, is allowed: its row is padding, which another
+    Nor may a token of the first parent that has a tokenizer have another id in another. An id without a token, or with a reserved one, is allowed: its row is padding, which another
     parent may have used for an added token. Parents without a `tokenizer.json` are not checked, nor
     are ids from `below` on. `CheckpointError`: two parents disagree.
     """
@@ -134,11 +135,12 @@ def check_ids(parents: Sequence[Checkpoint], below: float = math.inf) -> None:
         if file.is_file():
             different.setdefault(hashlib.sha256(file.read_bytes()).digest(), parent)
     tokens = [Tokens.of(parent) for parent in (different.values() if len(different) > 1 else ())]
-    for first, other in ((tokens[0], other) for other in tokens[1:]):
+    for first, other in itertools.combinations(tokens, 2):
         for text, i in first.ids.items():
             here, there = first.by_id[i], other.by_id.get(i, {text})
             differs = here.isdisjoint(there) and not any(map(_RESERVED.fullmatch, here | there))
-            if i < below and (differs or other.ids.get(text, i) != i):
+            is_moved = first is tokens[0] and other.ids.get(text, i) != i
+            if i < below and (differs or is_moved):
                 raise CheckpointError(
                     f"Tokenizers do not fit: id {i} is the token {text!r} in {first.reference!r} "
                     f"but not in {other.reference!r}; set `tokenizer: union` (in a mergekit file "
