@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Rule: TypeAlias = tuple[Callable[[Any], object], str]
 """What breaks it, given the section, and the sentence about that (`{0.key}`: a value of it)."""
@@ -57,10 +58,21 @@ class Section(BaseModel):
 Documents = Annotated[int, Field(ge=1)] | Literal["all"]
 
 
-def _in_order(value: float | tuple[float, float]) -> float | tuple[float, float]:
-    if isinstance(value, tuple) and value[0] >= value[1]:
-        raise ValueError("must be a number (fixed) or a range [low, high], low < high (searched)")
-    return value
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
 
 
-KnobRange = Annotated[float | tuple[float, float], AfterValidator(_in_order)]
+def _range(value: Any) -> Any:
+    if _is_finite(value):
+        return float(value)
+    if (
+        isinstance(value, (list, tuple))
+        and len(value) == 2
+        and all(_is_finite(item) and not isinstance(item, bool) for item in value)
+        and value[0] < value[1]
+    ):
+        return (float(value[0]), float(value[1]))
+    raise ValueError("must be a number (fixed) or a range [low, high] with low < high (searched)")
+
+
+KnobRange = Annotated[float | tuple[float, float], BeforeValidator(_range)]

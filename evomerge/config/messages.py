@@ -94,8 +94,8 @@ def expectation(item: Any) -> str:
         return f"must be {words} {context[name]}"
     if kind == "string_pattern_mismatch":  # the one pattern of the schema
         return "must be a name of letters, digits, `_`, `.` and `-`"
-    if kind in ("too_short", "missing"):  # of a list, or of a pair
-        return f"must have {'at least one entry' if kind == 'too_short' else 'two entries'}"
+    if kind == "too_short":
+        return "must have at least one entry"
     if kind == "too_long":
         return f"must have at most {context['max_length']} entries"
     wanted = next((words for start, words in _TYPES.items() if kind.startswith(start)), None)

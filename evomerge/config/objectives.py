@@ -87,6 +87,10 @@ class MeasuredConfig(Section):
             "each line",
         ),
         (
+            lambda it: it.told and it.file,
+            "has the {0.measured[0]} with `file`, which has no meaning there; remove `file`",
+        ),
+        (
             lambda it: (own := it.classifier or it.told) is not None and it.metric != own,
             "has the {0.measured[0]} and the `metric` {0.metric}; remove `metric`",
         ),

@@ -78,7 +78,7 @@ class ParametersConfig(_SpaceConfig):
     """a range is searched, a number is fixed"""
     method_per: Literal["model", "group"] = "model"
     """of several methods: one for the whole model, or one for each layer group"""
-    groups: Annotated[int, Field(ge=1)] | Literal["each", "one"] = "one"
+    groups: int | Literal["each", "one"] = "one"
     """layer groups with their own knobs: a number, `each` or `one`"""
     components: list[str] | Literal["each"] = Field([])
     """kinds of tensors with their own knobs, e.g. attention; `each`: every tensor; vision,
@@ -92,6 +92,13 @@ class ParametersConfig(_SpaceConfig):
     def methods(self) -> tuple[str, ...]:
         """The merge methods, as a tuple even if there is only one."""
         return (self.method,) if isinstance(self.method, str) else tuple(self.method)
+
+    @field_validator("groups")
+    @classmethod
+    def _at_least_one_group(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("must be 1 or more, `each` or `one`")
+        return value
 
     rules = (
         (

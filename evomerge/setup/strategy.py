@@ -214,6 +214,11 @@ def check_descents(
                 f"allowed are {', '.join(generating) or 'none, so remove it'}."
                 f"{did_you_mean(name, generating)}"
             )
+    if loss == "successes" and config.evaluation.think_end_token is not None:
+        raise ConfigError(
+            "`optimizer.loss` is successes, but with `evaluation.think_end_token` answers are "
+            "kept without their reasoning; remove one of the two keys."
+        )
 
 
 def has_gradient(space: Space, config: SearchConfig) -> bool:

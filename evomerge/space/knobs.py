@@ -81,6 +81,11 @@ def plan_knobs(methods: Sequence[Method], settings: Mapping[str, Setting]) -> Kn
 
 def _range(method: Method, knob: Knob, setting: tuple[float, float]) -> tuple[float, float]:
     _check(method, knob, setting, setting)
+    if knob.kind == "flag" and tuple(setting) != (0, 1):
+        raise ConfigError(
+            f"space.knobs.{knob.name} is {list(setting)}, but it can only be off or on; give "
+            "[0, 1] to search it, or true or false to fix it."
+        )
     return float(setting[0]), float(setting[1])
 
 
