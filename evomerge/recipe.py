@@ -19,24 +19,18 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields
-from functools import cache, cached_property
-from typing import Annotated, Any, Literal, TypeAlias
-
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from functools import cached_property, partial
+from typing import Any, Literal, TypeAlias, cast
 
 from evomerge.errors import RecipeError, did_you_mean
-from evomerge.parsing.values import shown
+from evomerge.parsing.values import Values, shown
 from evomerge.parsing.yaml import yaml_mapping, yaml_text
 
 Knob: TypeAlias = float | tuple[tuple[str, float], ...]
 """One number, or (substring of a tensor name, number) pairs: the first whose substring is in the
 tensor's name applies; `"*"` matches every name."""
-
-Count: TypeAlias = Annotated[int, Field(ge=0)]
-
-_READING = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 
@@ -85,9 +79,8 @@ class Source:
         layer: block index in the parent (0-based), or None for tensors outside of the blocks.
     """
 
-    __pydantic_config__ = _READING
     parent: str
-    layer: Count | None = None
+    layer: int | None = None
     knobs: Mapping[str, Knob] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -104,7 +97,6 @@ class Layer:
         scale: factor on the hidden state that enters this block; 1 changes nothing.
     """
 
-    __pydantic_config__ = _READING
     method: str
     sources: tuple[Source, ...]
     base: Source | None = None
@@ -126,8 +118,7 @@ class Layer:
 class Pin:
     """The fingerprint of a parent when the recipe was written; "": any content is taken."""
 
-    __pydantic_config__ = _READING
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] = ""
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,7 +143,6 @@ class Recipe:
             form: recipes that differ only in pins are equal, and have one digest.
     """
 
-    __pydantic_config__ = _READING
     host: str
     layers: Mapping[str, tuple[Layer, ...]]
     embeddings: Layer
@@ -160,7 +150,7 @@ class Recipe:
     _: KW_ONLY
     dtype: str = "bfloat16"
     tokenizer: str = "base"
-    seed: Count = 0
+    seed: int = 0
     options: Mapping[str, str] = field(default_factory=dict)
     vocabulary: tuple[str, ...] = ()
     vision: Layer | None = None
@@ -210,10 +200,7 @@ class Recipe:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
         """Return the recipe that `to_dict` turned into `data`; RecipeError: it is none."""
-        try:
-            return _reader().validate_python({"layers": {}, **data})
-        except ValidationError as error:
-            raise RecipeError(_sentence(error)) from None
+        return cast(Recipe, _recipe(data, "recipe"))
 
     def canonical(self) -> str:
         """Return the canonical JSON text of the recipe."""
@@ -269,23 +256,95 @@ _FIELDS: Mapping[type, tuple[tuple[str, Any], ...]] = {
 """Names and defaults of the fields. A recipe has hundreds of parts, so they are looked up once."""
 _SIMPLE = frozenset((float, int, str))
 
+Reader: TypeAlias = Callable[[Any, str], Any]
+"""Reads a value of plain data, given its address in the file; raises a RecipeError."""
 
-@cache
-def _reader() -> TypeAdapter[Recipe]:
-    return TypeAdapter(Recipe)
+_VALUES = Values(RecipeError)
 
 
-def _sentence(error: ValidationError) -> str:
-    """Return the first mistake that pydantic has found in a recipe as a sentence."""
-    first = min(error.errors(), key=lambda it: it["type"] != "unexpected_keyword_argument")
-    where = ""
-    for part in first["loc"]:
-        if not str(part).startswith(("float", "tuple[")):  # which kind of a knob is tried
-            where += f"[{part}]" if isinstance(part, int) else f".{part}" if where else part
-    if first["type"] == "missing":
-        return f"The key `{where}` of the recipe is missing."
-    if first["type"] == "unexpected_keyword_argument":
-        key, names = first["loc"][-1], {name for kind in _FIELDS.values() for name, _ in kind}
-        return f"Unknown key {key!r} of the recipe, at `{where}`.{did_you_mean(str(key), names)}"
-    wanted = re.sub(r"^\w+ should", "it must", first["msg"]).replace("valid tuple", "list")
-    return f"`{where}` is {shown(first['input'])}; {wanted}."
+def _part(kind: Callable[..., Any], required: str, **readers: Reader) -> Reader:
+    """Return what reads a part of a recipe from a mapping, each key by its own reader."""
+    needed, allowed = required.split(), tuple(readers)
+
+    def part(data: Any, where: str) -> Any:
+        content = _VALUES.mapping(data, where, allowed)
+        for key in needed:
+            if key not in content:
+                raise RecipeError(f"The key `{key}` is missing in `{where}`.")
+        prefix = "" if where == "recipe" else f"{where}."
+        return kind(**{k: readers[k](content[k], prefix + k) for k in allowed if k in content})
+
+    return part
+
+
+def _each(read: Reader) -> Reader:
+    return lambda data, where: tuple(
+        read(item, f"{where}[{i}]") for i, item in enumerate(_VALUES.items(data, where))
+    )
+
+
+def _by_name(read: Reader) -> Reader:
+    return lambda data, where: {
+        name: read(item, f"{where}.{name}") for name, item in _VALUES.mapping(data, where).items()
+    }
+
+
+def _or_null(read: Reader) -> Reader:
+    return lambda data, where: None if data is None else read(data, where)
+
+
+def _option(data: Any, where: str) -> str:
+    if not isinstance(data, (str, int, float)):
+        raise _VALUES.wrong(data, where, "text or a number")
+    return str(data)
+
+
+def _sha256(data: Any, where: str) -> str:
+    if not re.fullmatch("[0-9a-f]{64}", str(data)):
+        raise _VALUES.wrong(data, where, "64 hexadecimal digits")
+    return str(data)
+
+
+def _knob(data: Any, where: str) -> Knob:
+    pair = "[part of a tensor's name, number]"
+    if not isinstance(data, list):
+        return _VALUES.real(data, where, f"a number, or a list of {pair}")
+    pairs = [_VALUES.items(item, f"{where}[{i}]") for i, item in enumerate(data)]
+    for i, item in enumerate(pairs):
+        if len(item) != 2 or not isinstance(item[0], str):
+            raise _VALUES.wrong(item, f"{where}[{i}]", pair)
+    return tuple((k, _VALUES.real(v, f"{where}[{i}][1]")) for i, (k, v) in enumerate(pairs))
+
+
+_parent = partial(_VALUES.text, kind="a parent reference")
+_source = _part(
+    Source,
+    required="parent",
+    parent=_parent,
+    layer=_or_null(partial(_VALUES.whole, most=1_000_000)),
+    knobs=_by_name(_knob),
+)
+_layer = _part(
+    partial(Layer, sources=()),
+    required="method",
+    method=_VALUES.text,
+    sources=_each(_source),
+    base=_or_null(_source),
+    knobs=_by_name(_knob),
+    scale=_VALUES.real,
+)
+_recipe = _part(
+    partial(Recipe, layers={}),
+    required="host embeddings head",
+    host=_parent,
+    layers=_by_name(_each(_layer)),
+    embeddings=_layer,
+    head=_layer,
+    **dict.fromkeys(MODALITIES, _or_null(_layer)),
+    dtype=_VALUES.text,
+    tokenizer=_VALUES.text,
+    seed=_VALUES.whole,
+    options=_by_name(_option),
+    vocabulary=_each(_parent),
+    pins=_by_name(_part(Pin, "", sha256=_sha256)),
+)
