@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from evomerge.errors import CheckpointError, EvomergeError, InputError, one_line
 from evomerge.models.safetensors import read_folder, read_header
-from evomerge.parsing.texts import check_inside
+from evomerge.parsing.texts import check_inside, check_ordinary
 
 _LOCAL_PATH = re.compile(r"(^|[\s\[{(,:+'\"])(/|~/)[\w.~-]", re.MULTILINE)
 
@@ -82,6 +82,7 @@ def _check_folder(model: Path) -> None:
             "folder that `evomerge export RUN --out FOLDER` wrote."
         )
     files = sorted(model.rglob("*"))
+    check_ordinary(files, CheckpointError)
     check_inside(files, [model.resolve()], "the model", CheckpointError)
     read_folder(model)  # whether all shards of the index are there
     for file in files:

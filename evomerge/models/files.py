@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from evomerge.errors import CheckpointError
-from evomerge.parsing.texts import check_inside, entries
+from evomerge.parsing.texts import check_inside, check_ordinary, entries
 
 _TEMPLATES = "additional_chat_templates"
 """Folder of chat templates beside the one that is used if none is named."""
@@ -40,18 +40,19 @@ def is_from_hub(folder: Path) -> bool:
 
 
 def check_files(folder: Path, inner: Iterable[str] = ()) -> None:
-    """Check that the files of a model, and those in its folders `inner`, are its own.
+    """Check that the files of a model, and those in its folders `inner`, are ordinary files.
 
     Weights and their index may be links to elsewhere, since they are only read; other files are
     copied into merges. In the cache of the Hub's client, all files are links to the blobs of the
     model, or to those that all models of the cache share.
 
-    CheckpointError: a link out of the folder or to nothing.
+    CheckpointError: a link out of the folder or to nothing, or a pipe or device.
     """
     files = entries(folder, CheckpointError)
     for name in (_TEMPLATES, *inner):
         if (folder / name).is_dir():
             files += entries(folder / name, CheckpointError)
+    check_ordinary(files, CheckpointError)
     real = folder.resolve()
     inside = [real]
     if is_from_hub(real):

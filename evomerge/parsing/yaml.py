@@ -1,24 +1,28 @@
 """Reading YAML into plain values: text, numbers, flags, null, lists and mappings.
 
-Some valid YAML is refused: duplicate keys and `<<`; binary data, sets and all other tags; and
-aliases that expand a small text into a huge one. Dates are text. Values are never shared: an alias
-becomes a copy, so that changing one place changes no other.
+Some valid YAML is refused, with the line in the message: duplicate keys; timestamps, binary data,
+sets and all other tags; deep nesting; and aliases that expand a small text into a huge one. Values
+are never shared: an alias becomes a copy, so that changing one place changes no other.
 """
 
-import json
 import re
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from yaml.constructor import SafeConstructor
 
 from evomerge.errors import InputError, one_line
-from evomerge.parsing.values import replaced, shown
+from evomerge.parsing.texts import DEEPEST
+from evomerge.parsing.values import shown
 
 ALIASED = 100_000
 """Largest number of characters that all aliases of one text together may expand to."""
 
+_HALF = re.compile("[\ud800-\udfff]")
 _TAG = "tag:yaml.org,2002:"
-_TAGS = {None, *(_TAG + name for name in ("str", "int", "float", "bool", "null", "map", "seq"))}
+_SCALARS = ("str", "int", "float", "bool", "null")
+_TOO_DEEP = f"lists or mappings are nested more than {DEEPEST} deep"
 
 
 def yaml_value(text: str, what: str, error: type[InputError]) -> Any:
@@ -28,11 +32,10 @@ def yaml_value(text: str, what: str, error: type[InputError]) -> Any:
         InputError: the text is not YAML, or has something that this module refuses (see above).
     """
     try:
-        value = replaced(_Loader(text).get_single_data(), lambda item: item)
-        json.dumps(value, ensure_ascii=False).encode()  # half of a \u pair cannot be written
-        return value
+        root = _Loader(text).get_single_node()
+        return None if root is None else _Reader(what, error, len(text) + ALIASED).value(root)
     except RecursionError:
-        why = " has lists or mappings that are nested too deep"
+        why = f": {_TOO_DEEP}"
     # Others than YAMLError: an escape out of range, or a value that is not of the type of its tag
     except (yaml.YAMLError, ValueError, LookupError, OverflowError) as problem:
         mark = getattr(problem, "problem_mark", None)
@@ -59,48 +62,84 @@ def yaml_text(data: Any, *, flow: bool | None = False) -> str:
     return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=flow, width=110))
 
 
-class _Loader(yaml.SafeLoader):
-    """Makes values; of a node it notes how long it is with its aliases written out."""
+@dataclass
+class _Reader:
+    """Makes plain values of a tree of nodes. The node of an alias is read again for each alias."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.sizes, self.aliased = dict[yaml.Node, int](), 0
+    what: str
+    error: type[InputError]
+    left: int  # characters
+    scalars: SafeConstructor = field(default_factory=SafeConstructor)
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        before, is_alias = self.aliased, self.check_event(yaml.AliasEvent)
-        node = super().compose_node(parent, index)
-        if node is not None and is_alias:  # what is in itself has no size yet
-            self.aliased += self.sizes.get(node, ALIASED + 1)
-            if self.aliased > ALIASED:
-                why = f"aliases expand to more than {ALIASED} characters; write the values out"
-                raise yaml.MarkedYAMLError(problem=why, problem_mark=node.start_mark)
-        elif node is not None:
-            length = node.end_mark.index - node.start_mark.index
-            self.sizes[node] = length + self.aliased - before
-        return node
+    def value(self, node: yaml.Node, depth: int = 1) -> Any:
+        """Return the value of a node; `depth` counts the lists and mappings around it from 1."""
+        kind, line = node.tag.removeprefix(_TAG), node.start_mark.line
+        self.left -= 1 + (len(node.value) if isinstance(node, yaml.ScalarNode) else 0)
+        if self.left < 0:
+            why = f"aliases expand to more than {ALIASED} characters; write the values out"
+            raise self.refused(why, line)
+        if depth > DEEPEST:
+            raise self.refused(_TOO_DEEP, line)
+        if isinstance(node, yaml.ScalarNode):
+            return self.scalar(node, kind, line)
+        if isinstance(node, yaml.MappingNode) and kind == "map":
+            return self.mapping(node, depth)
+        if isinstance(node, yaml.SequenceNode) and kind == "seq":
+            return [self.value(item, depth + 1) for item in node.value]
+        allowed = "allowed are lists, mappings, text, numbers, true, false and null"
+        raise self.refused(f"the YAML type {shown(kind)} is not supported; {allowed}", line)
 
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node, seen = super().compose_mapping_node(anchor), set[str]()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            is_merge = key.tag == f"{_TAG}merge"
-            if is_merge or key.value in seen:
-                why = "is not supported; write the keys out" if is_merge else "is given twice"
-                why = f"the key {shown(key.value)} {why}"
-                raise yaml.MarkedYAMLError(problem=why, problem_mark=key.start_mark)
+    def scalar(self, node: yaml.ScalarNode, kind: str, line: int) -> Any:
+        """Return a text, number, flag or null."""
+        text = node.value
+        if kind not in _SCALARS:
+            why = f"{shown(text)} has the YAML type {shown(kind)}, which is not supported; "
+            raise self.refused(f"{why}put quotes around it if it is text", line)
+        if not text.isascii() and _HALF.search(text):
+            raise self.refused("text has an unpaired surrogate", line)
+        try:
+            return self.scalars.construct_object(node)
+        except (ValueError, LookupError, OverflowError):  # `!!bool maybe`, 5,000 digits
+            why = f"{shown(text)} is not a value of the YAML type {kind}"
+            raise self.refused(why, line) from None
+
+    def mapping(self, node: yaml.MappingNode, depth: int) -> dict[Any, Any]:
+        """Return a mapping with the keys of `<<`, which its own keys override.
+
+        Of several mappings of `<<` the earlier ones count; PyYAML takes the wrong value.
+        """
+        merged: dict[Any, Any] = {}
+        values: dict[Any, Any] = {}
+        seen: set[str] = set()
+        for key, item in node.value:
+            line = key.start_mark.line
+            if not isinstance(key, yaml.ScalarNode):
+                raise self.refused("a key must be a word or a number", line)
+            if key.tag == f"{_TAG}merge":
+                for source in item.value if isinstance(item, yaml.SequenceNode) else [item]:
+                    if not isinstance(source, yaml.MappingNode):
+                        raise self.refused("`<<` needs a mapping or a list of them", line)
+                    merged |= self.value(source, depth + 1) | merged
+                continue
+            if key.value in seen:
+                raise self.refused(f"the key {shown(key.value)} is given twice", line)
             seen.add(key.value)
-        return node
+            values[self.value(key, depth + 1)] = self.value(item, depth + 1)
+        return merged | values
+
+    def refused(self, why: str, line: int) -> InputError:
+        """Return the error about what is in a line, from 0."""
+        return self.error(f"{self.what}, line {line + 1}: {why}.")
+
+
+class _Loader(yaml.SafeLoader):
+    """Makes nodes."""
 
 
 class _Dumper(yaml.SafeDumper):
     """Writes values."""
 
 
-_makers = yaml.SafeLoader.yaml_constructors.items()
-_Loader.yaml_constructors = {tag: make for tag, make in _makers if tag in _TAGS}
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in pairs if tag != f"{_TAG}timestamp"]
-    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
 for _kind in (_Loader, _Dumper):
     # PyYAML reads YAML 1.1, where 1e-05 is text. In YAML 1.2 and in JSON it is a number.
     _kind.add_implicit_resolver(

@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from evomerge.errors import NO_ROOM, CheckpointError, DiskError, InputError, not_written
+from evomerge.parsing.texts import is_special
 
 MARK = ".partial-"
 """Part of the hidden names of unfinished files and folders."""
@@ -53,18 +54,12 @@ def create_folder(path: Path, texts: Mapping[str, str]) -> None:
             (folder / name).write_text(text, encoding="utf-8")
 
 
-def _is_special(path: Path) -> bool:
-    """Whether a path is a pipe, a socket or a device; False for a name that is too long."""
-    is_there = os.path.exists(path)  # noqa: PTH110 - Path's raises for such a name
-    return is_there and not (path.is_file() or path.is_dir())
-
-
 def replace_text(path: Path, text: str) -> None:
     """Write a file so that it has the old text or the new text at any time, never a part.
 
     A symbolic link is followed. What is not a file, such as a pipe or `/dev/stdout`, is written to.
     """
-    if _is_special(path):
+    if is_special(path):
         path.write_text(text, encoding="utf-8")
         return
     with _unfinished(Path(os.path.realpath(path)), folder=False) as partial:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import RunFolderError, RunInUseError, not_written, without_controls
-from evomerge.parsing.texts import check_inside, entries, json_value, read_text
+from evomerge.parsing.texts import check_inside, check_ordinary, entries, json_value, read_text
 from evomerge.parsing.yaml import yaml_mapping
 from evomerge.run.atomic import check_writable, create_folder, remove_abandoned, replace_text
 from evomerge.run.journal import HEADER, Event, Journal, Lines, is_held, read
@@ -53,6 +53,7 @@ class RunFolder:
             )
         if path.is_dir():
             files = entries(path, RunFolderError)
+            check_ordinary(files, RunFolderError)
             # A search writes to all of it.
             check_inside(files, [path.resolve()], "the run", RunFolderError)
         for name in (CONFIG, JOURNAL):

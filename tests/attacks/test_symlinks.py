@@ -1,4 +1,4 @@
-"""Links in folders that a stranger has made.
+"""Links, pipes and huge files in folders that a stranger has made.
 
 Nothing private is copied or written to.
 """
@@ -11,9 +11,11 @@ from run_folders import STATES, write_run
 
 from evomerge import zoo
 from evomerge.__main__ import run as call
-from evomerge.errors import CheckpointError, RunFolderError
+from evomerge.errors import CheckpointError, EvomergeError, InputError, RunFolderError
+from evomerge.export.hub import push_model
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.safetensors import SINGLE
+from evomerge.models.safetensors import INDEX, SINGLE
+from evomerge.parsing.texts import read_text
 from evomerge.run.folder import RunFolder
 
 pytestmark = pytest.mark.thorough
@@ -98,6 +100,29 @@ def test_a_link_to_itself_or_to_nothing_is_refused(model, target):
         Checkpoint.open(model, "mine")
 
 
+@pytest.mark.parametrize("name", ["config.json", SINGLE, "second.safetensors", "vocab.txt", INDEX])
+def test_a_pipe_and_a_device_in_place_of_a_file_are_one_sentence(model, name):
+    place = model / name
+    for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
+        place.unlink(missing_ok=True)
+        make(place)
+        with pytest.raises(CheckpointError, match=f"{name} is a pipe, a socket or a device"):
+            Checkpoint.open(model, "mine")
+
+
+def test_a_text_is_read_from_a_shell_but_from_no_pipe_or_device(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    for path in ("/dev/zero", "pipe"):
+        with pytest.raises(InputError, match=f"{path} is a pipe, a socket or a device"):
+            call(["validate", path])
+    reader, writer = os.pipe()
+    os.write(writer, b"text")
+    os.close(writer)
+    assert read_text(type(tmp_path)(f"/dev/fd/{reader}"), InputError) == "text"
+    os.close(reader)
+
+
 @pytest.fixture
 def run(tmp_path):
     return write_run(tmp_path / "run", STATES["failed only"][0])
@@ -116,12 +141,24 @@ FILES = ["search.yaml", "journal.jsonl", "lock", "log.txt", "timings.jsonl", "be
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_no_file_of_a_run_may_be_elsewhere(run, key, name):
+def test_no_file_of_a_run_may_be_elsewhere_or_a_pipe(run, key, name):
     link(run.path / name, key)
     with pytest.raises(RunFolderError, match=rf"{run.path / name} is a link to {key}"):
+        RunFolder(run.path)
+    (run.path / name).unlink()
+    os.mkfifo(run.path / name)
+    with pytest.raises(RunFolderError, match=f"{name} is a pipe, a socket or a device"):
         RunFolder(run.path)
 
 
 def test_a_run_may_be_reached_by_a_link(run, tmp_path):
     (tmp_path / "link").symlink_to(run.path)
     assert RunFolder(tmp_path / "link").events() == run.events()
+
+
+@pytest.mark.parametrize("name", ["key", "sub/key"])
+def test_push_uploads_ordinary_files_only(model, name):
+    (model / name).parent.mkdir(exist_ok=True)
+    os.mkfifo(model / name)
+    with pytest.raises(EvomergeError, match=f"{name} is a pipe, a socket or a device"):
+        push_model(model, "org/name", private=True)

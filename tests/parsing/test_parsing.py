@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.errors import EvomergeError, RecipeError, one_line
-from evomerge.parsing.texts import json_value, read_text
+from evomerge.parsing.texts import DEEPEST, json_value, read_text
 from evomerge.parsing.values import Values, shown
 from evomerge.parsing.yaml import yaml_mapping, yaml_text, yaml_value
 
@@ -32,10 +32,17 @@ def test_plain_values_that_are_written_and_read_stay_the_same(value):
     assert read(yaml.safe_dump(value, default_flow_style=True)) == value
 
 
-def test_aliases_become_copies_and_dates_are_texts():
-    value = read("a: &a [1, {x: 1}]\nb: *a\nc: 2001-01-01\n")
+def test_the_keys_of_a_mapping_override_merged_keys_and_aliases_become_copies():
+    text = "a: &a {k: 1, x: 1}\nb: {deep: &b {<<: *a, k: 2}}\nc: {<<: [*b, *a], y: 3}\n"
+    assert read(text)["c"] == {"k": 2, "x": 1, "y": 3}
+    value = read("a: &a [1, {x: 1}]\nb: *a\n")
     value["b"][1]["x"] = 2
-    assert value["a"] == [1, {"x": 1}] and value["c"] == "2001-01-01"
+    assert value["a"] == [1, {"x": 1}]
+
+
+ALIASES_IN_ALIASES = "\n".join(
+    ["a0: &a0 [1]", *(f"a{i}: &a{i} [*a{i - 1}]" for i in range(1, 100))]
+)
 
 
 def bomb(first, before, after, entry):
@@ -50,6 +57,7 @@ def bomb(first, before, after, entry):
 BOMBS = [
     bomb("[x]", "[", "]", ""),
     bomb("{x: 1}", "{", "}", "k{}: "),
+    bomb("{x: 1}", "{<<: [", "]}", ""),
     f"a: &a {9000 * 'x'}\nb: [{', '.join(12 * ['*a'])}]",
 ]
 
@@ -59,25 +67,34 @@ BOMBS = [
     [
         ("a: 1\nb: 2\na: 3", r"line 3: the key 'a' is given twice"),
         ("a: 1\n'a': 3", r"line 2: the key 'a' is given twice"),
-        ("a: &a {b: 1}\nc: {<<: *a}", r"line 2: the key '<<' is not supported; write"),
-        ("a:\n- !!binary aGk=", r"line 2: could not .* tag 'tag:yaml.org,2002:binary'"),
-        ("a: 1\nb: !!set {x}", r"line 2: could not .* tag 'tag:yaml.org,2002:set'"),
-        ("a: !!python/object/apply:os.getcwd []", r"line 1: could not .*python/object/apply:"),
-        ("a: 1\nb: !!int x", r"not valid YAML: invalid literal"),
-        ("\n\n? [1]\n: 2", r"line 3: found unhashable key"),
-        ("a: &a [*a]", r"line 1: aliases expand to more than 100000"),
-        ('a: "\\ud800"', r"surrogates not allowed"),
+        ("a: 1\nb: 2001-01-01", r"line 2: '2001-01-01' has the YAML type 'timestamp'.*quotes"),
+        ("a:\n- !!binary aGk=", r"line 2: 'aGk=' has the YAML type 'binary'"),
+        ("a: 1\nb: !!set {x}", r"line 2: the YAML type 'set' is not supported"),
+        ("a: !!python/object/apply:os.getcwd []", r"line 1: the YAML type 'python/object/apply:"),
+        ("a: 1\nb: !!int x", r", line 2: 'x' is not a value of the YAML type int"),
+        ("\n\n? [1]\n: 2", r"line 3: a key must be a word or a number"),
+        ("a: &a [*a]", r"line 1: lists or mappings are nested more than 64 deep"),
+        ("a: 1\n<<: 1", r"line 2: `<<` needs a mapping"),
+        ('a: "\\ud800"', r"line 1: text has an unpaired surrogate"),
         ("a: [", r"not valid YAML in line 1"),
         ("a: 1\n---\nb: 1", r"has several documents \(`---`\); put each into a file"),
         ("a: \0", r"not valid YAML: unacceptable character"),
         ('a: "\\UFFFFFFFF"', r"not valid YAML"),
+        (ALIASES_IN_ALIASES, r"more than 64 deep"),
         *((item, r"line \d: aliases expand to more than 100000") for item in BOMBS),
-        *((f * 5000 + "1", "nested too deep") for f in ("[", "{a: ", "- ")),
+        *((f * 5000 + "1", "more than 64 deep") for f in ("[", "{a: ", "- ")),
+        ("- " * (DEEPEST + 1) + "1", "more than 64 deep"),
     ],
 )
 def test_unsupported_yaml_is_refused_with_its_line(text, message):
     with pytest.raises(RecipeError, match=f"the file.*{message}"):
         read(text)
+
+
+def test_yaml_and_json_may_be_nested_up_to_the_limit():
+    deep = f"{'[' * DEEPEST}1{']' * (DEEPEST - 1)}, [], {{}}]"
+    assert len(json_value(deep, "f", RecipeError)) == 3
+    assert read("- " * (DEEPEST - 1) + "1") and read(deep.replace("[1]", "1"))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +120,9 @@ def test_json_keeps_the_values_of_model_configs():
         (b"\xff\xfe{}", "damaged"),
         ("9" * 5000, "damaged"),
         ('{"a": "\\ud800"}', "an unpaired surrogate"),
-        ("[" * 5000 + "]" * 5000, "nested too deep"),
+        ("[" * 5000 + "]" * 5000, "more than 64 deep"),
+        ("[" * (DEEPEST + 1) + "]" * (DEEPEST + 1), "more than 64 deep"),
+        ('{"a":' * 300 + "1" + "}" * 300, "more than 64 deep"),
     ],
 )
 def test_json_that_is_refused(text, message):
