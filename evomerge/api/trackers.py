@@ -93,15 +93,19 @@ def tracked(
                 import_module(name).finish()  # trackio would print at exit if the run alone ended
 
 
+_QUIET: dict[str, Any] = {"console": "off", "silent": True, "x_save_requirements": False}
+_QUIET |= {"disable_code": True, "disable_git": True, "x_disable_machine_info": True}
+_QUIET |= {"x_disable_meta": True, "x_disable_stats": True}
+"""Settings of wandb: it says nothing, and sends nothing but what is logged."""
+
+
 def _begin(name: str, run: RunFolder) -> Any:
     """Return a new run of a tracker, on this machine unless the environment says otherwise."""
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when wandb is imported
     module = import_module(name)
     options: dict[str, Any] = {"embed": False, "auto_log_cpu": False, "auto_log_gpu": False}
     if name == "wandb":
-        settings = module.Settings(
-            console="off", silent=True
-        )  # it prints nothing, and logs no text
+        settings = module.Settings(**_QUIET)
         options = {"mode": os.environ.get("WANDB_MODE", "offline"), "settings": settings}
     known = storable({"name": run.path.resolve().name, "config": run.manifest()["config"]})
     return module.init(project=PROJECT, **known, **options)

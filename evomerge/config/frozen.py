@@ -42,7 +42,8 @@ class Frozen(Section):
         unlike_merges: parents that differ from the merges beside their weights: on validation and
             test documents they are scored as themselves.
         documents: split -> task -> document ids, of the task and split in `sources`.
-        tasks: split -> task -> digest of its documents, prompts and settings.
+        tasks: split -> task -> digest of its documents, prompts and settings (of a run of an older
+            version: a digest of each).
         datasets: split -> task -> its data set; only those that are on the Hub.
         lower_is_better: objectives (`task/metric`) that are minimised.
         sampled: task that samples its texts -> number of texts for each document.
@@ -59,7 +60,7 @@ class Frozen(Section):
     unlike_merges: list[str] = []
     documents: dict[str, dict[str, list[Annotated[int, Field(ge=0)]]]] = {}
     sources: dict[str, dict[str, str]] = {}
-    tasks: dict[str, dict[str, str]] = {}
+    tasks: dict[str, dict[str, str | dict[str, str]]] = {}
     datasets: dict[str, dict[str, HubDataset]] = {}
     lower_is_better: list[str] = []
     sampled: dict[str, int] = {}

@@ -182,6 +182,8 @@ _TAGS = {
     "classifier of tokens": "token-classification",
     "reward model": "text-classification",
     "causal language model that sees": "image-text-to-text",
+    "causal language model that sees and hears": "image-text-to-text",
+    "causal language model that hears": "audio-text-to-text",
 }
 """Kind of a model -> what the Hub calls its task, if that is not to generate text."""
 

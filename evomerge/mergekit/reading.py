@@ -1,10 +1,12 @@
 """Reading a mergekit file: its keys are checked, and all its forms become modules with slices.
 
-As in mergekit, an unknown key or parameter changes nothing, and a warning says so.
+As in mergekit, an unknown key changes nothing, and a warning says so. But a misspelt parameter is
+an error, since mergekit would merge with its default without a word.
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, TypeAlias
@@ -188,6 +190,16 @@ def read(text: str, doubts: list[str] | None = None) -> MergekitFile:
     return _Reader(keys, [] if doubts is None else doubts).file()
 
 
+def _check_spelling(name: str, known: Iterable[str], where: str) -> None:
+    """Raise a `RecipeError` if an unknown name is nearly a known one: `wieght`, `weights`."""
+    alike = [item for item in known if item[0] == name[:1]]  # `scale` is not `rescale`
+    for near in difflib.get_close_matches(name, alike, n=1, cutoff=0.8):
+        raise RecipeError(
+            f"{shown(name)} in `{where or 'the mergekit file'}` is nearly {near!r}, and would be "
+            f"ignored; write {near!r}, or remove it."
+        )
+
+
 class _Reader:
     def __init__(self, keys: FileKeys, doubts: list[str]) -> None:
         self.keys, self.doubts = keys, doubts
@@ -244,6 +256,7 @@ class _Reader:
     def _warn_of_unknown(self, keys: Keys, where: str, parameters: Iterable[str]) -> None:
         known, inside = type(keys).model_fields, f" in `{where}`" if where else ""
         for key in keys.model_extra or ():
+            _check_spelling(key, {"parameters"} & {*known}, where)
             fix = "move it to `parameters`" if key in parameters else "remove it"
             fix = f"{fix}.{did_you_mean(key, known)}"
             self.doubts.append(f"Key {shown(key)}{inside} is ignored, as in mergekit; {fix}")
@@ -257,10 +270,9 @@ class _Reader:
         for name, value in (part.parameters or {}).items():
             knob = known.get(name)
             if knob is None:
-                have = f"(it has {', '.join(known) or 'none'})"
-                why = f"{self.method.name} has no such parameter {have}; remove it."
-                if near := did_you_mean(name, [it for it in known if it[0] == name[0]]):
-                    raise RecipeError(f"`{where}.{name}` would be ignored: {why}{near}")
+                _check_spelling(name, known, where)
+                have = ", ".join(known) or "none"
+                why = f"{self.method.name} has no such parameter (it has {have}); remove it."
             elif source and knob.per == "merge":
                 fix = "give it in `parameters` of the slice, the module or the file."
                 why = f"it belongs to the merge as a whole; {fix}"

@@ -123,7 +123,9 @@ def check_fit(checked: CheckedSearch) -> None:
     ConfigError: it cannot fit, whatever else runs here.
     """
     config, memory = checked.config, memory_of(checked)
-    fix = "choose a smaller dtype, lower `executor.workers`, or take smaller parents"
+    fixes = ["choose a smaller dtype"] if config.dtype == "float32" else []
+    fixes += ["lower `executor.workers`"] if workers_of(config).count > 1 else []
+    fix = " or ".join([*fixes, "take smaller parents"])
     weights, engine = memory.shares.get("weights", 0.0), config.evaluation.backend == "vllm"
     most = _MOST * (1 - ENGINE_SHARE if engine else 1) * memory.accelerator
     if weights > most and config.evaluation.device_map is None:

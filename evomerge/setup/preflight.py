@@ -173,7 +173,8 @@ def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:
         )
     if 0 < searched < genes and config.optimizer.name in _CMA:
         population = generation_of(config, checked.space)
-        can_learn = any(item.has_answers for item in checked.evaluator.every)
+        host, objectives = checked.checkpoints[checked.host], checked.evaluator.every
+        can_learn = any(item.can_teach(host) for item in objectives)
         suits = can_learn and has_gradient(checked.space, config)
         yield (
             f"optimizer.name is {config.optimizer.name!r}, but {searched} candidates for {genes} "

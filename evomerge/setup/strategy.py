@@ -148,11 +148,9 @@ def _of_run(run: RunFolder, genes: Sequence[Gene]) -> list[Genome]:
         )
     labels = {name: item.choices for item in frozen.gene_ranges for name in item.genes}
     for gene in genes:
-        if gene.choices and list(gene.choices) != labels[gene.name]:
-            raise ConfigError(
-                f"its gene {gene.name!r} chooses among {', '.join(labels[gene.name])}; name the "
-                "same, in the same order."
-            )
+        if list(gene.choices) != (there := labels[gene.name]):
+            what = f"chooses among {', '.join(there)}" if there else "is a number"
+            raise ConfigError(f"its gene {gene.name!r} {what}; name the same, in the same order.")
     candidates = History(run.events()).candidates
     searched = [item for item in candidates if item.label is None and "genome" in item.origin]
     genomes: list[Genome] = []

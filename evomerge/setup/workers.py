@@ -91,12 +91,18 @@ def resolve_order(config: SearchConfig, generation: int) -> SearchConfig:
 def check_workers(config: SearchConfig) -> None:
     """Check that the workers do not need more than there is.
 
-    ConfigError: several vLLM engines would have to share an accelerator of this machine or its CPU;
-    there is no Ray cluster, or it has too little.
+    ConfigError: several vLLM engines would have to share an accelerator or the CPU; there is no Ray
+    cluster, or it has too little.
     """
     size, is_vllm = config.evaluation.tensor_parallel, config.evaluation.backend == "vllm"
     if config.executor.kind == "ray":
-        ray_workers(config)
+        workers = ray_workers(config)
+        gpus = workers.needed.get("GPU", 0.0)
+        if is_vllm and gpus < 1 and workers.on_a_machine > 1:
+            raise ConfigError(
+                f"`executor.ray.resources` gives each worker GPU {gpus:g}, but each vLLM engine "
+                "takes an accelerator of its own; set GPU to 1, or `evaluation.backend` to 'hf'."
+            )
         return
     device = _accelerator(config)
     if device != "cpu" and (there := count_devices(device)) < size:

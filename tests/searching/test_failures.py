@@ -103,7 +103,6 @@ def test_a_search_without_any_right_answer_says_so(tmp_path: Path) -> None:
     said = evomerge("search", file, "--run", tmp_path / "run").stderr
     assert said.count("warning: all baselines have the same fitness,") == 1
     assert said.count("prompt:") == said.count("target:") == 3
-    assert "warning: all candidates have the same fitness," in said
     assert "all baselines have the same fitness" in (tmp_path / "run" / "log.txt").read_text()
 
 

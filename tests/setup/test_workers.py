@@ -106,6 +106,9 @@ def test_workers_are_placed_where_all_their_resources_are(monkeypatch: pytest.Mo
     few = on_ray(workers=7, ray={"address": "head:6379", "resources": {"GPU": 1}})
     with pytest.raises(ConfigError, match="there is room for 6"):
         check_workers(few)
+    shared = on_ray({"backend": "vllm"}, workers="auto", ray={"resources": {"GPU": 0.5}})
+    with pytest.raises(ConfigError, match=r"gives each worker GPU 0\.5, but each vLLM engine"):
+        check_workers(shared)
     assert workers_of(on_ray(workers=3, ray={"resources": {"GPU": 0.5}})).on_a_machine == 3
     assert ray_workers(on_ray()).needed == {"CPU": 1.0, "GPU": 1.0}
     assert ray_workers(on_ray({"device": "cpu"})).needed == {"CPU": 1.0}

@@ -107,8 +107,8 @@ def free_memory(root: Path = Path("/")) -> int:
 def _groups(root: Path) -> Iterator[tuple[int, int]]:
     """Yield limit and use in bytes of each group of processes (cgroup) that this one belongs to.
 
-    A container or a Slurm job has one. Anonymous and shared memory count as used, since the system takes
-    back pages of files. Source: docs.kernel.org/admin-guide/cgroup-v2.html.
+    A container or a Slurm job has one. Anonymous and shared memory count as used, since the system
+    takes back pages of files. Source: docs.kernel.org/admin-guide/cgroup-v2.html.
     """
     groups, top = root / "proc/self/cgroup", root / "sys/fs/cgroup"
     for line in groups.read_text().splitlines() if groups.exists() else ():

@@ -206,8 +206,11 @@ class ReferenceLM:
             return ()
         try:
             sampling = Sampling.of(rest, self._defaults) if is_sampled(rest) else None
-        except (TypeError, ValueError):  # lm-eval itself says what is wrong
-            return ()
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"objectives: a task samples texts with wrong generation_kwargs ({error}); correct "
+                "them in its YAML, or set do_sample to false."
+            ) from error
         tokens = self._lm.tok_batch_encode([context], left_truncate_len=room)[0][0].tolist()
         prompt = Prompt(tuple(tokens), tuple(stop for stop in stops if stop), limit, sampling)
         return tuple(replace(prompt, seed=seed) for seed in seeds) or (prompt,)

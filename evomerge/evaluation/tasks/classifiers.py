@@ -231,8 +231,8 @@ class Pairwise(ClassifierObjective):
         kinds = {isinstance(value, str) for row in rows for value in row.values()}
         if len(kinds) == 2:
             raise ConfigError(
-                f"objectives: {name} has texts in some rows or columns, and messages in others; write all "
-                "as texts, or all as lists of messages."
+                f"objectives: {name} has texts in some rows or columns, and messages in others; "
+                "write all as texts, or all as lists of messages."
             )
         self.are_chats = kinds == {False}
 

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -181,11 +182,18 @@ def _begin(task: Any, requests: Sequence[Instance], seconds: int) -> tuple[int, 
 
 def _end(process: int, folder: Path, deadline: float) -> Outcome:
     """Wait for a child, kill it and what it has started, and return what it has written."""
-    while os.waitpid(process, os.WNOHANG | os.WNOWAIT if hasattr(os, "WNOWAIT") else 0)[0] == 0:
-        pass
+    file, is_over = folder / _OUTCOME, False
+    while not is_over and time.monotonic() < deadline:  # it may have stopped its own alarm
+        is_over = os.waitpid(process, os.WNOHANG)[0] == process
+        time.sleep(0 if is_over else 0.005)
+    with suppress(OSError):
+        os.killpg(process, signal.SIGKILL)
+    if not is_over:
+        os.kill(process, signal.SIGKILL)  # it may have no group of its own yet
+        os.waitpid(process, 0)
     outcome = None
     with suppress(Exception):  # the program may have changed or written anything
-        row, answers = json.loads((folder / _OUTCOME).read_bytes())
+        row, answers = json.loads(file.read_bytes() if file.is_file() else b"")
         outcome = [{key: float(value) for key, value in row.items()}, [*map(dict, answers)]]
     shutil.rmtree(folder, ignore_errors=True)
     return outcome

@@ -29,6 +29,8 @@ from evomerge.evaluation.tasks.loading import shows_images
 from evomerge.evaluation.tasks.objective import Documents, MetricRows, Summary
 from evomerge.evaluation.tasks.scoring import DocumentMetrics, example, plain, summarized
 from evomerge.evaluation.tasks.suitable import Suitable
+from evomerge.models.causal import is_encoder_decoder
+from evomerge.models.checkpoint import Checkpoint
 from evomerge.scores import NLL, TOKENS, Example, Split
 
 FORMS = (Form(True, "token"), Form(False, "token"), Form(True, "stop"), Form(False, "stop"))
@@ -118,6 +120,10 @@ class LmEval(Suitable):
         """Check that each document of a task with the metric `nll` has a reference answer."""
         for task in sorted(self.referenced):
             self.check_answers(task, documents.get(task, ()))
+
+    def can_teach(self, host: Checkpoint) -> bool:
+        """Whether models are causal: lm-eval itself runs encoder-decoders, without gradients."""
+        return not is_encoder_decoder(host)
 
     def check_answers(self, task: str, ids: Sequence[int]) -> None:
         """Raise a ConfigError unless documents have a reference answer, or a right choice."""

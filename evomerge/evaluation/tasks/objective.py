@@ -114,6 +114,10 @@ class Objective:
     def check_documents(self, documents: Documents, split: Split) -> None:
         """Raise a `ConfigError` unless these documents of a split can be scored."""
 
+    def can_teach(self, host: Checkpoint) -> bool:
+        """Return whether gradients of models like a host can be followed to the answers."""
+        return self.has_answers
+
     def check_answers(self, task: str, ids: Sequence[int]) -> None:
         """Raise a `ConfigError` unless documents have an answer that models can learn."""
 

@@ -95,7 +95,7 @@ class MatchedRows:
         if empty:
             out[empty] = 0
             # Block by block: in float64 the whole matrix would take four times its memory.
-            blocks: Any = out.split(4096)
+            blocks = out.split(4096)  # type: ignore[no-untyped-call]
             total = sum(block.sum(0, dtype=torch.float64) for block in blocks)
             out[empty] = (total / (self.size - len(empty))).to(out.dtype)
         return out

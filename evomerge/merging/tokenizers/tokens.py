@@ -125,9 +125,10 @@ def spelling(tokens: Tokens) -> str:
 def check_ids(parents: Sequence[Checkpoint], below: float = math.inf) -> None:
     """Check that no id is different tokens in two parents.
 
-    Nor may a token of the first parent that has a tokenizer have another id in another. An id without a token, or with a reserved one, is allowed: its row is padding, which another
-    parent may have used for an added token. Parents without a `tokenizer.json` are not checked, nor
-    are ids from `below` on. `CheckpointError`: two parents disagree.
+    Nor may a token of the first parent that has a tokenizer have another id in another one. An id
+    without a token, or with a reserved one, is allowed: its row is padding, which another parent
+    may have used for an added token. Parents without a `tokenizer.json` are not checked, nor are
+    ids from `below` on. `CheckpointError`: two parents disagree.
     """
     different: dict[bytes, Checkpoint] = {}
     for parent in parents:

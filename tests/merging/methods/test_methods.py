@@ -295,7 +295,7 @@ def test_another_package_can_add_a_method(monkeypatch):
         EntryPoint("broken", "no_such_module:METHOD", "evomerge.methods"),
     ]
     monkeypatch.setattr(
-        registry, "_entry_points", lambda group: [x for x in added if x.group == group]
+        registry, "_entry_points", lambda group, *_: [x for x in added if x.group == group]
     )
     assert method_names()[-2:] == ("broken", "mine")
     assert get_method("mine").name == "linear"

@@ -278,7 +278,8 @@ def save_words(folder, names):
         ("cat on", "cat on", "cat mat", "id 5 is the token 'on' in 'host' but not in 'y'"),
         ("cat on", "on cat", "", "id 4 is the token 'cat' in 'host' but not in 'x'"),
         ("[unused1] cat", "cat", "", "id 5 is the token 'cat' in 'host' but not in 'x'"),
-        ("cat", "cat <a>", "cat <b>", None),  # the merge has neither token
+        # The host has neither token, but the row would still be a mixture of two tokens.
+        ("cat", "cat <a>", "cat <b>", "id 5 is the token '<a>' in 'x' but not in 'y'"),
         ("cat", "cat <tool>", "cat", None),
         ("cat <|reserved_special_token_7|>", "cat <|im_start|>", "cat", None),
         ("cat [unused0]", "cat <a>", "cat [control_12] on", None),
