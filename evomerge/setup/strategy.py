@@ -148,7 +148,7 @@ def _of_run(run: RunFolder, genes: Sequence[Gene]) -> list[Genome]:
         )
     labels = {name: item.choices for item in frozen.gene_ranges for name in item.genes}
     for gene in genes:
-        if list(gene.choices) != (there := labels[gene.name]):
+        if list(gene.choices) != (there := labels.get(gene.name, [])):
             what = f"chooses among {', '.join(there)}" if there else "is a number"
             raise ConfigError(f"its gene {gene.name!r} {what}; name the same, in the same order.")
     candidates = History(run.events()).candidates

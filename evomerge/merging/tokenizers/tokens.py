@@ -123,30 +123,37 @@ def spelling(tokens: Tokens) -> str:
 
 
 def check_ids(parents: Sequence[Checkpoint], below: float = math.inf) -> None:
-    """Check that no id is different tokens in two parents.
+    """Check that no id is different tokens in two parents, and no token of the first another id.
 
-    Nor may a token of the first parent that has a tokenizer have another id in another one. An id
-    without a token, or with a reserved one, is allowed: its row is padding, which another parent
-    may have used for an added token. Parents without a `tokenizer.json` are not checked, nor are
-    ids from `below` on. `CheckpointError`: two parents disagree.
+    An id without a token, or with a reserved one, is allowed: its row is padding, which another
+    parent may have used for an added token. Parents without a `tokenizer.json` are not checked, nor
+    are ids from `below` on. `CheckpointError`: two parents disagree.
     """
     different: dict[bytes, Checkpoint] = {}
     for parent in parents:
         file = parent.folder / "tokenizer.json"
         if file.is_file():
             different.setdefault(hashlib.sha256(file.read_bytes()).digest(), parent)
-    tokens = [Tokens.of(parent) for parent in (different.values() if len(different) > 1 else ())]
-    for first, other in itertools.combinations(tokens, 2):
-        for text, i in first.ids.items():
-            here, there = first.by_id[i], other.by_id.get(i, {text})
-            differs = here.isdisjoint(there) and not any(map(_RESERVED.fullmatch, here | there))
-            is_moved = first is tokens[0] and other.ids.get(text, i) != i
-            if i < below and (differs or is_moved):
+    tokens = map(Tokens.of, different.values() if len(different) > 1 else ())
+    host = parents[0].reference
+    advice = (
+        "set `tokenizer: union` (in a mergekit file `tokenizer_source: union`), or name a parent "
+        f"(`tokenizer: {host}`), to match rows by token"
+    )
+    for one, other in itertools.combinations(tokens, 2):
+        for i, texts in one.by_id.items():
+            theirs = other.by_id.get(i, texts)
+            reserved = any(map(_RESERVED.fullmatch, texts | theirs))
+            if i < below and theirs.isdisjoint(texts) and not reserved:
                 raise CheckpointError(
-                    f"Tokenizers do not fit: id {i} is the token {text!r} in {first.reference!r} "
-                    f"but not in {other.reference!r}; set `tokenizer: union` (in a mergekit file "
-                    "`tokenizer_source: union`), or name a parent (`tokenizer: "
-                    f"{first.reference}`), to match rows by token."
+                    f"Tokenizers do not fit: id {i} is the token {min(texts)!r} in "
+                    f"{one.reference!r} and {min(theirs)!r} in {other.reference!r}; {advice}."
+                )
+        for text, i in one.ids.items() if one.reference == host else ():
+            if i < below and other.ids.get(text, i) != i:
+                raise CheckpointError(
+                    f"Tokenizers do not fit: token {text!r} has the id {i} in {one.reference!r} "
+                    f"and {other.ids[text]} in {other.reference!r}; {advice}."
                 )
 
 

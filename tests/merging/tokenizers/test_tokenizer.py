@@ -275,11 +275,11 @@ def save_words(folder, names):
 @pytest.mark.parametrize(
     ("host", "first", "second", "message"),
     [
-        ("cat on", "cat on", "cat mat", "id 5 is the token 'on' in 'host' but not in 'y'"),
-        ("cat on", "on cat", "", "id 4 is the token 'cat' in 'host' but not in 'x'"),
-        ("[unused1] cat", "cat", "", "id 5 is the token 'cat' in 'host' but not in 'x'"),
+        ("cat on", "cat on", "cat mat", "id 5 is .* 'on' in 'host' and 'mat' in 'y'"),
+        ("cat on", "on cat", "", "id 4 is the token 'cat' in 'host' and 'on' in 'x'"),
         # The host has neither token, but the row would still be a mixture of two tokens.
-        ("cat", "cat <a>", "cat <b>", "id 5 is the token '<a>' in 'x' but not in 'y'"),
+        ("cat", "cat <a>", "cat <b>", "id 5 is .* '<a>' in 'x' and '<b>' in 'y'"),
+        ("[unused1] cat", "cat", "", "token 'cat' has the id 5 in 'host' and 4 in 'x'"),
         ("cat", "cat <tool>", "cat", None),
         ("cat <|reserved_special_token_7|>", "cat <|im_start|>", "cat", None),
         ("cat [unused0]", "cat <a>", "cat [control_12] on", None),
