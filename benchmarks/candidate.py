@@ -7,8 +7,9 @@ divides the time from the first candidate to the last into preparing merges, mer
 the rest. The library of CMA-ES is imported before, once a search. For comparison it measures, in
 the same process, the forward passes alone ("bare") on the same documents: the prompts in the best
 of several batch sizes, then as many new tokens as the model generated, one after the other with a
-cache. Times are CPU milliseconds per candidate on one thread. The last line is one JSON object with
-ratios to the bare passes.
+cache. Then the same candidates are scored in bfloat16, and in float32 with weights in bfloat16
+(`evaluation.float32`). Times are CPU milliseconds per candidate on one thread. The last line is one
+JSON object with ratios to the bare passes, and of float32 to bfloat16.
 """
 
 from __future__ import annotations
@@ -48,11 +49,17 @@ def main() -> None:
     worker = make_worker(problem)
     times = search(problem, worker, count)
     times["bare"] = bare(problem, worker)
+    for name, float32 in (("bfloat16", False), ("float32", True)):
+        changes = [f"budget.candidates={min(count, 20)}", "dtype=bfloat16"]
+        changed = prepare(load(CONFIG, [*changes, f"evaluation.float32={float32}"]), CONFIG.parent)
+        times[name] = search(changed, make_worker(changed), min(count, 20))["evaluate"]
     print(f"CPU ms per candidate on one thread, {count} candidates; {CONFIG.name}, 200 documents")
     for name, value in times.items():
         print(f"{name:10}{value:8.1f}")
     ours = ("prepare", "merge", "evaluate", "rest", "total")
-    print(json.dumps({f"{name}/bare": round(times[name] / times["bare"], 3) for name in ours}))
+    ratios = {f"{name}/bare": times[name] / times["bare"] for name in ours}
+    ratios["float32/bfloat16"] = times["float32"] / times["bfloat16"]
+    print(json.dumps({name: round(ratio, 3) for name, ratio in ratios.items()}))
 
 
 def search(problem: CheckedSearch, worker: Worker, count: int) -> dict[str, float]:

@@ -130,6 +130,9 @@ class EvaluationConfig(Section):
     """auto: spread the model over all accelerators; null: one device"""
     threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     """CPU threads that score a model; auto: one for a small model, else all"""
+    float32: bool | Literal["auto"] = "auto"
+    """compute in float32 with weights that are rounded to `dtype`; auto: on a processor that is
+    slower in `dtype`"""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """transformers' attention; auto: the model's own choice"""
 
@@ -144,6 +147,11 @@ class EvaluationConfig(Section):
             "has the `device` {0.device!r}, but a vLLM engine takes the first accelerators that it "
             "sees; set `device` to 'auto', and the environment variable CUDA_VISIBLE_DEVICES to "
             "its number",
+        ),
+        (
+            lambda it: it.float32 is True and it.backend == "vllm",
+            "has `float32` true, but a vLLM engine computes in the `dtype` of the search; set "
+            "`float32` to auto, or `backend` to 'hf'",
         ),
         (
             lambda it: it.enable_thinking is not None and not it.chat_template,

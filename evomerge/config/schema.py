@@ -130,6 +130,11 @@ class SearchConfig(Section):
         return self
 
     @property
+    def compute(self) -> str:
+        """The dtype in which models compute; their weights are rounded to `dtype`."""
+        return "float32" if self.evaluation.float32 is True else self.dtype
+
+    @property
     def tie_breakers(self) -> list[str]:
         """The keys of objectives that break ties, with their values."""
         return [

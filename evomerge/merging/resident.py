@@ -75,7 +75,8 @@ class Resident:
 
     Args:
         host, dtype: those of all recipes.
-        placement: the device of the model, or a division over several. Merging runs on the CPU, so
+        placement: the device of the model, or a division over several, and whether it computes in
+            float32: then weights are rounded to `dtype` all the same. Merging runs on the CPU, so
             that its bits do not depend on the device.
         tokenizer: that of all recipes, whose generation config the models get.
         memory: maximum bytes of prepared merges that are kept for later candidates.
@@ -236,7 +237,8 @@ class Resident:
             for plan in plans
             if plan.dtype not in FLOATING
         }
-        layout = build_layout(data, shapes, constants, TORCH_DTYPES[STORED[self.dtype]])
+        dtype = "float32" if self.placement.float32 else self.dtype
+        layout = build_layout(data, shapes, constants, TORCH_DTYPES[STORED[dtype]])
         if host.modalities:  # where its processor is
             layout.module.name_or_path = str(host.folder)  # type: ignore[assignment]
         if self.encodes:

@@ -25,7 +25,7 @@ from evomerge.setup.parents import open_parents, plan_tokenizers
 from evomerge.setup.parents_as_themselves import differences
 from evomerge.setup.space import check_recipes, make_space, sample_recipes
 from evomerge.setup.strategy import check_descents, find_starts, generation_of, resolve_optimizer
-from evomerge.setup.worker import place, serves_paths
+from evomerge.setup.worker import place, resolve_float32, serves_paths
 from evomerge.setup.workers import check_workers, resolve_order
 from evomerge.strategy.kinds import check_no_ties, strategy_kind
 from evomerge.trust.consent import NOTHING, Permissions
@@ -70,6 +70,7 @@ def check_search(
         kind.check(config, objectives, evaluator.info)
     if config.optimizer.descends:
         check_descents(config, space, objectives, evaluator, splits["search"])
+    config = resolve_float32(config)
     place(config).check(checkpoints[host].config, config.dtype)
     check_workers(config)
     is_swap = isinstance(config.space, SwapsConfig)  # one vLLM engine serves paths of all depths

@@ -29,6 +29,7 @@ from evomerge.setup.workers import workers_of
 _LIBRARIES = 0.8e9  # bytes, measured on Linux
 _LIBRARIES_CUDA = 1.4e9  # the same if torch is built for CUDA: its files are mapped, too
 _FORKED = 0.25e9  # of each worker process on Linux, which shares the libraries; measured with 4
+_ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of a number
 _TOKENS = 512  # of a batch on a CPU whose activations a backward pass keeps, about
 _MOST = 0.9  # of an accelerator that weights may take, since batches need the rest
 _NEAR = 0.9  # of the memory that is free: a person is warned from here
@@ -46,13 +47,9 @@ class Memory:
     free: float = math.inf
 
 
-def weights_of(checked: CheckedSearch) -> int:
+def weights_of(checked: CheckedSearch, dtype: str) -> int:
     """Return the size of a merged model's weights in bytes."""
-    return checked.checkpoints[checked.host].parameters * _itemsize(checked)
-
-
-def _itemsize(checked: CheckedSearch) -> int:
-    return 4 if checked.config.dtype == "float32" else 2
+    return checked.checkpoints[checked.host].parameters * _ITEMSIZE[dtype]
 
 
 def memory_of(checked: CheckedSearch) -> Memory:
@@ -66,11 +63,13 @@ def memory_of(checked: CheckedSearch) -> Memory:
     is_forked = executor.kind == "processes" and sys.platform == "linux"
     machine = {"libraries": libraries + count * _FORKED if is_forked else count * libraries}
     depth = max(1.0, checked.space.max_depth / len(host.decoder_stack))
-    each, shares = {"weights": weights_of(checked) * depth}, dict[str, float]()
+    each, shares = {"weights": weights_of(checked, config.compute) * depth}, dict[str, float]()
     if config.optimizer.descends:
         each["backward pass"] = _backward_bytes(checked)
     if device.startswith(("cpu", "mps")):  # models are in the machine's own memory
-        each["batches"] = largest_batch(text_section(host.config), _itemsize(checked))
+        each["batches"] = largest_batch(
+            text_section(host.config), _ITEMSIZE[checked.config.compute]
+        )
         machine |= {name: count * size for name, size in each.items()}
     else:
         shares = {name: workers.on_an_accelerator * size for name, size in each.items()}
@@ -86,7 +85,7 @@ def memory_of(checked: CheckedSearch) -> Memory:
 def _backward_bytes(checked: CheckedSearch) -> float:
     """Return about what one batch needs: activations, logits, a tensor's gradient in float32."""
 
-    host, itemsize = checked.checkpoints[checked.host], _itemsize(checked)
+    host, itemsize = checked.checkpoints[checked.host], _ITEMSIZE[checked.config.compute]
     largest = max(math.prod(info.shape) for info in host.tensors.values())
     activations = kept_bytes(text_section(host.config), itemsize)
     logits = (host.config.get("vocab_size") or 0) * 12
@@ -131,7 +130,7 @@ def check_fit(checked: CheckedSearch) -> None:
     if weights > most and config.evaluation.device_map is None:
         raise ConfigError(
             f"`evaluation.device_map` is null, but the merged weights, {size_text(weights)} in "
-            f"{config.dtype}, do not fit on an accelerator of {size_text(memory.accelerator)}"
+            f"{config.compute}, do not fit on an accelerator of {size_text(memory.accelerator)}"
             f"{' beside a vLLM engine' if engine else ''}; set it to 'auto' to divide the model "
             f"over several, or {fix}."
         )

@@ -9,7 +9,6 @@ from typing import Any
 
 from evomerge.config.space import ParametersConfig
 from evomerge.errors import listed
-from evomerge.evaluation.inference.device import choose_device
 from evomerge.merging.methods import get_method
 from evomerge.models.causal import kind_of
 from evomerge.models.code_keys import code_notes
@@ -65,6 +64,7 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
         "sources": {split: [*dict.fromkeys(of.values())] for split, of in facts["sources"].items()},
         "workers": workers_of(config).text,
         "backend": config.evaluation.backend,
+        "compute": f"float32, weights in {config.dtype}" if config.evaluation.float32 else None,
         **checked.evaluator.words(checked.merges),
         "fewer_documents": checked.fewer_documents,
         "objectives": [
@@ -75,7 +75,7 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
         ],
         "constraints": [item.text for item in checked.constraints] or None,
         **memory_rows(checked),
-        "export": size_text(weights_of(checked)),
+        "export": size_text(weights_of(checked, config.dtype)),
     }
     # A search without a largest number of candidates says so.
     return {name: item for name, item in values.items() if item is not None or name == "candidates"}
@@ -103,7 +103,6 @@ def warnings(checked: CheckedSearch, allow_benchmarks: bool) -> list[str]:
         *fit_warnings(checked),
         *_document_warnings(checked),
         *_candidate_warnings(checked),
-        *_time_warnings(checked),
         *_worker_warnings(checked),
         *dict.fromkeys(text for item in every for text in item.warnings(checked.merges)),
         *(text for item in objectives if not allow_benchmarks for text in item.benchmarks()),
@@ -182,17 +181,6 @@ def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:
             f"it learns little; set budget.candidates to {baselines + _FOR_A_GENE * genes} or so, "
             "or have fewer genes (a smaller `space.groups`, no `space.components`)"
             f"{', or take `optimizer.name: gradient`' if suits else ''}."
-        )
-
-
-def _time_warnings(checked: CheckedSearch) -> Iterator[str]:
-    config = checked.config
-    if config.executor.kind == "ray" or choose_device(config.evaluation.device) != "cpu":
-        return
-    if config.dtype == "float16":
-        yield (
-            "dtype is float16, which most CPUs compute several times as slowly as float32; set it "
-            "to float32 (`evomerge export --dtype float16` writes the winner in float16)."
         )
 
 

@@ -12,6 +12,7 @@ from evomerge.evaluation.inference.device import (
     choose_device,
     choose_threads,
     free_memory,
+    is_slow,
     use_threads,
 )
 from evomerge.evaluation.objectives import kinds_of, needs_modules
@@ -35,7 +36,23 @@ def place(config: SearchConfig) -> Placement:
 
     wanted = config.evaluation
     attention = None if wanted.attention == "auto" else wanted.attention
-    return Placement(choose_device(wanted.device), wanted.device_map == "auto", attention)
+    spread, is_float32 = wanted.device_map == "auto", wanted.float32 is True
+    return Placement(choose_device(wanted.device), spread, attention, is_float32)
+
+
+def resolve_float32(config: SearchConfig) -> SearchConfig:
+    """Return the search file with `evaluation.float32` set, if it is `auto`."""
+    wanted = config.evaluation
+    if wanted.float32 != "auto":
+        return config
+    suits = (
+        config.dtype != "float32"
+        and wanted.backend == "hf"
+        and not config.is_study  # the models of a study are a program's, in their `dtype`
+        and choose_device(wanted.device) == "cpu"
+        and is_slow(config.dtype)
+    )
+    return config.with_values("evaluation", float32=suits)
 
 
 def cache_memory(workers: int) -> int:

@@ -158,7 +158,7 @@ def test_the_export_has_the_recorded_scores_also_in_the_stock_tool(search, tmp_p
     assert again and {key: item.value for key, item in again.items()} == {
         key: recorded.aggregates[key] for key in again
     }
-    stock = by_stock(yaml.safe_load(search.file.read_text()), out, recorded)
+    stock = by_stock(yaml.safe_load(search.file.read_text()), run.config.compute, out, recorded)
     for key, value in stock.items():
         assert recorded.aggregates[key] == pytest.approx(value, abs=1e-6), key
     with warnings.catch_warnings():

@@ -35,11 +35,17 @@ def row_of(run: package.Run, parent: Path) -> Candidate:
     return next(item for item in run.history.baselines if item.label == str(parent))
 
 
+def dtype_of(run: package.Run) -> str:
+    """Return the dtype that the stock tool is told: that of a parent's files, or float32."""
+    return "float32" if run.config.compute == "float32" else "auto"
+
+
 def check_own_score(run: package.Run, model: Path, row: Candidate, key: str = KEY) -> float:
     scores, file = row.scores("test"), run.folder / "search.yaml"
     assert scores is not None
     own = package.evaluate(model, file)[key].value
-    stock = by_lm_eval(yaml.safe_load(file.read_text()), model, scores.documents)[key]
+    search = yaml.safe_load(file.read_text())
+    stock = by_lm_eval(search, dtype_of(run), model, scores.documents)[key]
     assert scores.aggregates[key] == own == stock
     return own
 
@@ -84,7 +90,7 @@ def test_a_parent_that_wins_is_exported_as_it_is(templates, tmp_path):
         "It is no merge, but the parent `maths` itself, unchanged"
         in (out / "README.md").read_text()
     )
-    assert "dtype=auto" in evomerge_json("results", run.folder)["lm_eval"]
+    assert f"dtype={dtype_of(run)}" in evomerge_json("results", run.folder)["lm_eval"]
     half = run.export(tmp_path / "half", dtype="bfloat16")
     tensors = load_file(half / "model.safetensors")
     assert all(torch.equal(tensors[name], theirs[name].bfloat16()) for name in theirs)

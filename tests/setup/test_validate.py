@@ -145,16 +145,10 @@ def test_hopeless_searches_are_warned_of_with_figure_and_fix(tmp_path):
     assert not told("budget.candidates=5", "optimizer.name=gradient")
 
 
-def test_what_is_slow_on_a_cpu_is_warned_of(search, monkeypatch):
-    def told(*changes):
-        notes = warnings(search(*changes), allow_benchmarks=True)
-        return [note for note in notes if "not like the merges" not in note][1:]
-
-    monkeypatch.setattr(preflight, "choose_device", lambda wanted: "cpu")
-    (note,) = told("dtype=float16")
-    assert "dtype is float16" in note and "set it to float32" in note
-    monkeypatch.setattr(preflight, "choose_device", lambda wanted: "cuda")
-    assert not told("dtype=float16")
+def test_float32_with_weights_of_another_dtype_is_told(search):
+    assert summary(search("evaluation.float32=false")).get("compute") is None
+    changes = ("dtype=bfloat16", "evaluation.float32=true")
+    assert summary(search(*changes))["compute"] == "float32, weights in bfloat16"
 
 
 def test_a_lag_that_an_optimizer_does_not_take_is_warned_of(search):

@@ -14,12 +14,17 @@ from evomerge import zoo
 from evomerge.scores import Scores
 
 
-def by_stock(search: Mapping[str, Any], model: Path, recorded: Scores) -> dict[str, float]:
-    """Return scores, by the keys of `recorded.aggregates`, as far as a stock tool has them."""
+def by_stock(
+    search: Mapping[str, Any], compute: str, model: Path, recorded: Scores
+) -> dict[str, float]:
+    """Return scores, by the keys of `recorded.aggregates`, as far as a stock tool has them.
+
+    `compute` is the dtype in which the search has computed.
+    """
     found: dict[str, float] = {}
     tasks = {name: ids for name, ids in recorded.documents.items() if not set(": ") & set(name)}
     if tasks and "generation" not in search["evaluation"]:
-        found |= by_lm_eval(search, model, tasks)
+        found |= by_lm_eval(search, compute, model, tasks)
     for name, ids in recorded.documents.items():
         rows = [small_models.rows()[name.split()[1]][i] for i in ids] if " " in name else []
         if name.startswith("classifier"):
@@ -37,7 +42,7 @@ def by_stock(search: Mapping[str, Any], model: Path, recorded: Scores) -> dict[s
 
 
 def by_lm_eval(
-    search: Mapping[str, Any], model: Path, tasks: Mapping[str, Any]
+    search: Mapping[str, Any], compute: str, model: Path, tasks: Mapping[str, Any]
 ) -> dict[str, float]:
     """Return what `lm_eval` prints for these documents of its tasks."""
     import lm_eval
@@ -47,6 +52,7 @@ def by_lm_eval(
 
     evaluation = search["evaluation"]
     about: dict[str, Any] = {"pretrained": str(model), "device": "cpu", "batch_size": 1}
+    about["dtype"] = compute
     config = transformers.AutoConfig.from_pretrained(model)
     if config.model_type == "llava":
         lm = HFMultimodalLM(**about)

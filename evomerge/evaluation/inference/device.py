@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -25,6 +26,8 @@ LIMITS = ("NUMBA_CPU_NAME", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MK
 SMALL = 30_000_000
 """A model with fewer parameters than this is scored on one CPU thread: several would wait for each
 other most of the time."""
+
+_SLOWER = 1.5  # times as slow as float32
 
 _EXHAUSTED = ("out of memory", "can't allocate memory", "_status_alloc_failed")
 _BROKEN = (
@@ -142,6 +145,28 @@ def processor() -> str:
     limits = [f"{limit}={os.environ[limit]}" for limit in LIMITS if os.environ.get(limit)]
     used = torch.backends.cpu.get_cpu_capability()
     return " ".join((platform.machine(), get_host_cpu_name(), used, *limits))
+
+
+def is_slow(dtype: str) -> bool:
+    """Return whether this processor multiplies matrices more slowly in a dtype than in float32.
+
+    It is measured, for a tenth of a second: torch computes in every dtype, but without instructions
+    for it each number is converted.
+    """
+    import torch
+
+    left, right = torch.ones(64, 1024), torch.ones(1024, 1024)
+
+    def seconds(kind: torch.dtype) -> float:
+        a, b = left.to(kind), right.to(kind)
+        times = []
+        for _ in range(6):
+            began = time.perf_counter()
+            torch.nn.functional.linear(a, b)
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    return seconds(getattr(torch, dtype)) > _SLOWER * seconds(torch.float32)
 
 
 def choose_threads(parameters: int, cores: int | None = None) -> int:

@@ -29,18 +29,22 @@ class Placement:
         spread: whether accelerate divides the model over all accelerators, about evenly, if there
             are any.
         attention: transformers' attention implementation; None: the model's default.
+        float32: whether a model computes in float32, whatever its weights are rounded to.
     """
 
     device: str = "cpu"
     spread: bool = False
     attention: str | None = None
+    float32: bool = False
 
     def settle(self, module: Any) -> None:
-        """Set the attention of a model and move its weights to their devices.
+        """Set the attention of a model, and move its weights to their dtype and devices.
 
         `ConfigError`: the model has no such attention, or the devices are too small for it.
         """
         self._set_attention(module)
+        if self.float32:
+            module.float()
         devices = self.device_map(module)
         first = next(iter(devices.values()))
         if len(devices) == 1:

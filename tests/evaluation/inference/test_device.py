@@ -1,6 +1,8 @@
 """Threads, accelerators and memory that models are scored with, and the errors of devices."""
 
 import os
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -12,6 +14,7 @@ from evomerge.evaluation.inference.device import (
     free_memory,
     is_device_failure,
     is_exhausted,
+    is_slow,
     total_memory,
     use_only,
 )
@@ -86,3 +89,12 @@ NEITHER = (
 def test_what_an_error_says_of_memory_and_of_the_device(error):
     assert is_exhausted(error) == (error in EXHAUSTED)
     assert is_device_failure(error) == (error in BROKEN)
+
+
+def test_a_dtype_without_instructions_is_slow():
+    """With AVX2 alone oneDNN converts each number of bfloat16."""
+    code = "from evomerge.evaluation.inference.device import is_slow; print(is_slow('bfloat16'))"
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True" and not is_slow("float32")
