@@ -11,7 +11,7 @@ from tiny import make
 
 from evomerge.config.schema import load, parse
 from evomerge.errors import CheckpointError, ConfigError
-from evomerge.setup import memory, preflight
+from evomerge.setup import memory
 from evomerge.setup.memory import check_fit, fit_warnings, memory_rows
 from evomerge.setup.preflight import summary, warnings
 from evomerge.setup.runs import prepare
