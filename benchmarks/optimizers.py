@@ -12,10 +12,10 @@ through the layers of both models, laid out eight times, with a number for each 
 is the same with binary genes. `skills 24` is another task: three experts with a weight for each
 layer, the embeddings and the head, and the mean of four tasks, as in configs/multitask.yaml. Every
 search tries the parents and their average first. Fitness is the share of 100 search documents with
-the right answer (of `skills 24`, 20 of each task). After 50, 100, 200 and 300 candidates the five
-best ones are validated on 200 other documents (40 of each task), and the best of them is the
-winner. The table shows its score on the 1,500 test documents (250 of each task): the mean over the
-seeds, and the standard error. A seed chooses the documents, too.
+the right answer (of `skills 24`, 20 of each task). After 10, 20, 30, 60, 100, 200 and 300
+candidates the five best ones are validated on 200 other documents (40 of each task), and the best
+of them is the winner. The table shows its score on the 1,500 test documents (250 of each task): the
+mean over the seeds, and the standard error. A seed chooses the documents, too.
 
 `--optimizers "gradient whole"` are descents of which each step learns from all documents.
 `--worlds "weights 112" --optimizers gradient` has a weight for each tensor of two parents; it is
@@ -54,7 +54,7 @@ from choosing.worlds import EMBEDDED, SPACES, make_world
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIMIZERS = [
-    *("cma", "diagonal-cma", "cma-margin", "two-points-de", "discrete-lengler"),
+    *("gp", "cma", "diagonal-cma", "cma-margin", "two-points-de", "discrete-lengler"),
     *("nevergrad:OnePlusOne", "sobol", "random"),
 ]
 KNOWN = [

@@ -18,6 +18,7 @@ INK = "#7d8590"
 """A grey that can be read on white and on black, for all texts and lines of the frame."""
 
 COLOURS = {
+    "gp": "#e3742f",
     "cma": "#2f81f7",
     "diagonal-cma": "#1b9aaa",
     "cma-margin": "#bf5fd0",

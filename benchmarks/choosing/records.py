@@ -9,7 +9,7 @@ from pathlib import Path
 
 from choosing.searches import Search
 
-CHECKPOINTS = (10, 20, 50, 100, 200, 300, 1000)
+CHECKPOINTS = (10, 20, 30, 60, 100, 200, 300, 1000)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class Builtin:
 
 BUILTIN: Mapping[str, Builtin] = {
     "auto": Builtin(has_population=True, most_workers=16),
+    "gp": Builtin("gp:GaussianProcess", has_population=True, most_workers=4, objectives="any"),
     "cma": Builtin("cma:CMA", has_population=True, most_workers=16),
     "diagonal-cma": Builtin("cma:DiagonalCMA", has_population=True, most_workers=16),
     "cma-margin": Builtin("cma:create_margin", has_population=True, most_workers=16),
@@ -57,6 +58,7 @@ BUILTIN: Mapping[str, Builtin] = {
 
 ABOUT: Mapping[str, str] = {
     "auto": "the one that suits the genes: cma, or one for discrete or many genes; the default",
+    "gp": "Bayesian optimization with a Gaussian process, by Optuna; for few, dear candidates",
     "cma": "CMA-ES with full covariance, as in arXiv 2403.13187",
     "diagonal-cma": "CMA-ES that learns variances only; for many genes",
     "cma-margin": "CMA-ES with margin, and with probabilities of choices; for many discrete genes",
@@ -76,6 +78,9 @@ NEVERGRAD = "nevergrad:"
 MANY_GENES = 200
 """With more genes, CMA-ES learns variances only: the full covariance takes more trials than it
 saves."""
+
+GP_GENES, GP_CANDIDATES = 32, 100
+"""With at most so many genes and candidates, a Gaussian process finds the best merges."""
 
 OPTIMIZERS: Registry[Factory] = Registry(
     "optimizer",
@@ -103,13 +108,19 @@ def check_name(name: str, names: Sequence[str]) -> None:
         )
 
 
-def choose(genes: Sequence[Gene], population: int | None = None) -> str:
+def choose(
+    genes: Sequence[Gene], population: int | None = None, candidates: int | None = None
+) -> str:
     """Return the name of the optimizer that `auto` is for some genes (docs/optimizers.md).
 
     With a population (`optimizer.population`, None: `auto`), it is one that has a population.
+    `candidates` is the budget; None: there is no largest number.
     """
     discrete = sum(gene.kind != "real" for gene in genes)
     switches = sum(gene.switch for gene in genes)
+    are_few = candidates is not None and candidates <= GP_CANDIDATES
+    if are_few and population is None and not discrete + switches and len(genes) <= GP_GENES:
+        return "gp"
     if 2 * (discrete + switches) > len(genes):
         one_by_one = population is None and switches > discrete
         return "discrete-lengler" if one_by_one else "two-points-de"
@@ -146,7 +157,7 @@ def create(
         objectives=objectives,
         options=options or {},
     )
-    name = choose(genes, population) if name == "auto" else name
+    name = choose(genes, population, budget) if name == "auto" else name
     if name.startswith(NEVERGRAD):
         from evomerge.optimize.evolution import create_named
 

@@ -51,7 +51,8 @@ class Optimizer(Protocol):
         """Return the genome to try next.
 
         A search that is resumed gives the genome that it has recorded here. It is what `tell` will
-        tell, even if this machine computes another one, which is returned.
+        tell. What is returned then is the genome that this machine computes, which may differ, or
+        the recorded one if nothing need be computed.
         """
 
     def tell(self, genome: Genome, values: Sequence[float] | None, violation: float = 0.0) -> None:

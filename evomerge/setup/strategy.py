@@ -87,14 +87,14 @@ def make_optimizer(config: SearchConfig, genes: Sequence[Gene]) -> Optimizer:
 
 
 def resolve_optimizer(config: SearchConfig, space: Space) -> SearchConfig:
-    """Return the search file with the optimizer that `auto` means: nsga2, or by the genes."""
+    """Return the search file with the optimizer that `auto` means, by the genes and the budget."""
 
     optimizer = config.optimizer
     if optimizer.name != "auto" or not space.genes:
         return config
     population = None if optimizer.population == "auto" else optimizer.population
     is_front = config.mode == "pareto"
-    name = "nsga2" if is_front else choose(space.genes, population)
+    name = "nsga2" if is_front else choose(space.genes, population, config.budget.candidates)
     return config.with_values("optimizer", name=name)
 
 

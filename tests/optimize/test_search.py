@@ -8,7 +8,7 @@ import cma
 import numpy as np
 import pytest
 
-from evomerge.optimize import create, optimizer_names
+from evomerge.optimize import GP_CANDIDATES, GP_GENES, choose, create, optimizer_names
 from evomerge.space.protocol import Gene
 
 pytestmark = pytest.mark.thorough
@@ -194,6 +194,20 @@ def test_the_default_optimizer_suits_the_genes(genes, population, name):
             optimizer.tell(genome, [-sum(genome)])
 
 
+@pytest.mark.parametrize(
+    ("genes", "candidates", "name"),
+    [
+        ([NUMBER] * GP_GENES, GP_CANDIDATES, "gp"),
+        ([NUMBER] * GP_GENES, GP_CANDIDATES + 1, "cma"),
+        ([NUMBER] * GP_GENES, None, "cma"),
+        ([NUMBER] * (GP_GENES + 1), GP_CANDIDATES, "cma"),
+        ([NUMBER, FLAG], GP_CANDIDATES, "cma-margin"),
+    ],
+)
+def test_the_default_for_few_candidates_is_a_gaussian_process(genes, candidates, name):
+    assert choose(genes, None, candidates) == name
+
+
 def test_a_grid_gets_finer_and_never_repeats_itself():
     genes = [Gene("x", "real", 0.0, 1.0, 0.5), Gene("m", "choice", 0, 2, 0)]
     optimizer = create("grid", genes, seed=0, budget=6)
@@ -206,7 +220,7 @@ def test_a_grid_gets_finer_and_never_repeats_itself():
     assert {flags.ask() for _ in range(60)} == {(0.0,), (1.0,)}  # there is no finer one
 
 
-HEAVY = ("torch", "numba", "nevergrad", "cma", "cmaes", "pymoo", "lm_eval", "scipy")
+HEAVY = ("torch", "numba", "nevergrad", "cma", "optuna", "cmaes", "pymoo", "lm_eval", "scipy")
 LISTED = f"""
 import sys
 from evomerge.optimize import optimizer_names

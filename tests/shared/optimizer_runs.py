@@ -18,7 +18,8 @@ MIXED = [
     Gene("flag", "binary", 0, 1, 0.5),
 ]
 OF_NEVERGRAD = ["nevergrad:OnePlusOne", "nevergrad:DE", "nevergrad:PSO"]
-NAMES = [name for name in BUILTIN if name != "nevergrad:NAME"] + OF_NEVERGRAD
+NAMES = [name for name in BUILTIN if name not in ("nevergrad:NAME", "gp")] + OF_NEVERGRAD
+"""The optimizers; tests/optimize/test_gp.py is about `gp`, whose proposals take a while."""
 COUNTS = {
     name: {"one": (1,), "several": (2, 3), "any": (1, 2)}[builtin(name).objectives]
     for name in NAMES

@@ -1,0 +1,161 @@
+"""Bayesian optimization with a Gaussian process, by Optuna: for few, dear candidates.
+
+A Gaussian process predicts the losses of all genomes from those that were told, and how sure it is.
+The next genome is the one that is expected to improve most on the best one (log EI, Ament et al.
+2023, arXiv 2310.20708; of several objectives, on the volume below the front, arXiv 2006.05078).
+Open genomes count as points whose losses are not known yet.
+
+The model is made anew for each proposal, and a proposal depends on nothing but the seed and the
+genomes that were told or are open. So a search that is resumed computes none of its proposals anew.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from evomerge.optimize.base import FAILED, LARGEST, SKIPPED_GENOMES, Cube, Vector, levels
+from evomerge.optimize.protocol import Setting
+from evomerge.space.protocol import Gene, Genome
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+FIRST = 12
+"""Genomes of a Sobol sequence before the first model; at most 16."""
+
+BATCH = 2
+"""Genomes of a generation, by default: so many are proposed before the outcome of the first of
+them is known."""
+
+OUTLIER = 3.0
+"""See `_scores`."""
+
+
+class GaussianProcess:
+    """An `Optimizer`; see there."""
+
+    def __init__(self, genes: Sequence[Gene], setting: Setting) -> None:
+        self.population = setting.population or BATCH
+        self._cube = Cube(genes, setting.sigma, choices="cells")
+        self._objectives, self._seed = setting.objectives, setting.seed
+        self._asked = 0
+        self._open: dict[Genome, None] = {}
+        self._told: dict[Genome, tuple[tuple[float, ...], float]] = {}
+        """Losses and violation of each genome that was told; see `BaseOptimizer.learn_all`."""
+
+    def ask(self, recorded: Genome | None = None) -> Genome:
+        """Return the genome to try next; a recorded one is returned as it is."""
+        genome = self._new() if recorded is None else recorded
+        self._asked += 1
+        self._open[genome] = None
+        return genome
+
+    def tell(self, genome: Genome, values: Sequence[float] | None, violation: float = 0.0) -> None:
+        """Learn the outcome of a genome; see `Optimizer`."""
+        if values is not None and len(values) != self._objectives:
+            raise ValueError(f"There are {len(values)} values, not {self._objectives}.")
+        self._cube.point(genome)  # checks that it belongs to the space
+        self._open.pop(genome, None)
+        if values is None or not all(map(math.isfinite, (*values, violation))):
+            self._told[genome] = (LARGEST,) * self._objectives, FAILED
+        else:
+            self._told[genome] = tuple(-float(value) for value in values), min(violation, LARGEST)
+
+    def _new(self) -> Genome:
+        """Return the next genome; a random one if it is known already."""
+        random = np.random.RandomState([self._seed % 2**32, self._asked])
+        if self._asked < FIRST:
+            genome = self._cube.genome(self._first[self._asked])
+        else:
+            genome = self.propose(random.randint(2**31))
+        for _ in range(SKIPPED_GENOMES):
+            if genome not in self._told and genome not in self._open:
+                break
+            genome = self._cube.genome(random.uniform(size=len(self._cube.genes)))
+        return genome
+
+    @cached_property
+    def _first(self) -> Vector:
+        from scipy.stats import qmc
+
+        sequence = qmc.Sobol(len(self._cube.genes), seed=self._seed % 2**32)
+        return np.asarray(sequence.random_base2(4))
+
+    def propose(self, seed: int) -> Genome:
+        """Return the genome that is expected to improve most; it may be a known one."""
+        import optuna
+        from optuna.samplers import GPSampler
+        from optuna.trial import TrialState, create_trial
+
+        names = [str(index) for index in range(len(self._cube.genes))]
+        axes = dict(zip(names, map(_distribution, self._cube.genes), strict=True))
+        told = sorted(self._told.items())
+        rows = [(genome, TrialState.COMPLETE) for genome, _ in told]
+        rows += [(genome, TrialState.RUNNING) for genome in sorted(self._open)]
+        values: list[list[float] | None] = list(_scores([outcome for _, outcome in told]))
+        values += [None] * len(self._open)
+        with _quiet():
+            sampler = GPSampler(seed=seed, n_startup_trials=1)
+            directions = ["maximize"] * self._objectives
+            study = optuna.create_study(directions=directions, sampler=sampler)
+            for (genome, state), score in zip(rows, values, strict=True):
+                params = dict(zip(names, genome, strict=True))
+                study.add_trial(
+                    create_trial(state=state, params=params, distributions=axes, values=score)
+                )
+            params = study.ask(axes).params
+        return tuple(float(params[name]) for name in names)
+
+
+def _scores(outcomes: Sequence[tuple[Sequence[float], float]]) -> Iterator[list[float]]:
+    """Yield what the model learns for each outcome, higher for better.
+
+    Outcomes that break constraints, and failures, are below all others: the worse, the lower, in
+    equal distances. A broken merge may have a perplexity of a million; so a loss counts as at most
+    `OUTLIER` times as far above the median as the best one is below it.
+    """
+    losses = np.array([losses for losses, _ in outcomes])
+    violations = np.array([violation for _, violation in outcomes])
+    kept = losses[violations == 0]
+    if not len(kept):
+        kept = np.zeros((1, losses.shape[1]))
+    best, median = kept.min(axis=0), np.median(kept, axis=0)
+    most = np.where(median > best, median + OUTLIER * (median - best), kept.max(axis=0))
+    most = np.minimum(most, kept.max(axis=0))
+    spread = np.where(most > best, most - best, 1.0)
+    broken, places = np.unique(violations, return_inverse=True)
+    for row, place in zip(losses, places, strict=True):
+        below = most + spread * place / len(broken)
+        yield (-(below if broken[place] else np.minimum(row, most))).tolist()
+
+
+def _distribution(gene: Gene) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if gene.kind == "real":
+        return FloatDistribution(gene.low, gene.high)
+    if gene.kind == "choice":
+        return CategoricalDistribution([gene.low + k for k in range(levels(gene) or 1)])
+    return IntDistribution(round(gene.low), round(gene.high))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let Optuna not log that a study was made, which it does at each proposal."""
+    import optuna
+
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)
