@@ -67,7 +67,7 @@ def middle_model() -> Any:
 def write_tasks(folder: Path, tokenizer: Any) -> None:
     """Write multiple-choice, five-shot and running-text tasks of random words."""
     rng = random.Random(0)
-    words = [word for word in tokenizer.get_vocab() if word.isalnum()]
+    words = sorted(word for word in tokenizer.get_vocab() if word.isalnum())
 
     def text(low: int, high: int) -> str:
         return " ".join(rng.choice(words) for _ in range(rng.randint(low, high)))

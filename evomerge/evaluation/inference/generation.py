@@ -10,16 +10,20 @@ is generated beside it: it is the one that `generate` gives for its prompt alone
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from evomerge.compat.transformers import cache_arguments
 from evomerge.errors import CandidateError
 from evomerge.evaluation.inference.batches import MASKED, Batching
+
+Draw: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Sequence[int]], torch.Tensor]
+"""Returns the next tokens, see `drawer`."""
 
 _LOOK_BACK = 2  # a stop sequence may take 2 tokens more than its own encoding, as in lm-eval
 
@@ -106,9 +110,7 @@ class Sampling:
         return hf.LogitsProcessorList(kind(value) for is_used, kind, value in warpers if is_used)
 
 
-def drawer(
-    sampling: Sampling, seeds: Sequence[int], device: torch.device
-) -> Callable[[torch.Tensor, torch.Tensor, Sequence[int]], torch.Tensor]:
+def drawer(sampling: Sampling, seeds: Sequence[int], device: torch.device) -> Draw:
     """Return what draws the next tokens of the texts of a batch, each with its own seed.
 
     It gets the tokens that the model has just read, (rows, n); the logits, (rows, vocabulary)
@@ -190,9 +192,15 @@ def make_batches(prompts: Sequence[Prompt], batching: Batching) -> list[list[int
 
 
 def continue_prompts(
-    model: Any, prompts: Sequence[Prompt], stops: Callable[[Sequence[int]], bool], pad: int
+    model: Any,
+    prompts: Sequence[Prompt],
+    stops: Callable[[Sequence[int]], bool],
+    pad: int,
+    draw: Draw | None = None,
 ) -> list[list[int]]:
     """Return the new tokens of each prompt of one batch, the one that ended it included.
+
+    `draw` takes the place of the prompts' sampling.
 
     Raises:
         CandidateError: the first logits are NaN, or any if tokens are drawn.
@@ -212,7 +220,8 @@ def continue_prompts(
     states = DynamicCache(config=model.config.get_text_config())
     options: dict[str, Any] = {cache_argument: states, "use_cache": True, **last}
     sampling, seeds = prompts[0].sampling, [prompt.seed for prompt in prompts]
-    draw = None if sampling is None else drawer(sampling, seeds, device)
+    if sampling is not None:
+        draw = drawer(sampling, seeds, device)
     # For the slice `hidden[:, -1:, :]` of several rows, torch copies a weight without a gradient
     # for each row: with 49,000 tokens and 100 rows, gigabytes and four times the CPU time.
     head = model.get_output_embeddings() or torch.nn.Identity()
@@ -248,16 +257,42 @@ def end_tokens(model: Any) -> set[int]:
     return set() if ends is None else set(ends) if isinstance(ends, (list, tuple)) else {ends}
 
 
+def continue_for_check(
+    model: Any, prompts: Sequence[Prompt], pad: int
+) -> list[tuple[list[int], torch.Tensor]]:
+    """Return the new tokens of each prompt of one batch, and the logits behind them.
+
+    The latter are (new, vocabulary), float32. No token ends a text; of several texts, the last but
+    one ends with its second token, so that a row is dropped.
+    """
+    seen: list[list[torch.Tensor]] = [[] for _ in prompts]
+    turns, turn = itertools.count(1), 2 * len(prompts) - 1
+    ends = torch.tensor(sorted(end_tokens(model)), dtype=torch.int64, device=model.device)
+
+    def draw(_: torch.Tensor, logits: torch.Tensor, texts: Sequence[int]) -> torch.Tensor:
+        for text, line in zip(texts, logits, strict=True):
+            seen[text].append(line)
+        return logits.index_fill(-1, ends, -torch.inf).argmax(-1)
+
+    generated = continue_prompts(model, prompts, lambda _: next(turns) == turn > 1, pad, draw)
+    return list(zip(generated, map(torch.stack, seen), strict=True))
+
+
+def plain_logits(model: Any, prompt: Prompt, generated: Sequence[int]) -> torch.Tensor:
+    """Return the logits that predict each new token, (new, vocabulary) float32, without a cache."""
+    tokens = torch.tensor([[*prompt.tokens, *generated]], device=model.device)
+    with torch.inference_mode():
+        logits = model(input_ids=tokens, use_cache=False).logits[0, len(prompt.tokens) - 1 : -1]
+    return torch.as_tensor(logits.float())
+
+
 def is_greedy_up_to_rounding(model: Any, prompt: Prompt, generated: Sequence[int]) -> bool:
     """Return whether each new token has the highest logit of its position, up to rounding.
 
     At a near tie either token is right, and behind it two texts cannot be compared.
     """
-    tokens = torch.tensor([[*prompt.tokens, *generated]], device=model.device)
-    with torch.inference_mode():
-        logits = model(input_ids=tokens, use_cache=False).logits[0, len(prompt.tokens) - 1 : -1]
-    logits = logits.float()
-    chosen = logits.gather(-1, tokens[0, len(prompt.tokens) :, None])[:, 0]
+    logits = plain_logits(model, prompt, generated)
+    chosen = logits.gather(-1, torch.tensor(generated, device=logits.device)[:, None])[:, 0]
     tolerance = 1e-4 if model.dtype == torch.float32 else 0.02
     gap = logits.max(-1).values - chosen
     return bool((gap <= tolerance * logits.abs().amax(-1)).all())

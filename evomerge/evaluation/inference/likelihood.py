@@ -7,7 +7,7 @@ head is applied only to the positions that predict a target.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -97,14 +97,8 @@ def score(
     """
     totals = np.full(count, np.nan)
     greedy = np.zeros(count, dtype=bool)
-    prefix: Tokens = ()
-    layers: _Layers = []
     with torch.inference_mode():
-        for batch in batches:
-            if batch.prefix and batch.prefix != prefix:
-                layers = []  # two prefixes may not fit
-                prefix, layers = batch.prefix, _read(model, batch.prefix)
-            logits = _logits(model, batch, gather, layers).to(batch.index.device)
+        for batch, logits in _batch_logits(model, batches, gather):
             scores = torch.log_softmax(logits, dim=-1)
             picked = scores[batch.index, batch.targets]
             hit = scores.argmax(dim=-1)[batch.index] == batch.targets
@@ -113,6 +107,35 @@ def score(
             totals[batch.indices] = sums.double().numpy()
             greedy[batch.indices] = np.logical_and.reduceat(hit.cpu().numpy(), batch.starts)
     return list(zip(totals.tolist(), greedy.tolist(), strict=True))
+
+
+def last_logits(
+    model: Any, batches: Sequence[Batch], gather: bool, most: int
+) -> dict[int, torch.Tensor]:
+    """Return the logits of the last `most` targets of each continuation, by its index.
+
+    They are (targets, vocabulary), float32.
+    """
+    found = {}
+    with torch.inference_mode():
+        for batch, logits in _batch_logits(model, batches, gather):
+            parts = batch.index.tensor_split(batch.starts[1:].tolist())
+            for index, part in zip(batch.indices, parts, strict=True):
+                found[index] = logits[part[-most:]].float()
+    return found
+
+
+def _batch_logits(
+    model: Any, batches: Iterable[Batch], gather: bool
+) -> Iterator[tuple[Batch, torch.Tensor]]:
+    """Yield batches and their logits at the scored positions, (scored, vocabulary)."""
+    prefix: Tokens = ()
+    layers: _Layers = []
+    for batch in batches:
+        if batch.prefix and batch.prefix != prefix:
+            layers = []  # two prefixes may not fit
+            prefix, layers = batch.prefix, _read(model, batch.prefix)
+        yield batch, _logits(model, batch, gather, layers).to(batch.index.device)
 
 
 def target_distributions(model: Any, batch: Batch) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
