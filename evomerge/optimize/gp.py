@@ -92,6 +92,7 @@ class GaussianProcess:
         """Return the genome that is expected to improve most; it may be a known one."""
         import optuna
         from optuna.samplers import GPSampler
+        from optuna.study import StudyDirection
         from optuna.trial import TrialState, create_trial
 
         names = [str(index) for index in range(len(self._cube.genes))]
@@ -103,7 +104,7 @@ class GaussianProcess:
         values += [None] * len(self._open)
         with _quiet():
             sampler = GPSampler(seed=seed, n_startup_trials=1)
-            directions = ["maximize"] * self._objectives
+            directions = [StudyDirection.MAXIMIZE] * self._objectives
             study = optuna.create_study(directions=directions, sampler=sampler)
             for (genome, state), score in zip(rows, values, strict=True):
                 params = dict(zip(names, genome, strict=True))

@@ -188,8 +188,7 @@ models: [{model: b, parameters: {lambda: 1}}]
     -> `models.0..parameters.lambda` is ignored.* merge as a whole
 models: [{model: b, revision: v2}] -> Key 'revision' in `models.0.`
 models: [{model: a, parameters: {weight: 1}}, {model: b}]
-    -> `models.0..parameters` of the base are ignored
-models: [{model: b, parameters: {wieght: 1}}] -> no such parameter .* Did you mean 'weight'
+    -> `models.0..parameters` .weight. is ignored.* 'a' is the base model
 merge_method: task_arithmetic
     -> `models.0..parameters.density` is ignored.* always 1 in task_arithmetic
 tokenizer: {sorce: union} -> Key 'sorce' in `tokenizer` .* Did you mean 'source'

@@ -18,7 +18,7 @@ WRONG = [
     ("labels", [{"text": "a", "label": 1.5}], f"label` is 1.5; {LABEL}"),
     ("labels", [{"text": "a", "label": True}], f"label` is True; {LABEL}"),
     ("pairwise", [{"chosen": "a"}], "no column 'rejected'; a row of pairwise is"),
-    ("pairwise", [PAIR], "texts in some columns and messages in others; write all as texts"),
+    ("pairwise", [PAIR], "texts in some rows or columns, and messages in others; write all as"),
     ("pairwise", [PAIR | {"chosen": [{"content": "b"}]}], "chosen: role` is None; it must be"),
     ("sts", [[1]], r"line 1` is \[1\]; it must be a mapping"),
     ("sts", ["{'a': 1}"], "line 1 cannot be read as JSON"),
