@@ -184,7 +184,8 @@ class Run:
         """Return model and tokenizer of a candidate, for transformers: what `export` writes.
 
         It is exported to a temporary folder first, which must have room for it. The model is where
-        the search scores models (`evaluation.device`). InputError: as of `export`.
+        the search scores models (`evaluation.device`), in float32 if that computes in it.
+        InputError: as of `export`.
         """
         from evomerge.models.checkpoint import Checkpoint
         from evomerge.run.atomic import TemporaryFolder

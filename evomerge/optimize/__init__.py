@@ -57,7 +57,7 @@ BUILTIN: Mapping[str, Builtin] = {
 }
 
 ABOUT: Mapping[str, str] = {
-    "auto": "the one that suits the genes: cma, or one for discrete or many genes; the default",
+    "auto": "the one that suits the genes and the budget; the default",
     "gp": "Bayesian optimization with a Gaussian process, by Optuna; for few, dear candidates",
     "cma": "CMA-ES with full covariance, as in arXiv 2403.13187",
     "diagonal-cma": "CMA-ES that learns variances only; for many genes",

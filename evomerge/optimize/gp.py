@@ -6,12 +6,14 @@ The next genome is the one that is expected to improve most on the best one (log
 Open genomes count as points whose losses are not known yet.
 
 The model is made anew for each proposal, and a proposal depends on nothing but the seed and the
-genomes that were told or are open. So a search that is resumed computes none of its proposals anew.
+genomes that were told or are open. So a search that is resumed computes no proposal anew but those
+of known recipes, which were skipped.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +38,8 @@ them is known."""
 
 OUTLIER = 3.0
 """See `_scores`."""
+
+_one_at_a_time = threading.Lock()
 
 
 class GaussianProcess:
@@ -66,7 +70,8 @@ class GaussianProcess:
         if values is None or not all(map(math.isfinite, (*values, violation))):
             self._told[genome] = (LARGEST,) * self._objectives, FAILED
         else:
-            self._told[genome] = tuple(-float(value) for value in values), min(violation, LARGEST)
+            losses = np.clip(-np.asarray(values, float), -LARGEST, LARGEST)
+            self._told[genome] = tuple(losses.tolist()), min(violation, LARGEST)
 
     def _new(self) -> Genome:
         """Return the next genome; a random one if it is known already."""
@@ -91,6 +96,7 @@ class GaussianProcess:
     def propose(self, seed: int) -> Genome:
         """Return the genome that is expected to improve most; it may be a known one."""
         import optuna
+        import torch
         from optuna.samplers import GPSampler
         from optuna.study import StudyDirection
         from optuna.trial import TrialState, create_trial
@@ -98,11 +104,12 @@ class GaussianProcess:
         names = [str(index) for index in range(len(self._cube.genes))]
         axes = dict(zip(names, map(_distribution, self._cube.genes), strict=True))
         told = sorted(self._told.items())
+        outcomes = [outcome for _, outcome in told]
         rows = [(genome, TrialState.COMPLETE) for genome, _ in told]
         rows += [(genome, TrialState.RUNNING) for genome in sorted(self._open)]
-        values: list[list[float] | None] = list(_scores([outcome for _, outcome in told]))
+        values: list[list[float] | None] = list(_scores(outcomes)) if outcomes else []
         values += [None] * len(self._open)
-        with _quiet():
+        with _quiet(), torch.inference_mode(False), torch.enable_grad():
             sampler = GPSampler(seed=seed, n_startup_trials=1)
             directions = [StudyDirection.MAXIMIZE] * self._objectives
             study = optuna.create_study(directions=directions, sampler=sampler)
@@ -149,14 +156,17 @@ def _distribution(gene: Gene) -> BaseDistribution:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Let Optuna not log that a study was made, which it does at each proposal."""
+    """Let Optuna not log that a study was made, which it does at each proposal.
+
+    Its level and the filters of warnings belong to the whole process, so one thread at a time.
+    """
     import optuna
 
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with _one_at_a_time, warnings.catch_warnings():
+        level = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.simplefilter("ignore")
+        try:
             yield
-    finally:
-        optuna.logging.set_verbosity(level)
+        finally:
+            optuna.logging.set_verbosity(level)

@@ -71,7 +71,7 @@ def check_search(
     if config.optimizer.descends:
         check_descents(config, space, objectives, evaluator, splits["search"])
     config = resolve_float32(config)
-    place(config).check(checkpoints[host].config, config.dtype)
+    place(config).check(checkpoints[host].config, config.compute)
     check_workers(config)
     is_swap = isinstance(config.space, SwapsConfig)  # one vLLM engine serves paths of all depths
     if serves_paths(config) and not (is_swap and has_fixed_layers(checkpoints, host)):

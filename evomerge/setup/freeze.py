@@ -14,7 +14,8 @@ from evomerge.setup.tasks import task_digests, task_facts
 from evomerge.space.protocol import Gene
 
 PACKAGES = (
-    "evomerge", "torch", "transformers", "nevergrad", "cma", "cmaes", "optuna", "numba", "numpy",
+    "evomerge", "torch", "transformers", "nevergrad", "cma", "cmaes", "optuna", "scipy", "numba",
+    "numpy",
 )  # fmt: skip
 """Packages whose versions may change the course of a search or the bits of a model."""
 

@@ -67,9 +67,7 @@ def memory_of(checked: CheckedSearch) -> Memory:
     if config.optimizer.descends:
         each["backward pass"] = _backward_bytes(checked)
     if device.startswith(("cpu", "mps")):  # models are in the machine's own memory
-        each["batches"] = largest_batch(
-            text_section(host.config), _ITEMSIZE[checked.config.compute]
-        )
+        each["batches"] = largest_batch(text_section(host.config), _ITEMSIZE[config.compute])
         machine |= {name: count * size for name, size in each.items()}
     else:
         shares = {name: workers.on_an_accelerator * size for name, size in each.items()}

@@ -64,7 +64,9 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
         "sources": {split: [*dict.fromkeys(of.values())] for split, of in facts["sources"].items()},
         "workers": workers_of(config).text,
         "backend": config.evaluation.backend,
-        "compute": f"float32, weights in {config.dtype}" if config.evaluation.float32 else None,
+        "compute": f"float32, weights in {config.dtype}"
+        if config.compute != config.dtype
+        else None,
         **checked.evaluator.words(checked.merges),
         "fewer_documents": checked.fewer_documents,
         "objectives": [

@@ -49,6 +49,7 @@ def resolve_float32(config: SearchConfig) -> SearchConfig:
         config.dtype != "float32"
         and wanted.backend == "hf"
         and not config.is_study  # the models of a study are a program's, in their `dtype`
+        and config.executor.ray.address is None  # workers are on other machines
         and choose_device(wanted.device) == "cpu"
         and is_slow(config.dtype)
     )

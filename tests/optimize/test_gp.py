@@ -68,6 +68,11 @@ def test_a_proposal_is_that_of_optuna(objectives):
     assert optimizer.propose(seed=5) == tuple(params[name] for name in axes)
 
 
+def test_it_waits_for_no_outcome():
+    optimizer = create("gp", REAL, 1)
+    assert len({optimizer.ask() for _ in range(FIRST + 3)}) == FIRST + 3
+
+
 def test_a_proposal_depends_on_what_was_told_and_is_open_alone():
     """So a search that is resumed computes none of its proposals anew."""
     optimizer, genomes = searched(FIRST + 2)

@@ -37,7 +37,7 @@ def row_of(run: package.Run, parent: Path) -> Candidate:
 
 def dtype_of(run: package.Run) -> str:
     """Return the dtype that the stock tool is told: that of a parent's files, or float32."""
-    return "float32" if run.config.compute == "float32" else "auto"
+    return "float32" if run.config.evaluation.float32 is True else "auto"
 
 
 def check_own_score(run: package.Run, model: Path, row: Candidate, key: str = KEY) -> float:

@@ -150,23 +150,28 @@ def processor() -> str:
 def is_slow(dtype: str) -> bool:
     """Return whether this processor multiplies matrices more slowly in a dtype than in float32.
 
-    It is measured, for a tenth of a second: torch computes in every dtype, but without instructions
-    for it each number is converted.
+    It is measured, for about 0.3 s on one thread: torch computes in every dtype, but without
+    instructions for it each number is converted.
     """
     import torch
 
     left, right = torch.ones(64, 1024), torch.ones(1024, 1024)
+    restore = keep_threads()
+    use_threads(1)  # several may wait for a core; of this one the CPU time is measured
 
     def seconds(kind: torch.dtype) -> float:
         a, b = left.to(kind), right.to(kind)
         times = []
         for _ in range(6):
-            began = time.perf_counter()
+            began = time.thread_time()
             torch.nn.functional.linear(a, b)
-            times.append(time.perf_counter() - began)
+            times.append(time.thread_time() - began)
         return min(times)
 
-    return seconds(getattr(torch, dtype)) > _SLOWER * seconds(torch.float32)
+    try:
+        return seconds(getattr(torch, dtype)) > _SLOWER * seconds(torch.float32)
+    finally:
+        restore()
 
 
 def choose_threads(parameters: int, cores: int | None = None) -> int:

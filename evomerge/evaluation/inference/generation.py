@@ -272,7 +272,8 @@ def continue_for_check(
     def draw(_: torch.Tensor, logits: torch.Tensor, texts: Sequence[int]) -> torch.Tensor:
         for text, line in zip(texts, logits, strict=True):
             seen[text].append(line)
-        return logits.index_fill(-1, ends, -torch.inf).argmax(-1)
+        known = ends[ends < logits.shape[-1]]
+        return logits.index_fill(-1, known, -torch.inf).argmax(-1)
 
     generated = continue_prompts(model, prompts, lambda _: next(turns) == turn > 1, pad, draw)
     return list(zip(generated, map(torch.stack, seen), strict=True))

@@ -25,7 +25,7 @@ def stock_command(
     other = config.rows or any(":" in task for task in tasks) or len(evaluation.include) > 1
     if not tasks or evaluation.test.tasks or not usual or other:
         return None
-    dtype = "auto" if stored_dtype and config.compute != "float32" else config.compute
+    dtype = "auto" if stored_dtype and evaluation.float32 is not True else config.compute
     model = ["pretrained=MODEL_DIR", f"dtype={dtype}"]
     for name in ("enable_thinking", "think_end_token"):
         if (value := getattr(evaluation, name)) is not None:
