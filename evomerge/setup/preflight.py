@@ -57,6 +57,7 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
         ),
         "space": config.space.kind,
         "dimension": len(space.genes),
+        "optimizer": config.optimizer.name,
         "population": population,
         "candidates": config.budget.candidates,
         "start": len(checked.start) or None,
