@@ -203,8 +203,8 @@ def evaluate(checked: CheckedSearch, model: str, split: str, examples: int = 0) 
     from evomerge.evaluation.evaluator import score_single
     from evomerge.evaluation.tasks.objective import Merges
 
-    documents_of = next((name for name in SPLITS if name == split), None)
-    if documents_of is None:
+    split_of = next((name for name in SPLITS if name == split), None)
+    if split_of is None:
         raise ConfigError(
             f"--split is {split!r}; allowed are {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}"
         )
@@ -213,8 +213,8 @@ def evaluate(checked: CheckedSearch, model: str, split: str, examples: int = 0) 
     return score_single(
         checked.evaluator,
         lambda: load_single(checked.config, checkpoint),
-        documents_of,
-        checked.splits[documents_of],
+        split_of,
+        checked.splits[split_of],
         examples=examples,
         ready=lambda model: use_threads(threads_of(checked.config, checkpoint)),
     )

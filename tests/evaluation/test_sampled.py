@@ -165,5 +165,5 @@ def test_a_score_depends_on_neither_batches_nor_neighbours(zoo_maths, folder):
 def test_a_temperature_that_cannot_be_used_is_one_sentence(llama, tokenizer, tasks):
     for settings, words in (({"temperature": 0.0}, "temperature"), ({"top_p": -1.0}, "top_p")):
         evaluator = asking(Harness(["t_sample"], [tasks], generation=settings))
-        with pytest.raises(ConfigError, match=rf"wrong generation_kwargs.*{words}"):
+        with pytest.raises(ConfigError, match=rf"'t_sample' samples texts.*{words}"):
             evaluator.prepare(llama, tokenizer, {"search": {"t_sample": IDS}})

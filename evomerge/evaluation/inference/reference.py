@@ -141,7 +141,7 @@ class ReferenceLM:
             seeds = tuple(map(generation.seed_of, names))
             if images or self.is_alone:
                 return Request(instance, seeds=seeds)
-            prompts = self._prompts(context, options, seeds)
+            prompts = self._prompts(instance.task_name, context, options, seeds)
             return Request(instance, prompts=prompts, seeds=seeds)
         if self.is_alone:
             return Request(instance)
@@ -179,7 +179,7 @@ class ReferenceLM:
         return [make_disjoint_window(window) for window in windows]
 
     def _prompts(
-        self, context: str, options: Mapping[str, Any], seeds: Sequence[int]
+        self, task: str | None, context: str, options: Mapping[str, Any], seeds: Sequence[int]
     ) -> tuple[Prompt, ...]:
         """Return the prompt of a `generate_until` request, as HFLM would feed it, with each seed.
 
@@ -188,7 +188,8 @@ class ReferenceLM:
         generation config has a setting that our own generation does not support.
 
         Raises:
-            ConfigError: the task asks for more new tokens than the model can read.
+            ConfigError: the task asks for more new tokens than the model can read, or samples with
+                values that nothing can be drawn with.
         """
         from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
@@ -199,8 +200,8 @@ class ReferenceLM:
         room = self.max_length - limit
         if room <= 0:
             raise ConfigError(
-                f"objectives: a task asks for {limit} new tokens, but the model reads at most "
-                f"{self.max_length} tokens in all; lower max_gen_toks in the task's YAML."
+                f"objectives: task {task!r} asks for {limit} new tokens, but the model reads at "
+                f"most {self.max_length} tokens in all; lower max_gen_toks in the task's YAML."
             )
         if others or generation.unsupported_setting(self._defaults):
             return ()
@@ -208,8 +209,8 @@ class ReferenceLM:
             sampling = Sampling.of(rest, self._defaults) if is_sampled(rest) else None
         except (TypeError, ValueError) as error:
             raise ConfigError(
-                f"objectives: a task samples texts with wrong generation_kwargs ({error}); correct "
-                "them in its YAML, or set do_sample to false."
+                f"objectives: task {task!r} samples texts with wrong generation_kwargs ({error}); "
+                "correct them in its YAML, or set do_sample to false."
             ) from error
         tokens = self._lm.tok_batch_encode([context], left_truncate_len=room)[0][0].tolist()
         prompt = Prompt(tuple(tokens), tuple(stop for stop in stops if stop), limit, sampling)
