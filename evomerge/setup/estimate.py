@@ -1,10 +1,13 @@
 """What a search costs: its time and memory, from a candidate that is built and scored for real."""
 
+from __future__ import annotations
+
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -12,17 +15,20 @@ from evomerge.errors import SearchError
 from evomerge.evaluation.inference.device import count_cores
 from evomerge.evaluation.inference.rows import Forms, forms_in_words
 from evomerge.execute.protocol import Job, Result
-from evomerge.optimize.descent import Reached
+from evomerge.optimize.descent import Chunk, Reached
 from evomerge.report.words import duration, fine_duration, size_text
 from evomerge.scores import Failure, Scores, Split
 from evomerge.searching.ranking import FINALISTS
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.parents_as_themselves import base_to_test
-from evomerge.setup.strategy import make_strategy
+from evomerge.setup.strategy import make_descents, make_strategy, search_by_gradients
 from evomerge.setup.worker import make_worker, threads_of
 from evomerge.setup.workers import workers_of
 from evomerge.strategy.gradient import CHUNK
 from evomerge.strategy.protocol import Descending
+
+if TYPE_CHECKING:
+    from evomerge.execute.worker import Worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +40,7 @@ class CostProbe:
     evaluate_seconds: float
     peak_bytes: Mapping[str, int]  # see `Scores.peak`
     shared_bytes: int  # of `peak_bytes`, of mapped files, which all workers of a machine share
-    step_seconds: float = 0.0  # of a descent
+    step_seconds: float = 0.0  # of a descent, or of one that could be made (`search_by_gradients`)
     forms: Forms = field(default_factory=dict)  # in which a descent learns answers
 
     @property
@@ -55,6 +61,7 @@ class Estimate(CostProbe):
     search_seconds: float | None
     final_seconds: float  # for the scores on validation and test documents
     hours: float | None  # of the whole search
+    by_gradients: Estimate | None  # of the same search by gradients, where these suit it better
     machine_bytes: int  # of the workers of one machine together
     assumes: str = (
         "every candidate and document takes as long as the one that was tried, workers neither "
@@ -70,7 +77,7 @@ class Estimate(CostProbe):
         build, score = fine_duration(self.build_seconds), fine_duration(self.evaluate_seconds)
         each = fine_duration(self.candidate_seconds)
         words = {"one candidate": f"{each} ({build} to merge, {score} to score)"}
-        if self.step_seconds:
+        if self.step_seconds and self.by_gradients is None:
             words["one step of a descent"] = fine_duration(self.step_seconds)
         if self.forms:
             words["answers are learned"] = forms_in_words(self.forms)
@@ -79,6 +86,11 @@ class Estimate(CostProbe):
                 f"about {duration(3600 * self.hours)}: {fine_duration(self.start_seconds)} to "
                 f"start, {duration(self.search_seconds)} for {self.candidates} candidates, "
                 f"{fine_duration(self.final_seconds)} for the final scores"
+            )
+        if (other := self.by_gradients) is not None and other.hours is not None:
+            words["by gradients"] = (
+                f"about {duration(3600 * other.hours)} for {other.candidates} candidates "
+                "(`optimizer: {name: gradient}`)"
             )
         parts = (f"{size_text(size)} of the {name}" for name, size in self.peak_bytes.items())
         words["memory of a worker"] = ", ".join(parts)
@@ -89,6 +101,8 @@ class Estimate(CostProbe):
 def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
     """Return what a search costs if each of its candidates costs what the tried one did."""
     config, workers = checked.config, workers_of(checked.config)
+    other = search_by_gradients(checked)
+    by_gradients = estimate(other, probe) if other and probe.step_seconds else None
     count, baselines = workers.count, len(checked.space.baselines())
     budget, each, search = config.budget, probe.candidate_seconds, None
     candidates, generation = budget.candidates, make_strategy(checked).generation
@@ -97,7 +111,7 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
         candidates = in_time if candidates is None else min(candidates, in_time)
     if candidates is not None:
         search = each * math.ceil(candidates / count)
-        searched = max(0, candidates - baselines)
+        searched = max(0, candidates - baselines) if config.optimizer.descends else 0
         search += probe.step_seconds * CHUNK * math.ceil(searched / min(count, generation))
     finalists, has_front = config.evaluation.validation.finalists, checked.ranking.has_front
     if finalists is None:  # a front is taken to be as large as a generation
@@ -119,6 +133,7 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
         search_seconds=search,
         final_seconds=finals,
         hours=None if search is None else (probe.start_seconds + search + finals) / 3600,
+        by_gradients=by_gradients,
         machine_bytes=probe.shared_bytes + workers.on_a_machine * of_a_worker,
     )
 
@@ -126,8 +141,8 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
 def try_candidate(checked: CheckedSearch, say: Callable[[str], None]) -> CostProbe:
     """Build and score the candidate that the search would begin with, as its worker does.
 
-    Where candidates come from descents, the first chunk of one is made, too. `say` is told of each
-    step when it begins.
+    Where candidates come from descents, the first chunk of one is made, too; where they could, two
+    steps. `say` is told of each part when it begins.
     InputError: a parent cannot be loaded; SearchError: the candidate could not be scored, or the
     chunk not be made.
     """
@@ -157,17 +172,31 @@ def try_candidate(checked: CheckedSearch, say: Callable[[str], None]) -> CostPro
         peak_bytes=tried.peak,
         shared_bytes=int(getattr(psutil.Process().memory_info(), "shared", 0)),  # known on Linux
     )
-    if not isinstance(strategy, Descending):
-        return probe
-    say("making the first steps of a descent")
-    for number, (label, outcome) in enumerate(zip(baselines, outcomes, strict=True)):
-        strategy.add_baseline(number, label)
-        if not isinstance(outcome, Reached):
-            strategy.tell(number, outcome)
-    chunk, count = strategy.chunks()[0], len(recipes)
+    if isinstance(strategy, Descending):
+        for number, (label, outcome) in enumerate(zip(baselines, outcomes, strict=True)):
+            strategy.add_baseline(number, label)
+            if not isinstance(outcome, Reached):
+                strategy.tell(number, outcome)
+        say("making the first steps of a descent")
+        return _with_steps(probe, worker, strategy.chunks()[0], CHUNK)
+    if (other := search_by_gradients(checked)) is not None:
+        say("making a step by gradients")
+        chunk = make_descents(other, 1).chunks()[0]
+        with suppress(SearchError):  # the search itself takes no steps
+            stepped = _with_steps(probe, worker, replace(chunk, watched={}), 1)
+            return replace(probe, step_seconds=stepped.step_seconds)
+    return probe
+
+
+def _with_steps(probe: CostProbe, worker: Worker, chunk: Chunk, steps: int) -> CostProbe:
+    """Return what was measured with the time of steps and the memory behind them.
+
+    SearchError: the steps cannot be made.
+    """
     # The first step finds the forms, and makes what later ones keep.
-    for part in (replace(chunk, batches=chunk.batches[:1], watched={}), chunk):
-        reached = worker(Job(count, chunk.recipe, chunk=replace(part, forms=probe.forms)))
+    first = replace(chunk, batches=chunk.batches[:1], watched={})
+    for part in (first, replace(chunk, batches=chunk.batches[:steps])):
+        reached = worker(Job(0, chunk.recipe, chunk=replace(part, forms=probe.forms)))
         if not isinstance(reached, Reached):
             raise _failed("descent", reached)
         step = reached.seconds["descend"] / len(part.batches)

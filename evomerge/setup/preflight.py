@@ -21,7 +21,7 @@ from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.memory import fit_warnings, memory_rows, weights_of
 from evomerge.setup.parents import plan_tokenizers
 from evomerge.setup.parents_as_themselves import parent_notes
-from evomerge.setup.strategy import generation_of, has_gradient
+from evomerge.setup.strategy import generation_of, has_gradient, search_by_gradients
 from evomerge.setup.tasks import task_facts
 from evomerge.setup.workers import workers_of
 from evomerge.space.pool import PRIORITY
@@ -31,6 +31,11 @@ _WIDEST = 10  # points that a score may be off, to either side
 _ENOUGH = 100  # documents, with which it is less
 _CMA = ("cma", "diagonal-cma", "cma-margin")
 _FOR_A_GENE = 8  # candidates, the fewest for each gene in most of our results (docs/concepts.md)
+
+_GRADIENTS = (
+    "need a tenth of the candidates (`optimizer: {name: gradient}`), since what these tasks call "
+    "right is the whole reference answer"
+)
 
 HEADERS = ("searched", "genes", "values", "start", "set by")
 
@@ -58,6 +63,7 @@ def summary(checked: CheckedSearch) -> dict[str, Any]:
         "space": config.space.kind,
         "dimension": len(space.genes),
         "optimizer": config.optimizer.name,
+        "gradients": _GRADIENTS if search_by_gradients(checked) else None,
         "population": population,
         "candidates": config.budget.candidates,
         "start": len(checked.start) or None,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evomerge.config.optimizer import OptimizerConfig
 from evomerge.config.schema import GRADIENT, Frozen, SearchConfig
 from evomerge.config.space import ParametersConfig
 from evomerge.errors import ConfigError, InputError, SearchError, did_you_mean
@@ -21,16 +23,19 @@ from evomerge.run.history import Candidate, History
 from evomerge.scores import TOKENS, Objective, violation
 from evomerge.searching.ranking import FINALISTS, ranking_of
 from evomerge.setup.checked import CheckedSearch
+from evomerge.setup.memory import check_fit
 from evomerge.space.pool import PRIORITY
 from evomerge.space.protocol import Gene, Genome, Space
 from evomerge.strategy import kinds
 from evomerge.strategy.genome import GenomeStrategy
-from evomerge.strategy.gradient import BATCH, STEPS, GradientStrategy
+from evomerge.strategy.gradient import BATCH, CHUNK, STEPS, GradientStrategy
 from evomerge.strategy.lessons import Lessons
 from evomerge.strategy.protocol import Strategy
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
+
+_FOR_GRADIENTS = 8  # genes, the fewest with which a tenth of the candidates was enough
 
 
 def make_strategy(checked: CheckedSearch) -> Strategy:
@@ -217,6 +222,38 @@ def check_descents(
             "`optimizer.loss` is successes, but with `evaluation.think_end_token` answers are "
             "kept without their reasoning; remove one of the two keys."
         )
+
+
+def search_by_gradients(checked: CheckedSearch) -> CheckedSearch | None:
+    """Return the same search by gradients with a tenth of the candidates, if that is enough.
+
+    So it was where right answers are whole references and there are `_FOR_GRADIENTS` genes or more
+    (docs/gradients.md). None: it is another search, or one that suits no descents.
+    """
+    config, tasks = checked.config, checked.evaluator.tasks_of("search")
+    is_other = config.optimizer.descends or config.mode != "weighted" or bool(config.constraints)
+    numbers = [gene.kind == "real" and not gene.switch for gene in checked.space.genes]
+    is_other |= len(numbers) < _FOR_GRADIENTS or not all(numbers)
+    if is_other or any(item.is_exact for item in checked.objectives):
+        return None
+    objectives = tasks.info.of_tasks(checked.objectives)
+    if not all(tasks.of(it.task).learns_whole(it.task, it.metric) for it in objectives):
+        return None
+    least = len(checked.space.baselines()) + STEPS // CHUNK
+    candidates = max(least, (config.budget.candidates or 0) // 10)
+    config = config.model_copy(update={"optimizer": OptimizerConfig(name=GRADIENT)})
+    config = config.with_values("budget", candidates=candidates, hours=None)
+    config = config.with_values("executor", order="generation")
+    other = replace(checked, config=config, loaded=checked.evaluator)
+    try:
+        check_descents(
+            config, checked.space, checked.objectives, checked.evaluator, checked.splits["search"]
+        )
+        checked.evaluator.check(other.merges, {})
+        check_fit(other)
+    except InputError:
+        return None
+    return other
 
 
 def has_gradient(space: Space, config: SearchConfig) -> bool:

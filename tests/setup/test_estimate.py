@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import pytest
 from search_run import write_search
+from task_files import write_task
 
 from evomerge.__main__ import run
 from evomerge.config.schema import load
 from evomerge.errors import SearchError
 from evomerge.setup.estimate import CostProbe, estimate
+from evomerge.setup.preflight import summary
 from evomerge.setup.runs import prepare
 
 MEASURED = CostProbe(
@@ -80,6 +82,40 @@ def test_a_candidate_is_scored_a_step_is_made_and_no_run(tmp_path, capsys):
     assert found["step_seconds"] > 0
     assert found["forms"] == {"zoo_l2_maths": {"delimiter": True, "end": "token"}}
     assert [item.name for item in tmp_path.iterdir()] == ["search.yaml"]
+
+
+REGEX = [{"metric": "exact_match", "regexes_to_ignore": [","]}]
+
+
+@pytest.mark.parametrize(
+    ("change", "suits"),
+    [
+        ("objectives=[{task: zoo_l2_maths, metric: exact_match}, {task: zoo_facts}]", True),
+        ("objectives=[{task: zoo_steps, metric: exact_match}]", False),  # a filter cuts the answer
+        ("objectives=[{task: cut, metric: exact_match}]", False),  # the metric does
+        ("objectives=[{task: zoo_l2_maths, metric: nll}]", False),
+        ("constraints=[{task: zoo_facts, at_least: 0.1}]", False),
+        ("space.groups=1", False),  # four genes
+        ("space.method=[linear, task_arithmetic]", False),
+    ],
+)
+def test_gradients_are_named_where_right_answers_are_whole_references(tmp_path, change, suits):
+    write_task(tmp_path, "cut", [{"q": f"{i}", "a": "b"} for i in range(80)], metric_list=REGEX)
+    include = f"evaluation.include=[zoo:tasks, {tmp_path}]"
+    checked = problem(tmp_path, include, change)
+    assert ("gradients" in summary(checked)) is suits
+    found = estimate(checked, replace(MEASURED, step_seconds=3.0))
+    if suits:
+        assert (found.candidates, found.by_gradients.candidates) == (22, 9)
+        assert found.search_seconds == 22 * 2.0
+        assert found.by_gradients.search_seconds == 9 * 2.0 + 6 * 10 * 3.0
+    else:
+        assert found.by_gradients is None
+
+
+def test_a_step_by_gradients_is_tried(tmp_path, capsys):
+    assert run(["validate", str(write_search(tmp_path)), "--time"]) == 0
+    assert "for 9 candidates (`optimizer: {name: gradient}`)" in capsys.readouterr().out
 
 
 def test_a_search_makes_ten_steps_for_each_point(tmp_path):

@@ -36,6 +36,9 @@ from evomerge.scores import NLL, TOKENS, Example, Split
 FORMS = (Form(True, "token"), Form(False, "token"), Form(True, "stop"), Form(False, "stop"))
 """The forms of a generated answer that are tried."""
 
+_CUTTING = {"regexes_to_ignore", "kwargs"}
+"""Settings of a metric by which it may look at a part of an answer."""
+
 
 @dataclass(eq=False, kw_only=True)
 class Runner:
@@ -134,6 +137,20 @@ class LmEval(Suitable):
                 harness.reference_answer(task, documents[document])
             elif kind == "multiple_choice":
                 harness.right_choices(task, documents[document])
+
+    def learns_whole(self, task: str, metric: str) -> bool:
+        """Whether a choice is right, or a text that no filter has cut equals the reference.
+
+        Where a filter or the metric looks for the answer in a text, as in most tasks with a chain
+        of thought, the reference may be but the end of what a model should write.
+        """
+        if (kind := self.info.tasks[task].kind) != "generate_until":
+            return kind == "multiple_choice"
+        asked = self.harness.tasks[task].get_config
+        cuts = asked("filter_list") or asked("process_results") or self.runner.reasoning.end
+        metrics = [item for item in asked("metric_list") or () if item["metric"] == metric]
+        is_exact = metric == "exact_match" and not any(map(_CUTTING.intersection, metrics))
+        return is_exact and not cuts
 
     def digest(self, task: str, ids: Sequence[int]) -> str:
         """Return the digest of what a task's scores on some documents depend on.

@@ -121,6 +121,10 @@ class Objective:
     def check_answers(self, task: str, ids: Sequence[int]) -> None:
         """Raise a `ConfigError` unless documents have an answer that models can learn."""
 
+    def learns_whole(self, task: str, metric: str) -> bool:
+        """Whether an answer that is right by a metric is the reference answer, and nothing more."""
+        return False
+
     def needed_parts(self) -> frozenset[str]:
         """Return the parts that a model must have beside its language model; see `parts.py`."""
         return frozenset()
