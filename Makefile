@@ -86,8 +86,10 @@ lint: $(BIN)/.tested
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The documentation as a site in site/; `make docs-serve` shows it at http://127.0.0.1:8000.
+# Pages of docs/reference are written from the code, and all are a site in site/; `make docs-serve`
+# shows it at http://127.0.0.1:8000.
 docs: $(BIN)/.tested
+	$(BIN)/python -m scripts.site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 docs-serve: $(BIN)/.tested

@@ -73,10 +73,12 @@ def _canonical(knobs: Mapping[str, Any]) -> dict[str, Knob]:
 
 @dataclass(frozen=True)
 class Source:
-    """One source of a merge: a parent as in the search file, and its own knobs.
+    """One source of a merge.
 
     Attributes:
+        parent: the model, as in the search file.
         layer: block index in the parent (0-based), or None for tensors outside of the blocks.
+        knobs: knobs of this source (`weight`, `density`, ...).
     """
 
     parent: str
@@ -92,6 +94,8 @@ class Layer:
     """How one block of the merged model, its embeddings or its head is made.
 
     Attributes:
+        method: name of the merge method; `evomerge list methods` lists them.
+        sources: what is merged, in order.
         base: source that task vectors are measured from, or None if the method uses none.
         knobs: knobs of the merge as a whole (`t`, `lambda`, `normalize`, ...).
         scale: factor on the hidden state that enters this block; 1 changes nothing.
@@ -116,7 +120,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Pin:
-    """The fingerprint of a parent when the recipe was written; "": any content is taken."""
+    """The fingerprint of a parent when the recipe was written.
+
+    Attributes:
+        sha256: its SHA-256; empty: any content is taken.
+    """
 
     sha256: str = ""
 

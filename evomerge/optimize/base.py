@@ -51,11 +51,14 @@ NEAR = 1e-6
 class Cube:
     """Maps genomes to points of the unit cube and back; `sigma`: see `Setting`.
 
-    Attributes; arrays have the shape (dimensions,), with keys more than genes:
+    Arrays have the shape (dimensions,), with keys more than genes.
+
+    Attributes:
         levels: number of values of each gene; None for a real one.
         start: the point where the search starts, in [0, 1].
         step: initial standard deviation of every coordinate, > 0.
-        low, high: smallest and largest useful value: 0 and 1, or infinite for a key.
+        low: smallest useful value: 0, or minus infinity for a key.
+        high: largest useful value: 1, or infinity for a key.
     """
 
     def __init__(self, genes: Sequence[Gene], sigma: float, choices: Choices = "keys") -> None:

@@ -19,6 +19,8 @@ class Setting:
         sigma: initial step of genes without a step of their own, a share of the range, in (0, 1].
         budget: planned number of genomes; None: unknown. Proposals must not depend on it, so that
             it can be raised later.
+        objectives: number of values that `tell` gets, 1 unless with `mode: pareto`.
+        options: `optimizer.options` of the search file.
     """
 
     seed: int = 0

@@ -1,5 +1,5 @@
-"""What the documentation site is made of besides the pages in `docs/`.
+"""The pages of `docs/` that are made from the code, and what a site has besides `docs/`.
 
-`mkdocs.yml` names `hooks.py`. When the site is built, it adds the pages that are written from the
-code: the keys of a search file, the commands, the Python API, the tables of methods, the errors.
+`python -m scripts.site` writes the former: the keys of a search file and of a recipe, the commands,
+Python, the methods. `mkdocs.yml` names `hooks.py`, which adds the latter when the site is built.
 """

@@ -52,9 +52,9 @@ def _method(row: dict[str, object]) -> str:
     table = _table(("knob", "one number for", "range", "default", "gradient"), map(_knob, knobs))
     return "\n".join(
         [
-            f"### `{row['name']}` {{ #{row['name']} }}\n",
+            f"### `{row['name']}`\n",
             f"{str(row['title']).capitalize()}.\n",
-            f"{' · '.join([*facts, *paper])}\n{{ .facts }}\n",
+            f"{' · '.join([*facts, *paper])}\n",
             *(table if knobs else ["It has no knobs.\n"]),
         ]
     )

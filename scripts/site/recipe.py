@@ -24,13 +24,7 @@ head: {method: passthrough, sources: [{parent: zoo:maths}]}
 ```
 """
 
-_SECTIONS = {
-    "Recipe": "recipe",
-    "Layer": "layer",
-    "Source": "source",
-    "Pin": "pin",
-}
-"""Class -> anchor of its section."""
+_SECTIONS = ("Recipe", "Layer", "Source", "Pin")
 
 _WORDS = {
     "str": "text",
@@ -52,6 +46,7 @@ _WORDS = {
 
 _DEFAULTS = {
     "field(default_factory=dict)": "{}",
+    "field(default=1.0, kw_only=True)": "1",
     "()": "[]",
     "None": "null",
     "''": '""',
@@ -65,19 +60,19 @@ def recipe() -> str:
     file = ROOT / "evomerge/recipe.py"
     classes = griffe.visit(file.stem, filepath=file, code=file.read_text("utf-8")).classes
     parts = [_START]
-    for kind, name in _SECTIONS.items():
+    for kind in _SECTIONS:
         found = classes[kind]
         text, attributes = _parsed(found)
-        parts.append(f"## {kind} {{ #{name} }}\n\n{text}\n")
+        parts.append(f"## {kind}\n\n{text}\n")
         for attribute in attributes:
             field = found[attribute.name]
             default = _DEFAULTS.get(str(field.value), str(field.value).strip("'\""))
             facts = "required" if field.value is None else f"default `{default}`"
             parts.append(
-                f"### `{attribute.name}` {{ #{name}.{attribute.name} }}\n\n"
-                f"{_WORDS[str(field.annotation)]} · {facts}\n{{ .facts }}\n\n"
-                f"{attribute.description[0].upper()}{attribute.description[1:]}\n"
+                f"- **`{attribute.name}`** ({_WORDS[str(field.annotation)]}; {facts}): "
+                f"{attribute.description[0].upper()}{attribute.description[1:]}"
             )
+        parts.append("")
     return "\n".join(parts)
 
 

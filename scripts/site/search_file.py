@@ -17,7 +17,7 @@ prints this page as a JSON Schema, for editors. On the command line,
 `--set evaluation.search.documents=50` replaces one value. A key that is left out has its default;
 an unknown key is an error.
 
-## Keys outside of sections { #top }
+## Keys outside of sections
 """
 
 Schema = Mapping[str, Any]
@@ -49,7 +49,7 @@ def keys() -> Iterator[Key]:
 
 
 def search_file() -> str:
-    """Return the page, with an anchor for each key."""
+    """Return the page: each section under a heading, each key as an item of a list."""
     found = list(keys())
     top = [key for key in found if "." not in key.path and not key.section]
     return "\n".join([_START, *map(_entry, top), *(_entry(key) for key in found if key not in top)])
@@ -68,7 +68,9 @@ def _keys(kinds: Sequence[Schema], above: str, definitions: Schema) -> Iterator[
         fields = [kind["properties"][name] for kind in of]
         described = inner[name] if len(inner[name]) == 1 else fields
         abouts = dict.fromkeys(item["description"] for item in described)
-        only = f" Only of {_labels(of)}." if len(of) < len(kinds) else ""
+        paths = [kind for kind in kinds if "variant" in kind["properties"]]
+        owner = "`dataflow`" if of == paths else len(of) < len(kinds) and _labels(of)
+        only = f" Only of {owner}." if owner else ""
         yield Key(
             path=f"{above}{name}",
             values=", or ".join(dict.fromkeys(map(_values, fields))),
@@ -98,7 +100,7 @@ def _defaults(name: str, kinds: Sequence[Schema]) -> str | None:
     return " or ".join(f"{default} ({_labels(of)})" for default, of in found.items())
 
 
-_VALUE = re.compile(r"(?:^|(?<=; ))\w+(?:, \w+)*(?=: )")
+_VALUE = re.compile(r"(?:^|(?<=; ))[a-z]\w*(?:, \w+)*(?=: )")
 """Values that a description explains: `auto` in `auto: as the optimizer recommends`."""
 
 
@@ -171,8 +173,12 @@ def _number(value: float) -> str:
 
 
 def _entry(key: Key) -> str:
-    """Return the heading of a key, what it allows, and what it means."""
-    level = "####" if not key.section else "###" if "." in key.path else "##"
-    default = "required" if key.default is None else f"default {key.default}"
-    facts = [] if key.values == "mapping" else [f"{key.values} · {default}\n{{ .facts }}\n"]
-    return "\n".join([f"{level} `{key.path}` {{ #{key.path} }}\n", *facts, f"{key.about}\n"])
+    """Return a heading and what a section is, or a key, what it allows, and what it means."""
+    if key.section:
+        allowed = "" if key.values == "mapping" else f"{_sentence(_facts(key))} "
+        return f"\n{'###' if '.' in key.path else '##'} `{key.path}`\n\n{allowed}{key.about}\n"
+    return f"- **`{key.path}`** ({_facts(key)}): {key.about}"
+
+
+def _facts(key: Key) -> str:
+    return f"{key.values}; {'required' if key.default is None else f'default {key.default}'}"

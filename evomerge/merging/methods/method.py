@@ -38,7 +38,8 @@ class Knob:
     Attributes:
         name: as in mergekit's documentation (`weight`, `density`, `lambda`, `t`, ...).
         default: value if none is given; None if a value must be given.
-        low, high: smallest and largest allowed value.
+        low: smallest allowed value.
+        high: largest allowed value.
         per: `source` (each parent has its own) or `merge` (one for the whole merge).
         kind: `real`, `integer` or `flag` (0 or 1).
         search: range that is searched if the search file gives none; None: it keeps its default.

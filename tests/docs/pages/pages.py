@@ -7,17 +7,19 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from scripts.site.__main__ import WRITTEN
+
 ROOT = Path(__file__).parents[3]
 
-PAGES = {
-    str(path.relative_to(ROOT)): path.read_text()
-    for path in (
-        ROOT / "README.md",
-        ROOT / "CONTRIBUTING.md",
-        *sorted((ROOT / "docs").rglob("*.md")),
-    )
-}
+_FILES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "configs/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in _FILES}
 """Path of a page in the repository -> its text."""
+
+PAGES = {name: text for name, text in TEXTS.items() if name not in (*WRITTEN, "configs/README.md")}
+"""Those that people write, and a test reads from top to bottom."""
 
 FILE = re.compile(r"[\w./-]+\.(?:yaml|yml|py|csv|jsonl|json|toml)")
 
