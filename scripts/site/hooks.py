@@ -10,7 +10,7 @@ from scripts.site.places import PAGES, ROOT, with_links_in_site
 from scripts.site.shelf import shelf
 
 SHELVES = ("configs", "examples")
-COPIED = ("CONTRIBUTING.md",)
+COPIED = ("README.md", "CONTRIBUTING.md")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
