@@ -1,7 +1,8 @@
 """Compares all optimizers at equal numbers of candidates, on real merges.
 
     python benchmarks/optimizers.py [--quick] [--worlds NAME ...] [--optimizers NAME ...]
-                                    [--seeds N] [--candidates N] [--records DIR] [--picture FILE]
+                                    [--seeds N] [--first-seed N] [--candidates N]
+                                    [--records DIR] [--picture FILE]
 
 **Embedded models.** Six spaces over the embedded models are searched for arithmetic in the language
 that the maths model does not know (`zoo_l2_maths`). `weights 8`: two parents, with a weight for two
@@ -18,8 +19,9 @@ of them is the winner. The table shows its score on the 1,500 test documents (25
 mean over the seeds, and the standard error. A seed chooses the documents, too.
 
 `--optimizers "gradient whole"` are descents of which each step learns from all documents.
-`--worlds "weights 112" --optimizers gradient` has a weight for each tensor of two parents; it is
-run by name only, since other optimizers learn too little of one number a candidate.
+`--worlds "weights 16" "weights 24" "weights 60"` are like `weights 32` with fewer groups, and with
+the facts model as a third parent. `--worlds "weights 112" --optimizers gradient` has a weight for
+each tensor of two parents. These are run by name only.
 
 **A real model.** `--worlds "smollm2 24" "smollm2 60" "smollm2 180"` merges three experts of
 SmolLM2-135M, which `python -m scripts.real.prepare` makes, for the tasks of
@@ -69,13 +71,15 @@ def main() -> None:
     parser.add_argument("--worlds", nargs="+", choices=list(SPACES), default=list(EMBEDDED))
     parser.add_argument("--optimizers", nargs="+", choices=KNOWN, default=OPTIMIZERS)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--candidates", type=int, default=300, help="of a search")
     parser.add_argument("--records", type=Path, default=ROOT / "runs" / "optimizers")
     parser.add_argument("--picture", type=Path, help="SVG of the scores over candidates")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    seeds = range(2 if options.quick else options.seeds)
+    first = options.first_seed
+    seeds = range(first, first + (2 if options.quick else options.seeds))
     candidates = 60 if options.quick else options.candidates
     records = Records(options.records)
     for seed in seeds:

@@ -166,7 +166,8 @@ def _smollm2(groups: int | str, shape: str, low: float = 0.0) -> Setting:
     return Setting(SUMS_AND_BACKWARDS, parents, space, f"{_MODELS}/base", "bfloat16")
 
 
-_FINE = "embeddings: false, groups: 4, components: [attention, mlp, norm]"
+_PARTS = "components: [attention, mlp, norm]"  # and the rest
+_FINE = f"embeddings: false, groups: 4, {_PARTS}"
 
 EMBEDDED: dict[str, Setting] = {
     "weights 8": _embedded(_TWO, 2.0, "embeddings: true, groups: 2", L2_MATHS),
@@ -179,6 +180,9 @@ EMBEDDED: dict[str, Setting] = {
 """Name with the number of genes -> a space over the embedded models."""
 
 BY_NAME: dict[str, Setting] = {
+    "weights 16": _embedded(_TWO, 2.0, f"embeddings: false, groups: 2, {_PARTS}", L2_MATHS),
+    "weights 24": _embedded(_TWO, 2.0, f"embeddings: false, groups: 3, {_PARTS}", L2_MATHS),
+    "weights 60": _embedded(_THREE, 1.2, f"embeddings: false, groups: 5, {_PARTS}", L2_MATHS),
     # A weight for each tensor: too many for optimizers that learn one number a candidate.
     "weights 112": _embedded(
         _TWO, 2.0, "embeddings: true, groups: each, components: each", L2_MATHS
