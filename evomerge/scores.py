@@ -117,11 +117,14 @@ class Scores:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the scores as plain JSON, without `oom_backoffs`, `cpu_seconds` and `peak`."""
-        plain = {
+        """Return the scores as plain JSON, without `oom_backoffs`, `cpu_seconds` and `peak`.
+
+        JSON has no nan and no infinity: they become None, which `from_dict` reads as nan.
+        """
+        plain: dict[str, Any] = {
             "documents": {task: list(ids) for task, ids in self.documents.items()},
-            "values": {key: list(values) for key, values in self.values.items()},
-            "aggregates": dict(self.aggregates),
+            "values": {key: [*map(_plain, values)] for key, values in self.values.items()},
+            "aggregates": {key: _plain(value) for key, value in self.aggregates.items()},
             "seconds": dict(self.seconds),
         }
         if self.expected:
@@ -131,6 +134,8 @@ class Scores:
             }
         if self.examples:
             plain["examples"] = [asdict(item) for item in self.examples]
+            for item in plain["examples"]:
+                item["values"] = {key: _plain(value) for key, value in item["values"].items()}
         if self.right:
             plain["right"] = {task: list(texts.items()) for task, texts in self.right.items()}
         return plain
@@ -138,15 +143,29 @@ class Scores:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Scores:
         """Return the scores that `to_dict` turned into `data`."""
+
+        def numbers(values: Mapping[str, float | None]) -> dict[str, float]:
+            return {key: math.nan if value is None else value for key, value in values.items()}
+
         return cls(
             documents={task: tuple(ids) for task, ids in data["documents"].items()},
-            values={key: tuple(values) for key, values in data["values"].items()},
-            aggregates=dict(data["aggregates"]),
+            values={
+                key: tuple(math.nan if value is None else value for value in values)
+                for key, values in data["values"].items()
+            },
+            aggregates=numbers(data["aggregates"]),
             seconds=dict(data.get("seconds", {})),
             expected={key: Expected(**item) for key, item in data.get("expected", {}).items()},
-            examples=tuple(Example(**item) for item in data.get("examples", ())),
+            examples=tuple(
+                Example(**item | {"values": numbers(item["values"])})
+                for item in data.get("examples", ())
+            ),
             right={task: dict(texts) for task, texts in data.get("right", {}).items()},
         )
+
+
+def _plain(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)

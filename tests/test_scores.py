@@ -1,12 +1,13 @@
 """Tie-breakers order candidates of equal fitness, and never let a worse fitness win."""
 
+import json
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evomerge.scores import Objective, Scores, fitness, fitness_in_order
+from evomerge.scores import Example, Objective, Scores, fitness, fitness_in_order
 
 ONE = (Objective("t", "acc", tie_breaker="nll"),)
 TWO = (*ONE, Objective("u", "acc", weight=2.0, tie_breaker="nll"))
@@ -47,3 +48,14 @@ def test_without_a_tie_breaker_it_is_the_fitness_to_the_last_bit():
     plain = (Objective("t", "acc"), Objective("u", "acc", weight=3.0))
     found = scores(1 / 3, 1.0, 0.7)
     assert fitness_in_order(plain, found) == fitness(plain, found)
+
+
+def test_as_json_a_value_that_is_no_number_is_null_and_read_as_nan():
+    example = Example("t", 0, "", "", "", "", {"nll": math.inf})
+    broken = {"t/acc": 0.5, "t/nll": math.nan}
+    odd = Scores({"t": (0, 1)}, {"t/nll": (math.inf, 2.0)}, broken, examples=(example,))
+    text = json.dumps(odd.to_dict(), allow_nan=False)
+    again = Scores.from_dict(json.loads(text))
+    assert again.aggregates["t/acc"] == 0.5 and again.values["t/nll"][1] == 2.0
+    nans = (again.aggregates["t/nll"], again.values["t/nll"][0], again.examples[0].values["nll"])
+    assert all(map(math.isnan, nans))

@@ -5,6 +5,7 @@ import json
 import shutil
 from contextlib import suppress
 
+import pandas
 import pytest
 from draws import draws
 from hypothesis import given, settings
@@ -152,6 +153,13 @@ def test_each_line_is_json_with_its_number_and_a_check_of_all_until_then(tmp_pat
         before = hashlib.sha256(text.encode()).hexdigest()[:16]
         assert found["check"] == before
     assert list(found) == ["n", "event", "genome", "check"]
+
+
+def test_any_reader_of_json_lines_reads_a_journal(tmp_path):
+    path = journal_of(tmp_path, [{"event": "ask", "text": "\u2028 }\r"}, {"event": "tell"}])
+    found = pandas.read_json(path, lines=True)
+    assert found.event.tolist() == ["header", "ask", "tell"] and found.n.tolist() == [1, 2, 3]
+    assert found.text[1] == "\u2028 }\r"
 
 
 def test_an_emptied_journal_is_not_one_of_a_search_that_has_not_begun(tmp_path):
