@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evomerge.api.models import compare, evaluate, merge
-    from evomerge.api.run import Run, plot_front, plot_history, plot_standings, results
+    from evomerge.api.run import (
+        Run,
+        plot_front,
+        plot_history,
+        plot_results,
+        plot_standings,
+        results,
+    )
     from evomerge.api.search import resume, search, validate
     from evomerge.api.study import Study
     from evomerge.errors import EvomergeError
@@ -38,6 +45,7 @@ __all__ = [
     "merge",
     "plot_front",
     "plot_history",
+    "plot_results",
     "plot_standings",
     "results",
     "resume",

@@ -135,6 +135,20 @@ class Run:
         ]
         return pd.DataFrame(rows, columns=["score", "split", "model", "value", "low", "high"])
 
+    def documents(self) -> pd.DataFrame:
+        """Return the score of every document: a row for each candidate, split, document and metric.
+
+        The columns are `candidate` (-1 is the base, if it is no parent), `split`, `task`,
+        `document` (its id, as lm-eval has it), `metric`, `value` in the metric's own sign, and
+        `text`: the answer, where the run keeps it, as for three documents of each task of baselines
+        and of what was tested. A score that is not made of documents has no rows.
+        """
+        import pandas as pd
+
+        from evomerge.report.rows import DOCUMENT_COLUMNS, document_rows
+
+        return pd.DataFrame(document_rows(self.history), columns=DOCUMENT_COLUMNS)
+
     def genes(self, candidate: int | str = "best") -> dict[str, float]:
         """Return the genes of a candidate (`best`, or a number) by name.
 
@@ -208,7 +222,7 @@ class Run:
         return view.history.chosen(str(which), view.best)
 
 
-def results(runs: Iterable[str | PathLike[str]]) -> pd.DataFrame:
+def results(runs: Iterable[Run | str | PathLike[str]]) -> pd.DataFrame:
     """Compare runs: a row for each search file, with means over its runs, which have other seeds.
 
     The index is the name of the folders without the seed. `score` is the mean fitness of the
@@ -221,8 +235,35 @@ def results(runs: Iterable[str | PathLike[str]]) -> pd.DataFrame:
 
     from evomerge.report.rows import run_rows
 
-    rows = run_rows([path_of(item, "runs") for item in runs])
+    rows = run_rows(_folders(runs))
     return pd.DataFrame(rows).set_index("search") if rows else pd.DataFrame()
+
+
+def plot_results(runs: Iterable[Run | str | PathLike[str]]) -> Figure:
+    """Return a figure of the best fitness so far over candidates, a line for each search file.
+
+    It is that on search documents: the mean over the runs of the file, in a band from the lowest to
+    the highest of them, as far as the shortest has come. InputError: as of `results`, there is no
+    run, or one is for a front, which has no single score.
+    """
+    from evomerge.report.pictures import courses_chart
+    from evomerge.report.rows import searches_of
+
+    searches = searches_of(_folders(runs))
+    for view in (every := [view for views in searches.values() for view in views]):
+        if view.ranking.has_front:
+            raise InputError(
+                f"{view.run.path} is a search for a front, which has no single score; leave it out."
+            )
+    if not every:
+        raise InputError("runs is empty; give at least one run.")
+    return courses_chart(
+        {name: [(view.history, view.ranking) for view in views] for name, views in searches.items()}
+    )
+
+
+def _folders(runs: Iterable[Run | str | PathLike[str]]) -> list[Path]:
+    return [item.folder if isinstance(item, Run) else path_of(item, "runs") for item in runs]
 
 
 def plot_history(run: Run) -> Figure:

@@ -48,11 +48,16 @@ def results(
         SplitName | None, typer.Option(help="print only a split's document ids, for lm_eval")
     ] = None,
     as_json: JsonOption = False,
+    as_latex: Annotated[bool, typer.Option("--latex", help="print tables for LaTeX")] = False,
+    picture: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="draw the best fitness so far (.svg, .pdf, .png)"),
+    ] = None,
 ) -> None:
     """Print a run's candidates and compare its models, or compare several runs."""
     from dataclasses import asdict
 
-    from evomerge.cli.rows import best_rows, brief_rows, write_csv
+    from evomerge.cli.rows import best_rows, brief_rows, latex_table, write_csv
     from evomerge.errors import InputError
     from evomerge.evaluation.tasks.stock import sampling_note
     from evomerge.report.rows import candidate_rows
@@ -60,13 +65,16 @@ def results(
     from evomerge.report.words import duration
     from evomerge.searching.ranking import measured
 
+    if len(runs) > 1 and (top, documents) != (None, None):
+        raise InputError(
+            f"--top and --documents are for one run, but {len(runs)} are given; give one, or "
+            "leave these options out."
+        )
+    if picture is not None:
+        _draw(runs, picture)
+        return
     if len(runs) > 1:
-        if (top, documents) != (None, None):
-            raise InputError(
-                f"--top and --documents are for one run, but {len(runs)} are given; give one, or "
-                "leave these options out."
-            )
-        _compare_runs(runs, csv, as_json)
+        _compare_runs(runs, csv, as_json, as_latex)
         return
     view = View.of(run := RunFolder(runs[0]))
     if documents is not None:
@@ -92,6 +100,10 @@ def results(
             }
         )
         return
+    if as_latex:
+        for table in view.table.tables() if view.table.columns else ():
+            sys.stdout.write(latex_table(table.heads, table.texts, table.title))
+        return
     terminal.print_rows(brief_rows(rows, view.ranking.objectives), "candidate")
     terminal.say("--csv and --json have more columns: the scores of each split and the genes")
     if winner is not None or (view.history.told and terminal.out.is_terminal):
@@ -112,18 +124,34 @@ def results(
         )
 
 
-def _compare_runs(runs: list[Path], csv: Path | None, as_json: bool) -> None:
-    from evomerge.cli.rows import runs_in_words, write_csv
+def _draw(runs: list[Path], file: Path) -> None:
+    from evomerge.api.run import plot_results
+    from evomerge.errors import InputError, not_written
+
+    figure = plot_results(runs)
+    try:
+        figure.savefig(file, format=file.suffix[1:] or "png")
+    except ValueError as error:  # it names the formats that there are
+        raise InputError(f"--picture {file} cannot be drawn: {error}.") from error
+    except OSError as error:
+        raise not_written(f"--picture {file}", error, "give another file") from error
+    terminal.say(f"wrote {file}")
+
+
+def _compare_runs(runs: list[Path], csv: Path | None, as_json: bool, as_latex: bool) -> None:
+    from evomerge.cli.rows import latex_table, runs_in_words, write_csv
     from evomerge.report.rows import run_rows
 
-    rows = run_rows(runs)
+    rows, title = run_rows(runs), "means over seeds, with 95 % intervals"
     if csv is not None:
         write_csv(rows, csv)
         terminal.say(f"wrote {len(rows)} rows to {csv}")
     elif as_json:
         terminal.print_json(rows)
+    elif as_latex:
+        sys.stdout.write(latex_table(*runs_in_words(rows), title))
     else:
-        terminal.print_table(*runs_in_words(rows), title="means over seeds, with 95 % intervals")
+        terminal.print_table(*runs_in_words(rows), title=title)
 
 
 def report(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evomerge.errors import printable
 from evomerge.report.confidence import Interval
 from evomerge.report.rows import rows_in_per_cent, score_keys
 from evomerge.report.words import short_names, short_scores
@@ -19,6 +21,11 @@ _BRIEF = ("candidate", "origin", "generation", "status", "fitness", "error", "do
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """How a text begins that a spreadsheet takes for a formula; it reads wide forms as plain ones."""
+
+_LATEX = str.maketrans(
+    {sign: rf"\{sign}" for sign in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
 
 _SCORES = ("score", "best_parent", "uniform")
 _HEADS = ("search", "seeds", "test", "best parent", "uniform", "candidates", "CPU s")
@@ -73,6 +80,19 @@ def runs_in_words(rows: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], lis
         costs = (f"{row[name]:,.0f}" for name in ("candidates", "cpu_seconds"))
         lines.append([row["search"], seeds, *texts, *costs])
     return _HEADS, lines
+
+
+def latex_table(heads: Sequence[str], rows: Iterable[Sequence[str]], title: str) -> str:
+    """Return a table for LaTeX, under a comment; it needs the package booktabs."""
+
+    def line(cells: Sequence[str]) -> str:
+        texts = (printable(text, len(text)).translate(_LATEX) for text in cells)
+        return re.sub(r"(?<![^ \[])-(?=\d)", "$-$", " & ".join(texts)) + r" \\"
+
+    columns = "l" + "r" * (len(heads) - 1)
+    parts = [rf"% {printable(title)}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", line(heads)]
+    parts += [r"\midrule", *map(line, rows), r"\bottomrule", r"\end{tabular}"]
+    return "\n".join(parts) + "\n"
 
 
 def _no_formula(cell: Any) -> Any:

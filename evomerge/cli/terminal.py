@@ -105,10 +105,9 @@ def print_standings(table: Standings) -> None:
     from evomerge.report.verdict import front_rows
 
     for item in table.tables() if table.columns else ():
-        rows = [[name, *(" ".join(it).strip() for it in cells)] for name, cells in item.rows]
         heads = item.heads if out.is_terminal else (item.title, *item.heads[1:])
         intervals = "" if table.is_study else ", with 95 % intervals"
-        print_table(heads, rows, title=f"{item.title}{intervals}")
+        print_table(heads, item.texts, title=f"{item.title}{intervals}")
     if table.note is not None:
         say(table.note)
     for label, comparison in table.comparisons.items():

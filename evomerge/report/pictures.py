@@ -11,10 +11,12 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, cycle
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from evomerge.errors import printable, without_controls
 from evomerge.report.confidence import Interval, factor_of, factor_of_fitness, intervals
@@ -122,15 +124,52 @@ def best_so_far(history: History, ranking: Ranking) -> Figure:
     points([i for i in searched if i.is_estimate], "o", "estimated", fillstyle="none", **grey)
     others = [item for item in scored if item.label is not None]
     points(others, "D", "parents, uniform", color=WARM, markersize=5)
-    sure = (-math.inf if item.is_estimate else heights[item.number] for item in scored)
-    line = list(accumulate(sure, max))
-    axes.step(list(heights), line, where="post", color=ACCENT, label="best so far")
+    line = [factor * best for best in _course(history)]
+    axes.step(range(len(line)), line, where="post", color=ACCENT, label="best so far")
     if failed := [item.number for item in history.candidates if item.status == "failed"]:
         floor = min(heights.values(), default=0.0)
         axes.plot(failed, [floor] * len(failed), "x", color=BAD, label="failed")
     points([history.winner] if history.winner else [], "*", "winner", color=ACCENT, markersize=13)
     add_legend(figure)
     return figure
+
+
+def courses_chart(searches: Mapping[str, Sequence[tuple[History, Ranking]]]) -> Figure:
+    """Plot the best fitness so far of searches, a line for the mean over the runs of each.
+
+    A band goes from the lowest to the highest run. A line ends where its shortest run ends.
+    """
+    factor = min(
+        factor_of_fitness(
+            ranking.objectives,
+            filter(None, (item.scores("search") for item in history.candidates)),
+        )
+        for runs in searches.values()
+        for history, ranking in runs
+    )
+    figure, (axes,) = new_figure(3.4)
+    axes.grid(axis="y", color=LINE)
+    axes.set_xlabel("candidate", **TEXT)
+    axes.set_ylabel(f"best fitness so far{_unit(factor)}", **TEXT)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    for (name, runs), style in zip(searches.items(), cycle(("-", "--", "-.", ":"))):
+        begun = [course for history, _ in runs if (course := _course(history))]
+        table = factor * np.array([*zip(*begun, strict=False)]).reshape(-1, max(1, len(begun)))
+        label = f"{label_text(name)}, {len(begun)} run{'s'[: len(begun) != 1]}"
+        (line,) = axes.plot(table.mean(1), style, drawstyle="steps-post", label=label)
+        band: dict[str, Any] = {"step": "post", "color": line.get_color(), "alpha": 0.15, "lw": 0}
+        axes.fill_between(range(len(table)), table.min(1), table.max(1), **band)
+    add_legend(figure)
+    return figure
+
+
+def _course(history: History) -> list[float]:
+    """Return the best fitness so far at each candidate, nan before the first; no estimates."""
+    sure = (
+        math.nan if item.fitness is None or item.is_estimate else item.fitness
+        for item in history.candidates
+    )
+    return list(accumulate(sure, np.fmax))
 
 
 def front_chart(history: History, ranking: Ranking) -> Figure:

@@ -1,4 +1,4 @@
-"""The rows of results: a row for each candidate of a run, and one for each search of many runs."""
+"""The rows of results: of candidates, of their documents, and one for each search of many runs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,6 +25,8 @@ from evomerge.scores import SPLITS, Objective, Scores, Split, fitness, fitness_e
 from evomerge.space.baselines import UNIFORM
 
 FINAL_SPLITS: tuple[Split, ...] = ("validation", "test")
+
+DOCUMENT_COLUMNS = ("candidate", "split", "task", "document", "metric", "value", "text")
 
 _OF_A_RUN = {"seed", "executor"}
 """Sections in which runs of one search file may differ."""
@@ -65,6 +68,23 @@ def candidate_rows(
     return rows
 
 
+def document_rows(history: History) -> list[tuple[Any, ...]]:
+    """Return a row of `DOCUMENT_COLUMNS` for each value of a document; see `Run.documents`."""
+    rows = list[tuple[Any, ...]]()
+    for item, split in product((*history.candidates, *history.bases), SPLITS):
+        if (scores := item.scores(split)) is None:
+            continue
+        texts = {(task, i): text for task, of in scores.right.items() for i, text in of.items()}
+        texts |= {(example.task, example.document): example.answer for example in scores.examples}
+        for key, values in scores.values.items():
+            task, _, metric = key.rpartition("/")
+            rows += [
+                (item.number, split, task, document, metric, value, texts.get((task, document)))
+                for document, value in zip(scores.documents[task], values, strict=True)
+            ]
+    return rows
+
+
 def rows_in_per_cent(
     rows: Sequence[dict[str, Any]], objectives: Sequence[Objective]
 ) -> list[dict[str, Any]]:
@@ -97,13 +117,10 @@ def search_score(scores: Scores, objective: Objective) -> float:
     return scores.aggregates[objective.key] if known is None else known.value
 
 
-def run_rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return a row for each search file, with means over its runs.
+def searches_of(folders: Sequence[Path]) -> dict[str, list[View]]:
+    """Return the runs of each search file, which differ in their seeds, by the file's name.
 
-    `seeds` is the number of runs that have ended. `score` is the mean of their winners' fitness on
-    test documents with its 95 % interval (`mean_over_runs`), None for searches for a front.
-    `percent` says whether scores are shares, which people read in per cent. InputError: a folder is
-    no run, or two are the same search with the same seed.
+    InputError: a folder is no run, or two are the same search with the same seed.
     """
     groups: dict[str, dict[int, View]] = {}
     for folder in folders:
@@ -119,7 +136,18 @@ def run_rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
     names = [_name(views[0]) for views in searches]
     if len(set(names)) < len(names):
         names = [str(views[0].run.path) for views in searches]
-    return [{"search": name} | _row(views) for name, views in zip(names, searches, strict=True)]
+    return dict(zip(names, searches, strict=True))
+
+
+def run_rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return a row for each search file, with means over its runs.
+
+    `seeds` is the number of runs that have ended. `score` is the mean of their winners' fitness on
+    test documents with its 95 % interval (`mean_over_runs`), None for searches for a front.
+    `percent` says whether scores are shares, which people read in per cent. InputError: as of
+    `searches_of`.
+    """
+    return [{"search": name} | _row(views) for name, views in searches_of(folders).items()]
 
 
 def _name(view: View) -> str:

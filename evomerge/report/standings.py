@@ -64,6 +64,11 @@ class ScoreTable(NamedTuple):
     heads: tuple[str, ...]
     rows: list[tuple[str, list[tuple[str, str]]]]
 
+    @property
+    def texts(self) -> list[list[str]]:
+        """The rows, with value and interval in one text: `83.0 [80.9, 84.9]`."""
+        return [[name, *(" ".join(cell).strip() for cell in cells)] for name, cells in self.rows]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Standings:

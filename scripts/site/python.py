@@ -18,7 +18,10 @@ PUBLIC = {
     ),
     "Scores from your own code": ("api.study.Study", "api.study.Asked"),
     "Single models": ("api.models.merge", "api.models.evaluate"),
-    "Plots": ("api.run.plot_history", "api.run.plot_standings", "api.run.plot_front"),
+    "Plots": (
+        *("api.run.plot_history", "api.run.plot_standings", "api.run.plot_front"),
+        "api.run.plot_results",
+    ),
     "Recipes": ("recipe.Recipe", "recipe.Layer", "recipe.Source"),
     "Errors": ("errors.EvomergeError",),
 }

@@ -17,6 +17,7 @@ from evomerge.api.run import Run, plot_front, plot_history, plot_standings
 from evomerge.errors import InputError, RunFolderError
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
+from evomerge.scores import Example
 
 GENES = ["layers[0:1].zoo:maths.weight"]
 
@@ -35,6 +36,25 @@ def test_candidates_are_the_rows_of_results(run: Run) -> None:
         assert {k: None if v != v else v for k, v in ours.items()} == theirs
     assert frame.loc[2, f"gene {GENES[0]}"] == 0.5
     assert frame.loc[1, "status"] == "failed"
+
+
+def test_documents_are_a_row_for_each_value_with_the_answer_where_it_is_kept(
+    tmp_path: Path,
+) -> None:
+    task, _, metric = KEY.partition("/")
+    example = Example(task, 1, "1 + 1 =", "2.", "2", "2", {metric: 1.0})
+    parent = replace(scores(6), examples=(example,), right={task: {0: "four"}})
+    models = [("zoo:language", parent), (None, FAILED), (None, scores(21))]
+    folder = finished(tmp_path / "run", models, {2: 20}).path
+    frame = Run(folder).documents()
+    assert list(frame) == ["candidate", "split", "task", "document", "metric", "value", "text"]
+    means = frame.groupby(["candidate", "split"]).value.mean()
+    assert means.to_dict() == {(0, "search"): 6 / 24, (2, "search"): 21 / 24, (2, "test"): 20 / 24}
+    first = frame.iloc[:24]
+    assert first.document.tolist() == list(range(24)) and first.value.tolist() == [1] * 6 + [0] * 18
+    assert (frame.task.unique(), frame.metric.unique()) == (task, metric)
+    assert frame.text.dropna().to_dict() == {0: "four", 1: "2."}
+    assert Run(write_run(tmp_path / "empty", []).path).documents().empty
 
 
 def test_the_best_candidate_its_genes_and_the_standings(run: Run) -> None:

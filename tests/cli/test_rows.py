@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from evomerge.cli.rows import brief_rows, write_csv
+from evomerge.cli.rows import brief_rows, latex_table, write_csv
 from evomerge.report.rows import rows_in_per_cent
 from evomerge.scores import Objective
 
@@ -47,6 +47,12 @@ def test_all_shares_are_in_per_cent_and_other_scores_are_not() -> None:
     mixed = [row(number, **tokens) for number in range(2)]
     (whole, _) = rows_in_per_cent(mixed, [*ACC, Objective("t", "tokens")])
     assert whole["fitness"] == 0.5 and whole["search t/acc in %"] == 50.0
+
+
+def test_signs_of_latex_are_escaped_and_minus_is_no_hyphen() -> None:
+    lines = latex_table(["a", "b in %"], [["x_{1}-2\\", "-1.5 [-2.0, -1.0]"]], "a\nb").splitlines()
+    assert lines[0] == "% a b" and r"a & b in \% \\" in lines
+    assert r"x\_\{1\}-2\textbackslash{} & $-$1.5 [$-$2.0, $-$1.0] \\" in lines
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "@=", "-1+"])
