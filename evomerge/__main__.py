@@ -60,7 +60,8 @@ def show_error(error: EvomergeError) -> None:
     """Print an error: in a pipe one line, on a terminal in lines that divide no word or path."""
     from evomerge.cli.terminal import say
 
-    say(f"evomerge: {error}")
+    for sentence in str(error).splitlines():
+        say(f"evomerge: {sentence}")
 
 
 def show_log() -> None:

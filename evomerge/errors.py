@@ -39,7 +39,7 @@ _CONTROLS = re.compile(
 
 
 class EvomergeError(Exception):
-    """Base class of all errors for the user; `str()` of it is one sentence.
+    """Base class of all errors for the user; `str()` of it is one sentence, or a line for each.
 
     What the user can do is behind its last semicolon; a terminal gets it as a line of its own.
     Since it may quote a file, line breaks and what cannot be printed become spaces, and the middle
@@ -48,11 +48,15 @@ class EvomergeError(Exception):
 
     exit_code = 1
 
-    def __init__(self, sentence: str) -> None:
-        if len(sentence) > LONGEST_SENTENCE:
-            half = (LONGEST_SENTENCE - 3) // 2
-            sentence = f"{sentence[:half]}...{sentence[-half:]}"
-        super().__init__(printable(sentence, LONGEST_SENTENCE))
+    def __init__(self, *sentences: str) -> None:
+        super().__init__("\n".join(map(_short, sentences)))
+
+
+def _short(sentence: str) -> str:
+    if len(sentence) > LONGEST_SENTENCE:
+        half = (LONGEST_SENTENCE - 3) // 2
+        sentence = f"{sentence[:half]}...{sentence[-half:]}"
+    return printable(sentence, LONGEST_SENTENCE)
 
 
 class InputError(EvomergeError):

@@ -48,18 +48,23 @@ class Registry(Generic[T]):
 
         InputError: there is no such name, or the package that adds it cannot be imported.
         """
+        self.check(name)
         name = self.aliases.get(name, name)
         if name in self.builtin:
             module, _, attribute = self.builtin[name].partition(":")
             return cast(T, getattr(import_module(module), attribute))
-        for point in _entry_points(self.group, tuple(sys.path)):
-            if point.name == name:
-                return self._load(point)
-        names = self.names()
-        raise self.error(
-            f"Unknown {self.kind} {name!r}; available are {', '.join(names)}."
-            f"{did_you_mean(name, (*names, *self.aliases))}"
-        )
+        points = _entry_points(self.group, tuple(sys.path))
+        return self._load(next(point for point in points if point.name == name))
+
+    def check(self, name: str) -> None:
+        """Raise an InputError if there is no such name or alias."""
+        if {name, self.aliases.get(name, name)} & self.builtin.keys():
+            return  # to ask other packages takes a while
+        if name not in (names := self.names()):
+            raise self.error(
+                f"Unknown {self.kind} {name!r}; available are {', '.join(names)}."
+                f"{did_you_mean(name, (*names, *self.aliases))}"
+            )
 
     def _load(self, point: EntryPoint) -> T:
         try:

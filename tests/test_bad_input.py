@@ -160,6 +160,7 @@ def kinds(change: dict[str, Any], models: Path) -> str:
 
 SECTIONS: dict[str, Callable[[Any, Path], str]] = {
     "search": search,
+    "several": search,
     "set": set_,
     "text": text,
     "command": command,
@@ -190,8 +191,8 @@ def test_a_mistake_is_one_sentence(section, change, words, models, monkeypatch, 
         program.main()
     said = capsys.readouterr()
     assert ended.value.code == 2, said
-    *notes, sentence = said.err.splitlines()
-    assert sentence.startswith("evomerge: ") and len(sentence) < 1100
-    assert not notes and not said.out
-    assert [word for word in words if word not in sentence] == [], sentence
+    sentences = said.err.splitlines()
+    assert all(it.startswith("evomerge: ") and len(it) < 1100 for it in sentences)
+    assert len(sentences) == (len(words) if section == "several" else 1) and not said.out, said.err
+    assert [word for word in words if word not in said.err] == [], said.err
     assert sorted(Path().rglob("*")) == before

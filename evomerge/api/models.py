@@ -81,14 +81,14 @@ def evaluate(
     Raises:
         InputError: there is no such model or split, or the search file is wrong.
     """
-    from evomerge.config.schema import parse
     from evomerge.report.confidence import intervals
     from evomerge.searching.ranking import measured
-    from evomerge.setup.runs import load_any, prepare
+    from evomerge.setup.runs import prepare
     from evomerge.setup.search import evaluate as evaluate_model
+    from evomerge.setup.search_file import load_any, read_search
 
     if isinstance(config, Mapping):
-        parsed, folder = parse(content_of(config)[0], "config"), Path.cwd()
+        parsed, folder = read_search(*content_of(config)), Path.cwd()
     else:
         file = path_of(config, "config")
         parsed, folder = load_any(file), file.parent

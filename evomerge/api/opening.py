@@ -107,14 +107,14 @@ def start(
 
     `warn` is called with a new search before its run is created.
     """
-    from evomerge.config.schema import parse
-    from evomerge.setup.runs import begin, folder_of, going_on, prepare
+    from evomerge.setup.runs import begin, going_on, prepare
+    from evomerge.setup.search_file import folder_of, read_search
 
     content = _with_candidates(data, candidates)
     if resume and is_begun(folder):
         return _continue(RunFolder(folder), *going_on(folder, content, source), allowed)
     RunFolder.check_free(folder)
-    search_file = parse(content, str(source))
+    search_file = read_search(content, source)
     checked = prepare(search_file, folder_of(source), allowed)
     warn(checked)
     return OpenRun(begin(folder, checked, search_file, source), checked, {})
@@ -150,10 +150,11 @@ def start_study(
 ) -> dict[str, float]:
     """Create the run of a study, if the folder has none; return the bounds that are new."""
     from evomerge.config.messages import parsed
-    from evomerge.config.schema import BudgetConfig, parse
+    from evomerge.config.schema import BudgetConfig
     from evomerge.setup.check import check_search
-    from evomerge.setup.runs import begin, check_study, folder_of, going_on
+    from evomerge.setup.runs import begin, check_study, going_on
     from evomerge.setup.search import check_weights_are_finite
+    from evomerge.setup.search_file import folder_of, read_search
 
     bounds = {} if candidates is None else {"candidates": candidates}
     if bounds:
@@ -170,7 +171,7 @@ def start_study(
     if is_begun(folder):
         return going_on(folder, content, source)[0]
     RunFolder.check_free(folder)
-    search_file = parse(content, str(source))
+    search_file = read_search(content, source)
     check_study(search_file)
     checked = check_search(search_file.with_values("executor", order="arrival"), folder_of(source))
     check_weights_are_finite(checked)

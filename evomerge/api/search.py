@@ -28,13 +28,13 @@ def validate(
     Arguments are as of `search`. Returns what `evomerge validate --json` prints: documents, memory,
     `genes`, `warnings`. An InputError says what is wrong, as one sentence.
     """
-    from evomerge.config.schema import parse
     from evomerge.setup.preflight import gene_list, summary, warnings
-    from evomerge.setup.runs import folder_of, prepare
+    from evomerge.setup.runs import prepare
+    from evomerge.setup.search_file import folder_of, read_search
 
     data, source = content_of(config)
     allowed = Permissions(allow_code, trust_code)
-    checked = prepare(parse(data, str(source)), folder_of(source), allowed)
+    checked = prepare(read_search(data, source), folder_of(source), allowed)
     return {
         "valid": True,
         **summary(checked),

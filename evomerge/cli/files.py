@@ -53,14 +53,14 @@ def validate(
     as_json: JsonOption = False,
 ) -> None:
     """Check a search file: parents, shapes, tasks, metrics, documents, memory."""
-    from evomerge.config.schema import parse, read
+    from evomerge.config.schema import read
     from evomerge.setup.preflight import HEADERS, gene_list, gene_rows, summary, warnings
-    from evomerge.setup.runs import folder_of, prepare
+    from evomerge.setup.runs import prepare
+    from evomerge.setup.search_file import folder_of, read_search
 
-    data = read(file, set_)
-    allowed = Permissions(allow_code, trust_code)
+    search = read_search(read(file, set_), file)
     terminal.say_on_terminal(f"checking {file}")
-    checked = prepare(parse(data, str(file)), folder_of(file), allowed)
+    checked = prepare(search, folder_of(file), Permissions(allow_code, trust_code))
     notes = warnings(checked, allow_benchmarks)
     if as_json:
         cost = {"time": _cost(checked).to_dict()} if time else {}

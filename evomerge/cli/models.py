@@ -85,8 +85,9 @@ def evaluate(
     from evomerge.evaluation.tasks.stock import sampling_note
     from evomerge.report.confidence import factor_of, intervals
     from evomerge.searching.ranking import measured
-    from evomerge.setup.runs import load_any, prepare
+    from evomerge.setup.runs import prepare
     from evomerge.setup.search import evaluate as evaluate_model
+    from evomerge.setup.search_file import load_any
     from evomerge.setup.tasks import task_facts
 
     allowed = Permissions(allow_code, trust_code)

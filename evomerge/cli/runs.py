@@ -104,9 +104,9 @@ def stop(directory: RunFolderArgument) -> None:
 
 
 def _check_tracker(tracker: Tracker | None) -> None:
-    from evomerge.api.trackers import check_installed
-
     if tracker is not None:
+        from evomerge.api.trackers import check_installed
+
         check_installed(tracker)
 
 

@@ -6,7 +6,14 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
 
 Rule: TypeAlias = tuple[Callable[[Any], object], str]
 """What breaks it, given the section, and the sentence about that (`{0.key}`: a value of it)."""
@@ -20,6 +27,10 @@ class UnknownKeyError(ValueError):
         self.key, self.allowed = key, allowed
 
 
+class BrokenRuleError(ValueError):
+    """A rule of a section is broken; the message is the sentence about it."""
+
+
 def _in_one_line(schema: dict[str, Any]) -> None:
     """Write the description of each key, the docstring below it, in one line."""
     for key in schema.get("properties", {}).values():
@@ -28,7 +39,10 @@ def _in_one_line(schema: dict[str, Any]) -> None:
 
 
 class Section(BaseModel):
-    """A mapping of keys; an unknown key is an error, and so is the first rule that is broken."""
+    """A mapping of keys; an unknown key is an error, and so is the first rule that is broken.
+
+    The context of pydantic has sentences of broken rules that were told already.
+    """
 
     model_config = ConfigDict(
         extra="forbid",
@@ -48,10 +62,10 @@ class Section(BaseModel):
         return data
 
     @model_validator(mode="after")
-    def _keeps_the_rules(self) -> Self:
+    def _keeps_the_rules(self, info: ValidationInfo) -> Self:
         for is_broken, words in self.rules:
-            if is_broken(self):
-                raise ValueError(words.format(self))
+            if is_broken(self) and (sentence := words.format(self)) not in (info.context or ()):
+                raise BrokenRuleError(sentence)
         return self
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, TypeVar
+from copy import deepcopy
+from typing import Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from evomerge.config.fields import UnknownKeyError
+from evomerge.config.fields import BrokenRuleError, UnknownKeyError
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.parsing.values import shown
 
 S = TypeVar("S", bound=BaseModel)
+
+Place: TypeAlias = tuple[int | str, ...]
+"""Where something is in a file: the keys of mappings and indices of lists that lead to it."""
 
 _BOUNDS = {
     "greater_than": ("above", "gt"),
@@ -39,25 +44,83 @@ _TYPES = {
 
 def parsed(section: type[S], data: Any, source: str) -> S:
     """Return a section from its content, or raise a ConfigError; `source` names the content."""
-    try:
-        return section.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(f"{source}: {sentence(error, data)}") from None
+    value, mistakes = read(section, data)
+    if value is None or mistakes:
+        raise ConfigError(*(f"{source}: {text}" for _, text in mistakes))
+    return value
+
+
+def read(
+    section: type[S], data: Any, instead: Mapping[str, Any] | None = None
+) -> tuple[S | None, list[tuple[Place, str]]]:
+    """Return a section of what is right in `data`, and the place of each mistake with a sentence.
+
+    What is wrong is left out, and the rest is read again, since one mistake hides others; where
+    something was wrong already, a later one may follow from it, so nothing is said of it.
+    `instead`: values of keys that have no default. None: too little is right.
+    """
+    mistakes: list[tuple[Place, str]] = []
+    rest, left_out, told = data, set[Place](), set[str]()
+    while True:
+        try:
+            return section.model_validate(rest, context=told), mistakes
+        except ValidationError as error:
+            before = len(left_out), len(told)
+            wrong = left_out.union(place for place, _ in mistakes if place)
+            for place, text, problem in _sentences(error, rest):
+                below = (item for item in wrong if item[: len(place)] == place)
+                if not any(place or str(item[0]) in text for item in below):
+                    mistakes.append((place, text))
+                rule = problem.get("ctx", {}).get("error")
+                if isinstance(rule, BrokenRuleError):
+                    told.add(str(rule))
+                else:
+                    left_out.add(place)
+            if (len(left_out), len(told)) == before:
+                return None, mistakes
+            rest = {**(instead or {}), **_without(data, left_out)}
+
+
+def _without(data: Any, places: Collection[Place]) -> Any:
+    """Return data without what is in some places; of an item of a list, without the list."""
+    rest = deepcopy(data)
+    for place in places:
+        while isinstance(place[-1], int):
+            place = place[:-1]
+        target = rest
+        with suppress(KeyError, IndexError, TypeError):
+            for part in place[:-1]:
+                target = target[part]
+            del target[place[-1]]
+    return rest
 
 
 def sentence(error: ValidationError, data: Any) -> str:
     """Return the first mistake, an unknown key before others, as a sentence about `data`."""
-    problems = sorted(error.errors(), key=lambda item: _unknown_key(item) is None)
-    first = problems[0]
+    return next(_sentences(error, data))[1]
+
+
+def _sentences(error: ValidationError, data: Any) -> Iterator[tuple[Place, str, Any]]:
+    """Yield the place of each mistake, a sentence about it, and pydantic's own error."""
+    problems: list[Any] = sorted(error.errors(), key=lambda item: _unknown_key(item) is None)
+    places: list[Place] = []
+    for problem in problems:
+        place, text = _sentence(problem, problems, data)
+        if not any(place[: len(it)] == it[: len(place)] for it in places):
+            places.append(place)
+            yield place, text, problem
+
+
+def _sentence(first: Any, problems: Collection[Any], data: Any) -> tuple[Place, str]:
     location = first["loc"]
     if (unknown := _unknown_key(first)) is not None:
         key, allowed, above = unknown.key, unknown.allowed, _at(location, data)[0]
         place = f" in `{_dotted(above)}`" if above else ""
         names, near = ", ".join(allowed) or "none, so remove it", did_you_mean(key, allowed)
-        return f"unknown key `{key}`{place}; allowed are {names}.{near}"
+        return (*above, key), f"unknown key `{key}`{place}; allowed are {names}.{near}"
     if first["type"] == "missing":
-        key = _dotted((*_at(location[:-1], data)[0], location[-1]))
-        return f"the key `{key}` is missing and has no default."
+        location = (*_at(location[:-1], data)[0], location[-1])
+        return location, f"the key `{_dotted(location)}` is missing and has no default."
     is_tag = first["type"] == "union_tag_invalid"
     if is_tag:
         location = (*location, first["ctx"]["discriminator"].strip("'"))
@@ -70,9 +133,9 @@ def sentence(error: ValidationError, data: Any) -> str:
     near = ""
     if isinstance(value, str) and (is_tag or first["type"] == "literal_error"):
         near = did_you_mean(value, re.findall(r"'([^']*)'", message))
-    if isinstance(value, dict) and not message.startswith("must"):
-        return f"`{key}` {message}." if key else f"It {message}."  # its keys are what is wrong
-    return f"`{key}` is {shown(value)}; it {message}.{near}"
+    if isinstance(value, dict) and not message.startswith("must"):  # its keys are what is wrong
+        return location, f"`{key}` {message}." if key else f"It {message}."
+    return location, f"`{key}` is {shown(value)}; it {message}.{near}"
 
 
 def _unknown_key(item: Any) -> UnknownKeyError | None:

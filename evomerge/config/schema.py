@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator
 
 from evomerge.config.evaluation import EvaluationConfig
 from evomerge.config.executor import ExecutorConfig
@@ -107,27 +107,53 @@ class SearchConfig(Section):
         ),
         (
             lambda it: it.mode == "pareto" and len(it.objectives) < 2,
-            "has `mode` 'pareto' and one objective, so there is no front; add an objective, or set "
-            "`mode` to weighted",
+            "has `mode` 'pareto' and one objective in `objectives`, so there is no front; add "
+            "another, or set `mode` to weighted",
         ),
         (
             lambda it: it.mode == "pareto" and it.budget.target is not None,
             "has `budget.target` {0.budget.target:g}, which is a fitness, but with `mode` 'pareto' "
             "there is none; remove it",
         ),
+        (
+            lambda it: it.same_names,
+            "has {0.same_names[0]!r} and {0.same_names[1]!r} in `objectives`, and the scores on "
+            "both would be called {0.same_names[2]!r}; rename one of the files",
+        ),
+        (
+            lambda it: it.evaluation.racing.enabled is True and it.beside_fitness,
+            "has `evaluation.racing.enabled` true, which compares candidates by one fitness, but "
+            "{0.beside_fitness}; change it, or set `enabled` to false",
+        ),
+        (
+            lambda it: it.optimizer.descends and it.executor.order == "arrival",
+            "has `optimizer.name` gradient, but `executor.order` is arrival; set it to generation",
+        ),
+        (
+            lambda it: it.optimizer.loss == "successes" and it.evaluation.think_end_token,
+            "has `optimizer.loss` successes, but with `evaluation.think_end_token` answers are "
+            "kept without their reasoning; remove one of the two keys",
+        ),
     )
 
-    @model_validator(mode="after")
-    def _distinct_files(self) -> SearchConfig:
+    @property
+    def same_names(self) -> tuple[str | None, str | None, str] | None:
+        """The files of two objectives or constraints that would have one name, and this name."""
         known: dict[str, MeasuredConfig] = {}
         for item in (*self.objectives, *self.constraints):
             first = known.setdefault(item.source, item)
             if first.file != item.file:
-                raise ValueError(
-                    f"has {first.file!r} and {item.file!r}, and the scores on both would "
-                    f"be called {item.source!r}; rename one of the files"
-                )
-        return self
+                return first.file, item.file, item.source
+        return None
+
+    @property
+    def beside_fitness(self) -> str | None:
+        """What candidates are compared by beside one fitness, which a race does not know."""
+        if self.mode != "weighted":
+            return f"`mode` is {self.mode}"
+        if self.constraints:
+            return "there are `constraints`"
+        return next((item.replace("` ", "` is ") for item in self.tie_breakers), None)
 
     @property
     def compute(self) -> str:

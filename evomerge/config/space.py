@@ -84,7 +84,8 @@ class ParametersConfig(_SpaceConfig):
     """kinds of tensors with their own knobs, e.g. attention; `each`: every tensor; vision,
     projector and audio are the host's unless they are named"""
     most_parents: int | None = Field(None, ge=1)
-    """a pool: a candidate merges at most so many of the parents; null: all of them"""
+    """a pool: a candidate merges at most so many of the parents; null: all of them; 1 with one
+    parent: how far to go to it from the base"""
     smooth: bool = False
     """interpolate knobs over depth between groups"""
 
@@ -105,6 +106,15 @@ class ParametersConfig(_SpaceConfig):
             lambda it: it.components == "each" and not it.embeddings,
             "has `components` 'each', so every tensor of a block has its own knobs, but "
             "`embeddings` false, so embeddings and head have none; set `embeddings` to true",
+        ),
+        (
+            lambda it: it.smooth and it.groups in ("one", 1),
+            "has `smooth` true, but `groups` is {0.groups!r}, and interpolation over depth needs 2 "
+            "groups or more; change `groups`, or set `smooth` to false",
+        ),
+        (
+            lambda it: len(set(it.components)) < len(it.components),
+            "has `components` {0.components}, which names one twice; name each once",
         ),
     )
 

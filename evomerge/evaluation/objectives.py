@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from evomerge import zoo
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, did_you_mean
+from evomerge.evaluation.tasks.loading import check_folders
+from evomerge.models.references import is_file
 from evomerge.parsing.values import shown
 from evomerge.registry import Registry
 from evomerge.scores import MODEL, MODEL_METRICS, NLL, SPLITS, TOKENS, Split
@@ -107,6 +109,26 @@ def _lm_eval_tasks(config: SearchConfig) -> list[str]:
     return [n for n in config.tasks if n not in config.rows and not _is_function(n)]
 
 
+def check_files(config: SearchConfig) -> None:
+    """Check that kinds of objectives, folders of tasks and files of rows are there.
+
+    ConfigError: one is not.
+    """
+    for kind, _ in config.rows.values():
+        KINDS.check(kind)
+    check_folders(_folders(config))
+    files = [file for _, file in config.rows.values()]
+    for split in SPLITS:
+        tasks = getattr(config.evaluation, split).tasks
+        files += [file for name, file in tasks.items() if name in config.rows]
+    for file in files:
+        if not is_file(Path(file)):
+            raise ConfigError(
+                f"objectives: there is no file {file!r}; its path starts from the search file's "
+                "folder."
+            )
+
+
 def check_rows(config: SearchConfig) -> None:
     """Check that nothing is asked for that only lm-eval's tasks have, where none is scored.
 
@@ -135,7 +157,6 @@ def load(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluator:
     from evomerge.evaluation.inference.vllm_start import check_vllm
     from evomerge.evaluation.tasks.functions import find
 
-    check_rows(config)
     evaluation, rows = config.evaluation, config.rows
     if evaluation.backend == "vllm":
         check_vllm()

@@ -48,11 +48,8 @@ def open_parent(reference: str, relative_to: Path) -> Checkpoint:
     A reference is `zoo:NAME`, a folder, or `org/name[@revision]`; `+ADAPTER` may follow.
     CheckpointError: the model or adapter does not exist, or it is damaged.
     """
-    model, plus, adapter = split_adapter(reference, relative_to)
-    if plus and not adapter:
-        raise CheckpointError(
-            f"Parent {reference!r} has no adapter after the `+`; add one, or remove the `+`."
-        )
+    check_reference(reference, relative_to)
+    model, _, adapter = split_adapter(reference, relative_to)
     folder = resolve(model, relative_to)
     if is_from_hub(folder) and not any(folder.glob("*.safetensors")):
         folder = resolve(model, relative_to, [*_WANTED, "pytorch_model*.bin"])
@@ -62,6 +59,35 @@ def open_parent(reference: str, relative_to: Path) -> Checkpoint:
 
 def resolve(reference: str, relative_to: Path, wanted: Sequence[str] = _WANTED) -> Path:
     """Return the local folder of a model or adapter. What is on the Hub is downloaded."""
+    if (local := local_folder(reference, relative_to)) is not None:
+        return local
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = reference.partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(wanted)))
+    except Exception as error:  # the client of the Hub raises errors of many unrelated types
+        raise CheckpointError(
+            f"Parent {reference!r} is not a local folder, and {_why_not_fetched(error)}"
+        ) from error
+
+
+def check_reference(reference: str, relative_to: Path) -> None:
+    """Raise an InputError if a reference names no model, or a folder that does not exist."""
+    model, plus, adapter = split_adapter(reference, relative_to)
+    if plus and not adapter:
+        raise CheckpointError(
+            f"Parent {reference!r} has no adapter after the `+`; add one, or remove the `+`."
+        )
+    for part in filter(None, (model, adapter)):
+        local_folder(part, relative_to)
+
+
+def local_folder(reference: str, relative_to: Path) -> Path | None:
+    """Return the local folder of a model or adapter; None: it is on the Hub.
+
+    InputError: there is no such folder or embedded model, and it is no Hub id.
+    """
     if reference.startswith("zoo:"):
         from evomerge import zoo
 
@@ -77,15 +103,7 @@ def resolve(reference: str, relative_to: Path, wanted: Sequence[str] = _WANTED) 
             f"Parent {reference!r} is not a folder ({str(local)!r} {why}); give a folder, such as "
             "`evomerge export` and `evomerge merge` write, a Hub id `org/name`, or `zoo:NAME`."
         )
-    from huggingface_hub import snapshot_download
-
-    name, _, revision = reference.partition("@")
-    try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(wanted)))
-    except Exception as error:  # the client of the Hub raises errors of many unrelated types
-        raise CheckpointError(
-            f"Parent {reference!r} is not a local folder, and {_why_not_fetched(error)}"
-        ) from error
+    return None
 
 
 def hub_id(reference: str) -> str | None:

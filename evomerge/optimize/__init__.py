@@ -146,9 +146,7 @@ def create(
     """
     if not genes:
         raise ConfigError("The space has no genes, so there is nothing to search.")
-    if (row := builtin(name)) is not None:
-        _check(name, row, objectives, population)
-        parsed(Section, options or {}, f"optimizer.options of {name!r}")  # none has options
+    check_setting(name, objectives, population, options or {})
     setting = Setting(
         seed=seed,
         population=population,
@@ -165,8 +163,13 @@ def create(
     return OPTIMIZERS.get(name)(genes, setting)
 
 
-def _check(name: str, row: Builtin, objectives: int, population: int | None) -> None:
-    """Raise a ConfigError if a number of objectives or a population does not suit an optimizer."""
+def check_setting(
+    name: str, objectives: int, population: int | None, options: Mapping[str, Any]
+) -> None:
+    """Raise a ConfigError if a setting does not suit an optimizer of this package."""
+    if (row := builtin(name)) is None:
+        return
+    parsed(Section, options, f"optimizer.options of {name!r}")  # none has options
     wrong = None
     if objectives > 1 and row.objectives == "one":
         several = ", ".join(item for item, row in BUILTIN.items() if row.objectives != "one")

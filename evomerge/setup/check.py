@@ -42,7 +42,7 @@ def check_search(
 ) -> CheckedSearch:
     """Check a search file and all that it names: parents, shapes, tasks, metrics, documents.
 
-    The first mistake raises an `InputError`.
+    The first mistake raises an `InputError`. What `search_file` checks was checked before.
     """
     from evomerge.merging.architecture.identity import check_identity_layers, has_fixed_layers
     from evomerge.merging.architecture.modules import check_modules
@@ -122,21 +122,19 @@ def resolve_racing(
     from evomerge.evaluation.racing import check_means
 
     wanted, total = config.evaluation.racing, sum(map(len, search.values()))
-    beside = _beside_fitness(config)
     if wanted.enabled is True:
         check_means(objectives, info)
-        if beside is not None or wanted.minimum >= total:
-            few = f"its `minimum` of {wanted.minimum} leaves out none of {total} search documents"
+        if wanted.minimum >= total:
             raise ConfigError(
-                f"`evaluation.racing` compares candidates by one fitness, but {beside or few}; "
-                "change it, or set `evaluation.racing.enabled` to false."
+                f"`evaluation.racing` has `minimum` {wanted.minimum}, which leaves out none of "
+                f"{total} search documents; lower it, or set `enabled` to false."
             )
     if wanted.enabled != "auto":
         return config, f"{'racing' if wanted.enabled else 'off'}, as the search file says"
     suits = (
         config.space.kind == "parameters"  # racing was measured in no other space
         and strategy_kind(config.optimizer.name) is None
-        and beside is None
+        and config.beside_fitness is None
         and config.evaluation.backend == "hf"  # vLLM would load weights again for each sample
         and not config.is_study
         and all(kind.can_race for kind in kinds_of(config))
@@ -165,12 +163,3 @@ def _full_batches(
     device = choose_device(wanted.device) if wanted.device_map is None else "accelerators"
     generating = sum(info.tasks[task].generates for task in search)
     return generating * pass_overhead(device)
-
-
-def _beside_fitness(config: SearchConfig) -> str | None:
-    """Return what candidates are compared by beside one fitness, which a race does not know."""
-    if config.mode != "weighted":
-        return f"`mode` is {config.mode}"
-    if config.constraints:
-        return "there are constraints"
-    return next((item.replace("` ", "` is ") for item in config.tie_breakers), None)

@@ -13,7 +13,7 @@ from evomerge.evaluation.objectives import code_files
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.values import shown
 from evomerge.parsing.yaml import yaml_text
-from evomerge.run.folder import CONFIG, MANIFEST, RunFolder
+from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import History
 from evomerge.scores import TOLD
 from evomerge.searching.ranking import leading, ranking_of, reached, unimproved
@@ -22,6 +22,7 @@ from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.freeze import freeze
 from evomerge.setup.memory import check_fit
 from evomerge.setup.parents import absolute_config, open_parents
+from evomerge.setup.search_file import folder_of
 from evomerge.setup.space import make_space
 from evomerge.setup.workers import check_workers
 from evomerge.strategy.kinds import strategy_kind
@@ -91,30 +92,6 @@ def begin(path: Path, checked: CheckedSearch, wrote: SearchConfig, source: Path)
         if load(source) == wrote:
             text = read_text(source, RunFolderError)
     return RunFolder.create(path, text, {"folder": str(folder_of(source)), **freeze(checked)})
-
-
-def folder_of(source: Path) -> Path:
-    """Return the folder that relative paths in a search file start from.
-
-    That of a run is a copy, whose paths start where they did in the user's own file.
-
-    RunFolderError: it is that of a run, and was changed by hand.
-    """
-    if _is_of_run(source):
-        return Path(RunFolder(source.parent).manifest()["folder"])
-    return source.absolute().parent
-
-
-def load_any(path: Path) -> SearchConfig:
-    """Read a search file, which may be that of a run.
-
-    InputError: the file cannot be read, or has a mistake.
-    """
-    return RunFolder(path.parent).search_file() if _is_of_run(path) else load(path)
-
-
-def _is_of_run(file: Path) -> bool:
-    return file.name == CONFIG and (file.parent / MANIFEST).is_file()
 
 
 def restore(

@@ -37,12 +37,9 @@ START = "where the search starts"
 
 
 def host_of(config: SearchConfig) -> str:
-    """Return the reference of the host, the parent that gives config and tokenizer.
-
-    ConfigError: `space.host` is no parent.
-    """
+    """Return the reference of the host, the parent that gives config and tokenizer."""
     if config.space.host is not None:
-        return _parent("space.host", config.space.host, config)
+        return config.space.host
     if config.space.kind == "parameters" and config.base is not None:
         return config.base
     return config.parents[0]
@@ -127,21 +124,19 @@ def _check_depths(checkpoints: Mapping[str, Checkpoint], host: Checkpoint) -> No
 
 def _frame(config: SearchConfig, host: Checkpoint) -> Recipe:
     """Return a recipe without layers, to which a space adds them."""
-    section = config.space.outside if isinstance(config.space, PathConfig) else None
-    outside = section or OutsideConfig()
+    outside = _outside(config)
     base = [config.base] if config.base else []
     # With the host's tokenizer, the rows of embeddings are not matched by token.
     vocabulary = () if config.tokenizer == "base" else dict.fromkeys([*base, *config.parents])
 
-    def whole(key: str, parent: str | None) -> Layer:
-        name = parent and _parent(f"space.outside.{key}", parent, config)
-        return Layer("passthrough", (Source(name or host.reference),))
+    def whole(parent: str | None) -> Layer:
+        return Layer("passthrough", (Source(parent or host.reference),))
 
     return Recipe(
         host=host.reference,
         layers={},
-        embeddings=whole("embeddings", outside.embeddings),
-        head=whole("head", outside.head),
+        embeddings=whole(outside.embeddings),
+        head=whole(outside.head),
         dtype=config.dtype,
         tokenizer=config.tokenizer,
         vocabulary=tuple(vocabulary),
@@ -149,13 +144,20 @@ def _frame(config: SearchConfig, host: Checkpoint) -> Recipe:
     )
 
 
-def _parent(key: str, name: str, config: SearchConfig) -> str:
-    if name not in config.parents:
-        raise ConfigError(
-            f"`{key}` is {name!r}; it must be one of the parents {', '.join(config.parents)}."
-            f"{did_you_mean(name, config.parents)}"
-        )
-    return name
+def _outside(config: SearchConfig) -> OutsideConfig:
+    section = config.space.outside if isinstance(config.space, PathConfig) else None
+    return section or OutsideConfig()
+
+
+def check_hosts(config: SearchConfig) -> None:
+    """Check that what gives config, embeddings and head is a parent; ConfigError: it is none."""
+    outside = {f"outside.{key}": name for key, name in _outside(config)}
+    for key, name in {"host": config.space.host, **outside}.items():
+        if name is not None and name not in config.parents:
+            raise ConfigError(
+                f"`space.{key}` is {name!r}; it must be one of the parents "
+                f"{', '.join(config.parents)}.{did_you_mean(name, config.parents)}"
+            )
 
 
 def sample_recipes(space: Space) -> dict[str, Recipe]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from evomerge.errors import ConfigError, InputError, SearchError, did_you_mean
 from evomerge.evaluation.inference.rows import ANY, Form
 from evomerge.merging.methods import get_method
 from evomerge.models.references import RUN, is_folder, place
-from evomerge.optimize import check_name, choose, create, optimizer_names
+from evomerge.optimize import choose, create
 from evomerge.optimize.protocol import Optimizer
 from evomerge.parsing.values import shown
 from evomerge.recipe import Recipe
@@ -78,7 +79,6 @@ def make_optimizer(config: SearchConfig, genes: Sequence[Gene]) -> Optimizer:
     """
 
     optimizer = config.optimizer
-    check_name(optimizer.name, (*optimizer_names(), *kinds.strategy_names()))
     return create(
         optimizer.name,
         list(genes),
@@ -131,15 +131,28 @@ def find_starts(config: SearchConfig, space: Space, relative_to: Path) -> tuple[
     """
     genomes: dict[Genome, None] = {}
     for reference in config.optimizer.start:
-        try:
-            if not reference.startswith(RUN):
-                raise ConfigError("it is no run; name one as `run:DIR`.")
-            paths = [place(reference.removeprefix(RUN), at) for at in (relative_to, Path.cwd())]
-            run = RunFolder(next(filter(is_folder, paths), paths[0]))
+        run = run_of(reference, relative_to)
+        with _about(reference):
             genomes |= dict.fromkeys(_of_run(run, space.genes))
-        except InputError as error:
-            raise ConfigError(f"optimizer.start has {shown(reference)}: {error}") from error
     return tuple(genomes)
+
+
+@contextmanager
+def _about(reference: str) -> Iterator[None]:
+    """Name an item of `optimizer.start` in errors about it."""
+    try:
+        yield
+    except InputError as error:
+        raise ConfigError(f"optimizer.start has {shown(reference)}: {error}") from error
+
+
+def run_of(reference: str, relative_to: Path) -> RunFolder:
+    """Return the run that an item of `optimizer.start` names; ConfigError: it names none."""
+    with _about(reference):
+        if not reference.startswith(RUN):
+            raise ConfigError("it is no run; name one as `run:DIR`.")
+        paths = [place(reference.removeprefix(RUN), at) for at in (relative_to, Path.cwd())]
+        return RunFolder(next(filter(is_folder, paths), paths[0]))
 
 
 def _of_run(run: RunFolder, genes: Sequence[Gene]) -> list[Genome]:
@@ -187,10 +200,6 @@ def check_descents(
             "`optimizer.name` is gradient, but no gene of this space is a number with a gradient; "
             "search weights or another number, or take another optimizer."
         )
-    if config.executor.order == "arrival":
-        raise ConfigError(
-            "`optimizer.name` is gradient, but `executor.order` is arrival; set it to generation."
-        )
     loss, tasks = config.optimizer.loss or "reference", evaluator.tasks_of("search")
     for item in objectives:
         objective = None if item.is_exact else tasks.of(item.task)
@@ -217,11 +226,6 @@ def check_descents(
                 f"allowed are {', '.join(generating) or 'none, so remove it'}."
                 f"{did_you_mean(name, generating)}"
             )
-    if loss == "successes" and config.evaluation.think_end_token is not None:
-        raise ConfigError(
-            "`optimizer.loss` is successes, but with `evaluation.think_end_token` answers are "
-            "kept without their reasoning; remove one of the two keys."
-        )
 
 
 def search_by_gradients(checked: CheckedSearch) -> CheckedSearch | None:

@@ -41,15 +41,15 @@ class KnobPlan:
 def plan_knobs(methods: Sequence[Method], settings: Mapping[str, Setting]) -> KnobPlan:
     """Decide for every knob of the methods whether it is searched or fixed.
 
-    ConfigError: a setting suits no knob of the methods, or a knob without a default is not set.
+    ConfigError: settings suit no knob of the methods, or a knob without a default is not set.
     """
     names = {knob.name for method in methods for knob in method.knobs}
-    for name in settings:
-        if name not in names:
-            raise ConfigError(
-                f"space.knobs.{name} is no knob of {' or '.join(item.name for item in methods)}; "
-                f"allowed are {', '.join(sorted(names))}.{did_you_mean(name, names)}"
-            )
+    wrong = {
+        name: f"space.knobs.{name} is no knob of {' or '.join(item.name for item in methods)}; "
+        f"allowed are {', '.join(sorted(names))}.{did_you_mean(name, names)}"
+        for name in settings
+        if name not in names
+    }
     varying = {knob.name for method in methods for knob in method.knobs if knob.low < knob.high}
     users: dict[SearchedKnob, list[str]] = {}
     fixed: dict[tuple[str, str, str], float] = {}
@@ -58,38 +58,36 @@ def plan_knobs(methods: Sequence[Method], settings: Mapping[str, Setting]) -> Kn
             setting = settings.get(knob.name, knob.search)
             if knob.low == knob.high and knob.name in varying:
                 continue  # this method allows one value only; the setting is for another method
-            if setting is None:
-                if knob.default is None:
-                    raise ConfigError(
-                        f"space.knobs.{knob.name} is missing, and {method.name} has no default; "
-                        f"give a number or a range within {knob.low:g} to {knob.high:g}."
-                    )
+            if (why_not := _why_not(method, knob, setting)) is not None:
+                wrong.setdefault(knob.name, f"space.knobs.{knob.name} is {why_not}.")
             elif isinstance(setting, (int, float)):
-                _check(method, knob, setting, [setting])
                 fixed[method.name, knob.per, knob.name] = float(setting)
-            else:
-                low, high = _range(method, knob, setting)
+            elif setting is not None:
+                low, high = map(float, setting)
                 inside = knob.start is not None and low <= knob.start <= high
                 start = knob.start if inside and knob.start is not None else (low + high) / 2
                 searched = SearchedKnob(
                     name=knob.name, per=knob.per, kind=knob.kind, low=low, high=high, start=start
                 )
                 users.setdefault(searched, []).append(method.name)
+    if wrong:
+        raise ConfigError(*wrong.values())
     shared = (replace(knob, methods=tuple(names)) for knob, names in users.items())
     return KnobPlan(tuple(shared), fixed)
 
 
-def _range(method: Method, knob: Knob, setting: tuple[float, float]) -> tuple[float, float]:
-    _check(method, knob, setting, setting)
-    if knob.kind == "flag" and tuple(setting) != (0, 1):
-        raise ConfigError(
-            f"space.knobs.{knob.name} is {list(setting)}, but it can only be off or on; give "
-            "[0, 1] to search it, or true or false to fix it."
+def _why_not(method: Method, knob: Knob, setting: Setting | None) -> str | None:
+    """Return why a method's knob cannot have a setting, as the end of a sentence; None: it can."""
+    if setting is None:
+        return (
+            None
+            if knob.default is not None
+            else (
+                f"missing, and {method.name} has no default; give a number or a range within "
+                f"{knob.low:g} to {knob.high:g}"
+            )
         )
-    return float(setting[0]), float(setting[1])
-
-
-def _check(method: Method, knob: Knob, setting: object, values: Sequence[float]) -> None:
+    values = setting if isinstance(setting, tuple) else (setting,)
     for value in values:
         is_kind = knob.kind == "real" or (math.isfinite(value) and value == int(value))
         if not (math.isfinite(value) and knob.low <= value <= knob.high and is_kind):
@@ -98,6 +96,10 @@ def _check(method: Method, knob: Knob, setting: object, values: Sequence[float])
             allowed = f"goes from {knob.low:g} to {knob.high:g}{kind}"
             if knob.low == knob.high:
                 allowed = f"is always {knob.low:g}; remove the key"
-            raise ConfigError(
-                f"space.knobs.{knob.name} is {text}, but {knob.name} of {method.name} {allowed}."
-            )
+            return f"{text}, but {knob.name} of {method.name} {allowed}"
+    if knob.kind == "flag" and isinstance(setting, tuple) and tuple(setting) != (0, 1):
+        return (
+            f"{list(setting)}, but it can only be off or on; give [0, 1] to search it, or true or "
+            "false to fix it"
+        )
+    return None

@@ -23,7 +23,7 @@ from evomerge.recipe import MODALITIES, Layer, Recipe
 from evomerge.space.baselines import baseline_recipes, experts_of, shares_of
 from evomerge.space.knobs import plan_knobs
 from evomerge.space.layer_genes import LayerGenes, MethodInputs, method_inputs, rounded
-from evomerge.space.pool import ParentPool
+from evomerge.space.pool import make_pool
 from evomerge.space.protocol import Gene, Genome
 
 REST = "rest"
@@ -80,12 +80,11 @@ class ParameterSpace:
     ) -> None:
         self.parents, self.base, self._frame = tuple(parents), base, frame
         self.max_depth = stacks[-1].layers
-        most = config.most_parents
-        inputs = method_inputs(methods, self.parents, base, pool=most is not None)
-        self._pool = None if most is None else ParentPool(inputs, most)
+        inputs = method_inputs(methods, self.parents, base, pool=config.most_parents is not None)
+        self._pool = make_pool(inputs, config.most_parents)
         plan = plan_knobs(methods, config.knobs)
         _check_components(config, stacks, modalities or {})
-        _check_groups(config.groups, max(stack.layers for stack in stacks), config.smooth)
+        _check_groups(config.groups, max(stack.layers for stack in stacks))
         self._modalities: dict[str, Collection[str]] = {
             name: (modalities or {})[name] for name in MODALITIES if name in config.components
         }
@@ -236,17 +235,12 @@ def _count(groups: Groups, layers: int) -> int:
     return {"each": layers, "one": 1}[groups] if isinstance(groups, str) else groups
 
 
-def _check_groups(groups: Groups, layers: int, smooth: bool) -> None:
+def _check_groups(groups: Groups, layers: int) -> None:
     """Raise a `ConfigError` unless the deepest stack can have so many groups."""
     if not isinstance(groups, str) and not 1 <= groups <= layers:
         raise ConfigError(
             f"space.groups is {groups!r}, but the model has {layers} blocks; it must be a number "
             f"from 1 to {layers}, `each` or `one`."
-        )
-    if smooth and min(_count(groups, layers), layers) < 2:
-        raise ConfigError(
-            f"space.smooth is true, but space.groups is {groups!r}; interpolation over depth needs "
-            "2 groups or more, so change space.groups, or set smooth to false."
         )
 
 
@@ -263,8 +257,6 @@ def _check_components(
                 f"{', '.join(known) or 'none'}, and `rest` is always added."
                 f"{did_you_mean(name, known)}"
             )
-        if list(names).count(name) > 1:
-            raise ConfigError(f"space.components names {name!r} twice; name each once.")
 
 
 def _components(

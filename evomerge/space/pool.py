@@ -59,3 +59,9 @@ class ParentPool:
         above = sum(priorities[parent] >= THRESHOLD for parent in ranked)
         members = ranked[: max(fewest, min(most, above), 1)]
         return tuple(parent for parent in used.sources if parent in members)
+
+
+def make_pool(inputs: Sequence[MethodInputs], most: int | None) -> ParentPool | None:
+    """Return the pool of a space; None if each candidate merges all parents, or the only one."""
+    is_one = len({name for item in inputs for name in item.sources}) == 1
+    return None if most is None or (is_one and most == 1) else ParentPool(inputs, most)

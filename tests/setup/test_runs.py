@@ -20,8 +20,9 @@ from evomerge.run.journal import Journal
 from evomerge.run.logbook import Logbook
 from evomerge.setup import search
 from evomerge.setup.freeze import changes_since, freeze, installed_versions
-from evomerge.setup.runs import begin, folder_of, going_on, load_any, prepare
+from evomerge.setup.runs import begin, going_on, prepare
 from evomerge.setup.search import check_search_file
+from evomerge.setup.search_file import folder_of, load_any
 
 TEXT = json.dumps(SMALL)
 

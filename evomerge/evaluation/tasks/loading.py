@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -42,6 +42,16 @@ def _code_may_load(allow_code: bool) -> Iterator[None]:
         os.environ |= {key: value for key, value in before.items() if key == _CODE_EVAL}
 
 
+def check_folders(include: Iterable[str | Path]) -> None:
+    """Raise a ConfigError if one of the folders with task YAML does not exist."""
+    for folder in include:
+        if not is_folder(Path(folder)):
+            raise ConfigError(
+                f"evaluation.include: {str(folder)!r} is not a folder; name a folder with task "
+                "YAML, seen from the folder of the search file."
+            )
+
+
 @dataclass(frozen=True)
 class TaskLoader:
     """Loads tasks with the few-shot examples and the generation of a search; see `Harness`.
@@ -67,12 +77,7 @@ class TaskLoader:
         """
         from lm_eval.tasks import TaskManager
 
-        for folder in self.include:
-            if not is_folder(Path(folder)):
-                raise ConfigError(
-                    f"evaluation.include: {folder!r} is not a folder; name a folder with task "
-                    "YAML, seen from the folder of the search file."
-                )
+        check_folders(self.include)
         for defaults in (False, True) if self.include else (True,):
             if defaults not in self._managers:
                 self._managers[defaults] = (

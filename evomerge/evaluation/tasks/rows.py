@@ -74,10 +74,7 @@ class RowsObjective(SingleTask):
             ConfigError: there is no such file, it has no rows, or a row lacks a column.
         """
         path, rows = Path(file), list[Row]()
-        missing = (
-            f"objectives: there is no file {file!r}; its path starts from the search file's folder."
-        )
-        text = read_text(path, ConfigError, missing)
+        text = read_text(path, ConfigError)
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 where = f"{path}, line {number}"

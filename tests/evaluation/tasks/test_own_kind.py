@@ -88,7 +88,7 @@ def test_its_words_are_told(folder):
         ({"metric": "acc"}, "has no metric 'acc'; it has length, share"),
         ({"metric": None}, "has the `kind` contains without a `metric`; name one"),
         ({"file": None}, "has the `kind` contains without a `file`; name a file of rows"),
-        ({"file": "gone.jsonl"}, "no file '.*gone.jsonl'"),
+        ({"file": "gone.jsonl"}, "gone.jsonl does not exist"),
         ({"kind": None, "file": None, "task": "contains"}, "'contains' is <class .* by `kind`"),
     ],
 )
