@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from evomerge.cli import answers, catalogue, files, models, runs
+from evomerge.cli.options import TakesParents
 
 app = typer.Typer(
     name="evomerge",
@@ -39,8 +40,9 @@ def options(
     # `evomerge.__main__` reads --debug before the command line is parsed.
 
 
+app.command(short_help=files.init.__doc__, cls=TakesParents)(files.init)
 for command in (
-    *(files.init, files.validate, models.compare, runs.search, runs.resume, runs.stop),
+    *(files.validate, models.compare, runs.search, runs.resume, runs.stop),
     *(answers.status, answers.results),
     *(models.export, models.evaluate, models.merge),
     *(answers.report, models.push, files.schema),

@@ -15,6 +15,7 @@ from evomerge.cli.options import (
     AllowCodeOption,
     FileArgument,
     JsonOption,
+    ParentsOption,
     SetOption,
     TrustCodeOption,
 )
@@ -32,13 +33,38 @@ def init(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="new search file")] = Path(
         "search.yaml"
     ),
-    preset: Annotated[Preset, typer.Option(help="what the file searches")] = Preset.parameters,
+    parents: ParentsOption = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="what the parents were trained from")
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK", help="task of lm-eval, or file of rows; can be repeated"),
+    ] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(metavar="DIR", help="folder with task YAML of your own")
+    ] = None,
+    preset: Annotated[
+        Preset, typer.Option(help="without parents: an example of what is searched")
+    ] = Preset.parameters,
+    allow_code: AllowCodeOption = False,
+    trust_code: TrustCodeOption = False,
 ) -> None:
-    """Write a commented search file to start from."""
-    from evomerge.config.presets import write_preset
+    """Write a commented search file: for your parents and tasks, or an example."""
+    from evomerge.config.presets import check_new, preset_text, write_new
 
-    write_preset(preset, file)
-    terminal.say(f"wrote {file}; check it with `evomerge validate {shlex.quote(str(file))}`")
+    quoted = shlex.quote(str(file))
+    if not (parents or base or task or include):
+        write_new(file, preset_text(preset))
+        terminal.say(f"wrote {file}; check it with `evomerge validate {quoted}`")
+        return
+    from evomerge.setup.draft import draft
+
+    check_new(file)
+    terminal.say_on_terminal("opening parents and tasks")
+    allowed = Permissions(allow_code, trust_code)
+    write_new(file, draft(file, parents or [], base, task or [], include or [], allowed))
+    terminal.say(f"wrote {file}; see what it costs with `evomerge validate --time {quoted}`")
 
 
 def validate(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 Tracker = StrEnum("Tracker", ["trackio", "wandb"])
 SplitName = StrEnum("SplitName", ["search", "validation", "test"])
@@ -43,3 +44,22 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="override a key of the search file"),
 ]
 TrackOption = Annotated[Tracker | None, typer.Option("--track", help="log the search to a tracker")]
+ParentsOption = Annotated[
+    list[str] | None,
+    typer.Option("--parents", metavar="A B ...", help="folders, Hub ids, zoo:NAME, MODEL+ADAPTER"),
+]
+
+
+class TakesParents(TyperCommand):
+    """A command whose `--parents` takes all words up to the next option or search file."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Repeat the option before each of its words, as Typer reads them."""
+        words, takes = list[str](), False
+        for word in args:
+            if word.startswith("-") or word.endswith((".yaml", ".yml")):
+                takes = word == "--parents"
+                words += [] if takes else [word]
+            else:
+                words += ["--parents", word] if takes else [word]
+        return super().parse_args(ctx, words)

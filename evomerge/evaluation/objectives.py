@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evomerge import zoo
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluation.tasks.loading import check_folders
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.heads import classified
 from evomerge.models.references import is_file
 from evomerge.parsing.values import shown
 from evomerge.registry import Registry
-from evomerge.scores import MODEL, MODEL_METRICS, NLL, SPLITS, TOKENS, Split
+from evomerge.scores import ENCODER_METRICS, MODEL, MODEL_METRICS, NLL, SPLITS, TOKENS, Split
 from evomerge.trust.code import code_of_module, code_of_tasks
 from evomerge.trust.consent import NOTHING, Permissions
 
@@ -66,6 +68,28 @@ def _kind(name: str) -> type[RowsObjective]:
             "(docs/how-to/own-kind.md); a function is named by `task`."
         )
     return kind
+
+
+def measured_by(row: Mapping[str, Any], host: Checkpoint, where: str) -> dict[str, str]:
+    """Return the key and value of an objective that has rows like this, for models like a host.
+
+    ConfigError: none has; `where` names the rows.
+    """
+    kinds = {key: _kind(key) for key in KINDS.names()}
+    found = [key for key, kind in kinds.items() if set(kind.needed) <= row.keys()]
+    # Texts with labels are for a head, or for a probe on the embeddings of an encoder.
+    found = [it for it in found if len(found) == 1 or (it == "labels") is bool(classified(host))]
+    if not found:
+        rows = "; ".join(f"{key}: {', '.join(kind.needed)}" for key, kind in kinds.items())
+        raise ConfigError(
+            f"{where} is a file with rows of the columns {', '.join(row) or 'none'}; write rows "
+            f"with those of a kind ({rows}), or name a task."
+        )
+    if found[0] in ENCODER_METRICS:
+        return {"encoder": found[0]}
+    if found[0] in ("labels", "pairwise"):
+        return {"classifier": "accuracy" if found[0] == "labels" else "pairwise"}
+    return {"kind": found[0], "metric": kinds[found[0]].metrics[0]}
 
 
 def needs_modules(config: SearchConfig) -> bool:

@@ -54,12 +54,14 @@ def yaml_mapping(text: str, what: str, kind: str, error: type[InputError]) -> di
     return data
 
 
-def yaml_text(data: Any, *, flow: bool | None = False) -> str:
+def yaml_text(data: Any, *, flow: bool | None = False, width: float = 110) -> str:
     """Return the YAML text of plain values, from which `yaml_value` reads the same values.
 
-    `flow`: whether lists and mappings are in brackets; None: those that hold no others.
+    `flow`: whether lists and mappings are in brackets; None: those that hold no others. `width`:
+    characters of a line, behind which a long value goes on in the next one.
     """
-    return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=flow, width=110))
+    options: dict[str, Any] = {"default_flow_style": flow, "width": width}
+    return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, **options))
 
 
 @dataclass

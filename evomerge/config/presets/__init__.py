@@ -8,16 +8,30 @@ from pathlib import Path
 from evomerge.errors import InputError, not_written
 
 
-def write_preset(name: str, target: Path) -> None:
-    """Write a preset to a new file; InputError: the file exists or cannot be written."""
-    text = Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8")
+def preset_text(name: str) -> str:
+    """Return the text of a preset."""
+    return Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def check_new(target: Path) -> None:
+    """Raise an InputError if a file exists."""
+    if target.exists():
+        raise _exists(target)
+
+
+def _exists(target: Path) -> InputError:
+    return InputError(f"{target} exists already; give another name.")
+
+
+def write_new(target: Path, text: str) -> None:
+    """Write a search file; InputError: it exists or cannot be written."""
     is_new = False
     try:
         with target.open("x", encoding="utf-8") as file:
             is_new = True
             file.write(text)
     except FileExistsError:
-        raise InputError(f"{target} exists already; give another name.") from None
+        raise _exists(target) from None
     except OSError as error:
         if is_new:
             with suppress(OSError):

@@ -26,7 +26,7 @@ from evomerge.config.schema import SearchConfig
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import hub_id, open_parent
 from evomerge.run.history import History
-from evomerge.setup import parents, runs, search
+from evomerge.setup import draft, parents, runs, search
 from evomerge.setup.check import check_search
 
 FEW = {"search": 16, "validation": 8, "test": 16}
@@ -88,7 +88,8 @@ def stand_in_for_models(patch: pytest.MonkeyPatch, models: Sequence[Path]) -> No
         place = places.setdefault(reference, models[len(places) % len(models)])
         return Checkpoint.open(place, reference)
 
-    patch.setattr(parents, "open_parent", opened)
+    for module in (parents, draft):
+        patch.setattr(module, "open_parent", opened)
 
 
 def stand_in_for_datasets(patch: pytest.MonkeyPatch) -> None:
