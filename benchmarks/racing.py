@@ -1,15 +1,17 @@
 """Compares races with the scoring of all documents, and of a fixed part of them.
 
-    python benchmarks/racing.py [--quick] [--seeds N] [--first SEED] [--worlds NAME ...]
+    python benchmarks/racing.py [--quick] [--seeds N] [--first SEED] [--optimizer NAME]
+                                [--candidates N] [--documents N] [--worlds NAME ...]
                                 [--policies NAME ...]
 
-Runs searches with every policy and the same seeds in two settings ("worlds"). A seed
+Runs searches with every policy and the same seeds in three settings ("worlds"). A seed
 determines the documents, their split and the optimizer:
 
 - `zoo`: real merges of the embedded models (a task-arithmetic weight for every layer), scored on
-  400 search documents of `zoo_l2_maths`;
-- `simulated`: simulated models whose skill depends on 16 weights, on 400 documents. Each document
-  has its own difficulty and prefers some weights, so that a search can overfit to documents.
+  search documents of `zoo_l2_maths`;
+- `weights 8`: the same with two groups of layers, the space of benchmarks/optimizers.py;
+- `simulated`: simulated models whose skill depends on 16 weights. Each document has its own
+  difficulty and prefers some weights, so that a search can overfit to documents.
 
 As in `evomerge search`, the parents come first and are scored on all documents. A generation is
 proposed as a whole, compared with the best candidate at its start, and told to the optimizer at its
@@ -17,7 +19,7 @@ end. A finalist with an estimated fitness is scored on all documents (these are 
 finalists are scored on 400 validation documents, and the best of them on the test documents. The
 table shows the share of search documents used, and the test score and its difference to full
 scoring in points, with the standard error of the paired difference. The last line is one JSON
-object of all these. `benchmarks/race_time.py` scores the same candidates in both ways.
+object of all these. `benchmarks/race_time.py` measures time.
 """
 
 from __future__ import annotations
@@ -51,16 +53,15 @@ from evomerge.setup.runs import prepare
 from evomerge.setup.worker import make_worker
 from evomerge.space.protocol import Gene, Genome
 
-SEARCH, VALIDATION = 400, 400
+VALIDATION = 400
 FINALISTS = 5
-SUBSET = 100
-WORLDS = ("simulated", "zoo")
+WORLDS = ("simulated", "zoo", "weights 8")
 
 Rows = list[Scores | None]
 
 
 FIXED = "fixed quarter"
-POLICIES: dict[str, float | None] = {"full": None, "race 2 %": 0.98, "race 5 %": 0.95, FIXED: None}
+POLICIES: dict[str, float | None] = {"full": None, "race": 0.8, "race 0.95": 0.95, FIXED: None}
 """Name -> confidence of the race; None: every candidate is scored on all documents, or on the same
 quarter of them."""
 
@@ -105,15 +106,15 @@ Run = tuple[float, float]
 points."""
 
 
-def search(world: World, policy: str, seed: int) -> Run:
+def search(world: World, policy: str, seed: int, name: str) -> Run:
     """Run one search as `evomerge search` would."""
     confidence = POLICIES[policy]
-    race = None if confidence is None else Race(confidence, 50, seed)
+    race = None if confidence is None else Race(confidence, seed=seed)
     task, ids, objectives = world.objective.task, world.documents, [world.objective]
     asked = ids
     if policy == FIXED:
-        asked = [ids[i] for i in in_order(len(ids), f"{seed}/fixed")[:SUBSET]]
-    optimizer = create("cma", list(world.genes), seed, budget=world.candidates)
+        asked = [ids[i] for i in in_order(len(ids), f"{seed}/fixed")[: len(ids) // 4]]
+    optimizer = create(name, list(world.genes), seed, budget=world.candidates)
     genomes: list[Genome] = []
     rows: Rows = []
     baselines = list(world.baselines)
@@ -121,8 +122,7 @@ def search(world: World, policy: str, seed: int) -> Run:
     incumbent: Scores | None = None
     spent, size = 0, len(world.baselines)
     while size:
-        known = [scores for scores in rows if scores]
-        best = incumbent
+        known, best = len(rows), incumbent
         for _ in range(size):
             genome = baselines.pop(0) if baselines else optimizer.ask()
             scores: Scores | None = None
@@ -131,7 +131,7 @@ def search(world: World, policy: str, seed: int) -> Run:
                 if race is None or best is None:
                     scores = world.evaluator.score(model, "search", {task: asked})
                 else:
-                    about = (model, "search", best, known[-race.recent :], objectives)
+                    about = (model, "search", best, known, objectives)
                     scores = score_in_race(race, world.evaluator, *about)
             pending.append((genome, None if scores is None else (fitness(objectives, scores),)))
             genomes.append(genome)
@@ -164,17 +164,17 @@ def search(world: World, policy: str, seed: int) -> Run:
     return spent / (len(genomes) * len(ids)), tested
 
 
-def zoo_world(seed: int, candidates: int) -> World:
+def zoo_world(seed: int, candidates: int, documents: int, groups: int | str) -> World:
     """Return a setting with real merges of the embedded models."""
     text = f"""
     seed: {seed}
     parents: [zoo:language, zoo:maths]
     base: zoo:base
     dtype: float32
-    space: {{kind: parameters, method: task_arithmetic, groups: each, embeddings: true,
+    space: {{kind: parameters, method: task_arithmetic, groups: {groups}, embeddings: true,
              knobs: {{weight: [0.0, 2.0]}}}}
     objectives: [{{task: zoo_l2_maths, metric: exact_match}}]
-    evaluation: {{include: [zoo:tasks], search: {{documents: {SEARCH}}},
+    evaluation: {{include: [zoo:tasks], search: {{documents: {documents}}},
                   validation: {{documents: {VALIDATION}}}, test: {{documents: all}}}}
     budget: {{candidates: {candidates}}}
     """
@@ -190,13 +190,13 @@ def zoo_world(seed: int, candidates: int) -> World:
     )
 
 
-def simulated_world(seed: int, candidates: int) -> World:
+def simulated_world(seed: int, candidates: int, documents: int) -> World:
     """Return a setting in which models are lists of answers to simulated documents.
 
     A model answers a document correctly if the model's skill plus the document's preference for the
     model's weights exceeds the document's difficulty.
     """
-    dimension, count = 16, SEARCH + VALIDATION + 5000
+    dimension, count = 16, documents + VALIDATION + 5000
     rng = np.random.default_rng(seed)
     best = rng.uniform(0.3, 0.7, dimension)
     difficulty = rng.normal(0.0, 1.0, count)
@@ -215,9 +215,9 @@ def simulated_world(seed: int, candidates: int) -> World:
     evaluator = Evaluator([ObjectiveFunction(body, info)])
     order = random.Random(seed).sample(range(count), count)
     parts = {
-        "search": {"simulated": order[:SEARCH]},
-        "validation": {"simulated": order[SEARCH : SEARCH + VALIDATION]},
-        "test": {"simulated": order[SEARCH + VALIDATION :]},
+        "search": {"simulated": order[:documents]},
+        "validation": {"simulated": order[documents : documents + VALIDATION]},
+        "test": {"simulated": order[documents + VALIDATION :]},
     }
     evaluator.prepare(None, None, parts)
     baselines = [(0.1,) * dimension, (0.9,) * dimension, (0.5,) * dimension]
@@ -246,15 +246,22 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, short searches")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--optimizer", default="cma")
+    parser.add_argument("--candidates", type=int, help="of each search; else 480 and 240")
+    parser.add_argument("--documents", type=int, default=400, help="search documents")
     parser.add_argument("--policies", nargs="*", choices=POLICIES, default=list(POLICIES))
     parser.add_argument("--worlds", nargs="*", choices=WORLDS, default=WORLDS)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     seeds = range(options.first, options.first + (1 if options.quick else options.seeds))
+    few = options.candidates or (24 if options.quick else 240)
     worlds: dict[str, Callable[[int], World]] = {
-        "simulated": lambda seed: simulated_world(seed, 60 if options.quick else 480),
-        "zoo": lambda seed: zoo_world(seed, 24 if options.quick else 240),
+        "simulated": lambda seed: simulated_world(
+            seed, options.candidates or (60 if options.quick else 480), options.documents
+        ),
+        "zoo": lambda seed: zoo_world(seed, few, options.documents, "each"),
+        "weights 8": lambda seed: zoo_world(seed, few, options.documents, 2),
     }
     ratios: dict[str, float] = {}
     print(f"{'world':12}{'policy':23}{'spent':>8}{'tested':>8}{'to full':>16}")
@@ -263,7 +270,7 @@ def main() -> None:
         for seed in seeds:
             world = worlds[name](seed)
             for policy in dict.fromkeys(["full", *options.policies]):
-                found = search(world, policy, seed)
+                found = search(world, policy, seed, options.optimizer)
                 runs.setdefault(policy, []).append(found)
         ratios |= show(name, runs)
     print(json.dumps(ratios))

@@ -47,12 +47,12 @@ class RacingConfig(Section):
 
     enabled: bool | Literal["auto"] = "auto"
     """auto: where it saves time, that is in parameter spaces with backend hf, where every metric is
-    a mean over documents and these make three samples that fill batches"""
-    confidence: float = Field(0.98, gt=0.5, lt=1)
+    a mean over documents and these are enough for samples that fill batches"""
+    confidence: float = Field(0.8, gt=0.5, lt=1)
     """probability of being worse at which a candidate is stopped"""
-    minimum: int = Field(50, ge=2)
-    """documents that are scored before a candidate may be stopped, and again before each later
-    decision; with auto it is raised if several tasks generate texts"""
+    minimum: int = Field(25, ge=2)
+    """documents that are scored at least before a candidate may be stopped; with auto it is raised
+    if several tasks generate texts"""
 
 
 class GenerationConfig(Section):

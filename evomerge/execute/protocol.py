@@ -29,7 +29,7 @@ class Job:
         split: the documents to score the recipe's model on.
         incumbent: scores of the incumbent, for a race, which may score fewer documents.
             None: score all documents.
-        earlier: scores of earlier candidates, for a race.
+        known: number of outcomes that were known when it was proposed, for a race.
         examples: number of documents of each task whose prompt and answer come with the scores.
         oom_backoffs: how often the batch size is halved, because memory ran out in earlier jobs.
         as_itself: whether the host of the recipe, which is the host unchanged, is scored with its
@@ -42,7 +42,7 @@ class Job:
     split: Split = "search"
     _: KW_ONLY
     incumbent: Scores | None = None
-    earlier: tuple[Scores, ...] = ()
+    known: int = 0
     examples: int = 0
     oom_backoffs: int = 0
     as_itself: bool = False

@@ -237,7 +237,7 @@ class Worker:
         if job.incumbent is None or self.race is None:
             scores = self.evaluator.score(model, job.split)
         else:
-            others = (job.incumbent, job.earlier, self.objectives)
+            others = (job.incumbent, job.known, self.objectives)
             scores = score_in_race(self.race, self.evaluator, model, job.split, *others)
         examples = self.evaluator.examples(scores, job.split, job.examples)
         if self.keeps_right and job.split == "search":

@@ -33,7 +33,7 @@ class Candidate:
         digest: digest of the recipe.
         origin: what the strategy made the recipe from, for example a genome.
         incumbent: number of the incumbent that a race compares it with; None: no race.
-        known: how many of the first outcomes in the journal a race may use.
+        known: how many outcomes were known when it was proposed, if it races.
         outcomes: the latest outcome on each split.
         told: the first outcome on the search documents, which the strategy was told.
         as_itself: the splits on which a parent was scored with its own settings and dtype.

@@ -204,11 +204,11 @@ class Search:
     def ask(self, incumbents: list[Candidate], known: int) -> Candidate:
         """Ask the strategy for a candidate and journal it.
 
-        A race compares it with the first incumbent, and uses the `known` first outcomes.
+        A race compares it with the first incumbent; its samples depend on the number `known`.
         """
         fields: Event = {"generation": self.generation}
         recipe, origin = self.strategy.ask(len(self.history.candidates))
-        if self.session.recent is not None and incumbents:
+        if self.session.races and incumbents:
             fields |= {"incumbent": incumbents[0].number, "known": known}
         return self.journal(recipe, origin, fields)
 

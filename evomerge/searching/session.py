@@ -7,9 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from heapq import nlargest
 from itertools import chain
-from operator import itemgetter
 from typing import Literal, TypeAlias
 
 from evomerge.errors import SearchError
@@ -43,8 +41,7 @@ class Session:
         make_executor: makes the executor, when there is something to score; None: whoever scores
             candidates calls `record`.
         recipe_of: decodes the recipe of a candidate of an earlier session.
-        recent: largest number of earlier candidates that a race is given; None if every candidate
-            is scored on all documents.
+        races: whether a candidate may be scored on a part of the documents only.
         publish: is called with the incumbents and the best of them whenever they change, and with
             the final front and the winner.
         as_itself: returns the recipe of the parent itself, which is scored on validation and test
@@ -57,7 +54,7 @@ class Session:
     make_executor: Callable[[], Executor] | None
     recipe_of: Callable[[Candidate], Recipe]
     ranking: Ranking
-    recent: int | None
+    races: bool
     publish: Callable[[Sequence[Candidate], Candidate], None]
     as_itself: Callable[[Candidate], Recipe | None] = lambda candidate: None
     bases: Sequence[Candidate] = ()
@@ -206,16 +203,10 @@ class Session:
             oom_backoffs=self.history.oom_backoffs,
             as_itself=itself is not None,
         )
-        if purpose != "search" or candidate.incumbent is None or self.recent is None:
+        if purpose != "search" or candidate.incumbent is None or not self.races:
             return job
         incumbent = self.history.candidates[candidate.incumbent].scores("search")
-        earlier = (
-            (item.number, item.told)
-            for item in self.history.told[: candidate.known]
-            if isinstance(item.told, Scores)
-        )
-        latest = reversed(nlargest(self.recent, earlier, key=itemgetter(0)))
-        return replace(job, incumbent=incumbent, earlier=tuple(scores for _, scores in latest))
+        return replace(job, incumbent=incumbent, known=candidate.known)
 
     def _itself(self, candidate: Candidate, purpose: Purpose) -> Recipe | None:
         """Return the recipe of the parent that is scored in place of the candidate, if any."""

@@ -33,8 +33,8 @@ from evomerge.trust.consent import NOTHING, Permissions
 if TYPE_CHECKING:
     from evomerge.evaluation.tasks.info import TasksInfo
 
-_SAMPLES = 3
-"""Number of samples that the search documents must make at least, so that racing saves time."""
+_SAMPLES = 4
+"""So many first samples the search documents must be at least, so that racing saves time."""
 
 
 def check_search(
@@ -155,11 +155,10 @@ def _full_batches(
 ) -> int:
     """Return how many documents fill batches: with more, a document takes little less time.
 
-    A batch should have as many texts as the tokens that cost as much as starting a forward pass,
-    and each task that generates texts has batches of its own.
+    A batch should have half as many texts as the tokens that cost as much as starting a forward
+    pass, and each task that generates texts has batches of its own.
     """
-
     wanted = config.evaluation
     device = choose_device(wanted.device) if wanted.device_map is None else "accelerators"
     generating = sum(info.tasks[task].generates for task in search)
-    return generating * pass_overhead(device)
+    return generating * pass_overhead(device) // 2

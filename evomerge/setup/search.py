@@ -37,7 +37,7 @@ from evomerge.setup.parents_as_themselves import (
 )
 from evomerge.setup.space import sample_recipes
 from evomerge.setup.strategy import make_strategy, recipe_of
-from evomerge.setup.worker import load_single, make_race, threads_of
+from evomerge.setup.worker import load_single, threads_of
 
 log = logging.getLogger(__name__)
 
@@ -127,13 +127,13 @@ def make_search(
     make_executor: Callable[[], Executor] | None,
 ) -> Search:
     """Return the search of a run, as its journal says that it has come."""
-    config, race = checked.config, make_race(checked.config)
+    config = checked.config
     session = Session(
         logbook=logbook,
         make_executor=make_executor,
         recipe_of=partial(recipe_of, checked.space),
         ranking=checked.ranking,
-        recent=None if race is None else race.recent,
+        races=config.evaluation.racing.enabled is True,
         publish=partial(publish, checked, run),
         as_itself=partial(parent_itself, checked),
         bases=base_to_test(checked),

@@ -78,10 +78,10 @@ def descents(loss: str) -> dict[str, Any]:
 
 KINDS: dict[str, dict[str, Any]] = {
     **{name: {"optimizer": name} for name in ("cma", "random", "nevergrad:OnePlusOne")},
-    "nevergrad:DE, incumbents of all": {"optimizer": "nevergrad:DE", "recent": None},
-    "front": {"optimizer": "nsga2", "ranking": FRONT, "recent": None, "candidates": 45},
-    "patience": {"optimizer": "cma", "patience": 25, "recent": None, "candidates": 400},
-    "target": {"optimizer": "nevergrad:DE", "target": 0.9, "recent": None, "candidates": 400},
+    "nevergrad:DE, incumbents of all": {"optimizer": "nevergrad:DE", "races": False},
+    "front": {"optimizer": "nsga2", "ranking": FRONT, "races": False, "candidates": 45},
+    "patience": {"optimizer": "cma", "patience": 25, "races": False, "candidates": 400},
+    "target": {"optimizer": "nevergrad:DE", "target": 0.9, "races": False, "candidates": 400},
     "gradient": descents("reference"),
     "successes": descents("successes"),
 }
@@ -170,7 +170,7 @@ def test_a_raised_budget_is_the_search_that_had_it_from_the_start(tmp_path, kind
 @given(stops=st.lists(st.integers(1, 45), min_size=1, max_size=3), width=st.integers(1, 9))
 def test_a_stopped_search_has_a_winner_and_goes_on_to_the_same_end(order, stops, width):
     width = width if order == "generation" else 1  # by arrival, the width changes the course
-    options: dict[str, Any] = {"candidates": 40, "order": order, "recent": None}
+    options: dict[str, Any] = {"candidates": 40, "order": order, "races": False}
 
     def go(folder: str, stop: int | None = None) -> History:
         executor = ScriptedExecutor(width, random.Random(0), failing=0.1)
@@ -192,7 +192,7 @@ def test_it_may_be_stopped_between_two_proposals(tmp_path, bound):
     """Outcomes of a part of a generation, or of the baselines, must not end the search later."""
 
     def go(folder: Path, stop: Callable[[], bool] = lambda: False) -> History:
-        return run(folder, 1, 0, failing=0.0, recent=None, stop=stop, **bound)
+        return run(folder, 1, 0, failing=0.0, races=False, stop=stop, **bound)
 
     whole = course(go(tmp_path / "whole"))
     for moment in range(1, 40, 2):

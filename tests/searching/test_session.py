@@ -91,7 +91,7 @@ def test_no_parent_wins_where_nothing_can_be_validated(tmp_path):
 
 def test_a_value_that_is_not_finite_is_a_failure(tmp_path):
     executor = AnsweringExecutor(lambda job: one(math.nan) if job.candidate == 5 else None)
-    history = search(tmp_path / "run", executor, recent=None)
+    history = search(tmp_path / "run", executor, races=False)
     failed = history.candidates[5]
     assert failed.status == "failed" and failed.values is None
     assert failed not in WeightedSum(scripted.OBJECTIVES).finalists(history.candidates, 99)
@@ -145,7 +145,7 @@ def test_a_lost_candidate_fails_and_the_others_are_the_same(tmp_path, ended):
         notes = tmp_path / f"notes of {name}"
         notes.mkdir(exist_ok=True)
         executor = InlineExecutor(outcome_of, Attempts(notes))
-        return search(tmp_path / name, executor, recent=None, **options)
+        return search(tmp_path / name, executor, races=False, **options)
 
     whole = go("whole")
     go("run", candidates=6)
@@ -181,7 +181,7 @@ class Alternating:
 @pytest.mark.parametrize(("order", "width"), [("generation", 1), ("arrival", 1), ("arrival", 5)])
 def test_a_recipe_is_scored_once(tmp_path, order, width):
     executor = ScriptedExecutor(width, random.Random(0))
-    options = {"searched": scripted.space(), "make": Alternating, "recent": None, "order": order}
+    options = {"searched": scripted.space(), "make": Alternating, "races": False, "order": order}
     history = search(tmp_path / "run", executor, candidates=12, **options)
     assert sum(split == "search" for _, split, _ in executor.scored) == 3 + 2
     assert len(history.told) == 12
@@ -199,6 +199,6 @@ def test_by_arrival_what_waits_for_a_failure_is_scored_at_once(tmp_path):
         return Failure("evaluate", "twice") if job.candidate in (4, 5) else outcome_of(job)
 
     executor = ScriptedExecutor(3, random.Random(0), score=fails)
-    options = {"searched": scripted.space(), "make": OneTwice, "recent": None, "order": "arrival"}
+    options = {"searched": scripted.space(), "make": OneTwice, "races": False, "order": "arrival"}
     told = [item.number for item in search(tmp_path / "run", executor, **options).told]
     assert told.index(5) < told.index(4) + 4

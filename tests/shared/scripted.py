@@ -44,9 +44,8 @@ def unit(*parts: object) -> float:
 
 def outcome_of(job: Job) -> Outcome:
     """Return the outcome of a job; it depends only on the job."""
-    known = [sorted(item.aggregates.items()) for item in job.earlier]
     against = job.incumbent and sorted(job.incumbent.aggregates.items())
-    key = (job.recipe.digest, job.split, against, known)
+    key = (job.recipe.digest, job.split, against, job.known)
     weights = [s.knobs["weight"] for s in job.recipe.every_layer().__next__().sources]
     right = round((1 - abs(weights[0] - 0.7) + 0.2 * unit(*key)) * DOCUMENTS) / DOCUMENTS
     size = round(8 * sum(weights)) / 8
@@ -120,7 +119,7 @@ def search(
     candidates: int | None = 30,
     target: float | None = None,
     patience: int | None = None,
-    recent: int | None = 5,
+    races: bool = True,
     followers: Sequence[Any] = (),
     ranking: Ranking = WeightedSum(OBJECTIVES),
     searched: Space | None = None,
@@ -134,7 +133,7 @@ def search(
         logbook = StoppedLogbook(run, journal, followers)
         logbook.stop = stop
         session = Session(
-            logbook=logbook, make_executor=lambda: executor, ranking=ranking, recent=recent,
+            logbook=logbook, make_executor=lambda: executor, ranking=ranking, races=races,
             recipe_of=partial(recipe_of, searched), publish=lambda front, best: None,
         )  # fmt: skip
         make = make or (lambda: strategy(optimizer, ranking, searched))
