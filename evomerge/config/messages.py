@@ -74,7 +74,7 @@ def read(
                 rule = problem.get("ctx", {}).get("error")
                 if isinstance(rule, BrokenRuleError):
                     told.add(str(rule))
-                else:
+                elif place:
                     left_out.add(place)
             if (len(left_out), len(told)) == before:
                 return None, mistakes

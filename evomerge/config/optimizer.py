@@ -88,6 +88,11 @@ class OptimizerConfig(Section):
         return {"*": self.form} if isinstance(self.form, FormConfig) else self.form or {}
 
     @property
+    def size(self) -> int | None:
+        """The population; None: as the optimizer recommends."""
+        return None if self.population == "auto" else self.population
+
+    @property
     def descends(self) -> bool:
         """Whether the search goes against the gradient of a loss."""
         return self.name == GRADIENT

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from evomerge.config.evaluation import EvaluationConfig
 from evomerge.config.executor import ExecutorConfig
@@ -116,11 +116,6 @@ class SearchConfig(Section):
             "there is none; remove it",
         ),
         (
-            lambda it: it.same_names,
-            "has {0.same_names[0]!r} and {0.same_names[1]!r} in `objectives`, and the scores on "
-            "both would be called {0.same_names[2]!r}; rename one of the files",
-        ),
-        (
             lambda it: it.evaluation.racing.enabled is True and it.beside_fitness,
             "has `evaluation.racing.enabled` true, which compares candidates by one fitness, but "
             "{0.beside_fitness}; change it, or set `enabled` to false",
@@ -136,15 +131,17 @@ class SearchConfig(Section):
         ),
     )
 
-    @property
-    def same_names(self) -> tuple[str | None, str | None, str] | None:
-        """The files of two objectives or constraints that would have one name, and this name."""
+    @model_validator(mode="after")
+    def _distinct_files(self) -> SearchConfig:
         known: dict[str, MeasuredConfig] = {}
         for item in (*self.objectives, *self.constraints):
             first = known.setdefault(item.source, item)
             if first.file != item.file:
-                return first.file, item.file, item.source
-        return None
+                raise ValueError(
+                    f"has {first.file!r} and {item.file!r}, and the scores on both would "
+                    f"be called {item.source!r}; rename one of the files"
+                )
+        return self
 
     @property
     def beside_fitness(self) -> str | None:

@@ -141,11 +141,7 @@ def check_files(config: SearchConfig) -> None:
     for kind, _ in config.rows.values():
         KINDS.check(kind)
     check_folders(_folders(config))
-    files = [file for _, file in config.rows.values()]
-    for split in SPLITS:
-        tasks = getattr(config.evaluation, split).tasks
-        files += [file for name, file in tasks.items() if name in config.rows]
-    for file in files:
+    for _, file in config.rows.values():
         if not is_file(Path(file)):
             raise ConfigError(
                 f"objectives: there is no file {file!r}; its path starts from the search file's "

@@ -13,7 +13,6 @@ from evomerge.config import messages
 from evomerge.config.schema import GRADIENT, SearchConfig, read
 from evomerge.config.space import ParametersConfig
 from evomerge.errors import ConfigError, InputError
-from evomerge.evaluation.inference.vllm_start import check_vllm
 from evomerge.evaluation.objectives import check_files, check_rows
 from evomerge.merging.methods import METHODS, get_method
 from evomerge.models.references import check_reference
@@ -39,20 +38,18 @@ def read_search(data: Mapping[str, Any], source: Path) -> SearchConfig:
 
     ConfigError: there are mistakes, of each a sentence that names the file, the key and the value.
     """
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{source} is not a search file: it must be a YAML mapping of keys.")
     config, mistakes = messages.read(SearchConfig, data, _NEEDED)
     if config is not None:
         folder = folder_of(source)
         absolute = absolute_config(config, folder)
         for keys, check in CHECKS:
-            needed = [tuple(key.split(".")) for key in keys]
-            if any(_touches(place or ("mode",), needed) for place, _ in mistakes):
+            places = [tuple(key.split(".")) for key in keys]
+            if any(_touches(place or ("mode",), places) for place, _ in mistakes):
                 continue  # it may follow from the other mistake
             try:
-                mistakes += [(needed[0], sentence) for sentence in check(absolute, folder) or ()]
+                mistakes += [(places[0], sentence) for sentence in check(absolute, folder) or ()]
             except InputError as error:
-                mistakes += [(needed[0], sentence) for sentence in str(error).splitlines()]
+                mistakes += [(places[0], sentence) for sentence in str(error).splitlines()]
     if config is None or mistakes:
         raise ConfigError(*(f"{source}: {sentence}" for _, sentence in mistakes))
     return config
@@ -94,29 +91,29 @@ def _touches(place: messages.Place, keys: Sequence[messages.Place]) -> bool:
     )
 
 
-def _parents(config: SearchConfig, folder: Path) -> Iterator[str]:
-    for index, name in enumerate(config.parents):
-        yield from _reference(f"parents[{index}]", name, folder)
+def _each(names: Iterable[tuple[str, str]], check: Callable[[str], object]) -> Iterator[str]:
+    """Yield a sentence about each name that is refused; the keys are in front of them."""
+    for key, name in names:
+        try:
+            check(name)
+        except InputError as error:
+            yield f"`{key}`: {error}"
 
 
-def _base(config: SearchConfig, folder: Path) -> Iterator[str]:
-    if config.base is not None:
-        yield from _reference("base", config.base, folder)
-
-
-def _reference(key: str, name: str, folder: Path) -> Iterator[str]:
-    try:
-        check_reference(name, folder)
-    except InputError as error:
-        yield f"`{key}`: {error}"
+def _models(config: SearchConfig, folder: Path) -> Iterator[str]:
+    names = [(f"parents[{index}]", name) for index, name in enumerate(config.parents)]
+    names += [("base", config.base)] if config.base else []
+    return _each(names, lambda name: check_reference(name, folder))
 
 
 def _methods(config: SearchConfig, folder: Path) -> Iterator[str]:
-    for name in config.space.methods if isinstance(config.space, ParametersConfig) else ():
-        try:
-            METHODS.check(name)
-        except InputError as error:
-            yield f"`space.method`: {error}"
+    names = config.space.methods if isinstance(config.space, ParametersConfig) else ()
+    return _each([("space.method", name) for name in names], METHODS.check)
+
+
+def _starts(config: SearchConfig, folder: Path) -> Iterator[str]:
+    names = [("optimizer.start", name) for name in config.optimizer.start]
+    return _each(names, lambda name: run_of(name, folder))
 
 
 def _knobs(config: SearchConfig, folder: Path) -> Iterator[str]:
@@ -168,24 +165,12 @@ def _setting(config: SearchConfig, folder: Path) -> None:
     if (kind := strategy_kind(optimizer.name)) is not None:
         options_of(config, kind.options)
     elif not optimizer.descends:
-        population = None if optimizer.population == "auto" else optimizer.population
         count = len(config.objectives) if config.mode == "pareto" else 1
-        check_setting(optimizer.name, count, population, optimizer.options)
-
-
-def _starts(config: SearchConfig, folder: Path) -> None:
-    for reference in config.optimizer.start:
-        run_of(reference, folder)
-
-
-def _backend(config: SearchConfig, folder: Path) -> None:
-    if config.evaluation.backend == "vllm":
-        check_vllm()
+        check_setting(optimizer.name, count, optimizer.size, optimizer.options)
 
 
 CHECKS: Sequence[tuple[Sequence[str], Check]] = (
-    (("parents",), _parents),
-    (("base",), _base),
+    (("parents",), _models),
     (("space.host", "space.outside", "parents"), lambda config, _: check_hosts(config)),
     (("space.method",), _methods),
     (("space", "parents", "base"), _sources),
@@ -193,7 +178,6 @@ CHECKS: Sequence[tuple[Sequence[str], Check]] = (
     (("optimizer.name",), _optimizer),
     (("optimizer", "mode", "objectives"), _setting),
     (("optimizer.start", "optimizer.name"), _starts),
-    (("evaluation.backend", "evaluation.device"), _backend),
     (("evaluation.include", "objectives"), lambda config, _: check_files(config)),
     (("evaluation", "objectives"), lambda config, _: check_rows(config)),
 )

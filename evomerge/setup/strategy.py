@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,7 +82,7 @@ def make_optimizer(config: SearchConfig, genes: Sequence[Gene]) -> Optimizer:
         optimizer.name,
         list(genes),
         config.seed,
-        population=None if optimizer.population == "auto" else optimizer.population,
+        population=optimizer.size,
         sigma=optimizer.sigma,
         budget=config.budget.candidates,
         objectives=len(config.objectives) if config.mode == "pareto" else 1,
@@ -97,9 +96,8 @@ def resolve_optimizer(config: SearchConfig, space: Space) -> SearchConfig:
     optimizer = config.optimizer
     if optimizer.name != "auto" or not space.genes:
         return config
-    population = None if optimizer.population == "auto" else optimizer.population
-    is_front = config.mode == "pareto"
-    name = "nsga2" if is_front else choose(space.genes, population, config.budget.candidates)
+    is_front, candidates = config.mode == "pareto", config.budget.candidates
+    name = "nsga2" if is_front else choose(space.genes, optimizer.size, candidates)
     return config.with_values("optimizer", name=name)
 
 
@@ -131,28 +129,19 @@ def find_starts(config: SearchConfig, space: Space, relative_to: Path) -> tuple[
     """
     genomes: dict[Genome, None] = {}
     for reference in config.optimizer.start:
-        run = run_of(reference, relative_to)
-        with _about(reference):
-            genomes |= dict.fromkeys(_of_run(run, space.genes))
+        try:
+            genomes |= dict.fromkeys(_of_run(run_of(reference, relative_to), space.genes))
+        except InputError as error:
+            raise ConfigError(f"optimizer.start has {shown(reference)}: {error}") from error
     return tuple(genomes)
 
 
-@contextmanager
-def _about(reference: str) -> Iterator[None]:
-    """Name an item of `optimizer.start` in errors about it."""
-    try:
-        yield
-    except InputError as error:
-        raise ConfigError(f"optimizer.start has {shown(reference)}: {error}") from error
-
-
 def run_of(reference: str, relative_to: Path) -> RunFolder:
-    """Return the run that an item of `optimizer.start` names; ConfigError: it names none."""
-    with _about(reference):
-        if not reference.startswith(RUN):
-            raise ConfigError("it is no run; name one as `run:DIR`.")
-        paths = [place(reference.removeprefix(RUN), at) for at in (relative_to, Path.cwd())]
-        return RunFolder(next(filter(is_folder, paths), paths[0]))
+    """Return the run that an item of `optimizer.start` names; InputError: it names none."""
+    if not reference.startswith(RUN):
+        raise ConfigError(f"{shown(reference)} is no run; name one as `run:DIR`.")
+    paths = [place(reference.removeprefix(RUN), at) for at in (relative_to, Path.cwd())]
+    return RunFolder(next(filter(is_folder, paths), paths[0]))
 
 
 def _of_run(run: RunFolder, genes: Sequence[Gene]) -> list[Genome]:

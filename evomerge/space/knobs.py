@@ -79,14 +79,9 @@ def plan_knobs(methods: Sequence[Method], settings: Mapping[str, Setting]) -> Kn
 def _why_not(method: Method, knob: Knob, setting: Setting | None) -> str | None:
     """Return why a method's knob cannot have a setting, as the end of a sentence; None: it can."""
     if setting is None:
-        return (
-            None
-            if knob.default is not None
-            else (
-                f"missing, and {method.name} has no default; give a number or a range within "
-                f"{knob.low:g} to {knob.high:g}"
-            )
-        )
+        within = f"give a number or a range within {knob.low:g} to {knob.high:g}"
+        why_not = f"missing, and {method.name} has no default; {within}"
+        return why_not if knob.default is None else None
     values = setting if isinstance(setting, tuple) else (setting,)
     for value in values:
         is_kind = knob.kind == "real" or (math.isfinite(value) and value == int(value))

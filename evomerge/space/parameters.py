@@ -123,11 +123,6 @@ class ParameterSpace:
                 for gene in genes.genes[self._shared :]
             ),
         )
-        if not self.genes:
-            raise ConfigError(
-                "Every knob of space.knobs is fixed, so there is nothing to search; give one a "
-                "range, for example weight: [0.0, 1.0], or name several methods."
-            )
 
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome."""

@@ -70,8 +70,7 @@ def options_of(config: SearchConfig, kind: type[O]) -> O:
 
 def generation_of(config: SearchConfig) -> int:
     """Return the number of candidates in a generation: 1 unless the search file says more."""
-    population = config.optimizer.population
-    return 1 if population == "auto" else population
+    return config.optimizer.size or 1
 
 
 def check_no_ties(config: SearchConfig) -> None:
