@@ -64,8 +64,12 @@ def _rows(function: Callable[..., Any]) -> Iterator[tuple[str, str]]:
         if info.hidden:
             continue
         assert isinstance(info, ArgumentInfo | OptionInfo)
-        shown, default = _shown(name, kind, info, parameter.default), parameter.default
+        members = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+        of = next(item for item in members if item is not type(None))
+        shown, default = _shown(name, of, info, parameter.default), parameter.default
         facts = [info.help] if info.help else []
+        if isinstance(of, type) and issubclass(of, Enum):
+            facts.append(f"one of {', '.join(f'`{item.value}`' for item in of)}")
         if default is inspect.Parameter.empty and shown.startswith("-"):
             facts.append("required")
         elif default not in (None, False, True, inspect.Parameter.empty):
@@ -75,15 +79,10 @@ def _rows(function: Callable[..., Any]) -> Iterator[tuple[str, str]]:
 
 def _shown(name: str, kind: Any, info: ArgumentInfo | OptionInfo, default: object) -> str:
     """Return what is typed, such as `--candidates N`."""
-    members = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-    of = next(item for item in members if item is not type(None))
-    metavar = info.metavar or _METAVARS.get(of)
-    if isinstance(of, type) and issubclass(of, Enum):
-        metavar = metavar or "|".join(str(item.value) for item in of)
+    metavar = info.metavar or _METAVARS.get(kind, name.upper())
     if isinstance(info, ArgumentInfo):
-        shown = metavar or name.upper()
-        return shown if default is inspect.Parameter.empty else f"[{shown}]"
+        return metavar if default is inspect.Parameter.empty else f"[{metavar}]"
     # The first name of an option in `Annotated` is where that of a default was.
     declared = [item for item in (info.default, *(info.param_decls or ())) if item is not ...]
     names = ", ".join(map(str, declared)) or f"--{name.replace('_', '-')}"
-    return names if of is bool else f"{names} {metavar}"
+    return names if kind is bool else f"{names} {metavar}"

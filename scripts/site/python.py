@@ -73,8 +73,8 @@ search file then names `my_method` like a method of evomerge, and `evomerge list
 _EMPTY = {"dict": "{}"}
 """What makes a default -> the default."""
 
-_WIDTH = 88
-"""Characters of a line of code, at most."""
+_WIDTH = 46
+"""Characters of a signature in one line, at most: those of a phone."""
 
 
 def python() -> str:
@@ -99,14 +99,16 @@ def _page(start: str, sections: Mapping[str, Iterable[str]]) -> str:
 def _object(path: str) -> Iterator[str]:
     """Yield what an object is, and what its public members are if it is a class."""
     if (ROOT / "evomerge" / f"{path.replace('.', '/')}.py").exists():
-        yield f"### `evomerge.{path}`\n"
+        yield f"### `{path.rpartition('.')[2]}`\n\nThe module `evomerge.{path}`.\n"
         yield from _documented(_module(path))
         return
     home, _, name = path.rpartition(".")
     found = _module(home)[name]
-    public = name in evomerge.__all__ or home.startswith("testing.")
-    above = home.partition(".")[0] + "." if home.startswith("testing.") else ""
-    yield f"### `evomerge.{above if public else f'{home}.'}{name}`\n"
+    public = name in evomerge.__all__
+    home = home.partition(".")[0] if home.startswith("testing.") else home
+    yield f"### `{f'evomerge.{name}' if public else name}`\n"
+    if not public:
+        yield f"`from evomerge.{home} import {name}`\n"
     if found.is_function or "__init__" in found.members:
         yield _signature(name, found if found.is_function else found["__init__"])
     yield from _documented(found)
