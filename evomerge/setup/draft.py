@@ -213,7 +213,7 @@ _COMMENTS = {
     "optimizer": "by genes and budget; `evomerge list optimizers` has the others",
     "evaluation": "what is scored, on which documents",
     "include": "folders with task YAML",
-    "chat_template": "whether prompts have the form of the host's chats",
+    "chat_template": "of the host, for prompts; `validate --time` tries both",
     "search": "candidates are scored on these",
     "validation": "the winner is chosen on these",
     "test": "the winner's result is measured on these",

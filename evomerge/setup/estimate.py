@@ -14,13 +14,14 @@ import psutil
 from evomerge.errors import SearchError
 from evomerge.evaluation.inference.device import count_cores
 from evomerge.evaluation.inference.rows import Forms, forms_in_words
+from evomerge.evaluation.objectives import load
 from evomerge.execute.protocol import Job, Result
 from evomerge.optimize.descent import Chunk, Reached
 from evomerge.report.words import duration, fine_duration, size_text
-from evomerge.scores import Failure, Scores, Split
+from evomerge.scores import Failure, Scores, Split, fitness
 from evomerge.searching.ranking import FINALISTS
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.parents_as_themselves import base_to_test
+from evomerge.setup.parents_as_themselves import base_to_test, prompt_template
 from evomerge.setup.strategy import make_descents, make_strategy, search_by_gradients
 from evomerge.setup.worker import make_worker, threads_of
 from evomerge.setup.workers import workers_of
@@ -29,6 +30,8 @@ from evomerge.strategy.protocol import Descending
 
 if TYPE_CHECKING:
     from evomerge.execute.worker import Worker
+
+_TRIED = 16  # documents of each task at most that show what a chat template does
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,7 @@ class CostProbe:
     shared_bytes: int  # of `peak_bytes`, of mapped files, which all workers of a machine share
     step_seconds: float = 0.0  # of a descent, or of one that could be made (`search_by_gradients`)
     forms: Forms = field(default_factory=dict)  # in which a descent learns answers
+    chat_template: Mapping[str, float] = field(default_factory=dict)  # see `_by_template`
 
     @property
     def candidate_seconds(self) -> float:
@@ -91,6 +95,11 @@ class Estimate(CostProbe):
             words["by gradients"] = (
                 f"about {duration(3600 * other.hours)} for {other.candidates} candidates "
                 "(`optimizer: {name: gradient}`)"
+            )
+        if self.chat_template:
+            words["chat template"] = (
+                " and ".join(f"{value:.3g} {way} it" for way, value in self.chat_template.items())
+                + f" for the best parent on {_TRIED} documents a task (`evaluation.chat_template`)"
             )
         parts = (f"{size_text(size)} of the {name}" for name, size in self.peak_bytes.items())
         words["memory of a worker"] = ", ".join(parts)
@@ -172,6 +181,9 @@ def try_candidate(checked: CheckedSearch, say: Callable[[str], None]) -> CostPro
         peak_bytes=tried.peak,
         shared_bytes=int(getattr(psutil.Process().memory_info(), "shared", 0)),  # known on Linux
     )
+    if prompt_template(checked) is not None and config.evaluation.backend == "hf":
+        say("scoring the parents on a few documents with chat template and without")
+        probe = replace(probe, chat_template=_by_template(checked, worker))
     if isinstance(strategy, Descending):
         for number, (label, outcome) in enumerate(zip(baselines, outcomes, strict=True)):
             strategy.add_baseline(number, label)
@@ -186,6 +198,22 @@ def try_candidate(checked: CheckedSearch, say: Callable[[str], None]) -> CostPro
             stepped = _with_steps(probe, worker, replace(chunk, watched={}), 1)
             return replace(probe, step_seconds=stepped.step_seconds)
     return probe
+
+
+def _by_template(checked: CheckedSearch, worker: Worker) -> dict[str, float]:
+    """Return the fitness of the best parent on a few documents, with chat template and without."""
+    found, baselines = dict[str, float](), checked.space.baselines()
+    few = {task: ids[:_TRIED] for task, ids in checked.splits["search"].items()}
+    for way, is_on in (("with", True), ("without", False)):
+        evaluator = worker.evaluator
+        if is_on != checked.config.evaluation.chat_template:
+            config = checked.config.with_values("evaluation", chat_template=is_on)
+            evaluator, first = load(config, checked.allowed), next(iter(baselines.values()))
+            evaluator.prepare(worker.build(first), worker.evaluator.tokenizer, {"search": few})
+        recipes = (item for name, item in baselines.items() if name in checked.config.parents)
+        scores = (evaluator.score(worker.build(item), "search", few) for item in recipes)
+        found[way] = max(fitness(checked.objectives, item) for item in scores)
+    return found
 
 
 def _with_steps(probe: CostProbe, worker: Worker, chunk: Chunk, steps: int) -> CostProbe:

@@ -134,6 +134,12 @@ def _lent_part(checked: CheckedSearch, reference: str) -> str | None:
     return "chat template" if is_without and template_of(giver) is not None else None
 
 
+def prompt_template(checked: CheckedSearch) -> str | None:
+    """Return the chat template that prompts of the merges may have; None: there is no such."""
+    are_prompted = any(item.has_answers for item in checked.evaluator.every)
+    return template_of(checked.checkpoints[checked.tokenizer_giver]) if are_prompted else None
+
+
 def parent_notes(checked: CheckedSearch) -> Iterator[str]:
     """Yield a sentence for each parent that differs, or that takes a part from the merges."""
     names, unlike = short_names(checked.checkpoints), differences(checked)

@@ -20,7 +20,7 @@ from evomerge.scores import NLL, TOKENS, TOLD
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.memory import fit_warnings, memory_rows, weights_of
 from evomerge.setup.parents import plan_tokenizers
-from evomerge.setup.parents_as_themselves import parent_notes
+from evomerge.setup.parents_as_themselves import parent_notes, prompt_template
 from evomerge.setup.strategy import generation_of, has_gradient, search_by_gradients
 from evomerge.setup.tasks import task_facts
 from evomerge.setup.workers import workers_of
@@ -110,6 +110,7 @@ def warnings(checked: CheckedSearch, allow_benchmarks: bool) -> list[str]:
         *lost_part_notes(checkpoints, checked.host, _merged(checked)),
         *prediction_notes(name for name, item in checkpoints.items() if item.predictions),
         *fit_warnings(checked),
+        *_template_warnings(checked),
         *_document_warnings(checked),
         *_candidate_warnings(checked),
         *_worker_warnings(checked),
@@ -137,6 +138,16 @@ def _worker_warnings(checked: CheckedSearch) -> Iterator[str]:
             f"proposes candidates before it knows the scores of {count - 1} others, and finds less "
             f"than with {most} (docs/scaling.md); use fewer workers, or `optimizer.name: cma` with "
             "`executor.order: generation`."
+        )
+
+
+def _template_warnings(checked: CheckedSearch) -> Iterator[str]:
+    is_said = "chat_template" in checked.config.evaluation.model_fields_set
+    if not is_said and prompt_template(checked) is not None:
+        yield (
+            f"{short_names(checked.checkpoints)[checked.tokenizer_giver]} has a chat template, but "
+            "prompts are made without it; set `evaluation.chat_template` to true for models that "
+            "were tuned for chat, else to false (`evomerge validate --time` tries both)."
         )
 
 

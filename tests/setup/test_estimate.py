@@ -4,13 +4,14 @@ import json
 from dataclasses import replace
 
 import pytest
+from known_parents import OTHER, copy_of, problem_of, search_over
 from search_run import write_search
 from task_files import write_task
 
 from evomerge.__main__ import run
 from evomerge.config.schema import load
 from evomerge.errors import SearchError
-from evomerge.setup.estimate import CostProbe, estimate
+from evomerge.setup.estimate import CostProbe, estimate, try_candidate
 from evomerge.setup.preflight import summary
 from evomerge.setup.runs import prepare
 
@@ -116,6 +117,16 @@ def test_gradients_are_named_where_right_answers_are_whole_references(tmp_path, 
 def test_a_step_by_gradients_is_tried(tmp_path, capsys):
     assert run(["validate", str(write_search(tmp_path)), "--time"]) == 0
     assert "for 9 candidates (`optimizer: {name: gradient}`)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_the_parents_are_scored_with_chat_template_and_without(tmp_path, is_on):
+    """A template with which a parent that knows the task answers wrongly."""
+    parents = [copy_of(name, tmp_path / name, OTHER) for name in ("language", "maths", "base")]
+    checked = problem_of(search_over(parents[:2], parents[2], chat=is_on))
+    probe = try_candidate(checked, lambda said: None)
+    assert probe.chat_template["with"] < 0.5 and probe.chat_template["without"] == 1.0
+    assert "with it and 1 without it" in estimate(checked, probe).in_words()["chat template"]
 
 
 def test_a_search_makes_ten_steps_for_each_point(tmp_path):

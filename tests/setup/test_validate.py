@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from known_parents import PLAIN, copy_of, problem_of, search_over
 from search_run import SMALL, environment, evomerge_json, write_search
 from tiny import make
 
@@ -143,6 +144,15 @@ def test_hopeless_searches_are_warned_of_with_figure_and_fix(tmp_path):
     (note,) = told("budget.candidates=5", "optimizer.name=random")
     assert "is 5, but the 3 baselines (parents and averages" in note and "so 2 are searched" in note
     assert not told("budget.candidates=5", "optimizer.name=gradient")
+
+
+def test_a_chat_template_that_no_key_names_is_told(tmp_path):
+    parents = [copy_of(name, tmp_path / name, PLAIN) for name in ("language", "maths", "base")]
+    data = search_over(parents[:2], parents[2])
+    said = "base has a chat template, but prompts are made without it; set `evaluation.chat_te"
+    for key, count in (({"chat_template": True}, 0), ({"chat_template": False}, 0), ({}, 1)):
+        data["evaluation"] = {**SMALL["evaluation"], **key}
+        assert sum(said in note for note in warnings(problem_of(data), True)) == count
 
 
 def test_float32_with_weights_of_another_dtype_is_told(search):
