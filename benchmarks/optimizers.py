@@ -19,8 +19,8 @@ of them is the winner. The table shows its score on the 1,500 test documents (25
 mean over the seeds, and the standard error. A seed chooses the documents, too.
 
 `--optimizers "gradient whole"` are descents of which each step learns from all documents.
-`--worlds "weights 16" "weights 24" "weights 60"` are like `weights 32` with fewer groups, and with
-the facts model as a third parent. `--worlds "weights 112" --optimizers gradient` has a weight for
+`--worlds "weights 16" "weights 24" "weights 48"` are like `weights 32` with two, three and six
+groups of layers. `--worlds "weights 112" --optimizers gradient` has a weight for
 each tensor of two parents. These are run by name only.
 
 **A real model.** `--worlds "smollm2 24" "smollm2 60" "smollm2 180"` merges three experts of

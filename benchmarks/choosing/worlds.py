@@ -182,7 +182,7 @@ EMBEDDED: dict[str, Setting] = {
 BY_NAME: dict[str, Setting] = {
     "weights 16": _embedded(_TWO, 2.0, f"embeddings: false, groups: 2, {_PARTS}", L2_MATHS),
     "weights 24": _embedded(_TWO, 2.0, f"embeddings: false, groups: 3, {_PARTS}", L2_MATHS),
-    "weights 60": _embedded(_THREE, 1.2, f"embeddings: false, groups: 5, {_PARTS}", L2_MATHS),
+    "weights 48": _embedded(_TWO, 2.0, f"embeddings: false, groups: each, {_PARTS}", L2_MATHS),
     # A weight for each tensor: too many for optimizers that learn one number a candidate.
     "weights 112": _embedded(
         _TWO, 2.0, "embeddings: true, groups: each, components: each", L2_MATHS
