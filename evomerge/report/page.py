@@ -67,7 +67,9 @@ def page(run: RunFolder) -> str:
     labels = enumerate(row.label for row in table.rows)
     marked = [i for i, label in labels if label == "searched" or label.endswith("(knee)")]
     has_path = view.recipe is not None and view.config.space.kind != "parameters"
-    rows = candidate_rows(history, view.ranking.objectives)
+    objectives = view.ranking.objectives
+    rows = rows_in_per_cent(candidate_rows(history, objectives), objectives)
+    empty = {name for name in rows[0] if {row[name] for row in rows} <= {None}} if rows else set()
     return _template().render(
         palette=PALETTE,
         view=view,
@@ -87,7 +89,10 @@ def page(run: RunFolder) -> str:
         sampling_note=sampling_note(frozen.sampled),
         parents=short_names(frozen.parents),
         search_file=(run.path / CONFIG).read_text(encoding="utf-8"),
-        candidates=rows_in_per_cent(rows, view.ranking.objectives),
+        candidates=[
+            {name: cell for name, cell in row.items() if name not in {"digest", *empty}}
+            for row in rows
+        ],
     )
 
 
