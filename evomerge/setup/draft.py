@@ -26,6 +26,7 @@ from evomerge.report.words import size_text
 from evomerge.scores import NLL, TOKENS
 from evomerge.setup.parents import absolute_config, absolute_parent
 from evomerge.setup.runs import prepare
+from evomerge.setup.search_file import read_search
 from evomerge.setup.strategy import search_by_gradients
 from evomerge.trust.consent import NOTHING, Permissions
 
@@ -79,7 +80,7 @@ def draft(
     if any(task.startswith("zoo_") for task in tasks) and "zoo:tasks" not in folders:
         folders.append("zoo:tasks")
     evaluation: dict[str, Any] = {"include": folders} if folders else {}
-    config = absolute_config(parse({**data, "evaluation": evaluation}, str(file)), folder)
+    config = absolute_config(read_search({**data, "evaluation": evaluation}, file), folder)
     evaluator = load(config, allowed)
     info = evaluator.info
     for item in data["objectives"]:
@@ -140,6 +141,11 @@ def _objective(task: str, here: Path, folder: Path, host: Checkpoint) -> dict[st
     """Return what a task measures: the task itself, or the rows of a file."""
     if not is_file(place(task, here)):
         return {"task": task}
+    if task.endswith((".yaml", ".yml")):
+        raise ConfigError(
+            f"--task {task} is the file of a task; give the name that is in it (`task`), and its "
+            "folder with --include."
+        )
     lines = read_text(place(task, here), ConfigError).splitlines()
     row = json_value(next(filter(str.strip, lines), "{}"), f"{task}, line 1", ConfigError)
     measure = measured_by(row if isinstance(row, dict) else {}, host, f"--task {task}")
