@@ -120,11 +120,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Pin:
-    """The fingerprint of a parent when the recipe was written.
-
-    Attributes:
-        sha256: its SHA-256; empty: any content is taken.
-    """
+    """The SHA-256 of a parent when the recipe was written; empty: any content is taken."""
 
     sha256: str = ""
 
@@ -197,9 +193,8 @@ class Recipe:
         return tuple(dict.fromkeys((self.host, *parents, *self.vocabulary)))
 
     def every_source(self) -> Iterator[Source]:
-        """Yield the sources of every layer, bases included."""
-        for layer in self.every_layer():
-            yield from layer.inputs
+        """Return the sources of every layer, bases included."""
+        return (source for layer in self.every_layer() for source in layer.inputs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as plain values, without fields at their default."""
@@ -222,7 +217,6 @@ class Recipe:
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
     def __eq__(self, other: object) -> bool:
-        """Whether two recipes build the same model."""
         return isinstance(other, Recipe) and self.digest == other.digest
 
     def __hash__(self) -> int:
@@ -241,9 +235,7 @@ class Recipe:
 def _plain(value: Any) -> Any:
     kind = type(value)
     if kind is dict:
-        return {
-            name: item if type(item) in _SIMPLE else _plain(item) for name, item in value.items()
-        }
+        return {k: item if type(item) in _SIMPLE else _plain(item) for k, item in value.items()}
     if kind is tuple or kind is list:
         return [_plain(item) for item in value]
     if kind in _FIELDS:

@@ -51,11 +51,9 @@ NEAR = 1e-6
 class Cube:
     """Maps genomes to points of the unit cube and back; `sigma`: see `Setting`.
 
-    Arrays have the shape (dimensions,), with keys more than genes.
-
     Attributes:
         levels: number of values of each gene; None for a real one.
-        start: the point where the search starts, in [0, 1].
+        start: the point where the search starts, in [0, 1]; shape (dimensions,), as all arrays.
         step: initial standard deviation of every coordinate, > 0.
         low: smallest useful value: 0, or minus infinity for a key.
         high: largest useful value: 1, or infinity for a key.
