@@ -181,17 +181,20 @@ class Run:
         *,
         dtype: str | None = None,
         shard_size: str = "5GB",
+        overwrite: bool = False,
     ) -> Path:
         """Write a candidate as an ordinary Hugging Face checkpoint, bit for bit what was scored.
 
         `out` is the folder to create, which is returned. `candidate` is `best` or a number, `dtype`
         that of the weights if not the one that was scored, `shard_size` the largest size of a
-        file. InputError: there is no such candidate, a parent has changed, or `out` exists.
+        file, `overwrite` whether a model that evomerge wrote to `out` is replaced. InputError:
+        there is no such candidate, a parent has changed, or `out` exists.
         """
         from evomerge.export.candidate import export_candidate
 
         target = path_of(out, "out")
-        export_candidate(self._run, target, str(candidate), dtype, shard_size)
+        how = {"overwrite": overwrite}
+        export_candidate(self._run, target, str(candidate), dtype, shard_size, **how)
         return target
 
     def load(self, candidate: int | str = "best") -> tuple[Any, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from os import PathLike
 from typing import Any
 
@@ -122,14 +123,27 @@ def resume(
     return _run(go_on(folder, bounds, moves, allowed), progress, followers)
 
 
+@contextmanager
+def _saying_how_to_go_on(run: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        say = f"interrupted; nothing is lost, go on with evomerge.resume({str(run.path)!r})"
+        print(say, file=sys.stderr)
+        raise
+
+
 def _run(opened: OpenRun, progress: bool, followers: Sequence[Follower]) -> Run:
     """Run a search to its end, with a progress bar if it is wanted."""
     from evomerge.api.bar import SearchBar
+    from evomerge.report.progress import progress as progress_of
     from evomerge.setup.search import run_search
 
     run, checked, bounds = opened
+    is_done = not bounds and progress_of(run)["state"] == "done"
     with ExitStack() as stack:
-        if progress:
+        if progress and not is_done:
+            stack.enter_context(_saying_how_to_go_on(run))
             history = History(run.events())
             bar = stack.enter_context(SearchBar(checked.ranking, opened.candidates, history))
             followers = [bar.observe, *followers]

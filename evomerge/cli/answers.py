@@ -41,8 +41,9 @@ def status(
 def results(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders of runs")],
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="write CSV")] = None,
+    every: Annotated[bool, typer.Option("--all", help="print all candidates, too")] = False,
     top: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="print the N best candidates only")
+        int | None, typer.Option(min=1, metavar="N", help="print the N best candidates, too")
     ] = None,
     documents: Annotated[
         SplitName | None, typer.Option(help="print only a split's document ids, for lm_eval")
@@ -54,12 +55,13 @@ def results(
         typer.Option(metavar="FILE", help="draw the best fitness so far (.svg, .pdf, .png)"),
     ] = None,
 ) -> None:
-    """Print a run's candidates and compare its models, or compare several runs."""
+    """Compare the merges of a run with its parents, or several runs."""
     from dataclasses import asdict
 
     from evomerge.cli.rows import best_rows, brief_rows, latex_table, write_csv
     from evomerge.errors import InputError
     from evomerge.evaluation.tasks.stock import sampling_note
+    from evomerge.report.progress import progress
     from evomerge.report.rows import candidate_rows
     from evomerge.report.view import View
     from evomerge.report.words import duration
@@ -104,18 +106,22 @@ def results(
         for table in view.table.tables() if view.table.columns else ():
             sys.stdout.write(latex_table(table.heads, table.texts, table.title))
         return
-    terminal.print_rows(brief_rows(rows, view.ranking.objectives), "candidate")
-    terminal.say("--csv and --json have more columns: the scores of each split and the genes")
-    if winner is not None or (view.history.told and terminal.out.is_terminal):
+    if view.history.told:
         terminal.print_standings(view.table)
-        if command is not None and winner is not None:
-            terminal.say(
-                "the test score of an exported model, by lm-eval itself (MODEL_DIR is the folder):"
-            )
-            terminal.say(command, unbroken=True)
-            if note := sampling_note(view.frozen.sampled):
-                terminal.say(note)
+    terminal.say(view.verdict.text)
+    if every or top is not None:
+        terminal.print_rows(brief_rows(rows, view.ranking.objectives), "candidate")
+        terminal.say("--csv and --json have more columns: the scores of each split and the genes")
+    if command is not None and winner is not None:
+        terminal.say(
+            "the test score of an exported model, by lm-eval itself (MODEL_DIR is the folder):"
+        )
+        terminal.say(command, unbroken=True)
+        if note := sampling_note(view.frozen.sampled):
+            terminal.say(note)
     terminal.say_why_not_in_mergekit(run)
+    if "go_on" in (state := progress(run)):
+        terminal.say(f"the search is not at its end; `{state['go_on']}` goes on with it")
     if spent:
         times = ", ".join(f"{phase} {item.text}" for phase, item in spent.items())
         terminal.say(

@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from evomerge.cli import answers, catalogue, files, models, runs
 from evomerge.cli.options import TakesParents
 
+GROUPS: Mapping[str, Sequence[Callable[..., None]]] = {
+    "Search": (files.init, files.validate, runs.search, runs.resume, runs.stop),
+    "Results": (answers.status, answers.results, answers.report, models.export, models.push),
+    "Models": (models.compare, models.merge, models.evaluate),
+    "Information": (catalogue.list_, files.schema),
+}
+"""Title of a part of `--help` -> the functions of its commands."""
+
+
+class _Grouped(TyperGroup):
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands of each group under its title."""
+        for title, functions in GROUPS.items():
+            with formatter.section(title):
+                commands = (self.commands[_name(function)] for function in functions)
+                formatter.write_dl(
+                    [(f"{it.name:<8}", it.get_short_help_str(99)) for it in commands]
+                )
+
+
+def _name(function: Any) -> str:
+    return str(function.__name__).rstrip("_")
+
+
 app = typer.Typer(
     name="evomerge",
+    cls=_Grouped,
     help="Search for the best merge of language models; resume it any time; export the winner.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -40,12 +67,8 @@ def options(
     # `evomerge.__main__` reads --debug before the command line is parsed.
 
 
-app.command(short_help=files.init.__doc__, cls=TakesParents)(files.init)
-for command in (
-    *(files.validate, models.compare, runs.search, runs.resume, runs.stop),
-    *(answers.status, answers.results),
-    *(models.export, models.evaluate, models.merge),
-    *(answers.report, models.push, files.schema),
-):
-    app.command(short_help=command.__doc__)(command)  # the whole line, where Typer would cut it
-app.command(name="list")(catalogue.list_)
+for _functions in GROUPS.values():
+    for _function in _functions:
+        # The whole line, where Typer would cut it.
+        _kind = TakesParents if _function is files.init else None
+        app.command(_name(_function), cls=_kind, short_help=_function.__doc__)(_function)

@@ -11,9 +11,10 @@ import typer
 
 from evomerge.cli import terminal
 from evomerge.cli.options import (
-    AllowBenchmarksOption,
-    AllowCodeOption,
     FileArgument,
+    HiddenBenchmarksOption,
+    HiddenCodeOption,
+    HiddenTrustOption,
     JsonOption,
     ParentsOption,
     SetOption,
@@ -47,10 +48,10 @@ def init(
     preset: Annotated[
         Preset, typer.Option(help="without parents: an example of what is searched")
     ] = Preset.parameters,
-    allow_code: AllowCodeOption = False,
-    trust_code: TrustCodeOption = False,
+    allow_code: HiddenCodeOption = False,
+    trust_code: HiddenTrustOption = False,
 ) -> None:
-    """Write a commented search file: for your parents and tasks, or an example."""
+    """Write a search file: for your parents and tasks, or an example."""
     from evomerge.config.presets import check_new, preset_text, write_new
 
     quoted = shlex.quote(str(file))
@@ -70,15 +71,15 @@ def init(
 def validate(
     file: FileArgument,
     set_: SetOption = None,
-    allow_benchmarks: AllowBenchmarksOption = False,
-    allow_code: AllowCodeOption = False,
+    allow_benchmarks: HiddenBenchmarksOption = False,
+    allow_code: HiddenCodeOption = False,
     trust_code: TrustCodeOption = False,
     time: Annotated[
         bool, typer.Option("--time", help="score a candidate, and estimate time and memory from it")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a search file: parents, shapes, tasks, metrics, documents, memory."""
+    """Check a search file: parents, tasks, metrics, documents, memory."""
     from evomerge.config.schema import read
     from evomerge.setup.preflight import HEADERS, gene_list, gene_rows, summary, warnings
     from evomerge.setup.runs import prepare

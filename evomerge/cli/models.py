@@ -34,7 +34,7 @@ def compare(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare parents before they are merged: what each changed, and which are alike."""
+    """Compare parents before a merge: what changed, which are alike."""
     from evomerge.api.models import compare as compare_models
 
     comparison = compare_models(parents, base)
@@ -57,11 +57,15 @@ def export(
         str | None, typer.Option(help="dtype of the weights, if not the one that was scored")
     ] = None,
     shard_size: ShardSizeOption = "5GB",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace a model that evomerge wrote there before")
+    ] = False,
 ) -> None:
     """Write a candidate as an ordinary Hugging Face checkpoint."""
     from evomerge.export.candidate import export_candidate
 
-    exported = export_candidate(RunFolder(directory), out, candidate, dtype, shard_size)
+    run, how = RunFolder(directory), {"overwrite": overwrite}
+    exported = export_candidate(run, out, candidate, dtype, shard_size, **how)
     terminal.warn(exported.notes)
     terminal.say(f"wrote candidate {exported.number} to {out}")
     if exported.not_in_mergekit is not None:
@@ -141,11 +145,22 @@ def push(
         bool,
         typer.Option("--private/--public", help="an existing repository must be what this says"),
     ] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="say what would be uploaded, and upload nothing")
+    ] = False,
 ) -> None:
-    """Upload an exported model to the Hugging Face Hub; if interrupted, call it again."""
-    from evomerge.export.hub import push_model
+    """Upload an exported model to the Hugging Face Hub."""
+    from evomerge.export.hub import files_to_push, push_model
+    from evomerge.report.words import size_text
 
-    pushed = push_model(model, repository, private=private)
-    for name in pushed.left_out:
+    if dry_run:
+        files, left_out = files_to_push(model)
+        rows = [(str(file.relative_to(model)), size_text(file.stat().st_size)) for file in files]
+        terminal.print_table(("file", "size"), rows)
+        done = f"nothing was uploaded; without --dry-run it goes to {repository}"
+    else:
+        url, left_out = push_model(model, repository, private=private)
+        done = f"pushed to {url}"
+    for name in left_out:
         terminal.say(f"{name} was not uploaded, since it names folders of this machine")
-    terminal.say(f"pushed to {pushed.url}")
+    terminal.say(done)

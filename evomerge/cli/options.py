@@ -39,6 +39,10 @@ TrustCodeOption = Annotated[
         "--trust-code", help="run code that the search file names and that is not installed"
     ),
 ]
+# Commands that load tasks and run no model take what `search` takes, without a word of it.
+HiddenBenchmarksOption = Annotated[bool, typer.Option("--allow-benchmarks", hidden=True)]
+HiddenCodeOption = Annotated[bool, typer.Option("--allow-code", hidden=True)]
+HiddenTrustOption = Annotated[bool, typer.Option("--trust-code", hidden=True)]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="override a key of the search file"),

@@ -84,7 +84,7 @@ def resume(
     trust_code: TrustCodeOption = False,
     track: TrackOption = None,
 ) -> None:
-    """Continue a search, with a larger budget or with other workers if you say so."""
+    """Go on with a search, with a larger budget or other workers."""
     from evomerge.api.opening import go_on
 
     _check_tracker(track)
@@ -94,7 +94,7 @@ def resume(
 
 
 def stop(directory: RunFolderArgument) -> None:
-    """End a search early: its winner is chosen and tested; `resume` goes on with it."""
+    """End a search early: its winner is chosen and tested."""
     run = RunFolder(directory)
     run.ask_to_stop()
     terminal.say(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from evomerge.errors import RecipeError
-from evomerge.run.atomic import check_new_folder
+from evomerge.errors import CheckpointError, RecipeError
+from evomerge.run.atomic import TemporaryFolder, check_new_folder
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.searching.ranking import best_of
 from evomerge.setup.parents import pinned
 from evomerge.setup.parents_as_themselves import is_itself, recipe_to_write, write_model
 from evomerge.setup.runs import reopen
+
+RECIPE = "evomerge_recipe.yaml"
+"""File of a model with its recipe, by which evomerge knows what it has written."""
 
 
 class Exported(NamedTuple):
@@ -25,19 +29,36 @@ class Exported(NamedTuple):
 
 
 def export_candidate(
-    run: RunFolder, out: Path, which: str, dtype: str | None, shard_size: str
+    run: RunFolder,
+    out: Path,
+    which: str,
+    dtype: str | None,
+    shard_size: str,
+    *,
+    overwrite: bool = False,
 ) -> Exported:
     """Write a candidate of a run as a Hugging Face checkpoint; see `Run.export`."""
+    if overwrite and os.path.lexists(out):
+        if not (out / RECIPE).is_file():
+            raise CheckpointError(
+                f"{out} has no {RECIPE}, so evomerge did not write it and does not replace it; "
+                "name another folder or remove it."
+            )
+        with TemporaryFolder(out.absolute().parent) as folder:
+            exported = export_candidate(run, folder / "new", which, dtype, shard_size)
+            out.replace(folder / "old")
+            (folder / "new").replace(out)
+        return exported
     from evomerge.export.card import Merge, search_card, task_of
     from evomerge.export.parents import describe_parents
     from evomerge.mergekit import express
 
-    check_new_folder(out)
+    check_new_folder(out, "name another folder, or replace it by --overwrite (`overwrite=True`)")
     checked, history = reopen(run), History(run.events())
     candidate = history.chosen(which, best_of(history, checked.ranking))
     scored = recipe_to_write(checked, candidate)
     recipe = replace(scored, dtype=dtype or scored.dtype)
-    texts = {"evomerge_recipe.yaml": pinned(recipe, checked.checkpoints).to_yaml()}
+    texts = {RECIPE: pinned(recipe, checked.checkpoints).to_yaml()}
     reason = None
     try:
         texts["mergekit_config.yml"] = express(recipe, checked.checkpoints)

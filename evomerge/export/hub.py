@@ -23,7 +23,23 @@ class Pushed(NamedTuple):
     """The address of a commit, and the recipe files left out, since they name local folders."""
 
     url: str
-    left_out: tuple[str, ...]
+    left_out: list[str]
+
+
+def files_to_push(model: Path) -> tuple[list[Path], list[str]]:
+    """Return the files of a model to upload, and the names of recipes with paths of this machine.
+
+    CheckpointError: the folder is no model folder, a weight file is not whole or missing, or
+    something in it is no file.
+    """
+    _check_folder(model)
+    left_out = [  # an absolute path may name a user
+        file.name
+        for file in sorted((*model.glob("*.yaml"), *model.glob("*.yml")))
+        if _LOCAL_PATH.search(file.read_text(encoding="utf-8", errors="replace"))
+    ]
+    files = [file for file in sorted(model.rglob("*")) if file.is_file()]
+    return [file for file in files if file.name not in left_out], left_out
 
 
 def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
@@ -32,18 +48,11 @@ def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
     The repository (`org/name`, or `name` of the user's own) is created if it does not exist.
 
     Raises:
-        CheckpointError: the folder is no model folder, a weight file is not whole or missing, or
-            something in it is no file.
+        CheckpointError: as of `files_to_push`.
         InputError: the id is not valid, or the repository is not private or public as asked.
         EvomergeError: the Hub refused the upload or could not be reached.
     """
-    _check_folder(model)
-    left_out = tuple(  # an absolute path may name a user
-        file.name
-        for file in sorted((*model.glob("*.yaml"), *model.glob("*.yml")))
-        if _LOCAL_PATH.search(file.read_text(encoding="utf-8", errors="replace"))
-    )
-
+    left_out = files_to_push(model)[1]
     from huggingface_hub import HfApi
     from huggingface_hub.errors import BadRequestError, HFValidationError
 

@@ -86,11 +86,18 @@ def standings_chart(table: Standings) -> Figure:
         values, bars = _with_bars(known, factor := table.factor(column))
         style = {"color": _SPLIT_COLOURS[split], "label": split}
         axes.errorbar(values, heights, xerr=bars, fmt="o", lw=2, **style)
+        _keep_whole(axes.xaxis, values)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_xlabel(label_text(column, 80) + _unit(factor), **TEXT)
     add_legend(figure)
     return figure
+
+
+def _keep_whole(axis: Any, values: Sequence[float]) -> None:
+    """Let an axis of whole numbers, such as those of layers, have no other ticks."""
+    if values and all(value.is_integer() for value in values if not math.isnan(value)):
+        axis.get_major_locator().set_params(integer=True)
 
 
 def _with_bars(
@@ -111,6 +118,7 @@ def best_so_far(history: History, ranking: Ranking) -> Figure:
     figure, (axes,) = new_figure(3.4)
     axes.grid(axis="y", color=LINE)
     axes.set_xlabel("candidate", **TEXT)
+    axes.locator_params(axis="x", integer=True)
     axes.set_ylabel(f"fitness{_unit(factor)}", **TEXT)
 
     def points(items: Sequence[Candidate], mark: str, label: str, **style: Any) -> None:
@@ -203,6 +211,8 @@ def front_chart(history: History, ranking: Ranking) -> Figure:
                 _with_bars([item[objective.key] for item in known], factor)
                 for objective, (factor, _) in zip(pair, names, strict=True)
             )
+            _keep_whole(axes.xaxis, x)
+            _keep_whole(axes.yaxis, y)
             bars = {"xerr": across, "yerr": up, "elinewidth": 1} if is_tested else {}
             if group:
                 axes.errorbar(x, y, fmt=mark, color=colour, ms=size, label=label, **bars)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -28,7 +29,7 @@ def progress(run: RunFolder) -> dict[str, Any]:
     `evomerge stop`; `done` if all candidates have outcomes, the winner has test scores (a study has
     none), and the budget asks for no more candidates; otherwise `stopped`. `latest` are the last
     candidates, the newest last. `phase` is there during the final scores, the speed while the
-    search runs.
+    search runs, and when it has stopped `go_on`, the command that continues it.
     """
     config = run.search_file()
     running = run.is_running  # asked first: if it ends after this, the journal has its end
@@ -74,6 +75,8 @@ def progress(run: RunFolder) -> dict[str, Any]:
         result |= {"path": describe(recipe), "path_of": None if of is None else of.number}
     if result["state"] == "running":  # a search that stops does not go on to its budget
         result |= _speed(run, budget, result["scored"] + result["failed"])
+    if result["state"] == "stopped" and not config.is_study:
+        result["go_on"] = f"evomerge resume {shlex.quote(str(run.path))}"
     return result
 
 

@@ -181,8 +181,8 @@ def check_writable(path: Path, what: str, fix: str, error: type[InputError]) -> 
         raise kind(f"{what}: {reason}; {fix}.") from found
 
 
-def check_new_folder(out: Path) -> None:
-    """Raise a CheckpointError if a folder exists, or cannot be made."""
+def check_new_folder(out: Path, fix: str = "name another folder or remove it") -> None:
+    """Raise a CheckpointError if a folder exists, or cannot be made; `fix` ends its sentence."""
     if os.path.lexists(out):
-        raise CheckpointError(f"{out} exists already; name another folder or remove it.")
+        raise CheckpointError(f"{out} exists already; {fix}.")
     check_writable(out, f"{out} cannot be created", "name another folder", CheckpointError)

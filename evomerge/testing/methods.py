@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_method(method: Method, samples: int = 20, seed: int = 0) -> None:
-    """Check the laws of a merge method (`evomerge.merging.methods.method`)."""
+    """Check the laws of a merge method (`evomerge.merging.methods.method`), and say if all hold."""
     import torch
 
     for knob in method.knobs:
@@ -33,6 +33,7 @@ def check_method(method: Method, samples: int = 20, seed: int = 0) -> None:
         sources = [_knobs(method, "source", random.uniform) for _ in range(count)]
         knobs = _knobs(method, "merge", random.uniform)
         _check_tensor(method, tensors[:count], base, sources, knobs)
+    print(f"{method.name} keeps the laws of merge methods: {samples} merges, all is well.")
 
 
 def on_tensors(prepare: Callable[[Operands], Merge]) -> Callable[..., Callable[..., None]]:

@@ -26,7 +26,7 @@ GENES = (
 def check_optimizer(
     create: Create, genes: Sequence[Gene] = GENES, trials: int = 200, objectives: int = 1
 ) -> None:
-    """Check the laws of `evomerge.optimize.protocol.Optimizer`.
+    """Check the laws of `evomerge.optimize.protocol.Optimizer`, and say if all hold.
 
     Proposals are in the ranges of the genes, new, and after the same calls the same, as a search
     needs it that is resumed. They are told in any order, beside points of others; some fail, some
@@ -52,6 +52,7 @@ def check_optimizer(
             "The same calls gave different proposals, so a run could not be resumed."
         )
         np.random.set_state(state)
+    print(f"the optimizer keeps the laws: 5 searches of {trials} trials, all is well.")
 
 
 def play(

@@ -12,7 +12,7 @@ from evomerge.testing.optimizers import check_range
 
 
 def check_space(space: Space, samples: int = 100, seed: int = 0) -> None:
-    """Check the laws of `evomerge.space.protocol.Space`."""
+    """Check the laws of `evomerge.space.protocol.Space`, and say if all hold."""
     genes = tuple(space.genes)
     assert genes, "The space has no genes."
     assert len({gene.name for gene in genes}) == len(genes), "Two genes have the same name."
@@ -38,6 +38,7 @@ def check_space(space: Space, samples: int = 100, seed: int = 0) -> None:
         assert label in baselines, f"baseline_genomes() has {label}, but baselines() has not."
         for genome in genomes:
             check_range(genes, genome)
+    print(f"the space keeps the laws: {samples} genomes, all is well.")
 
 
 def random_genome(genes: Sequence[Gene], random: np.random.RandomState) -> Genome:

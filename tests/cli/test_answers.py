@@ -49,11 +49,14 @@ def test_status_and_results_of_an_unfinished_run(tmp_path, capsys, state):
     assert len(found["candidates"]) == COUNTS[state]["candidates"]
     with run.writing():
         assert answer(capsys, "status", run.path)["state"] == "running"
-    call(["results", str(run.path)])
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + COUNTS[state]["candidates"]
+    call(["results", str(run.path), "--all"])
+    shown = capsys.readouterr()
+    lines = [line.partition("\t")[0] for line in shown.out.splitlines()]
+    assert lines[lines.index("candidate") + 1 :] == list("012"[: COUNTS[state]["candidates"]])
+    assert f"`evomerge resume {run.path}` goes on with it" in shown.err
     call(["status", str(run.path)])
-    assert "state\tstopped" in capsys.readouterr().out
+    assert "state\tstopped" in (out := capsys.readouterr().out)
+    assert f"go on\tevomerge resume {run.path}" in out
 
 
 def test_status_shows_the_best_beside_the_best_parent_failures_and_the_final_scores(
@@ -83,7 +86,7 @@ def test_a_search_for_a_front_has_the_units_of_the_tables(tmp_path, capsys):
     shown = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
     assert shown["best"] == "exact_match 25.0 %, tokens 12.34, candidate 0 (zoo:language)"
     call(["results", str(run.path), "--top", "1"])
-    head, line = (line.split("\t") for line in capsys.readouterr().out.splitlines()[:2])
+    head, line = (line.split("\t") for line in capsys.readouterr().out.splitlines()[-2:])
     row = dict(zip(head, line, strict=True))
     assert (row["exact_match in %"], row["tokens"]) == ("25", "12.34")
 
@@ -125,13 +128,20 @@ def test_csv_has_the_rows_of_json(run_folder, tmp_path, capsys):
     assert rows[1]["failure"].startswith("merge: no")
 
 
-def test_results_in_a_pipe_have_the_standings(run_folder, capsys):
+def test_results_have_the_standings_first_the_verdict_and_candidates_on_request(run_folder, capsys):
     call(["results", str(run_folder.path)])
-    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    rows = [dict(zip(lines[0], line, strict=True)) for line in lines[1:4]]
-    assert [row["fitness in %"] for row in rows] == ["25", "-", "87.5"]
-    head = lines.index([f"{KEY} in %", "test", "validation", "search"])
-    assert lines[head + 2] == ["searched", "83.3 [64.1, 93.3]", "-", "87.5 [69.0, 95.7]"]
+    shown = capsys.readouterr()
+    lines = [line.split("\t") for line in shown.out.splitlines()]
+    assert lines[0] == [f"{KEY} in %", "test", "validation", "search"]
+    assert lines[2] == ["searched", "83.3 [64.1, 93.3]", "-", "87.5 [69.0, 95.7]"]
+    assert len(lines) == 3 and "\nNot known yet: " in f"\n{shown.err}"
+    call(["results", str(run_folder.path), "--all"])
+    head, *rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()[3:]]
+    assert [dict(zip(head, row, strict=True))["fitness in %"] for row in rows] == [
+        "25",
+        "-",
+        "87.5",
+    ]
 
 
 def test_csv_of_an_empty_run_into_a_missing_folder_and_to_a_pipe(run_folder, tmp_path):

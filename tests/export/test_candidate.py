@@ -58,6 +58,20 @@ def test_the_export_is_bitwise_the_scored_model_and_that_of_its_recipe(run, expo
             assert tensor.dtype == theirs[name].dtype and torch.equal(tensor, theirs[name]), name
 
 
+def test_overwrite_replaces_what_evomerge_wrote_and_nothing_else(run, tmp_path):
+    out, thesis = tmp_path / "model", tmp_path / "thesis"
+    evomerge("export", run, "--out", out, "--candidate", "0")
+    thesis.mkdir()
+    again = ("export", run, "--candidate", "1")
+    assert "--overwrite" in evomerge(*again, "--out", out, code=2).stderr
+    assert "did not write it" in evomerge(*again, "--out", thesis, "--overwrite", code=2).stderr
+    first = {item.name: item.read_bytes() for item in out.iterdir()}
+    evomerge(*again, "--out", out, "--overwrite")
+    second = {item.name: item.read_bytes() for item in out.iterdir()}
+    assert first.keys() == second.keys() and first != second
+    assert {item.name for item in tmp_path.iterdir()} == {"model", "thesis"}
+
+
 def test_the_export_is_sharded_and_complete(exported):
     names = {item.name for item in exported.iterdir()}
     assert sum(name.endswith(".safetensors") for name in names) > 1

@@ -82,6 +82,15 @@ def test_every_file_arrives_in_its_repository(hub, model, options, private, is_n
     assert f"pushed to {hub.address}/somebody/merged/commit/" in done.stdout + done.stderr
 
 
+def test_a_dry_run_says_what_would_be_uploaded(hub, model):
+    (model / "best.yaml").write_text("host: /home/somebody/model\n")
+    done = push(hub, model, "org/merged", "--dry-run")
+    rows = [line.split("\t") for line in done.stdout.splitlines()[1:]]
+    assert {name for name, _ in rows} == contents(model).keys() - {"best.yaml"}
+    assert ["README.md", "4 bytes"] in rows and hub.asked == []
+    assert "best.yaml was not uploaded" in done.stderr and "nothing was uploaded" in done.stderr
+
+
 def test_the_token_is_sent_to_the_hub_and_written_nowhere(hub, model, tmp_path):
     push(hub, model, "org/merged")
     sent = {item["path"]: item["token"] for item in hub.asked}

@@ -27,8 +27,9 @@ def test_optimizers_that_learn_nothing_keep_the_laws(name):
 
 
 @pytest.mark.parametrize("name", method_names())
-def test_every_merge_method_keeps_the_laws(name):
+def test_every_merge_method_keeps_the_laws(name, capsys):
     check_method(get_method(name))
+    assert capsys.readouterr().out.startswith(f"{name} keeps the laws of merge methods")
 
 
 def space():
