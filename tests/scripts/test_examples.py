@@ -9,6 +9,7 @@ import pytest
 from evomerge.config.schema import load
 from evomerge.setup.preflight import warnings
 from evomerge.setup.runs import prepare
+from evomerge.setup.search_file import load_any
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -53,3 +54,8 @@ def test_a_job_script_is_bash_with_options_that_sbatch_knows(path):
     assert found["open-mode"] == "append"
     named = re.search(r"^search=\$\{SEARCH:-(\S+)\}", text, re.MULTILINE)
     assert (EXAMPLES.parent / named[1]).is_file()
+
+
+@pytest.mark.parametrize("name", sorted((EXAMPLES.parent / "configs").glob("*.yaml")))
+def test_a_ready_search_file_has_no_mistake_that_is_seen_before_a_model_is_opened(name):
+    assert load_any(name).objectives
