@@ -34,6 +34,8 @@ def list_(what: Listed, as_json: JsonOption = False) -> None:
             rows = [{"name": name, "about": about} for name, about in SPACES.items()]
         case Listed.parents:
             rows = _parents()
+    if what is Listed.methods and terminal.out.is_terminal and not as_json:  # 80 columns are few
+        rows = [{"name": row.pop("name"), "about": terminal.text_of(row)} for row in rows]
     terminal.print_json(rows) if as_json else terminal.print_rows(rows, "name")
 
 
