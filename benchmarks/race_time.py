@@ -1,7 +1,8 @@
 """Measures what racing saves of the CPU time of scoring, at the size of your models.
 
     python benchmarks/race_time.py SEARCH_FILE [--candidates N] [--documents N] [--seed N]
-                                   [--races N] [--confidence X ...] [--records FILE] [--quick]
+                                   [--optimizer NAME] [--generation N] [--races N]
+                                   [--confidence X ...] [--minimum N] [--records FILE] [--quick]
 
 The search proposes its candidates as without racing, and each is merged and scored once, on all
 search documents. Then races are run over these scores, each with another order of the documents,
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, help="search documents, in place of the file's")
     parser.add_argument("--seed", type=int, help="of the search, in place of the file's")
     parser.add_argument("--optimizer", help="in place of the file's")
+    parser.add_argument("--generation", type=int, help="race as if so many were a generation")
     parser.add_argument("--races", type=int, default=20, help="orders of the documents")
     parser.add_argument("--confidence", type=float, nargs="+", default=[Race.confidence])
     parser.add_argument("--minimum", type=int, default=Race.minimum)
@@ -90,6 +92,10 @@ def main() -> None:
         records = pickle.loads(options.records.read_bytes())
     record(problem, options.candidates, records, options.records)
     start, each = show_samples(records)
+    if options.generation:
+        count = records.generations.count(0)
+        proposed = range(len(records.generations) - count)
+        records.generations[count:] = [1 + n // options.generation for n in proposed]
     found = {}
     for confidence in options.confidence:
         races = [

@@ -60,10 +60,15 @@ WORLDS = ("simulated", "zoo", "weights 8")
 Rows = list[Scores | None]
 
 
-FIXED = "fixed quarter"
-POLICIES: dict[str, float | None] = {"full": None, "race": 0.8, "race 0.95": 0.95, FIXED: None}
+FIXED = {"fixed quarter": 4, "fixed half": 2}
+POLICIES: dict[str, float | None] = {
+    "full": None,
+    "race": 0.8,
+    "race 0.95": 0.95,
+    **dict.fromkeys(FIXED),
+}
 """Name -> confidence of the race; None: every candidate is scored on all documents, or on the same
-quarter of them."""
+part of them."""
 
 
 @dataclass
@@ -112,8 +117,8 @@ def search(world: World, policy: str, seed: int, name: str) -> Run:
     race = None if confidence is None else Race(confidence, seed=seed)
     task, ids, objectives = world.objective.task, world.documents, [world.objective]
     asked = ids
-    if policy == FIXED:
-        asked = [ids[i] for i in in_order(len(ids), f"{seed}/fixed")[: len(ids) // 4]]
+    if policy in FIXED:
+        asked = [ids[i] for i in in_order(len(ids), f"{seed}/fixed")[: len(ids) // FIXED[policy]]]
     optimizer = create(name, list(world.genes), seed, budget=world.candidates)
     genomes: list[Genome] = []
     rows: Rows = []

@@ -49,7 +49,8 @@ class RacingConfig(Section):
     """auto: where it saves time, that is in parameter spaces with backend hf, where every metric is
     a mean over documents and these are enough for samples that fill batches"""
     confidence: float = Field(0.8, gt=0.5, lt=1)
-    """probability of being worse at which a candidate is stopped"""
+    """probability of being worse at which a candidate is stopped, and of being better at which all
+    documents are scored"""
     minimum: int = Field(25, ge=2)
     """documents that are scored at least before a candidate may be stopped; with auto it is raised
     if several tasks generate texts"""

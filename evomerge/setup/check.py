@@ -33,7 +33,7 @@ from evomerge.trust.consent import NOTHING, Permissions
 if TYPE_CHECKING:
     from evomerge.evaluation.tasks.info import TasksInfo
 
-_SAMPLES = 4
+_SAMPLES = 6
 """So many first samples the search documents must be at least, so that racing saves time."""
 
 

@@ -34,10 +34,10 @@ def resolved(change, metric, documents):
 @pytest.mark.parametrize(
     ("change", "metric", "documents", "raced", "why"),
     [
-        ({}, "acc", 100, True, "racing, since 100 documents make 4 samples of at least 25"),
-        ({}, "acc", 99, False, "and 4 samples of at least 25 documents"),
+        ({}, "acc", 150, True, "racing, since 150 documents make 6 samples of at least 25"),
+        ({}, "acc", 149, False, "and 6 samples of at least 25 documents"),
         ({}, "f1", 400, False, "off, since it needs"),
-        ({"evaluation": {"racing": {"minimum": 90}}}, "acc", 400, True, "samples of at least 90"),
+        ({"evaluation": {"racing": {"minimum": 60}}}, "acc", 400, True, "samples of at least 60"),
         ({"evaluation": {"racing": {"enabled": True}}}, "acc", 60, True, "racing, as the search"),
         ({"evaluation": {"backend": "vllm"}}, "acc", 400, False, "off, since it needs"),
         ({"space": {"kind": "dataflow"}}, "acc", 400, False, "one fitness of means"),
@@ -59,7 +59,7 @@ def test_samples_are_large_enough_for_each_task_that_generates_texts():
     for change, minimum in ((auto, 48), (asked, 25)):
         config, _ = resolved(change, "acc", several)
         assert config.evaluation.racing.enabled and config.evaluation.racing.minimum == minimum
-    config, reason = resolved(auto, "acc", several | {"t": 40, "u": 40})
+    config, reason = resolved(auto, "acc", several | {"t": 50, "u": 50})
     assert not config.evaluation.racing.enabled and "at least 48" in reason
     assert config.evaluation.racing.minimum == 25
 
@@ -67,6 +67,6 @@ def test_samples_are_large_enough_for_each_task_that_generates_texts():
 def test_a_few_texts_are_no_full_batch_on_an_accelerator():
     """`meta` is a device that is no CPU and that every torch has."""
     meta = {"evaluation": {"device": "meta"}}
-    assert not resolved(meta, "acc", {"t": 1023})[0].evaluation.racing.enabled
-    assert resolved(meta, "acc", {"t": 1024})[0].evaluation.racing.enabled
+    assert not resolved(meta, "acc", {"t": 1535})[0].evaluation.racing.enabled
+    assert resolved(meta, "acc", {"t": 1536})[0].evaluation.racing.enabled
     assert resolved(meta, "acc", {"choices": 400})[0].evaluation.racing.enabled
