@@ -11,7 +11,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import accumulate, cycle
 from typing import TYPE_CHECKING, Any
@@ -86,7 +86,8 @@ def standings_chart(table: Standings) -> Figure:
         values, bars = _with_bars(known, factor := table.factor(column))
         style = {"color": _SPLIT_COLOURS[split], "label": split}
         axes.errorbar(values, heights, xerr=bars, fmt="o", lw=2, **style)
-        _keep_whole(axes.xaxis, values)
+    estimates = (item for row in table.rows for item in row.estimates.items())
+    _keep_whole(axes.xaxis, (item.value for (_, key), item in estimates if key == column))
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_xlabel(label_text(column, 80) + _unit(factor), **TEXT)
@@ -94,9 +95,10 @@ def standings_chart(table: Standings) -> Figure:
     return figure
 
 
-def _keep_whole(axis: Any, values: Sequence[float]) -> None:
-    """Let an axis of whole numbers, such as those of layers, have no other ticks."""
-    if values and all(value.is_integer() for value in values if not math.isnan(value)):
+def _keep_whole(axis: Any, values: Iterable[float]) -> None:
+    """Let an axis of whole numbers above 1, such as those of layers, have no other ticks."""
+    known = [float(value) for value in values if not math.isnan(value)]
+    if all(map(float.is_integer, known)) and max(known, default=0.0) > 1:
         axis.get_major_locator().set_params(integer=True)
 
 
@@ -211,12 +213,12 @@ def front_chart(history: History, ranking: Ranking) -> Figure:
                 _with_bars([item[objective.key] for item in known], factor)
                 for objective, (factor, _) in zip(pair, names, strict=True)
             )
-            _keep_whole(axes.xaxis, x)
-            _keep_whole(axes.yaxis, y)
             bars = {"xerr": across, "yerr": up, "elinewidth": 1} if is_tested else {}
             if group:
                 axes.errorbar(x, y, fmt=mark, color=colour, ms=size, label=label, **bars)
         axes.grid(axis="y", color=LINE)
+        for axis, objective in zip((axes.xaxis, axes.yaxis), pair, strict=True):
+            _keep_whole(axis, (scores.aggregates[objective.key] for _, scores in scored))
         axes.set_xlabel(names[0][1], **TEXT)
         axes.set_ylabel(names[1][1], **TEXT)
         axes.set_title(f"on {split} documents", loc="left", fontsize=10, color=SOFT)

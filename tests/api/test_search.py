@@ -89,20 +89,27 @@ def test_a_search_is_that_of_the_command_line_and_its_winner_scores_the_same(tmp
     assert resume(run, progress=False).best is not None
 
 
-def test_a_cell_can_be_run_again(tmp_path: Path) -> None:
-    """`resume=True` starts or continues, and a larger budget counts."""
+def test_a_cell_can_be_run_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """`resume=True` starts or continues, and a larger budget counts; at its end it has no bar."""
     config = copy.deepcopy(SMALL)
     run = search(config, tmp_path / "run", candidates=5, resume=True, progress=False)
     assert config == SMALL, "the mapping stays as it is"
     journal = run.folder / "journal.jsonl"
     first = journal.read_bytes()
-    run = search(SMALL, tmp_path / "run", candidates=5, resume=True, progress=False)
-    assert journal.read_bytes() == first
-    run = search(SMALL, tmp_path / "run", candidates=7, resume=True, progress=False)
-    assert len(run.candidates) == 7
+    capfd.readouterr()
+    run = search(SMALL, tmp_path / "run", candidates=5, resume=True)
+    assert journal.read_bytes() == first and capfd.readouterr().err == ""
+    run = search(SMALL, tmp_path / "run", candidates=7, resume=True)
+    assert len(run.candidates) == 7 and "final scores" in capfd.readouterr().err
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        resume(run, candidates=8, followers=[interrupt])
+    assert "go on with evomerge.resume(" in capfd.readouterr().err
     file = write_search(tmp_path, budget={"candidates": 7})
     evomerge("search", file, "--run", tmp_path / "run", "--resume")
-    assert len(run.candidates) == 7
     with pytest.raises(RunFolderError, match=r"it differs in `seed`"):
         search(SMALL | {"seed": 2}, tmp_path / "run", resume=True)
 

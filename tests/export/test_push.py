@@ -87,7 +87,7 @@ def test_a_dry_run_says_what_would_be_uploaded(hub, model):
     done = push(hub, model, "org/merged", "--dry-run")
     rows = [line.split("\t") for line in done.stdout.splitlines()[1:]]
     assert {name for name, _ in rows} == contents(model).keys() - {"best.yaml"}
-    assert ["README.md", "4 bytes"] in rows and hub.asked == []
+    assert ["README.md", "4 B"] in rows and hub.asked == []
     assert "best.yaml was not uploaded" in done.stderr and "nothing was uploaded" in done.stderr
 
 

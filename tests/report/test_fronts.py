@@ -127,6 +127,7 @@ def test_the_front_is_shown_on_test_documents_with_intervals(tmp_path):
     view = front_with(tmp_path, [PARENT] * 3, [BETTER, SHORTER])
     (axes,) = front_chart(view.history, view.ranking).axes
     assert axes.get_title(loc="left") == "on test documents"
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
     shown = {item.get_label(): item for item in axes.containers}
     points = {label: item[0].get_xydata().tolist() for label, item in shown.items()}
     assert points["merge on the front"] == [[9.0, 75.0], [9.0, 49.0]]
