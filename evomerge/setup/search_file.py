@@ -1,6 +1,6 @@
 """Reading a search file: its keys, and all that can be said of its values before a model is opened.
 
-Neither torch nor lm-eval is imported. What parents, tasks and documents must fit, `check` says.
+Nothing heavy is imported. What parents, tasks and documents must fit, `check` says.
 """
 
 from __future__ import annotations
