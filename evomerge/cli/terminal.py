@@ -150,12 +150,17 @@ def text_of(value: Any) -> str:
 
 
 def say(message: str, *, unbroken: bool = False) -> None:
-    """Print a message to standard error; a terminal breaks lines unless `unbroken`, but no path."""
+    """Print a message to standard error; a terminal breaks lines, but no path and no command.
+
+    `unbroken`: not even lines.
+    """
+    message = without_controls(message)
     if err.is_terminal and not unbroken:
-        lines = message.splitlines()
+        whole = re.sub("`[^`]+`", lambda code: code[0].replace(" ", "\0"), message)
         fill = partial(textwrap.fill, break_long_words=False, break_on_hyphens=False)
-        message = "\n".join(fill(line, err.width) for line in lines)
-    err.print(without_controls(message))
+        lines = (fill(line, err.width) for line in whole.splitlines())
+        message = "\n".join(lines).replace("\0", " ")
+    err.print(message)
 
 
 def say_on_terminal(message: str) -> None:

@@ -50,7 +50,7 @@ class Interval:
         if not math.isfinite(self.value):
             return "-", ""
         if self.is_exact:
-            return f"{factor * self.value:{sign},.10g}", ""
+            return f"{factor * self.value:{sign}z,.10g}", ""
         numbers = [factor * item for item in (self.value, self.low, self.high)]
         largest = max(abs(item) for item in numbers if math.isfinite(item))
         digits = max(1, 2 - math.floor(math.log10(largest))) if factor == 1.0 and largest else 1

@@ -56,6 +56,9 @@ def test_a_job_script_is_bash_with_options_that_sbatch_knows(path):
     assert (EXAMPLES.parent / named[1]).is_file()
 
 
-@pytest.mark.parametrize("name", sorted((EXAMPLES.parent / "configs").glob("*.yaml")))
-def test_a_ready_search_file_has_no_mistake_that_is_seen_before_a_model_is_opened(name):
-    assert load_any(name).objectives
+CONFIGS = sorted((EXAMPLES.parent / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_a_ready_search_file_has_no_mistake_that_is_seen_before_a_model_is_opened(path):
+    assert load_any(path).objectives
