@@ -87,6 +87,8 @@ def main() -> None:
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     problem = prepare(changed(load(options.file), options), options.file.parent)
+    if problem.config.optimizer.descends or problem.config.beside_fitness:
+        parser.error("nothing races by gradients, nor where more than one fitness counts")
     records = Records()
     if options.records and options.records.exists():
         records = pickle.loads(options.records.read_bytes())

@@ -244,10 +244,10 @@ class Constraint:
     def violation(self, scores: Scores) -> float:
         """Return by how much a bound is passed, as a share of the bound (of 0: the distance).
 
-        A metric that is not a number gives infinity.
+        A metric that is not a finite number gives infinity.
         """
         value = scores.aggregates[self.key]
-        if math.isnan(value):
+        if not math.isfinite(value):
             return math.inf
         low, high = self.at_least, self.at_most
         if low is not None and value < low:

@@ -27,7 +27,7 @@ def validate(
     """Check a search file: parents, shapes, tasks, metrics, documents, memory.
 
     Arguments are as of `search`. Returns what `evomerge validate --json` prints: documents, memory,
-    `genes`, `warnings`. An InputError says what is wrong, as one sentence.
+    `genes`, `warnings`. An InputError has a line for each mistake.
     """
     from evomerge.setup.preflight import gene_list, summary, warnings
     from evomerge.setup.runs import prepare

@@ -241,7 +241,7 @@ def parse(data: Any, source: str) -> SearchConfig:
     """Return the search file with this content; `source` names it in messages.
 
     Raises:
-        ConfigError: the first mistake, as one sentence that names the file, the key and the value.
+        ConfigError: of each mistake a sentence that names the file, the key and the value.
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{source} is not a search file: it must be a YAML mapping of keys.")

@@ -237,6 +237,8 @@ class Session:
         if all(map(math.isfinite, (*values, broken))):
             return outcome, {"values": list(values)}
         what = "An objective" if self.ranking.has_front else "The fitness"
+        if not math.isfinite(broken):
+            what = "What a constraint bounds"
         return Failure("evaluate", f"{what} is not a finite number."), {}
 
     def _write(self, event: Event, outcome: Outcome) -> None:

@@ -120,7 +120,8 @@ def _knobs(config: SearchConfig, folder: Path) -> Iterator[str]:
     if (space := _merges(config)) is None:
         return
     plan = plan_knobs([*map(get_method, space.methods)], space.knobs)
-    if not plan.searched and len(space.methods) == 1 and space.most_parents is None:
+    is_pool = space.most_parents is not None and len(config.parents) > 1
+    if not plan.searched and len(space.methods) == 1 and not is_pool:
         yield (
             "every knob of `space.knobs` is fixed, so there is nothing to search; give one a "
             "range, for example weight: [0.0, 1.0], or name several methods."
