@@ -20,7 +20,6 @@ from evomerge.config.optimizer import OptimizerConfig
 from evomerge.config.space import ParametersConfig, SpaceConfig
 from evomerge.config.yaml import override as override
 from evomerge.config.yaml import read as read
-from evomerge.errors import ConfigError
 from evomerge.scores import MODEL, SPLITS, TOLD, Constraint, Objective, Split
 
 
@@ -243,8 +242,6 @@ def parse(data: Any, source: str) -> SearchConfig:
     Raises:
         ConfigError: of each mistake a sentence that names the file, the key and the value.
     """
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{source} is not a search file: it must be a YAML mapping of keys.")
     return parsed(SearchConfig, data, source)
 
 

@@ -23,10 +23,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.errors import ConfigError
 from evomerge.evaluation.evaluator import Answers, Evaluator
 from evomerge.evaluation.tasks.documents import in_order
-from evomerge.evaluation.tasks.info import TasksInfo
 from evomerge.evaluation.tasks.objective import Documents
 from evomerge.scores import Expected, Objective, Scores, Split, fitness, fitness_error
 
@@ -160,14 +158,3 @@ def score_in_race(
         if chance(objectives, scores, incumbent) < needed:
             break
     return scores
-
-
-def check_means(objectives: Sequence[Objective], info: TasksInfo) -> None:
-    """Raise a `ConfigError` unless the score of every objective is a mean over documents."""
-    for objective in objectives:
-        if objective.is_exact or not info.metric(objective.task, objective.metric)[1].is_mean:
-            raise ConfigError(
-                "`evaluation.racing` compares candidates document by document, but metric "
-                f"{objective.metric!r} of {objective.task!r} is not a mean over documents; set "
-                "`evaluation.racing.enabled` to false, or name the tasks of a group one by one."
-            )

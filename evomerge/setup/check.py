@@ -119,11 +119,16 @@ def resolve_racing(
     ConfigError: the search file asks for racing, but a metric is not a mean over documents, or
     there are too few documents.
     """
-    from evomerge.evaluation.racing import check_means
-
     wanted, total = config.evaluation.racing, sum(map(len, search.values()))
+    others = (o for o in objectives if o.is_exact or not info.metric(o.task, o.metric)[1].is_mean)
+    other = next(others, None)
     if wanted.enabled is True:
-        check_means(objectives, info)
+        if other is not None:
+            raise ConfigError(
+                "`evaluation.racing` compares candidates document by document, but metric "
+                f"{other.metric!r} of {other.task!r} is not a mean over documents; set "
+                "`evaluation.racing.enabled` to false, or name the tasks of a group one by one."
+            )
         if wanted.minimum >= total:
             raise ConfigError(
                 f"`evaluation.racing` has `minimum` {wanted.minimum}, which leaves out none of "
@@ -138,7 +143,7 @@ def resolve_racing(
         and config.evaluation.backend == "hf"  # vLLM would load weights again for each sample
         and not config.is_study
         and all(kind.can_race for kind in kinds_of(config))
-        and all(not o.is_exact and info.metric(o.task, o.metric)[1].is_mean for o in objectives)
+        and other is None
     )
     least = max(wanted.minimum, _full_batches(config, info, search))
     is_on, samples = suits and total >= _SAMPLES * least, f"samples of at least {least}"

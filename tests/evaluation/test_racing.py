@@ -9,11 +9,9 @@ from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evomerge.errors import ConfigError
 from evomerge.evaluation.evaluator import Evaluator
-from evomerge.evaluation.racing import Race, chance, check_means, expected_scores, score_in_race
+from evomerge.evaluation.racing import Race, chance, expected_scores, score_in_race
 from evomerge.evaluation.tasks.functions import ObjectiveFunction
-from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 from evomerge.scores import Objective, Scores, fitness, fitness_error
 
@@ -95,13 +93,6 @@ def test_better_candidates_are_rarely_stopped_and_standard_errors_are_right(eval
     # a candidate is stopped when its estimate is low, so the estimates are a little too low
     assert -1.0 < sum(scaled) / len(scaled) < 0.1
     assert max(map(abs, scaled)) < 4
-
-
-def test_a_metric_that_is_no_mean_is_refused(tasks):
-    info = Harness(["t_letter"], [tasks]).info
-    check_means([Objective("t_letter", "acc")], info)
-    with pytest.raises(ConfigError, match=r"evaluation\.racing.*not a mean"):
-        check_means([Objective("t_letter", "f1")], info)
 
 
 @pytest.mark.parametrize(

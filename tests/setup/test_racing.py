@@ -5,6 +5,7 @@ import copy
 import pytest
 
 from evomerge.config.schema import parse
+from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo, TasksInfo
 from evomerge.scores import Objective
 from evomerge.setup.check import resolve_racing
@@ -50,6 +51,11 @@ def test_racing_auto_becomes_true_or_false(change, metric, documents, raced, why
     assert why in reason
     again = parse(config.model_dump(mode="json"), "frozen")
     assert again == config and make_race(again) == make_race(config)
+
+
+def test_a_metric_that_is_no_mean_is_refused_where_the_file_asks_for_racing():
+    with pytest.raises(ConfigError, match=r"evaluation\.racing.*metric 'f1' of 't' is not a mean"):
+        resolved({"evaluation": {"racing": {"enabled": True}}}, "f1", {"t": 400})
 
 
 def test_samples_are_large_enough_for_each_task_that_generates_texts():
