@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from evomerge.errors import SearchError
+from evomerge.errors import EvomergeError, SearchError
 from evomerge.evaluation.inference.device import count_cores
 from evomerge.evaluation.inference.rows import Forms, forms_in_words
 from evomerge.evaluation.objectives import load
-from evomerge.execute.protocol import Job, Result
+from evomerge.execute.protocol import Job
 from evomerge.optimize.descent import Chunk, Reached
 from evomerge.report.words import duration, fine_duration, size_text
-from evomerge.scores import Failure, Scores, Split, fitness
+from evomerge.scores import Scores, Split, fitness
 from evomerge.searching.ranking import FINALISTS
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.parents_as_themselves import base_to_test, prompt_template
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from evomerge.execute.worker import Worker
 
 _TRIED = 16  # documents of each task at most that show what a chat template does
+_FAILED = "The {0} that was tried failed in {1.stage!r}: {1.reason}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,8 @@ class Estimate(CostProbe):
         if self.chat_template:
             words["chat template"] = (
                 " and ".join(f"{value:.3g} {way} it" for way, value in self.chat_template.items())
-                + f" for the best parent on {_TRIED} documents a task (`evaluation.chat_template`)"
+                + f" for the best parent on up to {_TRIED} documents a task"
+                " (`evaluation.chat_template`)"
             )
         parts = (f"{size_text(size)} of the {name}" for name, size in self.peak_bytes.items())
         words["memory of a worker"] = ", ".join(parts)
@@ -173,7 +175,7 @@ def try_candidate(checked: CheckedSearch, say: Callable[[str], None]) -> CostPro
     outcomes = [worker(Job(number, recipe)) for number, recipe in enumerate(recipes)]
     tried = outcomes[-1]
     if not isinstance(tried, Scores):
-        raise _failed("candidate", tried)
+        raise SearchError(_FAILED.format("candidate", tried))
     probe = CostProbe(
         start_seconds=start,
         build_seconds=tried.seconds["prepare"] + tried.seconds["merge"],
@@ -181,9 +183,11 @@ def try_candidate(checked: CheckedSearch, say: Callable[[str], None]) -> CostPro
         peak_bytes=tried.peak,
         shared_bytes=int(getattr(psutil.Process().memory_info(), "shared", 0)),  # known on Linux
     )
-    if prompt_template(checked) is not None and config.evaluation.backend == "hf":
+    are_tried = config.mode == "weighted" and config.evaluation.backend == "hf"
+    if are_tried and prompt_template(checked) is not None:
         say("scoring the parents on a few documents with chat template and without")
-        probe = replace(probe, chat_template=_by_template(checked, worker))
+        with suppress(EvomergeError):  # the search may be valid with one of both only
+            probe = replace(probe, chat_template=_by_template(checked, worker))
     if isinstance(strategy, Descending):
         for number, (label, outcome) in enumerate(zip(baselines, outcomes, strict=True)):
             strategy.add_baseline(number, label)
@@ -202,7 +206,7 @@ def try_candidate(checked: CheckedSearch, say: Callable[[str], None]) -> CostPro
 
 def _by_template(checked: CheckedSearch, worker: Worker) -> dict[str, float]:
     """Return the fitness of the best parent on a few documents, with chat template and without."""
-    found, baselines = dict[str, float](), checked.space.baselines()
+    values, baselines = dict[str, float](), checked.space.baselines()
     few = {task: ids[:_TRIED] for task, ids in checked.splits["search"].items()}
     for way, is_on in (("with", True), ("without", False)):
         evaluator = worker.evaluator
@@ -212,8 +216,8 @@ def _by_template(checked: CheckedSearch, worker: Worker) -> dict[str, float]:
             evaluator.prepare(worker.build(first), worker.evaluator.tokenizer, {"search": few})
         recipes = (item for name, item in baselines.items() if name in checked.config.parents)
         scores = (evaluator.score(worker.build(item), "search", few) for item in recipes)
-        found[way] = max(fitness(checked.objectives, item) for item in scores)
-    return found
+        values[way] = max(fitness(checked.objectives, item) for item in scores)
+    return values
 
 
 def _with_steps(probe: CostProbe, worker: Worker, chunk: Chunk, steps: int) -> CostProbe:
@@ -226,12 +230,8 @@ def _with_steps(probe: CostProbe, worker: Worker, chunk: Chunk, steps: int) -> C
     for part in (first, replace(chunk, batches=chunk.batches[:steps])):
         reached = worker(Job(0, chunk.recipe, chunk=replace(part, forms=probe.forms)))
         if not isinstance(reached, Reached):
-            raise _failed("descent", reached)
+            raise SearchError(_FAILED.format("descent", reached))
         step = reached.seconds["descend"] / len(part.batches)
         probe = replace(probe, step_seconds=step, forms=reached.forms, peak_bytes=reached.peak)
     return probe
 
-
-def _failed(what: str, result: Result) -> SearchError:
-    assert isinstance(result, Failure)
-    return SearchError(f"The {what} that was tried failed in {result.stage!r}: {result.reason}")

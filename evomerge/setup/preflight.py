@@ -142,12 +142,14 @@ def _worker_warnings(checked: CheckedSearch) -> Iterator[str]:
 
 
 def _template_warnings(checked: CheckedSearch) -> Iterator[str]:
-    is_said = "chat_template" in checked.config.evaluation.model_fields_set
+    config = checked.config
+    is_said = "chat_template" in config.evaluation.model_fields_set
     if not is_said and prompt_template(checked) is not None:
+        tried = " (`evomerge validate --time` tries both)" if config.mode == "weighted" else ""
         yield (
             f"{short_names(checked.checkpoints)[checked.tokenizer_giver]} has a chat template, but "
             "prompts are made without it; set `evaluation.chat_template` to true for models that "
-            "were tuned for chat, else to false (`evomerge validate --time` tries both)."
+            f"were tuned for chat, else to false{tried}."
         )
 
 

@@ -129,6 +129,17 @@ def test_the_parents_are_scored_with_chat_template_and_without(tmp_path, is_on):
     assert "with it and 1 without it" in estimate(checked, probe).in_words()["chat template"]
 
 
+@pytest.mark.parametrize("mode", ["weighted", "pareto"])
+def test_a_template_that_cannot_be_rendered_is_not_compared_and_nor_are_fronts(tmp_path, mode):
+    text = "{{ raise_exception('no') }}" if mode == "weighted" else OTHER
+    parents = [copy_of(name, tmp_path / name, text) for name in ("language", "maths", "base")]
+    scores = [{"task": "zoo_l2_maths", "metric": name} for name in ("exact_match", "nll")]
+    front = {"objectives": scores, "mode": mode, "optimizer": {"name": "nsga2"}}
+    more = front if mode == "pareto" else {}
+    probe = try_candidate(problem_of(search_over(parents[:2], parents[2], **more)), print)
+    assert probe.chat_template == {} and probe.evaluate_seconds > 0
+
+
 def test_a_search_makes_ten_steps_for_each_point(tmp_path):
     probe = replace(MEASURED, step_seconds=3.0)
     found = estimate(problem(tmp_path, "optimizer.name=gradient"), probe)
