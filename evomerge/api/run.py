@@ -193,8 +193,7 @@ class Run:
         from evomerge.export.candidate import export_candidate
 
         target = path_of(out, "out")
-        how = {"overwrite": overwrite}
-        export_candidate(self._run, target, str(candidate), dtype, shard_size, **how)
+        export_candidate(self._run, target, str(candidate), dtype, shard_size, overwrite=overwrite)
         return target
 
     def load(self, candidate: int | str = "best") -> tuple[Any, Any]:

@@ -64,8 +64,8 @@ def export(
     """Write a candidate as an ordinary Hugging Face checkpoint."""
     from evomerge.export.candidate import export_candidate
 
-    run, how = RunFolder(directory), {"overwrite": overwrite}
-    exported = export_candidate(run, out, candidate, dtype, shard_size, **how)
+    run = RunFolder(directory)
+    exported = export_candidate(run, out, candidate, dtype, shard_size, overwrite=overwrite)
     terminal.warn(exported.notes)
     terminal.say(f"wrote candidate {exported.number} to {out}")
     if exported.not_in_mergekit is not None:
@@ -154,8 +154,8 @@ def push(
     from evomerge.report.words import size_text
 
     if dry_run:
-        files, left_out = files_to_push(model)
-        rows = [(str(file.relative_to(model)), size_text(file.stat().st_size)) for file in files]
+        files, left_out = files_to_push(model, repository)
+        rows = [(file, size_text((model / file).stat().st_size)) for file in files]
         terminal.print_table(("file", "size"), rows)
         done = f"nothing was uploaded; without --dry-run it goes to {repository}"
     else:

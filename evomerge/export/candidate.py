@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -39,15 +40,22 @@ def export_candidate(
 ) -> Exported:
     """Write a candidate of a run as a Hugging Face checkpoint; see `Run.export`."""
     if overwrite and os.path.lexists(out):
+        out = Path(os.path.realpath(out))  # a link is followed
         if not (out / RECIPE).is_file():
             raise CheckpointError(
                 f"{out} has no {RECIPE}, so evomerge did not write it and does not replace it; "
                 "name another folder or remove it."
             )
-        with TemporaryFolder(out.absolute().parent) as folder:
+        with TemporaryFolder(out.parent) as folder:
             exported = export_candidate(run, folder / "new", which, dtype, shard_size)
-            out.replace(folder / "old")
-            (folder / "new").replace(out)
+            # Outside of the temporary folder, so that one of both stays if this process is killed.
+            old = out.rename(out.with_name(f"{out.name}.old-{folder.name[-8:]}"))
+            try:
+                (folder / "new").rename(out)
+            except OSError:
+                old.rename(out)
+                raise
+            shutil.rmtree(old)
         return exported
     from evomerge.export.card import Merge, search_card, task_of
     from evomerge.export.parents import describe_parents

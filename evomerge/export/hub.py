@@ -8,6 +8,7 @@ hundreds, so that nobody sees a model without some of its weights.
 
 from __future__ import annotations
 
+import glob
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -26,20 +27,38 @@ class Pushed(NamedTuple):
     left_out: list[str]
 
 
-def files_to_push(model: Path) -> tuple[list[Path], list[str]]:
+def files_to_push(model: Path, repository: str) -> tuple[list[str], list[str]]:
     """Return the files of a model to upload, and the names of recipes with paths of this machine.
 
-    CheckpointError: the folder is no model folder, a weight file is not whole or missing, or
-    something in it is no file.
+    What git and the Hub's client keep in a folder is in neither of both.
+
+    Raises:
+        CheckpointError: the folder is no model folder, a weight file is not whole or missing, or
+            something in it is no file.
+        InputError: the repository's id is not valid.
     """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import (
+        DEFAULT_IGNORE_PATTERNS,
+        filter_repo_objects,
+        validate_repo_id,
+    )
+
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise InputError(
+            f"{repository!r} cannot be a repository: {_reason(error)}; check the id."
+        ) from error
     _check_folder(model)
     left_out = [  # an absolute path may name a user
         file.name
         for file in sorted((*model.glob("*.yaml"), *model.glob("*.yml")))
         if _LOCAL_PATH.search(file.read_text(encoding="utf-8", errors="replace"))
     ]
-    files = [file for file in sorted(model.rglob("*")) if file.is_file()]
-    return [file for file in files if file.name not in left_out], left_out
+    files = [str(file.relative_to(model)) for file in sorted(model.rglob("*")) if file.is_file()]
+    ignored = [*DEFAULT_IGNORE_PATTERNS, *map(glob.escape, left_out)]
+    return [*filter_repo_objects(files, ignore_patterns=ignored)], left_out
 
 
 def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
@@ -49,12 +68,12 @@ def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
 
     Raises:
         CheckpointError: as of `files_to_push`.
-        InputError: the id is not valid, or the repository is not private or public as asked.
+        InputError: so, too, or the repository is not private or public as asked.
         EvomergeError: the Hub refused the upload or could not be reached.
     """
-    left_out = files_to_push(model)[1]
+    left_out = files_to_push(model, repository)[1]
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import BadRequestError, HFValidationError
+    from huggingface_hub.errors import BadRequestError
 
     api = HfApi()
     try:
@@ -65,10 +84,10 @@ def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
                 repo_id=name,
                 folder_path=str(model),
                 commit_message="Upload a merge made by evomerge",
-                ignore_patterns=list(left_out),
+                ignore_patterns=[*map(glob.escape, left_out)],
             )
             return Pushed(commit.commit_url, left_out)
-    except (BadRequestError, HFValidationError) as error:
+    except BadRequestError as error:
         raise InputError(
             f"The Hub refuses {model} as {repository!r}: {_reason(error)}; check the id."
         ) from error

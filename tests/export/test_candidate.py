@@ -69,7 +69,10 @@ def test_overwrite_replaces_what_evomerge_wrote_and_nothing_else(run, tmp_path):
     evomerge(*again, "--out", out, "--overwrite")
     second = {item.name: item.read_bytes() for item in out.iterdir()}
     assert first.keys() == second.keys() and first != second
-    assert {item.name for item in tmp_path.iterdir()} == {"model", "thesis"}
+    (link := tmp_path / "link").symlink_to("model")
+    evomerge("export", run, "--candidate", "0", "--out", link, "--overwrite")
+    assert link.is_symlink() and first == {item.name: item.read_bytes() for item in out.iterdir()}
+    assert {item.name for item in tmp_path.iterdir()} == {"model", "thesis", "link"}
 
 
 def test_the_export_is_sharded_and_complete(exported):

@@ -83,12 +83,19 @@ def test_every_file_arrives_in_its_repository(hub, model, options, private, is_n
 
 
 def test_a_dry_run_says_what_would_be_uploaded(hub, model):
-    (model / "best.yaml").write_text("host: /home/somebody/model\n")
+    (model / "[a].yaml").write_text("host: /home/somebody/model\n")
+    files = {*contents(model)} - {"[a].yaml"} | {"more/[a].yaml"}
+    for name in ("more/[a].yaml", ".git/HEAD", ".cache/huggingface/x"):
+        (model / name).parent.mkdir(parents=True)
+        (model / name).touch()
     done = push(hub, model, "org/merged", "--dry-run")
     rows = [line.split("\t") for line in done.stdout.splitlines()[1:]]
-    assert {name for name, _ in rows} == contents(model).keys() - {"best.yaml"}
+    assert {name for name, _ in rows} == files
     assert ["README.md", "4 B"] in rows and hub.asked == []
-    assert "best.yaml was not uploaded" in done.stderr and "nothing was uploaded" in done.stderr
+    assert "[a].yaml was not uploaded" in done.stderr and "nothing was uploaded" in done.stderr
+    push(hub, model, "org/merged")
+    assert hub.files["org/merged"].keys() == files
+    assert "check the id" in push(hub, model, "no/such/id", "--dry-run", code=2).stderr
 
 
 def test_the_token_is_sent_to_the_hub_and_written_nowhere(hub, model, tmp_path):

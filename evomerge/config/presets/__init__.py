@@ -16,11 +16,7 @@ def preset_text(name: str) -> str:
 def check_new(target: Path) -> None:
     """Raise an InputError if a file exists."""
     if target.exists():
-        raise _exists(target)
-
-
-def _exists(target: Path) -> InputError:
-    return InputError(f"{target} exists already; give another name.")
+        raise InputError(f"{target} exists already; give another name.")
 
 
 def write_new(target: Path, text: str) -> None:
@@ -31,7 +27,8 @@ def write_new(target: Path, text: str) -> None:
             is_new = True
             file.write(text)
     except FileExistsError:
-        raise _exists(target) from None
+        check_new(target)
+        raise
     except OSError as error:
         if is_new:
             with suppress(OSError):
