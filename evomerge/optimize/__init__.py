@@ -79,7 +79,7 @@ MANY_GENES = 200
 """With more genes, CMA-ES learns variances only: the full covariance takes more trials than it
 saves."""
 
-GP_GENES, GP_CANDIDATES = 64, 100
+GP_GENES, GP_CANDIDATES = 50, 100
 """With at most so many genes and candidates, a Gaussian process finds the best merges."""
 
 OPTIMIZERS: Registry[Factory] = Registry(
