@@ -177,4 +177,6 @@ def _small(config: SearchConfig) -> SearchConfig:
         given = section["documents"]
         section["documents"] = most if given == "all" else min(most, given)
     data["evaluation"]["validation"]["finalists"] = 2
+    if {item["task"] for item in data["objectives"]} & {*BUILT_IN}:  # 256 tokens of 32 layers
+        data["evaluation"]["generation"] = {"max_gen_toks": 2}
     return SearchConfig.model_validate(data)
