@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from os import PathLike
 from typing import Any
 
@@ -123,16 +123,6 @@ def resume(
     return _run(go_on(folder, bounds, moves, allowed), progress, followers)
 
 
-@contextmanager
-def _saying_how_to_go_on(run: RunFolder) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        say = f"interrupted; nothing is lost, go on with evomerge.resume({str(run.path)!r})"
-        print(say, file=sys.stderr)
-        raise
-
-
 def _run(opened: OpenRun, progress: bool, followers: Sequence[Follower]) -> Run:
     """Run a search to its end, with a progress bar if it is wanted."""
     from evomerge.api.bar import SearchBar
@@ -140,12 +130,16 @@ def _run(opened: OpenRun, progress: bool, followers: Sequence[Follower]) -> Run:
     from evomerge.setup.search import run_search
 
     run, checked, bounds = opened
-    is_done = not bounds and progress_of(run)["state"] == "done"
-    with ExitStack() as stack:
-        if progress and not is_done:
-            stack.enter_context(_saying_how_to_go_on(run))
-            history = History(run.events())
-            bar = stack.enter_context(SearchBar(checked.ranking, opened.candidates, history))
-            followers = [bar.observe, *followers]
-        run_search(checked, run, bounds, followers)
+    bar = None
+    if progress and (bounds or progress_of(run)["state"] != "done"):
+        bar = SearchBar(checked.ranking, opened.candidates, History(run.events()))
+        followers = [bar.observe, *followers]
+    try:
+        with bar or nullcontext():
+            run_search(checked, run, bounds, followers)
+    except KeyboardInterrupt:
+        if bar:
+            say = f"interrupted; nothing is lost, go on with evomerge.resume({str(run.path)!r})"
+            print(say, file=sys.stderr)
+        raise
     return Run(run.path)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evomerge.cli import terminal
-from evomerge.cli.options import JsonOption, RunFolderArgument, SplitName
+from evomerge.cli import options, terminal
 from evomerge.run.folder import RunFolder
+
+if TYPE_CHECKING:
+    from evomerge.report.view import View
 
 
 def status(
-    directory: RunFolderArgument,
-    as_json: JsonOption = False,
+    directory: options.RunFolderArgument,
+    as_json: options.JsonOption = False,
     watch: Annotated[
         bool, typer.Option("--watch", "--follow", help="refresh until the search ends")
     ] = False,
@@ -46,9 +49,10 @@ def results(
         int | None, typer.Option(min=1, metavar="N", help="print the N best candidates, too")
     ] = None,
     documents: Annotated[
-        SplitName | None, typer.Option(help="print only a split's document ids, for lm_eval")
+        options.SplitName | None,
+        typer.Option(help="print only a split's document ids, for lm_eval"),
     ] = None,
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
     as_latex: Annotated[bool, typer.Option("--latex", help="print tables for LaTeX")] = False,
     picture: Annotated[
         Path | None,
@@ -56,112 +60,103 @@ def results(
     ] = None,
 ) -> None:
     """Compare the merges of a run with its parents, or several runs."""
-    from dataclasses import asdict
-
-    from evomerge.cli.rows import best_rows, brief_rows, latex_table, write_csv
-    from evomerge.errors import InputError
-    from evomerge.evaluation.tasks.stock import sampling_note
-    from evomerge.report.progress import progress
-    from evomerge.report.rows import candidate_rows
+    from evomerge.api.run import plot_results
+    from evomerge.cli.rows import best_rows, latex_table, runs_in_words, write_csv
+    from evomerge.errors import InputError, listed, not_written
+    from evomerge.report.rows import candidate_rows, run_rows
     from evomerge.report.view import View
-    from evomerge.report.words import duration
     from evomerge.searching.ranking import measured
 
-    if len(runs) > 1 and (top, documents) != (None, None):
+    outputs = {"--csv": csv, "--json": as_json, "--latex": as_latex, "--picture": picture}
+    if len(names := [name for name, value in outputs.items() if value]) > 1:
+        raise InputError(f"{listed(names)} are {len(names)} outputs of one command; give one.")
+    if len(runs) > 1 and (every, top, documents) != (False, None, None):
         raise InputError(
-            f"--top and --documents are for one run, but {len(runs)} are given; give one, or "
-            "leave these options out."
+            f"--all, --top and --documents are for one run, but {len(runs)} are given; give one, "
+            "or leave these options out."
         )
     if picture is not None:
-        _draw(runs, picture)
+        if picture.suffix not in (".svg", ".pdf", ".png"):
+            raise InputError(f"--picture is {picture}; its name must end in .svg, .pdf or .png.")
+        try:
+            plot_results(runs).savefig(picture, format=picture.suffix[1:])
+        except OSError as error:
+            raise not_written(f"--picture {picture}", error, "give another file") from error
+        terminal.say(f"wrote {picture}")
         return
+    answer: Any
     if len(runs) > 1:
-        _compare_runs(runs, csv, as_json, as_latex)
-        return
-    view = View.of(run := RunFolder(runs[0]))
-    if documents is not None:
-        by_split: dict[str, Any] = dict(view.config.run_documents.items())
-        sys.stdout.write(json.dumps(by_split[documents]) + "\n")
-        return
-    command, winner, spent = view.stock_command, view.history.winner, run.timings.spent()
-    rows = candidate_rows(view.history, measured(view.ranking), view.genes)
-    rows = rows if top is None else best_rows(rows, top)
+        rows = answer = run_rows(runs)
+        tables = [(*runs_in_words(rows), "means over seeds, with 95 % intervals")]
+    else:
+        view = View.of(RunFolder(runs[0]))
+        if documents is not None:
+            sys.stdout.write(json.dumps(dict(view.config.run_documents)[documents]) + "\n")
+            return
+        rows = candidate_rows(view.history, measured(view.ranking), view.genes)
+        rows = rows if top is None else best_rows(rows, top)
+        answer = _run_answer(view, rows)
+        scores = view.table.tables() if view.table.columns else ()
+        tables = [(item.heads, item.texts, item.title) for item in scores]
     if csv is not None:
         write_csv(rows, csv)
         terminal.say(f"wrote {len(rows)} rows to {csv}")
-        return
-    if as_json:
-        terminal.print_json(
-            {
-                "candidates": rows,
-                "winner": winner.number if winner else None,
-                "standings": view.table.to_dict(),
-                "times": {phase: asdict(item) for phase, item in spent.items()},
-                "lm_eval": command,
-                "not_in_mergekit": run.why_not_in_mergekit,
-            }
-        )
-        return
-    if as_latex:
-        for table in view.table.tables() if view.table.columns else ():
-            sys.stdout.write(latex_table(table.heads, table.texts, table.title))
-        return
+    elif as_json:
+        terminal.print_json(answer)
+    elif as_latex:
+        sys.stdout.write("".join(latex_table(*table) for table in tables))
+    elif len(runs) > 1:
+        terminal.print_table(*tables[0])
+    else:
+        _print_run(view, rows if every or top is not None else None)
+
+
+def _run_answer(view: View, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    winner = view.history.winner
+    return {
+        "candidates": rows,
+        "winner": winner.number if winner else None,
+        "standings": view.table.to_dict(),
+        "times": {phase: asdict(item) for phase, item in view.run.timings.spent().items()},
+        "lm_eval": view.stock_command,
+        "not_in_mergekit": view.run.why_not_in_mergekit,
+    }
+
+
+def _print_run(view: View, rows: Sequence[dict[str, Any]] | None) -> None:
+    from evomerge.cli.rows import brief_rows
+    from evomerge.evaluation.tasks.stock import sampling_note
+    from evomerge.report.progress import progress
+    from evomerge.report.words import duration
+
     if view.history.told:
         terminal.print_standings(view.table)
     terminal.say(view.verdict.text)
-    if every or top is not None:
+    if rows is not None:
         terminal.print_rows(brief_rows(rows, view.ranking.objectives), "candidate")
         terminal.say("--csv and --json have more columns: the scores of each split and the genes")
-    if command is not None and winner is not None:
+    if view.history.winner is not None and (command := view.stock_command) is not None:
         terminal.say(
             "the test score of an exported model, by lm-eval itself (MODEL_DIR is the folder):"
         )
         terminal.say(command, unbroken=True)
         if note := sampling_note(view.frozen.sampled):
             terminal.say(note)
-    terminal.say_why_not_in_mergekit(run)
-    if "go_on" in (state := progress(run)):
+    terminal.say_why_not_in_mergekit(view.run)
+    if "go_on" in (state := progress(view.run)):
         terminal.say(f"the search is not at its end; `{state['go_on']}` goes on with it")
-    if spent:
+    if spent := view.run.timings.spent():
         times = ", ".join(f"{phase} {item.text}" for phase, item in spent.items())
         terminal.say(
             f"seconds of candidates (CPU seconds in brackets): {times}; "
-            f"{duration(3600 * run.timings.hours())} in all"
+            f"{duration(3600 * view.run.timings.hours())} in all"
         )
 
 
-def _draw(runs: list[Path], file: Path) -> None:
-    from evomerge.api.run import plot_results
-    from evomerge.errors import InputError, not_written
-
-    figure = plot_results(runs)
-    try:
-        figure.savefig(file, format=file.suffix[1:] or "png")
-    except ValueError as error:  # it names the formats that there are
-        raise InputError(f"--picture {file} cannot be drawn: {error}.") from error
-    except OSError as error:
-        raise not_written(f"--picture {file}", error, "give another file") from error
-    terminal.say(f"wrote {file}")
-
-
-def _compare_runs(runs: list[Path], csv: Path | None, as_json: bool, as_latex: bool) -> None:
-    from evomerge.cli.rows import latex_table, runs_in_words, write_csv
-    from evomerge.report.rows import run_rows
-
-    rows, title = run_rows(runs), "means over seeds, with 95 % intervals"
-    if csv is not None:
-        write_csv(rows, csv)
-        terminal.say(f"wrote {len(rows)} rows to {csv}")
-    elif as_json:
-        terminal.print_json(rows)
-    elif as_latex:
-        sys.stdout.write(latex_table(*runs_in_words(rows), title))
-    else:
-        terminal.print_table(*runs_in_words(rows), title=title)
-
-
 def report(
-    directory: RunFolderArgument,
+    directory: options.RunFolderArgument,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="the page; else report.html in DIR")
     ] = None,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from evomerge.cli import terminal
-from evomerge.cli.options import JsonOption
+from evomerge.cli import options, terminal
 
 if TYPE_CHECKING:
     from evomerge.merging.methods.method import Knob, Method
@@ -22,7 +21,7 @@ _COSTLY = "; costly: for `evomerge merge`, which builds once"
 Listed = StrEnum("Listed", ["methods", "optimizers", "spaces", "parents"])
 
 
-def list_(what: Listed, as_json: JsonOption = False) -> None:
+def list_(what: Listed, as_json: options.JsonOption = False) -> None:
     """List the methods, optimizers, spaces or embedded parents."""
 
     match what:

@@ -9,17 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evomerge.cli import terminal
-from evomerge.cli.options import (
-    FileArgument,
-    HiddenBenchmarksOption,
-    HiddenCodeOption,
-    HiddenTrustOption,
-    JsonOption,
-    ParentsOption,
-    SetOption,
-    TrustCodeOption,
-)
+from evomerge.cli import options, terminal
 from evomerge.trust.consent import Permissions
 
 if TYPE_CHECKING:
@@ -34,7 +24,7 @@ def init(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="new search file")] = Path(
         "search.yaml"
     ),
-    parents: ParentsOption = None,
+    parents: options.ParentsOption = None,
     base: Annotated[
         str | None, typer.Option(metavar="MODEL", help="what the parents were trained from")
     ] = None,
@@ -48,8 +38,8 @@ def init(
     preset: Annotated[
         Preset, typer.Option(help="without parents: an example of what is searched")
     ] = Preset.parameters,
-    allow_code: HiddenCodeOption = False,
-    trust_code: HiddenTrustOption = False,
+    allow_code: options.HiddenCodeOption = False,
+    trust_code: options.HiddenTrustOption = False,
 ) -> None:
     """Write a search file: for your parents and tasks, or an example."""
     from evomerge.config.presets import check_new, preset_text, write_new
@@ -69,15 +59,15 @@ def init(
 
 
 def validate(
-    file: FileArgument,
-    set_: SetOption = None,
-    allow_benchmarks: HiddenBenchmarksOption = False,
-    allow_code: HiddenCodeOption = False,
-    trust_code: TrustCodeOption = False,
+    file: options.FileArgument,
+    set_: options.SetOption = None,
+    allow_benchmarks: options.HiddenBenchmarksOption = False,
+    allow_code: options.HiddenCodeOption = False,
+    trust_code: options.TrustCodeOption = False,
     time: Annotated[
         bool, typer.Option("--time", help="score a candidate, and estimate time and memory from it")
     ] = False,
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Check a search file: parents, tasks, metrics, documents, memory."""
     from evomerge.config.schema import read

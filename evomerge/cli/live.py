@@ -14,17 +14,7 @@ from typing import Any
 from rich.live import Live
 
 from evomerge.api.bar import SearchBar
-from evomerge.cli.terminal import (
-    err,
-    estimate,
-    example_lines,
-    make_table,
-    out,
-    print_table,
-    say,
-    spoken,
-    text_of,
-)
+from evomerge.cli import terminal
 from evomerge.report.confidence import Interval, factor_of
 from evomerge.report.progress import in_words as scores_in_words
 from evomerge.report.progress import points, progress
@@ -46,7 +36,7 @@ _NEWS = ("run", "state", "candidates", "scored", "failed", "best", "winner", "ph
 def in_words(values: Mapping[str, Any]) -> dict[str, str]:
     """Return values of `evomerge.report.progress.progress` with names and texts for people."""
     words = {name: _in_words(name, value) for name, value in values.items()}
-    return {name: text_of(value) for name, value in spoken(words).items()}
+    return {name: terminal.text_of(value) for name, value in terminal.spoken(words).items()}
 
 
 def _in_words(name: str, value: Any) -> Any:
@@ -74,7 +64,9 @@ def _scores_in_words(item: Mapping[str, Any]) -> str:
     if fitness is None or any(map(is_nats, scores)) or fitness < min(scores.values()):
         return scores_in_words(scores)
     interval = Interval(fitness, item.get("low", math.nan), item.get("high", math.nan))
-    return estimate(interval, min(factor_of([value], key) for key, value in scores.items()))
+    return terminal.estimate(
+        interval, min(factor_of([value], key) for key, value in scores.items())
+    )
 
 
 def _latest_in_words(item: Mapping[str, Any]) -> str:
@@ -105,10 +97,10 @@ def news(directory: Path) -> Iterator[dict[str, Any]]:
 
 def watch(directory: Path) -> None:
     """Show the progress until the search ends: redrawn on a terminal, news in a pipe."""
-    if out.is_terminal:
-        with Live(console=out, auto_refresh=False) as live:
+    if terminal.out.is_terminal:
+        with Live(console=terminal.out, auto_refresh=False) as live:
             for values in _states(directory):
-                live.update(make_table(_HEADS, [*in_words(values).items()]), refresh=True)
+                live.update(terminal.make_table(_HEADS, [*in_words(values).items()]), refresh=True)
     else:
         for values in news(directory):
             print_progress(values)
@@ -117,7 +109,7 @@ def watch(directory: Path) -> None:
 
 def print_progress(values: Mapping[str, Any]) -> None:
     """Print the progress of a search."""
-    print_table(_HEADS, [*in_words(values).items()])
+    terminal.print_table(_HEADS, [*in_words(values).items()])
 
 
 class SearchDisplay:
@@ -126,13 +118,15 @@ class SearchDisplay:
     def __init__(
         self, total: float | None, ranking: Ranking, history: History | None = None
     ) -> None:
-        self._bar = SearchBar(ranking, total, history, err)
+        self._bar = SearchBar(ranking, total, history, terminal.err)
         self._done = len(history.told) if history else 0
 
     def begin(self) -> AbstractContextManager[object]:
         """Say what is done before the first candidate, and return what shows the bar."""
-        say(f"replaying {self._done} candidates" if self._done else "loading models and tasks")
-        return self._bar if err.is_terminal else nullcontext()
+        terminal.say(
+            f"replaying {self._done} candidates" if self._done else "loading models and tasks"
+        )
+        return self._bar if terminal.err.is_terminal else nullcontext()
 
     def observe(self, history: History, event: Event) -> None:
         """Say what an event means, and move the bar."""
@@ -142,26 +136,26 @@ class SearchDisplay:
             case "ask" if number == len(history.baselines):  # the first one of the optimizer
                 if doubt := doubt_about_baselines(history):
                     log.warning("%s", doubt[0])
-                    say("\n".join([f"warning: {doubt[0]}", *doubt[1]]))
+                    terminal.say("\n".join([f"warning: {doubt[0]}", *doubt[1]]))
             case "tell":
                 best = self._bar.best and f"; {self._bar.best}"
                 leader = None if ranking.has_front else ranking.best(self._bar.incumbents)
                 who = f" (candidate {leader.number})" if leader else ""
-                say(f"{_described(history, number, ranking)}{best}{who}")
+                terminal.say(f"{_described(history, number, ranking)}{best}{who}")
             case "complete":
                 described = _described(history, number, ranking)
-                say(f"{described} on all search documents, as every finalist")
+                terminal.say(f"{described} on all search documents, as every finalist")
             case "score":
-                say(f"{named(history, number)} scored on {event['split']}")
+                terminal.say(f"{named(history, number)} scored on {event['split']}")
             case "base":
                 name = short_names([event["label"]])[event["label"]]
                 failure = event.get("failure")
                 how = f"failed on test: {failure['reason']}" if failure else "scored on test"
-                say(f"the base {name} {how}")
+                terminal.say(f"the base {name} {how}")
             case "winner":
                 front = ", ".join(map(str, event.get("front", ())))
                 what = f"candidates {front} are the front" if front else f"candidate {number} wins"
-                say(f"{what} on the validation documents")
+                terminal.say(f"{what} on the validation documents")
 
 
 def doubt_about_baselines(history: History) -> tuple[str, list[str]] | None:
@@ -173,7 +167,7 @@ def doubt_about_baselines(history: History) -> tuple[str, list[str]] | None:
     scores = [item.scores("search") for item in history.baselines]
     examples = [item for one in scores if one is not None for item in one.examples]
     some = scores[-1].examples[:3] if scores and scores[-1] else ()
-    lines = [line for item in some for line in example_lines(item)]
+    lines = [line for item in some for line in terminal.example_lines(item)]
     if examples and all(item.parsed == _INVALID for item in examples):
         return "the task's filter cannot parse the answers of the baselines", lines
     text = "all baselines have the same fitness, so it may not show which model is better; compare "

@@ -7,16 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evomerge.cli import terminal
-from evomerge.cli.options import (
-    AllowCodeOption,
-    JsonOption,
-    OutOption,
-    RunFolderArgument,
-    ShardSizeOption,
-    SplitName,
-    TrustCodeOption,
-)
+from evomerge.cli import options, terminal
 from evomerge.run.folder import RunFolder
 from evomerge.trust.consent import Permissions
 
@@ -32,7 +23,7 @@ def compare(
     base: Annotated[
         str | None, typer.Option(metavar="MODEL", help="what the parents were trained from")
     ] = None,
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Compare parents before a merge: what changed, which are alike."""
     from evomerge.api.models import compare as compare_models
@@ -48,15 +39,15 @@ def compare(
 
 
 def export(
-    directory: RunFolderArgument,
-    out: OutOption,
+    directory: options.RunFolderArgument,
+    out: options.OutOption,
     candidate: Annotated[
         str, typer.Option(help="`best` (the winner, or the best so far) or a number")
     ] = "best",
     dtype: Annotated[
         str | None, typer.Option(help="dtype of the weights, if not the one that was scored")
     ] = None,
-    shard_size: ShardSizeOption = "5GB",
+    shard_size: options.ShardSizeOption = "5GB",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace a model that evomerge wrote there before")
     ] = False,
@@ -75,13 +66,15 @@ def export(
 def evaluate(
     model: _ModelArgument,
     config: Annotated[Path, typer.Option("--config", metavar="FILE", help="the search file")],
-    split: Annotated[SplitName, typer.Option(help="on which documents")] = SplitName.test,
+    split: Annotated[
+        options.SplitName, typer.Option(help="on which documents")
+    ] = options.SplitName.test,
     show: Annotated[
         int, typer.Option(min=0, help="print this many documents with prompt, answer and target")
     ] = 0,
-    allow_code: AllowCodeOption = False,
-    trust_code: TrustCodeOption = False,
-    as_json: JsonOption = False,
+    allow_code: options.AllowCodeOption = False,
+    trust_code: options.TrustCodeOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Score any model on the documents of a search."""
     from dataclasses import asdict
@@ -115,9 +108,9 @@ def merge(
     recipe: Annotated[
         Path, typer.Argument(metavar="RECIPE.yaml", help="a recipe, or a mergekit config")
     ],
-    out: OutOption,
+    out: options.OutOption,
     memory: Annotated[str, typer.Option(help="peak memory, e.g. 8GB")] = "8GB",
-    shard_size: ShardSizeOption = "5GB",
+    shard_size: options.ShardSizeOption = "5GB",
     strict: Annotated[
         bool, typer.Option("--strict", help="refuse a mergekit file with keys that it ignores")
     ] = False,

@@ -66,4 +66,6 @@ class TakesParents(TyperCommand):
                 words += [] if takes else [word]
             else:
                 words += ["--parents", word] if takes else [word]
+        if "--parents" in args and "--parents" not in words:
+            words.append("--parents")  # without words, which is a mistake
         return super().parse_args(ctx, words)

@@ -8,18 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evomerge.cli import terminal
-from evomerge.cli.options import (
-    AllowBenchmarksOption,
-    AllowCodeOption,
-    CandidatesOption,
-    FileArgument,
-    RunFolderArgument,
-    SetOption,
-    Tracker,
-    TrackOption,
-    TrustCodeOption,
-)
+from evomerge.cli import options, terminal
 from evomerge.run.folder import RunFolder
 from evomerge.trust.consent import Permissions
 
@@ -29,18 +18,18 @@ if TYPE_CHECKING:
 
 
 def search(
-    file: FileArgument,
+    file: options.FileArgument,
     run: Annotated[Path, typer.Option("--run", metavar="DIR", help="new folder for the run")],
     resume: Annotated[
         bool,
         typer.Option("--resume", help="if the folder holds this search already, go on with it"),
     ] = False,
-    candidates: CandidatesOption = None,
-    set_: SetOption = None,
-    allow_benchmarks: AllowBenchmarksOption = False,
-    allow_code: AllowCodeOption = False,
-    trust_code: TrustCodeOption = False,
-    track: TrackOption = None,
+    candidates: options.CandidatesOption = None,
+    set_: options.SetOption = None,
+    allow_benchmarks: options.AllowBenchmarksOption = False,
+    allow_code: options.AllowCodeOption = False,
+    trust_code: options.TrustCodeOption = False,
+    track: options.TrackOption = None,
 ) -> None:
     """Start a search; with --resume start or continue, whichever it is."""
     from evomerge.api.opening import start
@@ -59,8 +48,8 @@ def search(
 
 
 def resume(
-    directory: RunFolderArgument,
-    candidates: CandidatesOption = None,
+    directory: options.RunFolderArgument,
+    candidates: options.CandidatesOption = None,
     hours: Annotated[
         float | None,
         typer.Option(min=0.001, help="largest number of working hours, over all sessions"),
@@ -80,9 +69,9 @@ def resume(
             help="run elsewhere in this session, e.g. executor.kind=processes",
         ),
     ] = None,
-    allow_code: AllowCodeOption = False,
-    trust_code: TrustCodeOption = False,
-    track: TrackOption = None,
+    allow_code: options.AllowCodeOption = False,
+    trust_code: options.TrustCodeOption = False,
+    track: options.TrackOption = None,
 ) -> None:
     """Go on with a search, with a larger budget or other workers."""
     from evomerge.api.opening import go_on
@@ -93,7 +82,7 @@ def resume(
     _run(go_on(RunFolder(directory), bounds, set_ or [], allowed), track)
 
 
-def stop(directory: RunFolderArgument) -> None:
+def stop(directory: options.RunFolderArgument) -> None:
     """End a search early: its winner is chosen and tested."""
     run = RunFolder(directory)
     run.ask_to_stop()
@@ -103,14 +92,14 @@ def stop(directory: RunFolderArgument) -> None:
     )
 
 
-def _check_tracker(tracker: Tracker | None) -> None:
+def _check_tracker(tracker: options.Tracker | None) -> None:
     if tracker is not None:
         from evomerge.api.trackers import check_installed
 
         check_installed(tracker)
 
 
-def _run(opened: OpenRun, tracker: Tracker | None) -> None:
+def _run(opened: OpenRun, tracker: options.Tracker | None) -> None:
     """Run a search with a display, and say what came out of it."""
     from evomerge.api.trackers import tracked
     from evomerge.cli.live import SearchDisplay, named

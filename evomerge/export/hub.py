@@ -11,7 +11,6 @@ from __future__ import annotations
 import glob
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 from evomerge.errors import CheckpointError, EvomergeError, InputError, one_line
 from evomerge.models.safetensors import read_folder, read_header
@@ -20,32 +19,21 @@ from evomerge.parsing.texts import check_inside, check_ordinary
 _LOCAL_PATH = re.compile(r"(^|[\s\[{(,:+'\"])(/|~/)[\w.~-]", re.MULTILINE)
 
 
-class Pushed(NamedTuple):
-    """The address of a commit, and the recipe files left out, since they name local folders."""
-
-    url: str
-    left_out: list[str]
-
-
 def files_to_push(model: Path, repository: str) -> tuple[list[str], list[str]]:
     """Return the files of a model to upload, and the names of recipes with paths of this machine.
 
-    What git and the Hub's client keep in a folder is in neither of both.
+    What git and the Hub's client keep there (`.git`, `.cache`) is in neither of both.
 
     Raises:
         CheckpointError: the folder is no model folder, a weight file is not whole or missing, or
             something in it is no file.
         InputError: the repository's id is not valid.
     """
+    from huggingface_hub import hf_hub_url
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import (
-        DEFAULT_IGNORE_PATTERNS,
-        filter_repo_objects,
-        validate_repo_id,
-    )
 
     try:
-        validate_repo_id(repository)
+        hf_hub_url(repository, "config.json")  # asks nobody
     except HFValidationError as error:
         raise InputError(
             f"{repository!r} cannot be a repository: {_reason(error)}; check the id."
@@ -56,22 +44,23 @@ def files_to_push(model: Path, repository: str) -> tuple[list[str], list[str]]:
         for file in sorted((*model.glob("*.yaml"), *model.glob("*.yml")))
         if _LOCAL_PATH.search(file.read_text(encoding="utf-8", errors="replace"))
     ]
-    files = [str(file.relative_to(model)) for file in sorted(model.rglob("*")) if file.is_file()]
-    ignored = [*DEFAULT_IGNORE_PATTERNS, *map(glob.escape, left_out)]
-    return [*filter_repo_objects(files, ignore_patterns=ignored)], left_out
+    paths = [file.relative_to(model) for file in sorted(model.rglob("*")) if file.is_file()]
+    files = [str(path) for path in paths if not {".git", ".cache"} & {*path.parts}]
+    return [name for name in files if name not in left_out], left_out
 
 
-def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
+def push_model(model: Path, repository: str, *, private: bool) -> tuple[str, list[str]]:
     """Upload the files of a model folder; the same call goes on if it was interrupted.
 
-    The repository (`org/name`, or `name` of the user's own) is created if it does not exist.
+    Returns the address of the commit, and what was left out; see `files_to_push`. The repository
+    (`org/name`, or `name` of the user's own) is created if it does not exist.
 
     Raises:
         CheckpointError: as of `files_to_push`.
         InputError: so, too, or the repository is not private or public as asked.
         EvomergeError: the Hub refused the upload or could not be reached.
     """
-    left_out = files_to_push(model, repository)[1]
+    files, left_out = files_to_push(model, repository)
     from huggingface_hub import HfApi
     from huggingface_hub.errors import BadRequestError
 
@@ -84,9 +73,9 @@ def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
                 repo_id=name,
                 folder_path=str(model),
                 commit_message="Upload a merge made by evomerge",
-                ignore_patterns=[*map(glob.escape, left_out)],
+                allow_patterns=[*map(glob.escape, files)],
             )
-            return Pushed(commit.commit_url, left_out)
+            return commit.commit_url, left_out
     except BadRequestError as error:
         raise InputError(
             f"The Hub refuses {model} as {repository!r}: {_reason(error)}; check the id."

@@ -114,14 +114,9 @@ def _with_bars(
 def best_so_far(history: History, ranking: Ranking) -> Figure:
     """Plot the fitness of every candidate on the search documents, and the best so far."""
     scored = [item for item in history.candidates if item.fitness is not None]
-    every = filter(None, (item.scores("search") for item in scored))
-    factor = factor_of_fitness(ranking.objectives, every)
+    factor = _factor(history, ranking)
     heights = {item.number: factor * (item.fitness or 0.0) for item in scored}
-    figure, (axes,) = new_figure(3.4)
-    axes.grid(axis="y", color=LINE)
-    axes.set_xlabel("candidate", **TEXT)
-    axes.locator_params(axis="x", integer=True)
-    axes.set_ylabel(f"fitness{_unit(factor)}", **TEXT)
+    figure, axes = _course_axes(f"fitness{_unit(factor)}")
 
     def points(items: Sequence[Candidate], mark: str, label: str, **style: Any) -> None:
         if items:
@@ -149,19 +144,8 @@ def courses_chart(searches: Mapping[str, Sequence[tuple[History, Ranking]]]) -> 
 
     A band goes from the lowest to the highest run. A line ends where its shortest run ends.
     """
-    factor = min(
-        factor_of_fitness(
-            ranking.objectives,
-            filter(None, (item.scores("search") for item in history.candidates)),
-        )
-        for runs in searches.values()
-        for history, ranking in runs
-    )
-    figure, (axes,) = new_figure(3.4)
-    axes.grid(axis="y", color=LINE)
-    axes.set_xlabel("candidate", **TEXT)
-    axes.set_ylabel(f"best fitness so far{_unit(factor)}", **TEXT)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    factor = min(_factor(*run) for runs in searches.values() for run in runs)
+    figure, axes = _course_axes(f"best fitness so far{_unit(factor)}")
     for (name, runs), style in zip(searches.items(), cycle(("-", "--", "-.", ":"))):
         begun = [course for history, _ in runs if (course := _course(history))]
         table = factor * np.array([*zip(*begun, strict=False)]).reshape(-1, max(1, len(begun)))
@@ -171,6 +155,21 @@ def courses_chart(searches: Mapping[str, Sequence[tuple[History, Ranking]]]) -> 
         axes.fill_between(range(len(table)), table.min(1), table.max(1), **band)
     add_legend(figure)
     return figure
+
+
+def _course_axes(name: str) -> tuple[Figure, Any]:
+    """Return a figure and its axes: something with this name over candidates."""
+    figure, (axes,) = new_figure(3.4)
+    axes.grid(axis="y", color=LINE)
+    axes.set_xlabel("candidate", **TEXT)
+    axes.set_ylabel(name, **TEXT)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    return figure, axes
+
+
+def _factor(history: History, ranking: Ranking) -> float:
+    scores = filter(None, (item.scores("search") for item in history.candidates))
+    return factor_of_fitness(ranking.objectives, scores)
 
 
 def _course(history: History) -> list[float]:
@@ -201,26 +200,23 @@ def front_chart(history: History, ranking: Ranking) -> Figure:
     ]
     figure, panels = new_figure(3.6 * len(others), [1.0] * len(others))
     for axes, other in zip(panels, others, strict=True):
-        pair, names = (other, first), []
-        for objective in pair:
-            every = (scores.aggregates[objective.key] for _, scores in scored)
-            factor = factor_of(every, objective.key)
+        pair, factors = (other, first), list[float]()
+        for axis, objective in zip((axes.xaxis, axes.yaxis), pair, strict=True):
+            values = [scores.aggregates[objective.key] for _, scores in scored]
+            factors.append(factor := factor_of(values, objective.key))
+            _keep_whole(axis, values)
             better = "" if objective.higher_is_better else " (less is better)"
-            names.append((factor, label_text(objective.key, 60) + _unit(factor) + better))
+            axis.set_label_text(label_text(objective.key, 60) + _unit(factor) + better, **TEXT)
         for label, mark, colour, size, group in groups:
             known = [intervals(pair, scores) for scores in group]
             (x, across), (y, up) = (
                 _with_bars([item[objective.key] for item in known], factor)
-                for objective, (factor, _) in zip(pair, names, strict=True)
+                for objective, factor in zip(pair, factors, strict=True)
             )
             bars = {"xerr": across, "yerr": up, "elinewidth": 1} if is_tested else {}
             if group:
                 axes.errorbar(x, y, fmt=mark, color=colour, ms=size, label=label, **bars)
         axes.grid(axis="y", color=LINE)
-        for axis, objective in zip((axes.xaxis, axes.yaxis), pair, strict=True):
-            _keep_whole(axis, (scores.aggregates[objective.key] for _, scores in scored))
-        axes.set_xlabel(names[0][1], **TEXT)
-        axes.set_ylabel(names[1][1], **TEXT)
         axes.set_title(f"on {split} documents", loc="left", fontsize=10, color=SOFT)
     add_legend(figure)
     return figure

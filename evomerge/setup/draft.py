@@ -52,26 +52,34 @@ def draft(
     folders `include`, of objective functions, or files of rows.
     InputError: a parent or a task is missing, or they do not go together.
     """
+    tasks = [*dict.fromkeys(tasks)]
     if len(parents) < 2 or not tasks:
         raise ConfigError(
             f"`init` writes a search of your own models from two parents or more and a task, but "
             f"has {len(parents)} and {len(tasks)}; give --parents A B and --task T, or neither of "
             "them for an example."
         )
+    from evomerge.merging.backend import stored_dtype
+
     here, folder = Path.cwd(), file.absolute().parent
     models = {split_adapter(name, here)[0] for name in parents}
     if base is None and len(models) == 1 and models.isdisjoint(parents):
         (base,) = models  # all parents are adapters of it
-    names = {name: name for name in [*parents, *([base] if base else [])]}
-    if folder != here:
-        names = {name: absolute_parent(name, here) for name in names}
+    names = {
+        name: name if folder == here else absolute_parent(name, here)
+        for name in [*parents, *([base] if base else [])]
+    }
     checkpoints = {names[name]: open_parent(name, here) for name in names}
     host = checkpoints[names[base or parents[0]]]
+    rows = {
+        item.tensors[item.embedding].shape[0] for item in checkpoints.values() if item.embedding
+    }
     data: dict[str, Any] = {
         "seed": 0,
         "parents": [names[name] for name in parents],
         **({"base": names[base]} if base else {}),
-        **_models(checkpoints, host),
+        "dtype": stored_dtype(replace(host, adapter=None), "bfloat16"),
+        **({"tokenizer": "union"} if len(rows) > 1 else {}),
         "space": _space([checkpoints[names[name]] for name in parents], base is not None),
         "optimizer": {"name": "auto"},
         "objectives": [_objective(task, here, folder, host) for task in tasks],
@@ -83,9 +91,12 @@ def draft(
     config = absolute_config(read_search({**data, "evaluation": evaluation}, file), folder)
     evaluator = load(config, allowed)
     info = evaluator.info
+    others = list[str]()
     for item in data["objectives"]:
+        rest = list[str]()
         if "task" in item:
-            item["metric"] = _metrics(info, item["task"])[0]
+            item["metric"], *rest = _metrics(info, item["task"])
+        others.append(printable(f"or {', '.join(rest)}") if rest else "")
     if template_of(host) is not None and any(item.has_answers for item in evaluator.every):
         evaluation["chat_template"] = any(task.generates for task in info.tasks.values())
     data["evaluation"] = evaluation | _splits(config, info, allowed)
@@ -94,36 +105,25 @@ def draft(
     comments: dict[str, Any] = {
         **_COMMENTS,
         "parents": [_parent_in_words(checkpoints[name]) for name in data["parents"]],
-        "objectives": [_others(info, item) for item in data["objectives"]],
+        "objectives": others,
     }
     if search_by_gradients(checked) is not None:
         comments["optimizer"] = "by genes and budget; gradient needs a tenth of the candidates"
-    return _HEAD.format(file=shlex.quote(str(file)), run=file.stem) + _commented(data, comments)
+    quoted = {"file": shlex.quote(str(file)), "run": shlex.quote(f"runs/{file.stem}")}
+    return _HEAD.format(**quoted) + _commented(data, comments)
 
 
 def _parent_in_words(parent: Checkpoint) -> str:
     """Return what a parent is: its kind, layers, size, and what else it has."""
-    layers = f"{len(parent.decoder_stack)} layers"
-    more = ["an adapter"] if parent.adapter is not None else []
-    more += ["a chat template"] if template_of(parent) is not None else []
-    return ", ".join([kind_of(parent), layers, size_text(parent.nbytes), *more])
+    words = [kind_of(parent), f"{len(parent.decoder_stack)} layers", size_text(parent.nbytes)]
+    words += ["an adapter"] if parent.adapter is not None else []
+    words += ["a chat template"] if template_of(parent) is not None else []
+    return ", ".join(words)
 
 
 def _seen_from(folder: Path, here: Path, path: str) -> str:
     """Return a path that is seen from `here` as it is seen from the folder of the search file."""
     return path if folder == here else str(place(path, here).resolve())
-
-
-def _models(checkpoints: Mapping[str, Checkpoint], host: Checkpoint) -> dict[str, Any]:
-    """Return the dtype of the merges, and their tokenizer if it is not the host's."""
-    from evomerge.merging.backend import stored_dtype
-
-    rows = {
-        item.tensors[item.embedding].shape[0] for item in checkpoints.values() if item.embedding
-    }
-    union = {"tokenizer": "union"} if len(rows) > 1 else {}
-    plain = replace(host, adapter=None)
-    return {"dtype": stored_dtype(plain, "bfloat16"), **union}
 
 
 def _space(parents: Sequence[Checkpoint], has_base: bool) -> dict[str, Any]:
@@ -146,8 +146,10 @@ def _objective(task: str, here: Path, folder: Path, host: Checkpoint) -> dict[st
             f"--task {task} is the file of a task; give the name that is in it (`task`), and its "
             "folder with --include."
         )
-    lines = read_text(place(task, here), ConfigError).splitlines()
-    row = json_value(next(filter(str.strip, lines), "{}"), f"{task}, line 1", ConfigError)
+    lines = [*filter(str.strip, read_text(place(task, here), ConfigError).splitlines())]
+    if not lines:
+        raise ConfigError(f"--task {task} has no rows; give a file with rows, or name a task.")
+    row = json_value(lines[0], f"{task}, line 1", ConfigError)
     measure = measured_by(row if isinstance(row, dict) else {}, host, f"--task {task}")
     return {**measure, "file": _seen_from(folder, here, task)}
 
@@ -155,14 +157,8 @@ def _objective(task: str, here: Path, folder: Path, host: Checkpoint) -> dict[st
 def _metrics(info: TasksInfo, task: str) -> list[str]:
     """Return the metrics of a task; those of which more is better come first."""
     metrics = (info.groups.get(task) or info.tasks[task]).metrics
-    own = [name for name in metrics if name not in (NLL, TOKENS)] or [NLL]
-    return sorted(own, key=lambda name: not metrics[name].higher_is_better)
-
-
-def _others(info: TasksInfo, objective: Mapping[str, Any]) -> str:
-    """Return the other metrics of an objective's task, in words."""
-    others = _metrics(info, objective["task"])[1:] if "task" in objective else []
-    return printable(f"or {', '.join(others)}") if others else ""
+    names = [name for name in metrics if name not in (NLL, TOKENS)] or [NLL]
+    return sorted(names, key=lambda name: not metrics[name].higher_is_better)
 
 
 def _splits(
@@ -175,11 +171,11 @@ def _splits(
     """
     names = [leaf for name in config.tasks for leaf in info.leaves(name)]
     leaves = [info.tasks[name] for name in names]
-    own = set.intersection(*({*leaf.task_splits} - {leaf.task_split} for leaf in leaves))
+    others = set.intersection(*({*leaf.task_splits} - {leaf.task_split} for leaf in leaves))
     source: dict[str, str] = dict.fromkeys(("search", "validation", "test"), "")
-    if "training" in own:
+    if "training" in others:
         source["search"] = "training"
-        source["validation"] = "validation" if "validation" in own else "training"
+        source["validation"] = "validation" if "validation" in others else "training"
     counts = {"": min(leaf.documents for leaf in leaves)}
     for split in {*source.values()} - {""}:
         asked = SearchSplit.model_validate({"task_split": split})
@@ -200,7 +196,7 @@ def _splits(
 _HEAD = """\
 # Checked with the models and tasks that it names.
 #   evomerge validate --time {file}
-#   evomerge search {file} --run runs/{run}
+#   evomerge search {file} --run {run}
 """
 
 _COMMENTS = {
@@ -229,28 +225,19 @@ _COMMENTS = {
 
 def _commented(data: Mapping[str, Any], comments: Mapping[str, Any]) -> str:
     """Return a search file as YAML, with comments by key, and for each item of a list."""
-    lines = list[str]()
-
-    def add(text: str, comment: str = "") -> None:
-        lines.append(f"{text:<34} # {comment}" if comment else text)
-
+    rows = list[tuple[str, str]]()
     for key, value in data.items():
-        said = comments[key]
         if isinstance(value, list):
-            add(f"{key}:")
-            for item, of_item in zip(value, said, strict=True):
-                add(f"  - {_flow(item)}", of_item)
+            items = [f"  - {_flow(item)}" for item in value]
+            rows += [(f"{key}:", ""), *zip(items, comments[key], strict=True)]
         elif key in ("space", "evaluation"):
-            add(f"{key}:", said)
-            for name, item in value.items():
-                add(f"  {name}: {_flow(item)}", comments[name])
+            rows.append((f"{key}:", comments[key]))
+            rows += [(f"  {name}: {_flow(item)}", comments[name]) for name, item in value.items()]
         else:
-            add(f"{key}: {_flow(value)}", said)
-    return "\n".join(lines) + "\n"
+            rows.append((f"{key}: {_flow(value)}", comments[key]))
+    return "".join(f"{text:<34} # {said}\n" if said else f"{text}\n" for text, said in rows)
 
 
 def _flow(value: Any) -> str:
     """Return a value as YAML in one line."""
-    if isinstance(value, str):
-        return yaml_text({"key": value}, width=inf).partition(" ")[2].strip()
     return yaml_text([value], flow=True, width=inf).strip()[1:-1]

@@ -234,4 +234,3 @@ def _with_steps(probe: CostProbe, worker: Worker, chunk: Chunk, steps: int) -> C
         step = reached.seconds["descend"] / len(part.batches)
         probe = replace(probe, step_seconds=step, forms=reached.forms, peak_bytes=reached.peak)
     return probe
-

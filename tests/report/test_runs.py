@@ -75,7 +75,10 @@ def test_a_picture_has_a_line_for_each_search(runs: list[Path], tmp_path: Path) 
     for name, begin in ("a.svg", b"<?xml"), ("b.pdf", b"%PDF"):
         evomerge("results", *runs, "--picture", tmp_path / name)
         assert (tmp_path / name).read_bytes().startswith(begin)
-    for name, why in ("c.x", "Format 'x' is not supported"), ("d/e.svg", "cannot be written: No"):
+    for name, why in (
+        ("c.x", "c.x; its name must end in .svg"),
+        ("d/e.svg", "cannot be written: No"),
+    ):
         assert why in evomerge("results", *runs, "--picture", tmp_path / name, code=2).stderr
 
 
