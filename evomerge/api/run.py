@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
@@ -139,9 +140,10 @@ class Run:
         """Return the score of every document: a row for each candidate, split, document and metric.
 
         The columns are `candidate` (-1 is the base, if it is no parent), `split`, `task`,
-        `document` (its id, as lm-eval has it), `metric`, `value` in the metric's own sign, and
-        `text`: the answer, where the run keeps it, as for three documents of each task of baselines
-        and of what was tested. A score that is not made of documents has no rows.
+        `document` (its id, as lm-eval has it; of a file of rows the line, from 0), `metric` (every
+        one of the task), `value` in the metric's own sign, and `text`: the answer, where the run
+        keeps it, as for three documents of each task of baselines and of what was tested. A score
+        that is not made of documents has no rows.
         """
         import pandas as pd
 
@@ -193,7 +195,10 @@ class Run:
         from evomerge.export.candidate import export_candidate
 
         target = path_of(out, "out")
-        export_candidate(self._run, target, str(candidate), dtype, shard_size, overwrite=overwrite)
+        how = {"overwrite": overwrite}
+        written = export_candidate(self._run, target, str(candidate), dtype, shard_size, **how)
+        for note in written.notes:
+            warnings.warn(note, stacklevel=2)
         return target
 
     def load(self, candidate: int | str = "best") -> tuple[Any, Any]:

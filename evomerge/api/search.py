@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from os import PathLike
@@ -138,8 +137,6 @@ def _run(opened: OpenRun, progress: bool, followers: Sequence[Follower]) -> Run:
         with bar or nullcontext():
             run_search(checked, run, bounds, followers)
     except KeyboardInterrupt:
-        if bar:
-            say = f"interrupted; nothing is lost, go on with evomerge.resume({str(run.path)!r})"
-            print(say, file=sys.stderr)
-        raise
+        say = f"nothing is lost; go on with evomerge.resume({str(run.path)!r})"
+        raise KeyboardInterrupt(say) from None
     return Run(run.path)

@@ -67,7 +67,7 @@ def export_candidate(
     scored = recipe_to_write(checked, candidate)
     recipe = replace(scored, dtype=dtype or scored.dtype)
     texts = {RECIPE: pinned(recipe, checked.checkpoints).to_yaml()}
-    reason = None
+    reason, notes = None, list[str]()
     try:
         texts["mergekit_config.yml"] = express(recipe, checked.checkpoints)
     except RecipeError as error:
@@ -75,6 +75,11 @@ def export_candidate(
     task = task_of(checked.checkpoints[recipe.host])
     merge = Merge(recipe, describe_parents(checked.checkpoints), reason is None, task)
     how = {"itself": is_itself(checked, candidate), "unchanged": recipe == scored}
+    if how["itself"]:
+        notes.append(
+            f"candidate {candidate.number} is the parent {candidate.label} itself, which was not "
+            "beaten; `--candidate NUMBER` exports a merge."
+        )
     texts |= search_card(merge, checked.config, history, candidate, checked.ranking, **how)
-    notes = write_model(recipe, checked.checkpoints, out, shard_size=shard_size, texts=texts)
-    return Exported(candidate.number, reason, notes)
+    notes += write_model(recipe, checked.checkpoints, out, shard_size=shard_size, texts=texts)
+    return Exported(candidate.number, reason, tuple(notes))

@@ -156,6 +156,11 @@ def next_step(table: Standings, config: SearchConfig, tried: int) -> str:
         if 0.84 < least.probability < 1:  # one standard error ahead
             needed = least.documents * (z(1 - level(table.earlier + 1)) / z(least.probability)) ** 2
             return f" Next: a new run with more test documents; it takes about {needed:,.0f}."
+    keys = {("search", item.key) for item in table.objectives}
+    scored = [row.estimates for row in table.rows if keys <= row.estimates.keys()]
+    if len({tuple(item[key].value for key in keys) for item in scored}) == 1 < len(scored):
+        show = "`evomerge evaluate PARENT --config FILE --show 3`"
+        return f" Next: look at the answers, since all scores are alike: {show}."
     genes, descends = len((config.frozen or Frozen()).genes), config.optimizer.descends
     has_answers = not any(o.metric == TOKENS or ":" in (o.task or ":") for o in config.objectives)
     if config.space.kind == "parameters" and has_answers and not descends:

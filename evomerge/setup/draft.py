@@ -129,11 +129,16 @@ def _seen_from(folder: Path, here: Path, path: str) -> str:
 def _space(parents: Sequence[Checkpoint], has_base: bool) -> dict[str, Any]:
     if len({len(parent.decoder_stack) for parent in parents}) > 1:
         return {"kind": "dataflow", "variant": "structured", "repeats": 1}
+    method, knobs = "task_arithmetic", {"weight": [0.0, 1.5]}
+    if not has_base:
+        method, knobs = "linear", {"weight": [0.0, 1.0]}
+        if len(parents) == 2:  # of two weights whose sum is scaled to 1, one would be too many
+            method, knobs = "slerp", {"t": [0.0, 1.0]}
     return {
-        "method": "task_arithmetic" if has_base else "linear",
+        "method": method,
         "groups": 3 if len(parents) <= _APART else "one",
         "embeddings": all(parent.adapter is None for parent in parents),
-        "knobs": {"weight": [0.0, 1.5 if has_base else 1.0]},
+        "knobs": knobs,
     }
 
 

@@ -100,9 +100,12 @@ class Estimate(CostProbe):
         if self.chat_template:
             words["chat template"] = (
                 " and ".join(f"{value:.3g} {way} it" for way, value in self.chat_template.items())
-                + f" for the best parent on up to {_TRIED} documents a task"
+                + f" for the best baseline on up to {_TRIED} documents a task"
                 " (`evaluation.chat_template`)"
             )
+            if len({*self.chat_template.values()}) == 1:
+                show = "`evomerge evaluate MODEL --config FILE --show 3`"
+                words["chat template"] += f"; this decides nothing, so look at answers by {show}"
         parts = (f"{size_text(size)} of the {name}" for name, size in self.peak_bytes.items())
         words["memory of a worker"] = ", ".join(parts)
         words["memory of a machine"] = f"about {size_text(self.machine_bytes)}"
@@ -185,7 +188,7 @@ def try_candidate(checked: CheckedSearch, say: Callable[[str], None]) -> CostPro
     )
     are_tried = config.mode == "weighted" and config.evaluation.backend == "hf"
     if are_tried and prompt_template(checked) is not None:
-        say("scoring the parents on a few documents with chat template and without")
+        say("scoring the baselines on a few documents with chat template and without")
         with suppress(EvomergeError):  # the search may be valid with one of both only
             probe = replace(probe, chat_template=_by_template(checked, worker))
     if isinstance(strategy, Descending):
@@ -205,7 +208,10 @@ def try_candidate(checked: CheckedSearch, say: Callable[[str], None]) -> CostPro
 
 
 def _by_template(checked: CheckedSearch, worker: Worker) -> dict[str, float]:
-    """Return the fitness of the best parent on a few documents, with chat template and without."""
+    """Return the best fitness of the baselines on a few documents, with chat template and without.
+
+    The uniform merge counts, too: each parent may lack a skill that the tasks need.
+    """
     values, baselines = dict[str, float](), checked.space.baselines()
     few = {task: ids[:_TRIED] for task, ids in checked.splits["search"].items()}
     for way, is_on in (("with", True), ("without", False)):
@@ -214,8 +220,8 @@ def _by_template(checked: CheckedSearch, worker: Worker) -> dict[str, float]:
             config = checked.config.with_values("evaluation", chat_template=is_on)
             evaluator, first = load(config, checked.allowed), next(iter(baselines.values()))
             evaluator.prepare(worker.build(first), worker.evaluator.tokenizer, {"search": few})
-        recipes = (item for name, item in baselines.items() if name in checked.config.parents)
-        scores = (evaluator.score(worker.build(item), "search", few) for item in recipes)
+        models = (worker.build(item) for item in baselines.values())
+        scores = (evaluator.score(model, "search", few) for model in models)
         values[way] = max(fitness(checked.objectives, item) for item in scores)
     return values
 

@@ -75,7 +75,7 @@ def test_rows_of_a_file_are_known_by_their_columns(tmp_path, monkeypatch, kind, 
     found = drafted(tmp_path, [f"{kind}-one", f"./{kind}-two"], [f"rows/{rows}.jsonl"])
     assert found["parents"] == [str(tmp_path / f"{kind}-{which}") for which in ("one", "two")]
     assert found["objectives"] == [{**objective, "file": str(tmp_path / f"rows/{rows}.jsonl")}]
-    assert found["space"]["method"] == "linear" and "base" not in found
+    assert found["space"]["knobs"] == {"t": [0.0, 1.0]} and "base" not in found
     assert found["evaluation"]["search"] == {"documents": 13 if rows == "labels" else 20}
 
 
