@@ -91,7 +91,8 @@ def results(
     else:
         view = View.of(RunFolder(runs[0]))
         if documents is not None:
-            sys.stdout.write(json.dumps(dict(view.config.run_documents)[documents]) + "\n")
+            by_split: dict[str, Any] = dict(view.config.run_documents.items())
+            sys.stdout.write(json.dumps(by_split[documents]) + "\n")
             return
         rows = candidate_rows(view.history, measured(view.ranking), view.genes)
         rows = rows if top is None else best_rows(rows, top)

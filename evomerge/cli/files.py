@@ -42,20 +42,24 @@ def init(
     trust_code: options.HiddenTrustOption = False,
 ) -> None:
     """Write a search file: for your parents and tasks, or an example."""
-    from evomerge.config.presets import check_new, preset_text, write_new
+    from evomerge.config.presets import preset_text
+    from evomerge.errors import InputError
+    from evomerge.run.atomic import write_output
 
-    quoted = shlex.quote(str(file))
-    if not (parents or base or task or include):
-        write_new(file, preset_text(preset))
-        terminal.say(f"wrote {file}; check it with `evomerge validate {quoted}`")
-        return
-    from evomerge.setup.draft import draft
+    if file.exists():
+        raise InputError(f"{file} exists already; give another name.")
+    if not file.absolute().parent.is_dir():
+        raise InputError(f"{file} cannot be written: there is no {file.parent}; give another name.")
+    text, what = preset_text(preset), "check it with `evomerge validate"
+    if parents or base or task or include:
+        from evomerge.setup.draft import draft
 
-    check_new(file)
-    terminal.say_on_terminal("opening parents and tasks")
-    allowed = Permissions(allow_code, trust_code)
-    write_new(file, draft(file, parents or [], base, task or [], include or [], allowed))
-    terminal.say(f"wrote {file}; see what it costs with `evomerge validate --time {quoted}`")
+        terminal.say_on_terminal("opening parents and tasks")
+        allowed = Permissions(allow_code, trust_code)
+        text = draft(file, parents or [], base, task or [], include or [], allowed)
+        what = "see what it costs with `evomerge validate --time"
+    write_output(file, text, "the search file")
+    terminal.say(f"wrote {file}; {what} {shlex.quote(str(file))}`")
 
 
 def validate(

@@ -55,7 +55,7 @@ def export_candidate(
             except OSError:
                 old.rename(out)
                 raise
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)
         return exported
     from evomerge.export.card import Merge, search_card, task_of
     from evomerge.export.parents import describe_parents
