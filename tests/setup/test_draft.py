@@ -23,7 +23,7 @@ def splits(search, validation, test):
 def test_a_file_is_written_that_is_a_valid_search_with_a_comment_for_each_key(tmp_path, capsys):
     file = tmp_path / "my.yaml"
     words = f"--parents zoo:language zoo:maths {file} --base zoo:base --task zoo_l2_maths"
-    assert run(["init", *words.split(), "--task", "zoo_facts"]) == 0
+    assert run(["init", *words.split(), *["--task", "zoo_facts"] * 2]) == 0
     assert read(file) == {
         "seed": 0,
         "parents": ["zoo:language", "zoo:maths"],
