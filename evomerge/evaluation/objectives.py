@@ -82,8 +82,9 @@ def measured_by(row: Mapping[str, Any], host: Checkpoint, where: str) -> dict[st
     if not found:
         rows = "; ".join(f"{key}: {', '.join(kind.needed)}" for key, kind in kinds.items())
         raise ConfigError(
-            f"{where} is a file with rows of the columns {', '.join(row) or 'none'}; write rows "
-            f"with those of a kind ({rows}), or name a task."
+            f"{where} is a file with rows of the columns {', '.join(row) or 'none'}, and not with "
+            f"those of encoders or classifiers ({rows}); for questions and answers write a task, "
+            "which YAML describes (docs/how-to/own-task.md), and name it."
         )
     if found[0] in ENCODER_METRICS:
         return {"encoder": found[0]}
