@@ -156,7 +156,7 @@ def next_step(table: Standings, config: SearchConfig, tried: int) -> str:
         if 0.84 < least.probability < 1:  # one standard error ahead
             needed = least.documents * (z(1 - level(table.earlier + 1)) / z(least.probability)) ** 2
             return f" Next: a new run with more test documents; it takes about {needed:,.0f}."
-    keys = {("search", item.key) for item in table.objectives}
+    keys: set[tuple[Split, str]] = {("search", item.key) for item in table.objectives}
     scored = [row.estimates for row in table.rows if keys <= row.estimates.keys()]
     if len({tuple(item[key].value for key in keys) for item in scored}) == 1 < len(scored):
         show = "`evomerge evaluate PARENT --config FILE --show 3`"
