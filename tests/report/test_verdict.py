@@ -215,6 +215,11 @@ def test_what_to_do_next_follows_from_the_figures(tmp_path):
     assert "Next: gradients" in behind.verdict.text
 
 
+def test_where_all_scores_are_alike_the_answers_are_to_be_looked_at(tmp_path):
+    view = three(tmp_path, scores(0), scores(0))
+    assert "Next: look at the answers, since all scores are alike" in view.verdict.text
+
+
 def test_where_less_is_better_people_see_the_metric_itself(tmp_path):
     """The difference of 5.9 and 12.5 nats was +6.6; a perplexity of 3.4 was `best -3.4`."""
 
