@@ -15,7 +15,7 @@ from evomerge.recipe import Recipe
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS
-from evomerge.searching.ranking import front_of, measured
+from evomerge.searching.ranking import best_merge, front_of, measured
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -159,7 +159,11 @@ class Run:
         chosen = self._candidate(candidate)
         if not chosen.genome:
             who = f"Candidate {chosen.number} ({chosen.name})"
-            raise InputError(f"{who} has no genes; give a candidate that the optimizer proposed.")
+            merge = best_merge(self.history, self._view.ranking)
+            such = "" if merge is None else f", such as {merge.number}, the best of them"
+            raise InputError(
+                f"{who} has no genes; give a candidate that the optimizer proposed{such}."
+            )
         return dict(zip(self._view.genes, chosen.genome, strict=False))
 
     def recipe(self, candidate: int | str = "best") -> Recipe:

@@ -12,7 +12,7 @@ from evomerge.errors import CheckpointError, RecipeError
 from evomerge.run.atomic import TemporaryFolder, check_new_folder
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.searching.ranking import best_of
+from evomerge.searching.ranking import best_merge, best_of
 from evomerge.setup.parents import pinned
 from evomerge.setup.parents_as_themselves import is_itself, recipe_to_write, write_model
 from evomerge.setup.runs import reopen
@@ -76,10 +76,10 @@ def export_candidate(
     merge = Merge(recipe, describe_parents(checked.checkpoints), reason is None, task)
     how = {"itself": is_itself(checked, candidate), "unchanged": recipe == scored}
     if how["itself"]:
-        notes.append(
-            f"candidate {candidate.number} is the parent {candidate.label} itself, which was not "
-            "beaten; `--candidate NUMBER` exports a merge."
-        )
+        note = f"candidate {candidate.number} is the parent {candidate.label} itself"
+        if (best := best_merge(history, checked.ranking)) is not None:
+            note += f"; the best merge on the search documents is candidate {best.number}"
+        notes.append(f"{note}.")
     texts |= search_card(merge, checked.config, history, candidate, checked.ranking, **how)
     notes += write_model(recipe, checked.checkpoints, out, shard_size=shard_size, texts=texts)
     return Exported(candidate.number, reason, tuple(notes))

@@ -183,6 +183,11 @@ def best_of(history: History, ranking: Ranking) -> Candidate | None:
     return ranking.best(ranking.incumbents(history.candidates))
 
 
+def best_merge(history: History, ranking: Ranking) -> Candidate | None:
+    """Return the best one on the search documents of those that were proposed, no baseline."""
+    return ranking.best(ranking.incumbents([it for it in history.candidates if it.label is None]))
+
+
 def front_of(history: History, ranking: Ranking) -> list[Candidate]:
     """Return the final front; before there is one, the incumbents on the search documents."""
     return history.front or ranking.incumbents(history.candidates)
