@@ -121,9 +121,8 @@ def resolve_racing(
     """
     wanted, total = config.evaluation.racing, sum(map(len, search.values()))
     others = (o for o in objectives if o.is_exact or not info.metric(o.task, o.metric)[1].is_mean)
-    other = next(others, None)
     if wanted.enabled is True:
-        if other is not None:
+        if (other := next(others, None)) is not None:
             raise ConfigError(
                 "`evaluation.racing` compares candidates document by document, but metric "
                 f"{other.metric!r} of {other.task!r} is not a mean over documents; set "
@@ -143,7 +142,7 @@ def resolve_racing(
         and config.evaluation.backend == "hf"  # vLLM would load weights again for each sample
         and not config.is_study
         and all(kind.can_race for kind in kinds_of(config))
-        and other is None
+        and next(others, None) is None
     )
     least = max(wanted.minimum, _full_batches(config, info, search))
     is_on, samples = suits and total >= _SAMPLES * least, f"samples of at least {least}"

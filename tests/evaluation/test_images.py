@@ -104,7 +104,11 @@ def test_what_cannot_be_done_with_images_is_refused_before_the_search(folder, tm
     for file in bare.glob("*processor_config.json"):
         file.unlink()
     text, other = str(folder / "text"), str(folder / "b")
-    blind = {"parents": [text], "space": {"method": "linear", "knobs": {"weight": [0.1, 1.0]}}}
+    again = str(shutil.copytree(text, tmp_path / "text"))
+    blind = {
+        "parents": [text, again],
+        "space": {"method": "linear", "knobs": {"weight": [0.1, 1.0]}},
+    }
     for changes, sentence in (
         ({"parents": [str(bare), other]}, r"bare' has no processor of images .*no preprocessor_c"),
         (blind, "the host .*text' has no vision tower; set `space.host`"),

@@ -101,7 +101,7 @@ def test_a_parent_without_modules_takes_those_of_the_host(dense: int, tmp_path: 
     assert not np.allclose(model.encode(["w1 w2"]), host.encode(["w1 w2"]))
     with pytest.raises(CheckpointError, match=r"has no modules\.json.*space\.host"):
         evomerge.validate(write(tmp_path, "plain", "one"))
-    file = write(tmp_path, "one", base="plain", space={"host": "one"})
+    file = write(tmp_path, "one", base="plain", space={"host": "one", "most_parents": 1})
     again = searched(file, tmp_path / "of-base")
     assert {item.status for item in again.history.candidates} == {"scored"}
 

@@ -39,7 +39,9 @@ def edit_tokenizer(folder: Path, **values: Any) -> None:
 def search_over(parents: list[Path], base: Path, *, chat: bool = False, **more: Any) -> dict:
     """Return a search file for a few candidates on arithmetic."""
     evaluation = {**SMALL["evaluation"], "chat_template": chat}
-    models = {"parents": list(map(str, parents)), "base": str(base)}
+    models: dict[str, Any] = {"parents": list(map(str, parents)), "base": str(base)}
+    if base in parents:  # it would have no task vector
+        models |= {"base": None, "space": {**SMALL["space"], "method": "linear", "host": str(base)}}
     objectives = [{"task": "zoo_maths", "metric": "exact_match"}]
     about = {"objectives": objectives, "evaluation": evaluation, "budget": {"candidates": 4}}
     return {**SMALL, **models, **about, **more}

@@ -18,7 +18,7 @@ from evomerge.recipe import Recipe
 SEARCH: dict[str, Any] = {
     "seed": 1, "parents": ["./a", "./b"], "base": "./a", "dtype": "float32", "tokenizer": "base",
     "space": {
-        "kind": "parameters", "method": ["ties", "dare_ties"], "groups": 2,
+        "kind": "parameters", "method": ["ties", "linear"], "groups": 2,
         "components": ["attention"], "knobs": {"weight": [0.0, 1.0], "density": 0.5},
     },
     "optimizer": {"name": "cma", "population": "auto"},
