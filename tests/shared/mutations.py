@@ -60,9 +60,11 @@ def value_or_error(call: Callable[[], Any]) -> Any:
     try:
         return call()
     except EvomergeError as error:
-        sentence = str(error)
-        assert 0 < len(sentence) < LONGEST_SENTENCE, sentence[:200]
-        assert sentence.isprintable() and len(sentence.splitlines()) == 1, sentence
+        sentence = str(error)  # a line for each mistake
+        assert all(0 < len(line) < LONGEST_SENTENCE for line in sentence.split("\n")), sentence[
+            :200
+        ]
+        assert all(map(str.isprintable, sentence.split("\n"))), sentence
         sentence.encode()
         return None
 

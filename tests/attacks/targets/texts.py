@@ -16,10 +16,10 @@ from few_tasks import only
 from evomerge.recipe import Recipe
 
 SEARCH: dict[str, Any] = {
-    "seed": 1, "parents": ["./a", "./b"], "base": "./a", "dtype": "float32", "tokenizer": "base",
+    "seed": 1, "parents": ["./a", "./b"], "base": None, "dtype": "float32", "tokenizer": "base",
     "space": {
-        "kind": "parameters", "method": ["ties", "linear"], "groups": 2,
-        "components": ["attention"], "knobs": {"weight": [0.0, 1.0], "density": 0.5},
+        "kind": "parameters", "method": ["linear", "slerp"], "groups": 2,
+        "components": ["attention"], "knobs": {"weight": [0.0, 1.0], "t": 0.5},
     },
     "optimizer": {"name": "cma", "population": "auto"},
     "objectives": [{"task": "zoo_maths", "metric": "exact_match", "weight": 1.0}],
