@@ -224,7 +224,7 @@ _COMMENTS = {
     "search": "candidates are scored on these",
     "validation": "the winner is chosen on these",
     "test": "the winner's result is measured on these",
-    "budget": "or hours, target, patience; the first one ends the search",
+    "budget": "parents and averages among them; or hours, target, patience",
 }
 
 

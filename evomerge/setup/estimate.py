@@ -103,7 +103,10 @@ class Estimate(CostProbe):
                 + f" for the best baseline on up to {_TRIED} documents a task"
                 " (`evaluation.chat_template`)"
             )
-            if len({*self.chat_template.values()}) == 1:
+            best = max(self.chat_template, key=self.chat_template.__getitem__)
+            if len({*self.chat_template.values()}) > 1:
+                words["chat template"] += f"; best is {str(best == 'with').lower()}"
+            else:
                 show = "`evomerge evaluate MODEL --config FILE --show 3`"
                 words["chat template"] += f"; this decides nothing, so look at answers by {show}"
         parts = (f"{size_text(size)} of the {name}" for name, size in self.peak_bytes.items())
