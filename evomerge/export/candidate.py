@@ -14,7 +14,12 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.searching.ranking import best_merge, best_of
 from evomerge.setup.parents import pinned
-from evomerge.setup.parents_as_themselves import is_itself, recipe_to_write, write_model
+from evomerge.setup.parents_as_themselves import (
+    is_itself,
+    prompt_template,
+    recipe_to_write,
+    write_model,
+)
 from evomerge.setup.runs import reopen
 
 RECIPE = "evomerge_recipe.yaml"
@@ -75,6 +80,8 @@ def export_candidate(
     task = task_of(checked.checkpoints[recipe.host])
     merge = Merge(recipe, describe_parents(checked.checkpoints), reason is None, task)
     how = {"itself": is_itself(checked, candidate), "unchanged": recipe == scored}
+    has_template = prompt_template(checked) is not None
+    how["is_plain"] = has_template and not checked.config.evaluation.chat_template
     if how["itself"]:
         note = f"candidate {candidate.number} is the parent {candidate.label} itself"
         if (best := best_merge(history, checked.ranking)) is not None:

@@ -76,12 +76,14 @@ def search_card(
     *,
     itself: bool = False,
     unchanged: bool = True,
+    is_plain: bool = False,
 ) -> dict[str, str]:
     """Return the card of a candidate of a run (`evomerge export`) and its picture.
 
     The card of the winner, or of a member of the front, has the run's table and verdict, and its
     metadata the test scores; that of another candidate its own scores. `itself`: the model is a
-    parent itself, which is `unchanged` if it has its own dtype.
+    parent itself, which is `unchanged` if it has its own dtype. `is_plain`: it has a chat template,
+    with which prompts were not made.
     """
     best = best_of(history, ranking)
     is_winner = candidate is best or candidate in history.front
@@ -99,6 +101,7 @@ def search_card(
         "is_winner": is_winner,
         "verdict": _PATH.sub(lambda found: PurePath(found[0]).name, told),
         "sampling_note": sampling_note(frozen.sampled),
+        "is_plain": is_plain,
         "splits": tuple(reversed(table.splits)),
         "table": table,
     }

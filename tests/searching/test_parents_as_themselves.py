@@ -60,6 +60,18 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> tuple[package.Run, Pa
     return run_over(folder, data), maths
 
 
+def test_the_card_says_that_prompts_had_no_chat_template(templates, tmp_path):
+    host = copy_of("base", tmp_path / "host", OTHER)
+    plain = run_over(
+        tmp_path, search_over([copy_of("maths", tmp_path / "m"), "zoo:language"], host)
+    )
+    for run, is_said in ((templates[0], False), (plain, True)):
+        model = run.export(tmp_path / str(is_said), 2)
+        assert (
+            "on plain prompts, without its chat" in (model / "README.md").read_text()
+        ) is is_said
+
+
 def test_a_parent_with_another_chat_template_has_the_score_of_evaluate(templates):
     run, maths = templates
     row = row_of(run, maths)
