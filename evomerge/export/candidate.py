@@ -9,17 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from evomerge.errors import CheckpointError, RecipeError
+from evomerge.merging.tokenizers.templates import template_of
 from evomerge.run.atomic import TemporaryFolder, check_new_folder
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.searching.ranking import best_merge, best_of
 from evomerge.setup.parents import pinned
-from evomerge.setup.parents_as_themselves import (
-    is_itself,
-    prompt_template,
-    recipe_to_write,
-    write_model,
-)
+from evomerge.setup.parents_as_themselves import is_itself, recipe_to_write, write_model
 from evomerge.setup.runs import reopen
 
 RECIPE = "evomerge_recipe.yaml"
@@ -80,8 +76,10 @@ def export_candidate(
     task = task_of(checked.checkpoints[recipe.host])
     merge = Merge(recipe, describe_parents(checked.checkpoints), reason is None, task)
     how = {"itself": is_itself(checked, candidate), "unchanged": recipe == scored}
-    has_template = prompt_template(checked) is not None
-    how["is_plain"] = has_template and not checked.config.evaluation.chat_template
+    are_prompted = any(it.task and ":" not in it.task for it in checked.config.objectives)
+    has_template = template_of(checked.checkpoints[checked.tokenizer_giver]) is not None
+    is_asked_plainly = has_template and not checked.config.evaluation.chat_template
+    how["is_plain"] = are_prompted and is_asked_plainly  # the evaluator may need consent
     if how["itself"]:
         note = f"candidate {candidate.number} is the parent {candidate.label} itself"
         if (best := best_merge(history, checked.ranking)) is not None:
