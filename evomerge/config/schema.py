@@ -207,6 +207,11 @@ class SearchConfig(Section):
         return self.model_copy(update={section: changed})
 
     @property
+    def fitness_values(self) -> int:
+        """How many values an optimizer learns of a candidate; of a front one an objective."""
+        return len(self.objectives) if self.mode == "pareto" else 1
+
+    @property
     def run_objectives(self) -> tuple[Objective, ...]:
         """The objectives of a run, with their directions."""
         lower = self.frozen.lower_is_better if self.frozen else ()

@@ -42,7 +42,7 @@ class Builtin:
 
 
 BUILTIN: Mapping[str, Builtin] = {
-    "auto": Builtin(has_population=True, most_workers=16),
+    "auto": Builtin(has_population=True, most_workers=16, objectives="any"),
     "gp": Builtin("gp:GaussianProcess", has_population=True, most_workers=4, objectives="any"),
     "cma": Builtin("cma:CMA", has_population=True, most_workers=16),
     "diagonal-cma": Builtin("cma:DiagonalCMA", has_population=True, most_workers=16),
@@ -109,7 +109,10 @@ def check_name(name: str, names: Sequence[str]) -> None:
 
 
 def choose(
-    genes: Sequence[Gene], population: int | None = None, candidates: int | None = None
+    genes: Sequence[Gene],
+    population: int | None = None,
+    candidates: int | None = None,
+    objectives: int = 1,
 ) -> str:
     """Return the name of the optimizer that `auto` is for some genes (docs/optimizers.md).
 
@@ -121,6 +124,8 @@ def choose(
     are_few = candidates is not None and candidates <= GP_CANDIDATES
     if are_few and population is None and not discrete + switches and len(genes) <= GP_GENES:
         return "gp"
+    if objectives > 1:
+        return "nsga2"
     if 2 * (discrete + switches) > len(genes):
         one_by_one = population is None and switches > discrete
         return "discrete-lengler" if one_by_one else "two-points-de"
@@ -155,7 +160,7 @@ def create(
         objectives=objectives,
         options=options or {},
     )
-    name = choose(genes, population, budget) if name == "auto" else name
+    name = choose(genes, population, budget, objectives) if name == "auto" else name
     if name.startswith(NEVERGRAD):
         from evomerge.optimize.evolution import create_named
 

@@ -166,10 +166,7 @@ def _setting(config: SearchConfig, folder: Path) -> None:
     if (kind := strategy_kind(optimizer.name)) is not None:
         options_of(config, kind.options)
     elif not optimizer.descends:
-        is_front = config.mode == "pareto"
-        name = "nsga2" if is_front and optimizer.name == "auto" else optimizer.name
-        count = len(config.objectives) if is_front else 1
-        check_setting(name, count, optimizer.size, optimizer.options)
+        check_setting(optimizer.name, config.fitness_values, optimizer.size, optimizer.options)
 
 
 CHECKS: Sequence[tuple[Sequence[str], Check]] = (

@@ -85,19 +85,18 @@ def make_optimizer(config: SearchConfig, genes: Sequence[Gene]) -> Optimizer:
         population=optimizer.size,
         sigma=optimizer.sigma,
         budget=config.budget.candidates,
-        objectives=len(config.objectives) if config.mode == "pareto" else 1,
+        objectives=config.fitness_values,
         options=optimizer.options,
     )
 
 
 def resolve_optimizer(config: SearchConfig, space: Space) -> SearchConfig:
     """Return the search file with the optimizer that `auto` means, by the genes and the budget."""
-
     optimizer = config.optimizer
     if optimizer.name != "auto" or not space.genes:
         return config
-    is_front, candidates = config.mode == "pareto", config.budget.candidates
-    name = "nsga2" if is_front else choose(space.genes, optimizer.size, candidates)
+    candidates = config.budget.candidates
+    name = choose(space.genes, optimizer.size, candidates, config.fitness_values)
     return config.with_values("optimizer", name=name)
 
 

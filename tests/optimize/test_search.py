@@ -195,17 +195,18 @@ def test_the_default_optimizer_suits_the_genes(genes, population, name):
 
 
 @pytest.mark.parametrize(
-    ("genes", "candidates", "name"),
+    ("genes", "candidates", "name", "of_fronts"),
     [
-        ([NUMBER] * GP_GENES, GP_CANDIDATES, "gp"),
-        ([NUMBER] * GP_GENES, GP_CANDIDATES + 1, "cma"),
-        ([NUMBER] * GP_GENES, None, "cma"),
-        ([NUMBER] * (GP_GENES + 1), GP_CANDIDATES, "cma"),
-        ([NUMBER, FLAG], GP_CANDIDATES, "cma-margin"),
+        ([NUMBER] * GP_GENES, GP_CANDIDATES, "gp", "gp"),
+        ([NUMBER] * GP_GENES, GP_CANDIDATES + 1, "cma", "nsga2"),
+        ([NUMBER] * GP_GENES, None, "cma", "nsga2"),
+        ([NUMBER] * (GP_GENES + 1), GP_CANDIDATES, "cma", "nsga2"),
+        ([NUMBER, FLAG], GP_CANDIDATES, "cma-margin", "nsga2"),
     ],
 )
-def test_the_default_for_few_candidates_is_a_gaussian_process(genes, candidates, name):
+def test_the_default_for_few_candidates_is_a_gaussian_process(genes, candidates, name, of_fronts):
     assert choose(genes, None, candidates) == name
+    assert choose(genes, None, candidates, objectives=2) == of_fronts
 
 
 def test_a_grid_gets_finer_and_never_repeats_itself():
