@@ -13,6 +13,7 @@ from evomerge.optimize import optimizer_names
 from evomerge.setup.runs import prepare
 from evomerge.setup.strategy import make_optimizer, make_strategy
 from evomerge.strategy.kinds import strategy_names
+from evomerge.testing import check_optimizer
 
 MODULE = """
 from evomerge.config.fields import Section
@@ -34,8 +35,15 @@ def t_objective(model, tokenizer, documents):
     return [1.0] * len(documents)
 
 
-def t_optimizer(genes, setting):
-    return create("random", genes, setting.seed)
+def t_optimizer(genes, setting, *, seeds=1, step=None):
+    if step is not None:
+        raise ValueError(f"no step {step}")
+    return create("random", genes, setting.seed % seeds)
+
+
+class TUnfit:
+    def __init__(self, genes, seed, step):
+        pass
 
 
 class Options(Section):
@@ -103,6 +111,7 @@ t_scaled = t_package:t_scaled
 t_objective = t_package:t_objective
 [evomerge.optimizers]
 t_optimizer = t_package:t_optimizer
+t_unfit = t_package:TUnfit
 [evomerge.strategies]
 t_steps = t_package:T_STEPS
 """
@@ -134,6 +143,37 @@ def test_an_installed_package_adds_a_method_an_optimizer_and_an_objective() -> N
     genome = make_optimizer(checked.config, checked.space.genes).ask()
     assert checked.space.decode(genome).head.method == "t_scaled"
     assert FUNCTIONS.get("t_objective")(None, None, [1, 2]) == [1.0, 1.0]
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        (
+            "t_optimizer",
+            {"seed": 5},
+            r"unknown key `seed` \(5\); allowed are seeds, step. .*'seeds'",
+        ),
+        (
+            "t_optimizer",
+            {"step": 3},
+            r"options {'step': 3} \(ValueError: no step 3\); correct them",
+        ),
+        ("t_unfit", {}, r"'t_unfit', which cannot be made .* missing 1 .*'step'\); correct"),
+    ],
+)
+def test_wrong_options_of_an_own_optimizer_are_told(name, options, sentence) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        checked_search(optimizer={"name": name, "options": options})
+    if not options:
+        with pytest.raises(ConfigError, match=sentence):
+            check_optimizer(name)
+
+
+@pytest.mark.usefixtures("package")
+def test_the_laws_of_an_optimizer_are_checked_by_its_name(capsys) -> None:
+    check_optimizer("t_optimizer", trials=60)
+    assert "all is well" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("package")

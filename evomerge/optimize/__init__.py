@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from evomerge.config.fields import Section
-from evomerge.config.messages import parsed
-from evomerge.errors import ConfigError, did_you_mean
+from evomerge.errors import ConfigError, EvomergeError, did_you_mean, one_line
 from evomerge.optimize.protocol import Setting
+from evomerge.parsing.values import shown
 from evomerge.registry import Registry
 
 if TYPE_CHECKING:
     from evomerge.optimize.protocol import Optimizer
     from evomerge.space.protocol import Gene
 
-Factory: TypeAlias = "Callable[[Sequence[Gene], Setting], Optimizer]"
-"""Creates an optimizer of these genes."""
+Factory: TypeAlias = "Callable[..., Optimizer]"
+"""Creates an optimizer of genes with a `Setting`; its keyword-only parameters are its options."""
 
 
 @dataclass(frozen=True)
@@ -151,31 +151,44 @@ def create(
     """
     if not genes:
         raise ConfigError("The space has no genes, so there is nothing to search.")
-    check_setting(name, objectives, population, options or {})
+    options = dict(options or {})
+    check_setting(name, objectives, population, options)
     setting = Setting(
-        seed=seed,
-        population=population,
-        sigma=sigma,
-        budget=budget,
-        objectives=objectives,
-        options=options or {},
+        seed=seed, population=population, sigma=sigma, budget=budget, objectives=objectives
     )
     name = choose(genes, population, budget, objectives) if name == "auto" else name
     if name.startswith(NEVERGRAD):
         from evomerge.optimize.evolution import create_named
 
         return create_named(genes, setting, name.removeprefix(NEVERGRAD))
-    return OPTIMIZERS.get(name)(genes, setting)
+    try:
+        return OPTIMIZERS.get(name)(genes, setting, **options)
+    except Exception as error:
+        if isinstance(error, EvomergeError) or builtin(name) is not None:
+            raise
+        raise ConfigError(
+            f"optimizer.name is {name!r}, which cannot be made with the options {shown(options)} "
+            f"({type(error).__name__}: {one_line(error)}); correct them, or the package that adds "
+            "the optimizer."
+        ) from error
 
 
 def check_setting(
     name: str, objectives: int, population: int | None, options: Mapping[str, Any]
 ) -> None:
-    """Raise a ConfigError if a setting does not suit an optimizer of this package."""
-    if (row := builtin(name)) is None:
+    """Raise a ConfigError if an optimizer lacks an option, or a setting does not suit it."""
+    row, wrong = builtin(name), None
+    parameters = signature(OPTIMIZERS.get(name)).parameters if row is None else {}
+    allowed = [key for key, item in parameters.items() if item.kind is item.KEYWORD_ONLY]
+    for key, value in options.items():
+        if key not in allowed:
+            raise ConfigError(
+                f"optimizer.options of {name!r} has the unknown key `{key}` ({shown(value)}); "
+                f"allowed are {', '.join(allowed) or 'none, so remove it'}."
+                f"{did_you_mean(key, allowed)}"
+            )
+    if row is None:
         return
-    parsed(Section, options, f"optimizer.options of {name!r}")  # none has options
-    wrong = None
     if objectives > 1 and row.objectives == "one":
         several = ", ".join(item for item, row in BUILTIN.items() if row.objectives != "one")
         wrong = (

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from evomerge.space.protocol import Genome
 
@@ -20,7 +20,6 @@ class Setting:
         budget: planned number of genomes; None: unknown. Proposals must not depend on it, so that
             it can be raised later.
         objectives: number of values that `tell` gets, 1 unless with `mode: pareto`.
-        options: `optimizer.options` of the search file.
     """
 
     seed: int = 0
@@ -28,7 +27,6 @@ class Setting:
     sigma: float = 1 / 6
     budget: int | None = None
     objectives: int = 1
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Optimizer(Protocol):

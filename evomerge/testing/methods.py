@@ -20,6 +20,9 @@ def check_method(method: Method, samples: int = 20, seed: int = 0) -> None:
     """Check the laws of a merge method (`evomerge.merging.methods.method`), and say if all hold."""
     import torch
 
+    assert isinstance(method, Method), (
+        f"check_method got {method!r}; give it what `@method(...)` makes of a function."
+    )
     for knob in method.knobs:
         _check_knob(knob)
     random, of_torch = np.random.RandomState(seed), torch.Generator().manual_seed(seed)
@@ -70,15 +73,21 @@ def _check_tensor(
     def run(
         dtype: torch.dtype = torch.float32, *, reuse: bool = False, before: Sequence[float] = ()
     ) -> Tensor | None:
-        merge = prepare(tensors, base, noise, reuse=reuse)
         out = torch.full(tensors[0].shape, math.nan, dtype=dtype)
         try:
+            merge = prepare(tensors, base, noise, reuse=reuse)
             for share in before:
                 others = [_knobs(method, "source", lambda: share) for _ in sources]  # noqa: B023
                 merge(others, knobs, out.clone())
             merge(sources, knobs, out)
         except CandidateError:
             return None
+        except Exception as error:
+            raise AssertionError(
+                f"{method.name} raises {type(error).__name__} ({error}) for {len(tensors)} sources "
+                f"of shape {tuple(out.shape)}; it must merge tensors of any shape into `out`, "
+                "which has theirs."
+            ) from error
         return out
 
     once = run()
@@ -86,6 +95,15 @@ def _check_tensor(
     assert unchanged, f"{method.name} writes into the tensors it merges."
     if once is None:
         return
+    assert not once.isnan().any(), (
+        f"{method.name}: the result for the knobs {sources} {knobs} is NaN, as `out` is at first; "
+        "write it there, as by `out.copy_(result)` (what is returned is not used), or raise "
+        "CandidateError."
+    )
+    assert torch.isfinite(once).all(), (
+        f"{method.name}: the result for the knobs {sources} {knobs} is not finite; such knobs must "
+        "raise CandidateError."
+    )
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if threads > 1 else 2)
     results = {"the result depends on the number of threads": run()}
@@ -95,10 +113,6 @@ def _check_tensor(
     results["the result depends on earlier calls of the merge"] = again
     for sentence, result in results.items():
         assert result is None or torch.equal(once, result), f"{method.name}: {sentence}."
-    assert torch.isfinite(once).all(), (
-        f"{method.name}: the result for the knobs {sources} {knobs} is not finite; such knobs must "
-        "raise CandidateError."
-    )
     rounded, expected = run(torch.bfloat16), once.to(torch.bfloat16)
     assert rounded is None or torch.equal(rounded, expected), (
         f"{method.name}: a bfloat16 result is not the float32 result rounded once."

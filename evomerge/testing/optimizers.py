@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
 
+from evomerge import optimize
 from evomerge.optimize.protocol import Optimizer
 from evomerge.space.protocol import Gene, Genome
 
@@ -24,7 +26,7 @@ GENES = (
 
 
 def check_optimizer(
-    create: Create, genes: Sequence[Gene] = GENES, trials: int = 200, objectives: int = 1
+    create: str | Create, genes: Sequence[Gene] = GENES, trials: int = 200, objectives: int = 1
 ) -> None:
     """Check the laws of `evomerge.optimize.protocol.Optimizer`, and say if all hold.
 
@@ -33,12 +35,16 @@ def check_optimizer(
     break constraints, some are never told.
 
     Args:
-        create: a function of genes and a seed that returns a new optimizer.
+        create: the name that an optimizer is registered by, so that it is made as in a search; or a
+            function of genes and a seed that returns a new optimizer.
         trials: number of proposals of a search.
 
     Raises:
         AssertionError: a law is broken; the message says which.
+        ConfigError: there is no optimizer of this name, or it cannot be made.
     """
+    if isinstance(create, str):
+        create = partial(optimize.create, create, objectives=objectives)
     genes = tuple(genes)
     assert create(genes, 3).population >= 1, "The population is below 1."
     for width, failures in ((1, 0.0), (4, 0.0), (4, 0.2), (4, 1.0), (50, 0.2)):

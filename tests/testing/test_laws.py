@@ -143,7 +143,10 @@ def flawed_method(flaw):
             operands.tensors[0].zero_()
         if flaw == "rounds":
             total = total.to(out.dtype) + 1
-        out.copy_(total)
+        if flaw == "shape":
+            total = total.new_zeros(2, *total.shape)
+        if flaw != "nothing":
+            out.copy_(total)
 
     return flawed
 
@@ -156,12 +159,16 @@ def flawed_method(flaw):
         ("infinite", "not finite"),
         ("writes", "writes into"),
         ("rounds", "rounded once"),
+        ("shape", "flawed raises RuntimeError .* 1 sources of shape .* must merge .* into `out`"),
+        ("nothing", "is NaN, as `out` is at first; write it there"),
     ],
 )
 def test_a_flawed_method_is_caught(flaw, sentence):
     check_method(flawed_method(None))
     with pytest.raises(AssertionError, match=sentence):
         check_method(flawed_method(flaw))
+    with pytest.raises(AssertionError, match="what `@method"):
+        check_method(flawed_method(flaw).function)
 
 
 def test_a_knob_that_contradicts_itself_is_caught():

@@ -116,8 +116,20 @@ def make(words: list[str]) -> str:
 
 
 def pip(words: list[str]) -> str:
-    """Check that what is installed is this package, with extras that it has, or one it needs."""
+    """Check that what is installed is this package, with extras that it has, or one it needs.
+
+    The package of a page is installed: its entry points are.
+    """
     assert words[0] == "install", f"unknown: pip {words[0]}"
+    own = Path("pyproject.toml").read_text() if Path("pyproject.toml").is_file() else ""
+    project = tomllib.loads(own).get("project", {})
+    if words[1:] == ["-e", "."] and "entry-points" in project:
+        about = Path(f"{project['name'].replace('-', '_')}-{project['version']}.dist-info")
+        about.mkdir()
+        groups = project["entry-points"].items()
+        lines = [f"[{group}]\n{k} = {v}\n" for group, of in groups for k, v in of.items()]
+        (about / "entry_points.txt").write_text("".join(lines))
+        return ""
     needed = {re.match(r"[\w-]+", item)[0] for item in PROJECT["dependencies"]}
     values = {"--index-url", "--extra-index-url"}
     named = [

@@ -63,6 +63,7 @@ class Reader:
         groups = tomllib.loads(block.text)["project"]["entry-points"]
         for group in groups:
             assert any(f'"{group}"' in text for text in sources), f"unknown group {group}"
+        Path("pyproject.toml").write_text(block.text)
 
     def shell(self, block: Block) -> None:
         """Run commands, one after the other."""
