@@ -163,6 +163,12 @@ def listed(names: Iterable[str]) -> str:
     return f"{', '.join(rest)} and {last}" if rest else last
 
 
+def among(name: str, allowed: Iterable[str]) -> str:
+    """Return the end of a sentence about a wrong name: those that are allowed, and the nearest."""
+    names = list(allowed)
+    return f"{', '.join(names) or 'none, so remove it'}.{did_you_mean(name, names)}"
+
+
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the nearest allowed name, or an empty string."""
     near = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)

@@ -24,7 +24,7 @@ from dataclasses import KW_ONLY, dataclass, field, fields
 from functools import cached_property, partial
 from typing import Any, Literal, TypeAlias, cast
 
-from evomerge.errors import RecipeError, did_you_mean
+from evomerge.errors import RecipeError, among
 from evomerge.parsing.values import Values, shown
 from evomerge.parsing.yaml import yaml_mapping, yaml_text
 
@@ -168,10 +168,7 @@ class Recipe:
         object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
         object.__setattr__(self, "pins", dict(sorted(self.pins.items())))
         if self.dtype not in DTYPES:
-            raise RecipeError(
-                f"dtype is {self.dtype!r}; allowed are {', '.join(DTYPES)}."
-                f"{did_you_mean(self.dtype, DTYPES)}"
-            )
+            raise RecipeError(f"dtype is {self.dtype!r}; allowed are {among(self.dtype, DTYPES)}")
 
     def every_layer(self) -> Iterator[Layer]:
         """Yield `embeddings`, all blocks of all stacks, `head`, the merged modalities."""

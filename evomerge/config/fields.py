@@ -6,14 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
 Rule: TypeAlias = tuple[Callable[[Any], object], str]
 """What breaks it, given the section, and the sentence about that (`{0.key}`: a value of it)."""

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from evomerge.config.fields import BrokenRuleError, UnknownKeyError
-from evomerge.errors import ConfigError, did_you_mean
+from evomerge.errors import ConfigError, among, did_you_mean
 from evomerge.parsing.values import shown
 
 S = TypeVar("S", bound=BaseModel)
@@ -116,8 +116,7 @@ def _sentence(first: Any, problems: Collection[Any], data: Any) -> tuple[Place, 
     if (unknown := _unknown_key(first)) is not None:
         key, allowed, above = unknown.key, unknown.allowed, _at(location, data)[0]
         place = f" in `{_dotted(above)}`" if above else ""
-        names, near = ", ".join(allowed) or "none, so remove it", did_you_mean(key, allowed)
-        return (*above, key), f"unknown key `{key}`{place}; allowed are {names}.{near}"
+        return (*above, key), f"unknown key `{key}`{place}; allowed are {among(key, allowed)}"
     if first["type"] == "missing":
         location = (*_at(location[:-1], data)[0], location[-1])
         return location, f"the key `{_dotted(location)}` is missing and has no default."

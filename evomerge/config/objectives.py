@@ -153,10 +153,7 @@ class ConstraintConfig(MeasuredConfig):
 
     rules = (
         *MeasuredConfig.rules,
-        (
-            lambda it: it.at_least is None and it.at_most is None,
-            "needs `at_least` or `at_most`",
-        ),
+        (lambda it: it.at_least is None and it.at_most is None, "needs `at_least` or `at_most`"),
         (
             lambda it: None not in (it.at_least, it.at_most) and it.at_least > it.at_most,
             "has `at_least` {0.at_least:g} above `at_most` {0.at_most:g}; exchange them",

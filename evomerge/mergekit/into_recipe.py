@@ -17,7 +17,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from evomerge.errors import RecipeError, did_you_mean
+from evomerge.errors import RecipeError, among
 from evomerge.mergekit.reading import Input, MergekitFile, Slice, read
 from evomerge.mergekit.sources import SliceSources, slice_sources
 from evomerge.mergekit.values import EVERY, Rule, Rules, resolve
@@ -184,8 +184,7 @@ class _Resolver:
         if len(found) != 1:
             raise RecipeError(
                 f"`modules.{module}` must be part of the name of exactly one block stack of "
-                f"{self.host.reference!r}: {', '.join(language)}."
-                f"{did_you_mean(str(module), language)}"
+                f"{self.host.reference!r}: {among(str(module), language)}"
             )
         return found
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from evomerge.errors import ConfigError, EvomergeError, did_you_mean, one_line
+from evomerge.errors import ConfigError, EvomergeError, among, one_line
 from evomerge.optimize.protocol import Setting
 from evomerge.parsing.values import shown
 from evomerge.registry import Registry
@@ -102,10 +102,7 @@ def builtin(name: str) -> Builtin | None:
 def check_name(name: str, names: Sequence[str]) -> None:
     """Raise a ConfigError if there is no such optimizer."""
     if name not in names and not name.startswith(NEVERGRAD):
-        raise ConfigError(
-            f"optimizer.name is {name!r}; available are {', '.join(names)}."
-            f"{did_you_mean(name, names)}"
-        )
+        raise ConfigError(f"optimizer.name is {name!r}; available are {among(name, names)}")
 
 
 def choose(
@@ -184,8 +181,7 @@ def check_setting(
         if key not in allowed:
             raise ConfigError(
                 f"optimizer.options of {name!r} has the unknown key `{key}` ({shown(value)}); "
-                f"allowed are {', '.join(allowed) or 'none, so remove it'}."
-                f"{did_you_mean(key, allowed)}"
+                f"allowed are {among(key, allowed)}"
             )
     if row is None:
         return

@@ -193,6 +193,17 @@ REPLACED = object()
 """The sample of a point that was tried in the place of the algorithm's own."""
 
 
+def losses_of(
+    values: Sequence[float] | None, violation: float, count: int
+) -> tuple[tuple[float, ...], float]:
+    """Return losses and violation of what `tell` gets; ValueError: these are not `count` values."""
+    if values is not None and len(values) != count:
+        raise ValueError(f"There are {len(values)} values, not {count}.")
+    if values is None or not all(map(math.isfinite, (*values, violation))):
+        return (LARGEST,) * count, FAILED
+    return tuple(min(LARGEST, max(-LARGEST, -float(x))) for x in values), min(violation, LARGEST)
+
+
 class BaseOptimizer(ABC):
     """Implements the protocol; a subclass proposes points of the unit cube and learns losses.
 
@@ -268,22 +279,13 @@ class BaseOptimizer(ABC):
 
     def tell(self, genome: Genome, values: Sequence[float] | None, violation: float = 0.0) -> None:
         """Learn the outcome of a genome; see `Optimizer`."""
-        if values is not None and len(values) != self._objectives:
-            raise ValueError(f"There are {len(values)} values, not {self._objectives}.")
-        if values is None or not all(map(math.isfinite, (*values, violation))):
-            losses, violation = np.full(self._objectives, LARGEST), FAILED
-        else:
-            losses = np.clip(-np.asarray(values, float), -LARGEST, LARGEST)
-            violation = min(violation, LARGEST)
-        key, outcome = _key(genome), (tuple(losses.tolist()), violation)
-        if key in self._open:
-            samples = self._open.pop(key)
-        else:
-            is_known = self._known.get(key) == outcome
-            samples = [] if is_known else [(None, self.cube.point(genome))]
+        key, outcome = _key(genome), losses_of(values, violation, self._objectives)
+        samples = self._open.pop(key, None)
+        if samples is None:
+            samples = [] if self._known.get(key) == outcome else [(None, self.cube.point(genome))]
         self._known[key] = outcome
         for sample, point in samples if self.learns_repeats else samples[:1]:
-            self.learn_all(sample, point, losses, violation)
+            self.learn_all(sample, point, np.array(outcome[0]), outcome[1])
 
 
 Sample = TypeVar("Sample")

@@ -12,7 +12,6 @@ of known recipes, which were skipped.
 
 from __future__ import annotations
 
-import math
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evomerge.optimize.base import FAILED, LARGEST, SKIPPED_GENOMES, Cube, Vector, levels
+from evomerge.optimize.base import SKIPPED_GENOMES, Cube, Vector, levels, losses_of
 from evomerge.optimize.protocol import Setting
 from evomerge.space.protocol import Gene, Genome
 
@@ -64,15 +63,10 @@ class GaussianProcess:
 
     def tell(self, genome: Genome, values: Sequence[float] | None, violation: float = 0.0) -> None:
         """Learn the outcome of a genome; see `Optimizer`."""
-        if values is not None and len(values) != self._objectives:
-            raise ValueError(f"There are {len(values)} values, not {self._objectives}.")
+        outcome = losses_of(values, violation, self._objectives)
         self._cube.point(genome)  # checks that it belongs to the space
         self._open.pop(genome, None)
-        if values is None or not all(map(math.isfinite, (*values, violation))):
-            self._told[genome] = (LARGEST,) * self._objectives, FAILED
-        else:
-            losses = np.clip(-np.asarray(values, float), -LARGEST, LARGEST)
-            self._told[genome] = tuple(losses.tolist()), min(violation, LARGEST)
+        self._told[genome] = outcome
 
     def _new(self) -> Genome:
         """Return the next genome; a random one if it is known already."""

@@ -9,7 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import InputError, did_you_mean
+from evomerge.errors import InputError, among
 
 _LONGEST = 200
 _SHORT = reprlib.Repr()
@@ -63,10 +63,8 @@ class Values:
                     f"The key {shown(key)} in `{where}` is not text; put quotes around it."
                 )
             if allowed is not None and key not in allowed:
-                raise self.error(
-                    f"Unknown key {shown(key)} in `{where}`; allowed are {', '.join(allowed)}."
-                    f"{did_you_mean(key, allowed)}"
-                )
+                names = among(key, allowed)
+                raise self.error(f"Unknown key {shown(key)} in `{where}`; allowed are {names}")
         return value
 
     def items(self, value: Any, where: str, *, least: int = 0) -> Sequence[Any]:

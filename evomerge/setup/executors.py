@@ -51,11 +51,7 @@ def make_executor(
 
 def _inline(checked: CheckedSearch, logbook: Logbook, attempts: Attempts) -> Executor:
     put_back = keep_threads()
-    worker = make_worker(
-        checked,
-        threads=logbook.history.threads,
-        is_new=not logbook.history.told,
-    )
+    worker = make_worker(checked, threads=logbook.history.threads, is_new=not logbook.history.told)
     logbook.note_threads(worker.threads)
     return InlineExecutor(worker, attempts, put_back)
 

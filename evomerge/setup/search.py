@@ -12,7 +12,7 @@ from evomerge.errors import (
     RecipeError,
     RunFolderError,
     SearchError,
-    did_you_mean,
+    among,
 )
 from evomerge.evaluation.inference.device import use_threads
 from evomerge.execute.protocol import Attempts, Executor
@@ -205,9 +205,7 @@ def evaluate(checked: CheckedSearch, model: str, split: str, examples: int = 0) 
 
     split_of = next((name for name in SPLITS if name == split), None)
     if split_of is None:
-        raise ConfigError(
-            f"--split is {split!r}; allowed are {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}"
-        )
+        raise ConfigError(f"--split is {split!r}; allowed are {among(split, SPLITS)}")
     checkpoint = open_parent(model, Path.cwd())
     checked.evaluator.check(Merges(host=checkpoint), {})
     return score_single(

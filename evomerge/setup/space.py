@@ -15,7 +15,7 @@ from evomerge.config.space import (
     PathConfig,
     SwapsConfig,
 )
-from evomerge.errors import ConfigError, RecipeError, did_you_mean
+from evomerge.errors import ConfigError, RecipeError, among
 from evomerge.merging.architecture.depth import merged_config
 from evomerge.merging.architecture.loadable import check_loadable
 from evomerge.merging.methods import get_method
@@ -156,7 +156,7 @@ def check_hosts(config: SearchConfig) -> None:
         if name is not None and name not in config.parents:
             raise ConfigError(
                 f"`space.{key}` is {name!r}; it must be one of the parents "
-                f"{', '.join(config.parents)}.{did_you_mean(name, config.parents)}"
+                f"{among(name, config.parents)}"
             )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from evomerge.config.optimizer import OptimizerConfig
 from evomerge.config.schema import GRADIENT, Frozen, SearchConfig
 from evomerge.config.space import ParametersConfig
-from evomerge.errors import ConfigError, InputError, SearchError, did_you_mean
+from evomerge.errors import ConfigError, InputError, SearchError, among
 from evomerge.evaluation.inference.rows import ANY, Form
 from evomerge.merging.methods import get_method
 from evomerge.models.references import RUN, is_folder, place
@@ -67,7 +67,7 @@ def generation_of(config: SearchConfig, space: Space) -> int:
     if name == GRADIENT and config.mode == "pareto" and is_auto:
         return len(config.objectives) + 1  # one between the objectives, and one for each
     if name == GRADIENT or kinds.strategy_kind(name) is not None:
-        return kinds.generation_of(config)
+        return config.optimizer.size or 1
     return make_optimizer(config, space.genes).population
 
 
@@ -211,8 +211,7 @@ def check_descents(
         if name != ANY and name not in generating:
             raise ConfigError(
                 f"`optimizer.form` names {name!r}, which is no task that generates answers; "
-                f"allowed are {', '.join(generating) or 'none, so remove it'}."
-                f"{did_you_mean(name, generating)}"
+                f"allowed are {among(name, generating)}"
             )
 
 

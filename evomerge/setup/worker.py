@@ -81,11 +81,7 @@ def make_race(config: SearchConfig) -> Race | None:
 
 
 def make_worker(
-    checked: CheckedSearch,
-    workers: int = 1,
-    threads: int | None = None,
-    *,
-    is_new: bool = False,
+    checked: CheckedSearch, workers: int = 1, threads: int | None = None, *, is_new: bool = False
 ) -> Worker:
     """Return a worker with a resident model, a tokenizer and prepared documents.
 

@@ -68,11 +68,6 @@ def options_of(config: SearchConfig, kind: type[O]) -> O:
     return parsed(kind, config.optimizer.options, "optimizer.options")
 
 
-def generation_of(config: SearchConfig) -> int:
-    """Return the number of candidates in a generation: 1 unless the search file says more."""
-    return config.optimizer.size or 1
-
-
 def check_no_ties(config: SearchConfig) -> None:
     """Raise a ConfigError if an objective breaks ties: strategies compare scores by themselves."""
     for key in config.tie_breakers:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evomerge.errors import InputError, did_you_mean
+from evomerge.errors import InputError, among
 
 _HERE = Path(__file__).resolve().parent
 
@@ -27,11 +27,8 @@ def path(name: str) -> Path:
     """
     allowed = names()
     if name not in allowed:
-        known = [f"zoo:{item}" for item in allowed]
-        raise InputError(
-            f"There is no embedded model zoo:{name}; there are {', '.join(known)}."
-            f"{did_you_mean(f'zoo:{name}', known)}"
-        )
+        known = among(f"zoo:{name}", (f"zoo:{item}" for item in allowed))
+        raise InputError(f"There is no embedded model zoo:{name}; there are {known}")
     return _HERE / "models" / name
 
 

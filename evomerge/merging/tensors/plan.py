@@ -13,7 +13,7 @@ from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from evomerge.errors import RecipeError, did_you_mean
+from evomerge.errors import RecipeError, among
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method, check_knobs
 from evomerge.merging.tokenizers.rows import MatchedRows
@@ -184,7 +184,7 @@ class Planner:
             if prefix not in self.host.stacks:
                 raise RecipeError(
                     f"layers.{prefix}: the host has no such block stack; it has "
-                    f"{', '.join(self.host.stacks)}.{did_you_mean(prefix, self.host.stacks)}"
+                    f"{among(prefix, self.host.stacks)}"
                 )
         for section in (_BEFORE, *self.host.stacks, _AFTER):
             if section in recipe.layers:

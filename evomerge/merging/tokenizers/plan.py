@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from evomerge.errors import CheckpointError, RecipeError, did_you_mean
+from evomerge.errors import CheckpointError, RecipeError, among
 from evomerge.merging.tokenizers.rows import TRUNCATE, MatchedRows, fill, truncate
 from evomerge.merging.tokenizers.templates import choose_template, template_of
 from evomerge.merging.tokenizers.tokens import (
@@ -71,10 +71,7 @@ def plan_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Tok
     """
     for name in recipe.options:
         if name not in _OPTIONS:
-            raise RecipeError(
-                f"Unknown option {name!r}; allowed are {', '.join(_OPTIONS)}."
-                f"{did_you_mean(name, _OPTIONS)}"
-            )
+            raise RecipeError(f"Unknown option {name!r}; allowed are {among(name, _OPTIONS)}")
     names = (recipe.host, *recipe.vocabulary) if recipe.vocabulary else recipe.parents
     parents = [checkpoints[name] for name in dict.fromkeys(names)]
     host = parents[0]
@@ -93,11 +90,8 @@ def plan_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Tok
     references = {"union": host, **{parent.reference: parent for parent in parents}}
     giver = references.get(recipe.tokenizer)
     if giver is None:
-        known = ("base", *references)
-        raise RecipeError(
-            f"`tokenizer` is {recipe.tokenizer!r}; allowed are {', '.join(known)}."
-            f"{did_you_mean(recipe.tokenizer, known)}"
-        )
+        allowed = among(recipe.tokenizer, ("base", *references))
+        raise RecipeError(f"`tokenizer` is {recipe.tokenizer!r}; allowed are {allowed}")
     if not has_tokenizer(host) and replace(recipe, vocabulary=()).parents == (recipe.host,):
         files, dropped = _template(recipe, parents, giver)
         return TokenizerPlan({**_tokenizer_of(giver), **files}, dropped)
