@@ -9,8 +9,6 @@
 `import evomerge` itself imports nothing heavy: each name is imported at its first use.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any

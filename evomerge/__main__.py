@@ -1,7 +1,5 @@
 """The program `evomerge`: runs a command, and turns errors into one sentence and an exit code."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -15,8 +15,6 @@ EvomergeError            exit 1   one sentence for the user, shown without a tra
 Terminated is not an EvomergeError: it is a KeyboardInterrupt, raised on SIGTERM (exit 143).
 """
 
-from __future__ import annotations
-
 import difflib
 import errno
 import re

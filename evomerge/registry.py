@@ -7,8 +7,6 @@ when it is needed. Another package adds an object with an entry point in its `py
     my_method = "my_package.merging:my_method"
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field

@@ -1,7 +1,5 @@
 """What is private in a library or differs between its versions: a file for each library."""
 
-from __future__ import annotations
-
 from importlib.metadata import version
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What is private in cmaes, from version 0.12 on."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

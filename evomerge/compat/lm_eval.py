@@ -1,7 +1,5 @@
 """What is private in lm-eval, or differs between its versions from 0.4.12 on."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """What is private in nevergrad, from version 1.0.8 on."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What is private in pycma, from version 4.0 on."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from evomerge.compat import need

@@ -1,7 +1,5 @@
 """What is private in Ray, and what it says only in English, from version 2.40 on."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What is private in transformers, or differs between its versions from 4.56 on."""
 
-from __future__ import annotations
-
 import inspect
 from functools import cache
 from typing import Any

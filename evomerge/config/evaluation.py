@@ -1,7 +1,5 @@
 """The section `evaluation` of a search file: how candidates are scored, on which documents."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """The section `executor` of a search file: where candidates are built and scored."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """The base class of the sections of a search file, and types of values with their checks."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias

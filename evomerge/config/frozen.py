@@ -2,8 +2,6 @@
 
 # ruff: noqa: RUF012 - pydantic copies defaults
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 

@@ -1,7 +1,5 @@
 """Turning pydantic's errors about a search file into sentences for a person."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress

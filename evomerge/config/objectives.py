@@ -1,7 +1,5 @@
 """What a search file measures: objectives and constraints."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Annotated, Any, ClassVar, Literal

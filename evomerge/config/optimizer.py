@@ -1,7 +1,5 @@
 """The section `optimizer` of the search file."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag

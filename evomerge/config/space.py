@@ -1,7 +1,5 @@
 """The section `space` of a search file: the search space, with a class for each kind."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 

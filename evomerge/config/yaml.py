@@ -1,7 +1,5 @@
 """Reading the YAML of a search file, and replacing values by `--set`."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping
 from pathlib import Path

@@ -11,8 +11,6 @@ because only the documents not yet scored are unknown (racing: Maron and Moore, 
 1994).
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The memory that the C library keeps: what a forward pass frees is used by the next one."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import platform

@@ -4,8 +4,6 @@ In each step the model of the descent's genome is built, and the genes move agai
 its loss on a batch of documents. These are part of the chunk, so any worker makes the same steps.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping

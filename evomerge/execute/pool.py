@@ -4,8 +4,6 @@ How a worker is started, reached and ended is its own matter (`processes.py`, `r
 decides what each one runs, and what becomes of jobs whose worker is lost or that take too long.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import queue

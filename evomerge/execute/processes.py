@@ -4,8 +4,6 @@ On Linux all are forked from one server process that has imported the libraries,
 ready, or replaced, in little time and shares their memory.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -4,8 +4,6 @@ Ray places each actor where its resources are free. It never restarts one or rep
 job runs again is decided in `evomerge.execute.pool`, so that lost attempts are counted.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future

@@ -1,7 +1,5 @@
 """Writing a candidate of a run as a checkpoint (`evomerge export`)."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from dataclasses import replace

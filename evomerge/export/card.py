@@ -4,8 +4,6 @@
 its path; and texts from files are escaped in it, so that they are shown as they are.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

@@ -6,8 +6,6 @@ the same call uploads only what is missing. All files appear in one commit, or i
 hundreds, so that nobody sees a model without some of its weights.
 """
 
-from __future__ import annotations
-
 import glob
 import re
 from pathlib import Path

@@ -4,8 +4,6 @@ Names are Hub ids, or the last part of the path of a local folder: a folder abov
 the name of a user. Licences are what the parents' own cards say (`README.md` in their folders).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path

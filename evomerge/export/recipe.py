@@ -1,7 +1,5 @@
 """Building the model of a recipe file, evomerge's or mergekit's (`evomerge merge`)."""
 
-from __future__ import annotations
-
 import platform
 from contextlib import suppress
 from importlib.metadata import version

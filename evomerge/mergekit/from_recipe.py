@@ -5,8 +5,6 @@ the same knobs. mergekit merges the embeddings with the first slice and the head
 if their knobs are others, filters name their tensors, and so become the scales of a path.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

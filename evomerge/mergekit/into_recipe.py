@@ -11,8 +11,6 @@ Which tensor gets which value in mergekit was found by experiments (docs/recipes
   the names of the merged model.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any

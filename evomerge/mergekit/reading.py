@@ -4,8 +4,6 @@ As in mergekit, an unknown key changes nothing, and a warning says so. But a mis
 an error, since mergekit would merge with its default without a word.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

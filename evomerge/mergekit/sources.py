@@ -1,7 +1,5 @@
 """The sources and the base of a slice in a mergekit file, each with its range of blocks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 

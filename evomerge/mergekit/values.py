@@ -5,8 +5,6 @@ with linear interpolation) or a list of `{filter, value}` entries. A filter is a
 tensor's name; the first entry that matches a tensor applies.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias

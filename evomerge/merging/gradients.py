@@ -15,8 +15,6 @@ The gradient of a weight is used and freed as soon as it is complete. That merge
 rounded to the model's dtype is ignored.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager

@@ -4,8 +4,6 @@ What a merge method computes independently of knobs is kept for later candidates
 allows (see `TensorMaker`). A tensor whose plan is that of the last candidate is not written again.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, NamedTuple

@@ -8,8 +8,6 @@ and the largest decides (random keys, Bean 1994). At the start all are equal: th
 undecided, and the place of a value in the list makes no difference.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import math

@@ -3,8 +3,6 @@
 Both packages work in units of the initial steps, and learn a generation at a time.
 """
 
-from __future__ import annotations
-
 import math
 import signal
 import threading

@@ -5,8 +5,6 @@ with a standard deviation of 1. It is told of one worker and no budget: its prop
 both, those of a search must not.
 """
 
-from __future__ import annotations
-
 import math
 import pickle
 import warnings

@@ -5,8 +5,6 @@ known. Other points that are told by then come beside them. If they counted, as 
 each generation would come one too late. Told generation by generation, this is pymoo's own search.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections import deque

@@ -1,7 +1,5 @@
 """The ask/tell interface of all optimizers, and how they are made."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol

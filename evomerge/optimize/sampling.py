@@ -1,7 +1,5 @@
 """Searches that do not learn from results: random, Sobol and grid search."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator, Sequence

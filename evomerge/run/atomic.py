@@ -8,8 +8,6 @@ The `check_` functions tell before a long computation whether its result can be 
 it, since permissions do not tell: root has all of them, and yet cannot write into /proc.
 """
 
-from __future__ import annotations
-
 import fcntl
 import glob
 import os

@@ -3,8 +3,6 @@
 So a running search, a resumed one and a report have the same state. A ranking says who is best.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field

@@ -1,7 +1,5 @@
 """The logbook of a running search: writes events and times, and calls followers."""
 
-from __future__ import annotations
-
 import logging
 import os
 import time

@@ -3,8 +3,6 @@
 They are not in the journal, so that two runs of the same search have the same journal.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress

@@ -1,8 +1,6 @@
 """The end of a search: the winner, or a front, is chosen on the validation documents, and measured
 on the test documents."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from evomerge.errors import SearchError

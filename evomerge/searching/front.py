@@ -1,7 +1,5 @@
 """Fronts: sets of points of which none dominates another. Higher is better everywhere."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from typing import TypeAlias
 

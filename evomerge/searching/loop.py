@@ -5,8 +5,6 @@ outcome, which the strategy is told. At the end the winner is chosen and tested.
 on first repeats the calls to the strategy that its journal records.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Rankings: from the outcomes of candidates to the incumbents and the finalists."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """One session of a search: makes jobs of candidates, and journals the outcomes."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -3,8 +3,6 @@
 Nothing heavy is imported. What parents, tasks and documents must fit, `check` says.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias

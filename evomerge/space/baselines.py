@@ -1,7 +1,5 @@
 """Uniform averages of parents as recipes. Every search is compared with that of all parents."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any

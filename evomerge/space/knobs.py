@@ -1,7 +1,5 @@
 """Which knobs of the merge methods a search varies, in which range, and which are fixed."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """The genes of one place (embeddings, a group of blocks, head), and how they become a `Layer`."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ A real number is searched rather than a yes or no, since "at most k" needs an or
 and CMA-ES can then follow small steps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from evomerge.errors import ConfigError

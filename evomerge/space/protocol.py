@@ -1,7 +1,5 @@
 """Genes, and the protocol of a search space."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal, Protocol, TypeAlias

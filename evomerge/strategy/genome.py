@@ -6,8 +6,6 @@ soon as there is one, and asked again. So it goes on as if the recipe had been s
 candidate is spent.
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 import math

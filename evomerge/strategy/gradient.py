@@ -9,8 +9,6 @@ SuperMerge (2412.10416); the points are candidates like all others. A share of t
 is only watched: a descent ends early once the loss on these has not fallen for some chunks.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Callable, Sequence

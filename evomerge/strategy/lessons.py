@@ -9,8 +9,6 @@
   better). No reference answers are needed.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import random

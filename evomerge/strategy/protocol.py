@@ -1,7 +1,5 @@
 """The ask/tell interface of search strategies."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 

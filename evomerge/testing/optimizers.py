@@ -1,7 +1,5 @@
 """The laws of optimizers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeAlias

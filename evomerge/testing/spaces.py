@@ -1,7 +1,5 @@
 """The laws of spaces."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -7,8 +7,6 @@ script), a data set with a script of its own or of pickles, and data files in a 
 fsspec, of which some run templates.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 import sysconfig

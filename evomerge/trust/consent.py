@@ -3,8 +3,6 @@
 What a run records of it allows nothing, since a run folder may come from somebody else.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

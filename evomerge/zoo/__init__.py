@@ -5,8 +5,6 @@ They are files of this package. In a search file, `zoo:NAME` means the folder `p
 TRAINING.md in this folder describes the training and its results.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from evomerge.errors import InputError, among

@@ -4,8 +4,6 @@ In Jinja's sandbox a template cannot reach other Python objects, so a task of a 
 code by its template.
 """
 
-from __future__ import annotations
-
 import io
 import logging
 import random

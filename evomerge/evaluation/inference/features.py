@@ -5,8 +5,6 @@ the memory of the CPU, by a digest of all that they are computed from except wei
 settings.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

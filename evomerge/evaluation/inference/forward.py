@@ -5,8 +5,6 @@ not work with every architecture, and a wrong attention mask is silent. So `Forw
 each with a plain way on a few documents.
 """
 
-from __future__ import annotations
-
 import inspect
 import itertools
 import logging

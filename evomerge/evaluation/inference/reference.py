@@ -1,7 +1,5 @@
 """What lm-eval asks of a model, and its own class of models, HFLM: the reference for tokens."""
 
-from __future__ import annotations
-
 import gc
 import math
 from collections.abc import Mapping, Sequence

@@ -11,8 +11,6 @@ What the backend uses of vLLM, 0.16 to 0.33, is public: `LLM(model, load_format=
 an output `outputs[0].token_ids`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace

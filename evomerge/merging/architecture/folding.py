@@ -11,8 +11,6 @@ multiplied by c. Which these are is found on a miniature of the model with rando
 checked on it by comparing outputs.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from functools import lru_cache

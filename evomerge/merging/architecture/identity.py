@@ -5,8 +5,6 @@ must return its input, bit for bit, and a layer must compute the same at every p
 show whether layers are of several kinds; the rest is tested on a small model with random weights.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from functools import lru_cache

@@ -6,8 +6,6 @@ change between versions. So loading a checkpoint of known numbers shows where ea
 with the same tensors are laid out alike. Then the tensors must fill every parameter exactly.
 """
 
-from __future__ import annotations
-
 import copy
 from collections import Counter
 from collections.abc import Mapping

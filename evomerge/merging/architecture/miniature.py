@@ -3,8 +3,6 @@
 It is loaded like a real checkpoint, so its weights have the names they have on disk.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -3,8 +3,6 @@
 The name of a child is the folder of the module, so the names of weights are the checkpoint's.
 """
 
-from __future__ import annotations
-
 from torch import nn
 
 from evomerge.errors import CheckpointError, ConfigError, one_line

@@ -4,8 +4,6 @@ When a model is divided, each block is whole on one device, and accelerate's hoo
 state between devices. Candidates are written into the same parameters, wherever these are.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -5,8 +5,6 @@ the tensor. Next, for each axis, each tensor is filled with the coordinates alon
 show whether axes were permuted. Tensors expanded from a line of numbers take almost no memory.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 

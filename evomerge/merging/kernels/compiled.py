@@ -6,8 +6,6 @@ for bfloat16 (which numpy lacks), int16 for float16, float32 and float64 as they
 converts one to float32, and `narrow` back, rounded once to nearest even.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The consensus of several changes of a base: their sum, or the sum of those with one sign."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

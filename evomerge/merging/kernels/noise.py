@@ -11,8 +11,6 @@ words of all 256 come first, then those of the second words, and so on.
 A task vector of which a random share stays is a `Drawn`, or a `DrawnByRank`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass

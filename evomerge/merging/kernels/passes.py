@@ -5,8 +5,6 @@ added in float64. "Load" converts stored weights (see `compiled`) to float32, an
 float32 to the dtype of the output.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any

@@ -7,8 +7,6 @@ fewer than k. So a selection is a `MagnitudeCut`: a magnitude, and an index for 
 exactly this magnitude. A NaN counts as larger than every number.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Torch tensors as arrays of stored weights (see `compiled`) without copies, and back."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

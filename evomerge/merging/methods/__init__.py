@@ -1,7 +1,5 @@
 """All merge methods by name, one file for each family. None of them imports torch or numba."""
 
-from __future__ import annotations
-
 from evomerge.errors import RecipeError
 from evomerge.merging.methods.method import Method
 from evomerge.registry import Registry

@@ -5,8 +5,6 @@ rank and alpha patterns and rank-stabilized scaling (Kalajdzievski 2023, arXiv 2
 modules that are saved whole. All else is refused.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ were divided among threads, every one would wait for the slowest thread: on two 
 took 26 s instead of 0.09 s for 30 M weights.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import threading

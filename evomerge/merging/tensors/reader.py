@@ -1,7 +1,5 @@
 """Reading the parents' tensors: from their mapped files without copies, or changed on the way."""
 
-from __future__ import annotations
-
 import mmap
 import threading
 from collections.abc import Mapping

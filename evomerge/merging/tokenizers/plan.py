@@ -9,8 +9,6 @@ The giver is the parent that the tokenizer comes from (for a union, the host), a
 tokens are used. A parent that has no tokenizer and is not merged with others takes one as it is.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The chat template of a merged model: that of a parent, a template by name, or a given text."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path

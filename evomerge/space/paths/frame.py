@@ -4,8 +4,6 @@ A space of paths searches which blocks of which parents a model has, in which or
 with which scales (docs/dataflow.md).
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import replace

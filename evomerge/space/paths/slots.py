@@ -6,8 +6,6 @@ state. Sources: arXiv 2403.13187, section 3.2 (layout, indicators, W); arXiv 260
 indicators, scales that are used only if the slot is included).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Paths that choose a parent at each depth: block i of the model is block i of one parent."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from evomerge.config.space import SwapsConfig

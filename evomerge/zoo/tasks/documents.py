@@ -4,8 +4,6 @@ lm-eval looks for data files in the working directory, but for a `!function` in 
 task's YAML. So the tasks load their documents with the function `load`.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
