@@ -41,6 +41,10 @@ def t_optimizer(genes, setting, *, seeds=1, step=None):
     return create("random", genes, setting.seed % seeds)
 
 
+def t_any(genes, setting, **options):
+    return t_optimizer(genes, setting, **options)
+
+
 class TUnfit:
     def __init__(self, genes, seed, step):
         pass
@@ -111,6 +115,8 @@ t_scaled = t_package:t_scaled
 t_objective = t_package:t_objective
 [evomerge.optimizers]
 t_optimizer = t_package:t_optimizer
+t_any = t_package:t_any
+t_module = t_package
 t_unfit = t_package:TUnfit
 [evomerge.strategies]
 t_steps = t_package:T_STEPS
@@ -159,6 +165,8 @@ def test_an_installed_package_adds_a_method_an_optimizer_and_an_objective() -> N
             {"step": 3},
             r"options {'step': 3} \(ValueError: no step 3\); correct them",
         ),
+        ("t_any", {"seed": 5}, r"options {'seed': 5} \(TypeError: .*'seed'\); correct them"),
+        ("t_module", {}, r"'t_module', which cannot be made .*not callable\); correct"),
         ("t_unfit", {}, r"'t_unfit', which cannot be made .* missing 1 .*'step'\); correct"),
     ],
 )

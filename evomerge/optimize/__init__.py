@@ -175,10 +175,11 @@ def check_setting(
 ) -> None:
     """Raise a ConfigError if an optimizer lacks an option, or a setting does not suit it."""
     row, wrong = builtin(name), None
-    parameters = signature(OPTIMIZERS.get(name)).parameters if row is None else {}
-    allowed = [key for key, item in parameters.items() if item.kind is item.KEYWORD_ONLY]
+    factory = OPTIMIZERS.get(name) if row is None else None
+    takes = signature(factory).parameters.values() if callable(factory) else ()
+    allowed = [item.name for item in takes if item.kind is item.KEYWORD_ONLY]
     for key, value in options.items():
-        if key not in allowed:
+        if key not in allowed and not any(item.kind is item.VAR_KEYWORD for item in takes):
             raise ConfigError(
                 f"optimizer.options of {name!r} has the unknown key `{key}` ({shown(value)}); "
                 f"allowed are {among(key, allowed)}"
