@@ -153,17 +153,21 @@ def _distribution(gene: Gene) -> BaseDistribution:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Let Optuna not log that a study was made, which it does at each proposal.
+    """Let Optuna not log that a study was made, and sums not depend on how many threads make them.
 
-    Its level and the filters of warnings belong to the whole process, so one thread at a time.
+    Its level, the filters of warnings and torch's threads, of which workers in this process choose
+    the number, belong to the whole process, so one thread at a time.
     """
     import optuna
+    import torch
 
     with _one_at_a_time, warnings.catch_warnings():
-        level = optuna.logging.get_verbosity()
+        level, threads = optuna.logging.get_verbosity(), torch.get_num_threads()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        torch.set_num_threads(1)
         warnings.simplefilter("ignore")
         try:
             yield
         finally:
             optuna.logging.set_verbosity(level)
+            torch.set_num_threads(threads)

@@ -2,8 +2,10 @@
 
 import dataclasses
 
+import numpy as np
 import optuna
 import pytest
+import torch
 from optimizer_runs import MIXED
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
@@ -82,6 +84,24 @@ def test_a_proposal_depends_on_what_was_told_and_is_open_alone():
     for genome in genomes[::-1]:
         resumed.tell(genome, [-loss(genome)])
     assert [resumed.ask() for _ in range(3)] == [optimizer.ask() for _ in range(3)]
+
+
+def test_a_proposal_does_not_depend_on_the_number_of_threads():
+    """Of 150 points torch's sums differ in last bits; workers in this process set the number."""
+
+    def proposal(threads):
+        torch.set_num_threads(threads)
+        optimizer = create("gp", REAL, 1)
+        for genome in np.random.RandomState(0).uniform(0.0, 2.0, (150, 3)):
+            optimizer.tell(tuple(genome.tolist()), [-float(np.sin(7 * genome).sum())])
+        return optimizer.propose(seed=1)
+
+    before = torch.get_num_threads()
+    try:
+        assert proposal(1) == proposal(2)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(
