@@ -123,13 +123,15 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
     count, baselines = workers.count, len(checked.space.baselines())
     budget, each, search = config.budget, probe.candidate_seconds, None
     candidates, generation = budget.candidates, make_strategy(checked).generation
+    size = count if config.executor.order == "arrival" else generation  # asked for together
+    rounds = math.ceil(size / count)
     if budget.hours is not None:
-        in_time = int(max(0.0, 3600 * budget.hours - probe.start_seconds) / each) * count
+        in_time = int(max(0.0, 3600 * budget.hours - probe.start_seconds) / each) * size // rounds
         candidates = in_time if candidates is None else min(candidates, in_time)
     if candidates is not None:
-        search = each * math.ceil(candidates / count)
-        searched = max(0, candidates - baselines) if config.optimizer.descends else 0
-        search += probe.step_seconds * CHUNK * math.ceil(searched / min(count, generation))
+        rounds = math.ceil(max(0, candidates - baselines) / size * rounds)
+        search = each * (math.ceil(min(candidates, baselines) / count) + rounds)
+        search += probe.step_seconds * CHUNK * rounds if config.optimizer.descends else 0.0
     finalists, has_front = config.evaluation.validation.finalists, checked.ranking.has_front
     if finalists is None:  # a front is taken to be as large as a generation
         finalists = generation if has_front else FINALISTS

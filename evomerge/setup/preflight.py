@@ -130,14 +130,21 @@ def _merged(checked: CheckedSearch) -> dict[str, list[str]]:
 
 def _worker_warnings(checked: CheckedSearch) -> Iterator[str]:
     config = checked.config
-    optimizer, count = builtin(config.optimizer.name), workers_of(config).count
-    most = optimizer.most_workers if optimizer is not None else None
-    if most is not None and config.executor.order == "arrival" and count > most:
+    name, order, count = config.optimizer.name, config.executor.order, workers_of(config).count
+    if (optimizer := builtin(name)) is None:
+        return
+    if order == "arrival" and count > (most := optimizer.most_workers or count):
         yield (
-            f"executor.order is 'arrival', so with {count} workers {config.optimizer.name!r} "
-            f"proposes candidates before it knows the scores of {count - 1} others, and finds less "
-            f"than with {most} (docs/scaling.md); use fewer workers, or `optimizer.name: cma` with "
+            f"executor.order is 'arrival', so with {count} workers {name!r} proposes candidates "
+            f"before it knows the scores of {count - 1} others, and finds less than with {most} "
+            "(docs/scaling.md); use fewer workers, or `optimizer.name: cma` with "
             "`executor.order: generation`."
+        )
+    population = generation_of(config, checked.space)
+    if order == "generation" and population < count and optimizer.has_population:
+        yield (
+            f"of {count} workers only {population} have a candidate at a time, a generation of "
+            f"{name!r}; set `optimizer.population` to {max(4, count)}, or use fewer workers."
         )
 
 

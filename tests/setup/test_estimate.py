@@ -45,8 +45,18 @@ def test_the_estimate_adds_up(tmp_path):
 def test_workers_share_candidates_and_files(tmp_path):
     two = ("executor.kind=processes", "executor.workers=2")
     found = estimate(problem(tmp_path, *two), MEASURED)
-    assert found.search_seconds == 11 * 2.0
+    assert found.search_seconds == 12 * 2.0
     assert found.machine_bytes == 16 * 10**8
+
+
+@pytest.mark.parametrize(
+    ("setting", "rounds"),
+    [("optimizer.name=gp", 10), ("optimizer.name=cma", 6), ("executor.order=arrival", 5)],
+)
+def test_a_generation_gives_no_more_workers_something_to_do(tmp_path, setting, rounds):
+    """3 baselines and 19 candidates on four workers: two, seven or four at a time."""
+    four = ("executor.kind=processes", "executor.workers=4", setting)
+    assert estimate(problem(tmp_path, *four), MEASURED).search_seconds == (1 + rounds) * 2.0
 
 
 def test_hours_bound_the_candidates_and_a_target_alone_gives_no_end(tmp_path):
@@ -146,4 +156,4 @@ def test_a_search_makes_ten_steps_for_each_point(tmp_path):
     assert found.search_seconds == 22 * 2.0 + 190 * 3.0
     two = ("optimizer.population=2", "executor.kind=processes", "executor.workers=2")
     found = estimate(problem(tmp_path, "optimizer.name=gradient", *two), probe)
-    assert found.search_seconds == 11 * 2.0 + 100 * 3.0
+    assert found.search_seconds == 12 * 2.0 + 100 * 3.0

@@ -176,6 +176,13 @@ def test_a_lag_that_an_optimizer_does_not_take_is_warned_of(search):
         assert len(notes) == bool(words) and all(word in notes[0] for word in words)
 
 
+def test_workers_that_a_generation_leaves_idle_are_warned_of(search):
+    for optimizer, count, said in (("gp", 2, 0), ("gp", 3, 1), ("cma", 4, 0), ("random", 64, 0)):
+        changes = (f"optimizer.name={optimizer}", "executor.order=generation")
+        checked = search(*changes, PROCESSES, f"executor.workers={count}")
+        assert sum("3 workers only 2" in note for note in warnings(checked, True)) == said
+
+
 TEXTS = {"task": "zoo_maths", "metric": "exact_match"}
 CHOICES = {"task": "zoo_facts", "metric": "acc"}
 VLLM = {**SMALL["evaluation"], "backend": "vllm"}
