@@ -25,7 +25,7 @@ from evomerge.parsing.yaml import yaml_text
 from evomerge.report.words import size_text
 from evomerge.scores import NLL, TOKENS
 from evomerge.setup.parents import absolute_config, absolute_parent
-from evomerge.setup.runs import prepare
+from evomerge.setup.runs import prepare, refuse_study
 from evomerge.setup.search_file import read_search
 from evomerge.setup.strategy import search_by_gradients
 from evomerge.trust.consent import NOTHING, Permissions
@@ -89,6 +89,7 @@ def draft(
         folders.append("zoo:tasks")
     evaluation: dict[str, Any] = {"include": folders} if folders else {}
     config = absolute_config(read_search({**data, "evaluation": evaluation}, file), folder)
+    refuse_study(config)
     evaluator = load(config, allowed)
     info = evaluator.info
     others = list[str]()

@@ -10,6 +10,7 @@ from task_files import write_task
 
 from evomerge.__main__ import run
 from evomerge.config.schema import load, read
+from evomerge.errors import ConfigError
 from evomerge.setup.draft import draft
 from evomerge.setup.runs import prepare
 
@@ -125,3 +126,8 @@ def test_parents_whose_vocabularies_or_depths_differ(tmp_path):
     one, two, deep = (str(tmp_path / name) for name in ("union-one", "union-two", "deep"))
     assert drafted(tmp_path, [one, two], ["own"], [str(tmp_path)])["tokenizer"] == "union"
     assert drafted(tmp_path, [one, deep], ["own"], [str(tmp_path)])["space"]["kind"] == "dataflow"
+
+
+def test_scores_that_are_told_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"`evomerge\.Study` in Python"):
+        drafted(tmp_path, ["zoo:language", "zoo:maths"], ["told"])
