@@ -26,9 +26,8 @@ class _Grouped(TyperGroup):
         for title, functions in GROUPS.items():
             with formatter.section(title):
                 commands = (self.commands[_name(function)] for function in functions)
-                formatter.write_dl(
-                    [(f"{it.name:<8}", it.get_short_help_str(99)) for it in commands]
-                )
+                rows = [(f"{it.name:<8}", it.get_short_help_str(99)) for it in commands]
+                formatter.write_dl(rows)
 
 
 def _name(function: Any) -> str:

@@ -64,9 +64,8 @@ def _scores_in_words(item: Mapping[str, Any]) -> str:
     if fitness is None or any(map(is_nats, scores)) or fitness < min(scores.values()):
         return scores_in_words(scores)
     interval = Interval(fitness, item.get("low", math.nan), item.get("high", math.nan))
-    return terminal.estimate(
-        interval, min(factor_of([value], key) for key, value in scores.items())
-    )
+    factor = min(factor_of([value], key) for key, value in scores.items())
+    return terminal.estimate(interval, factor)
 
 
 def _latest_in_words(item: Mapping[str, Any]) -> str:
@@ -123,9 +122,8 @@ class SearchDisplay:
 
     def begin(self) -> AbstractContextManager[object]:
         """Say what is done before the first candidate, and return what shows the bar."""
-        terminal.say(
-            f"replaying {self._done} candidates" if self._done else "loading models and tasks"
-        )
+        what = f"replaying {self._done} candidates" if self._done else "loading models and tasks"
+        terminal.say(what)
         return self._bar if terminal.err.is_terminal else nullcontext()
 
     def observe(self, history: History, event: Event) -> None:

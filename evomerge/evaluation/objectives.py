@@ -139,10 +139,9 @@ def check_files(config: SearchConfig) -> None:
 
     ConfigError: one is not.
     """
-    for kind, _ in config.rows.values():
-        KINDS.check(kind)
     check_folders(_folders(config))
-    for _, file in config.rows.values():
+    for kind, file in config.rows.values():
+        KINDS.check(kind)
         if not is_file(Path(file)):
             raise ConfigError(
                 f"objectives: there is no file {file!r}; its path starts from the search file's "

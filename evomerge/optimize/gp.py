@@ -131,9 +131,8 @@ def _scores(outcomes: Sequence[tuple[Sequence[float], float]]) -> Iterator[list[
     kept = losses[violations == 0]
     if not len(kept):
         kept = np.zeros((1, losses.shape[1]))
-    best, median = kept.min(axis=0), np.median(kept, axis=0)
-    most = np.where(median > best, median + OUTLIER * (median - best), kept.max(axis=0))
-    most = np.minimum(most, kept.max(axis=0))
+    best, median, most = kept.min(axis=0), np.median(kept, axis=0), kept.max(axis=0)
+    most = np.where(median > best, np.minimum(most, median + OUTLIER * (median - best)), most)
     spread = np.where(most > best, most - best, 1.0)
     broken, places = np.unique(violations, return_inverse=True)
     for row, place in zip(losses, places, strict=True):
