@@ -40,11 +40,11 @@ def export_candidate(
     """Write a candidate of a run as a Hugging Face checkpoint; see `Run.export`."""
     if overwrite and os.path.lexists(out):
         out = Path(os.path.realpath(out))  # a link is followed
-        if not (out / RECIPE).is_file():
-            raise CheckpointError(
-                f"{out} has no {RECIPE}, so evomerge did not write it and does not replace it; "
-                "name another folder or remove it."
-            )
+        parents = {os.path.realpath(it.folder) for it in reopen(run).checkpoints.values()}
+        if (is_parent := str(out) in parents) or not (out / RECIPE).is_file():
+            why = f"has no {RECIPE}, so evomerge did not write it and does not replace it"
+            why = "is a parent of this search, which needs it" if is_parent else why
+            raise CheckpointError(f"{out} {why}; name another folder.")
         with TemporaryFolder(out.parent) as folder:
             exported = export_candidate(run, folder / "new", which, dtype, shard_size)
             # Outside of the temporary folder, so that one of both stays if this process is killed.

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,12 @@ from search_run import environment, evomerge, evomerge_json, start, write_search
 from transformers import AutoModelForCausalLM
 
 from evomerge import zoo
+from evomerge.config.schema import load
+from evomerge.errors import CheckpointError
+from evomerge.export.candidate import RECIPE, export_candidate
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.setup.runs import reopen
+from evomerge.setup.runs import begin, prepare, reopen
 from evomerge.setup.strategy import recipe_of
 from evomerge.setup.worker import make_worker
 
@@ -73,6 +77,16 @@ def test_overwrite_replaces_what_evomerge_wrote_and_nothing_else(run, tmp_path):
     evomerge("export", run, "--candidate", "0", "--out", link, "--overwrite")
     assert link.is_symlink() and first == {item.name: item.read_bytes() for item in out.iterdir()}
     assert {item.name for item in tmp_path.iterdir()} == {"model", "thesis", "link"}
+
+
+def test_overwrite_replaces_no_parent_of_the_search(tmp_path):
+    shutil.copytree(zoo.path("maths"), out := tmp_path / "model")
+    (out / RECIPE).touch()
+    file = write_search(tmp_path, parents=["zoo:language", "model"])
+    wrote = load(file)
+    begun = begin(tmp_path / "run", prepare(wrote, tmp_path), wrote, file)
+    with pytest.raises(CheckpointError, match="is a parent of this search"):
+        export_candidate(begun, out, "best", None, "5GB", overwrite=True)
 
 
 def test_the_export_is_sharded_and_complete(exported):
