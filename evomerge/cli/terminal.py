@@ -23,11 +23,12 @@ from evomerge.parsing.values import replaced
 from evomerge.scores import Example
 
 if TYPE_CHECKING:
-    from evomerge.report.confidence import Interval
     from evomerge.report.standings import Standings
     from evomerge.run.folder import RunFolder
 
 _SPOKEN = {
+    "best": "best on search",
+    "best_parent": "best parent on search",
     "hours": "time",
     "remaining_hours": "time left",
     "candidates_per_hour": "candidates an hour",

@@ -81,7 +81,7 @@ def export_candidate(
     if how["itself"]:
         note = f"candidate {candidate.number} is the parent {candidate.label} itself"
         if (best := best_merge(history, checked.ranking)) is not None:
-            note += f"; the best merge on the search documents is candidate {best.number}"
+            note += f"; the best merge is candidate {best.number}"
         notes.append(f"{note}.")
     texts |= search_card(merge, checked.config, history, candidate, checked.ranking, **how)
     notes += write_model(recipe, checked.checkpoints, out, shard_size=shard_size, texts=texts)

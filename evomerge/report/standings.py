@@ -19,10 +19,12 @@ from evomerge.report.confidence import (
 from evomerge.report.words import short_names, short_scores
 from evomerge.run.history import BASE, Candidate, History
 from evomerge.scores import SPLITS, TOLD, Failure, Objective, Split
-from evomerge.searching.ranking import Ranking, best_of, front_of, measured
+from evomerge.searching.ranking import Ranking, best_merge, best_of, front_of, measured
 from evomerge.space.baselines import UNIFORM
 
 FITNESS = "fitness"
+MERGE = "best merge"
+"""Label of the best merge where a baseline wins."""
 
 _OF_STUDY = (
     "Each candidate has the score that the study was told. There are no documents, so nothing says "
@@ -75,10 +77,11 @@ class Standings:
     """The table of a run, and comparisons of the searched merge with the baselines.
 
     Attributes:
-        rows: the baselines in order, the base if it is no parent, then the searched merge.
+        rows: the baselines in order, the best merge if a baseline wins, the base if it is no
+            parent, then the searched merge, or the baseline that wins.
         columns: `task/metric` of each objective, then `fitness` if there are several.
         objectives: what the fitness is the mean of.
-        comparisons: label of a baseline -> paired comparison of the searched merge with it.
+        comparisons: label of another row -> paired comparison of the last one with it.
         compared_on: the last split on which the searched merge was scored and a baseline tried, or
             all members of a front were tried.
         front: merge on the front -> parent -> how they differ there; None: there is no front.
@@ -130,6 +133,8 @@ class Standings:
         names |= {label: name for label, name in self.published.items() if label in names}
         wins = any(row.candidate == self.rows[-1].candidate for row in self.rows[:-1])
         names |= {r.label: f"{names[r.label]} (base)" for r in self.rows if r.candidate == BASE}
+        merges = (row for row in self.rows if row.label == MERGE)
+        names |= {row.label: f"candidate {row.candidate} ({MERGE})" for row in merges}
         return names | ({"searched": "winner"} if wins else {})
 
     def factor(self, column: str) -> float:
@@ -235,7 +240,10 @@ def _with_rows(
 
 def _of_winner(history: History, ranking: Ranking, best: Candidate | None) -> Standings:
     baselines, tested, objectives = history.baselines, history.tested, ranking.objectives
-    rows = [(item.name, item) for item in (*baselines, *history.bases)]
+    others = {item.name: item for item in baselines}
+    if best and best.label is not None and (merge := best_merge(history, ranking)):
+        others[MERGE] = merge
+    rows = [*others.items(), *((item.name, item) for item in history.bases)]
     if best is None:
         return _with_rows(ranking, rows)
     earlier = tested.index(best) if best in tested else len(tested)
@@ -246,12 +254,12 @@ def _of_winner(history: History, ranking: Ranking, best: Candidate | None) -> St
         if ours is None or not any(split in item.outcomes for item in baselines):
             continue
         known, missing = dict[str, Comparison](), dict[str, str]()
-        for item in baselines:
+        for label, item in others.items():
             theirs = None if item is best else item.scores(split)
             if theirs and (comparison := compare(objectives, ours, theirs)):
-                known[item.name] = comparison
+                known[label] = comparison
             elif item is not best:
-                missing[item.name] = _why_not_compared(item, split)
+                missing[label] = _why_not_compared(item, split)
         return replace(table, comparisons=known, compared_on=split, missing=missing)
     return table
 

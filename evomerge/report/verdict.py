@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from statistics import NormalDist
 from typing import NamedTuple
 
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import listed
 from evomerge.report.confidence import Comparison
-from evomerge.report.standings import Differences, Standings
+from evomerge.report.standings import MERGE, Differences, Standings
 from evomerge.report.words import short_scores
-from evomerge.run.history import BASE, Candidate
+from evomerge.run.folder import CONFIG
+from evomerge.run.history import BASE, Candidate, History
 from evomerge.scores import TOKENS, Split
 from evomerge.space.baselines import UNIFORM
 
@@ -41,31 +44,20 @@ def verdict(table: Standings, best: Candidate | None, advice: str = "") -> Verdi
     """
     if best is None:
         return Verdict(None, "No candidate has been scored yet.")
+    name = table.names.get(best.name, f"candidate {best.number}")
+    who = "the knee" if table.has_front else name
     if table.is_study:
-        answer = _verdict_of_study(table, best)
+        why = "by the scores that the study was told; to see whether it is better than the parents"
+        answer = Verdict(None, f"No verdict: {name} leads {why}, score it and them again.")
     elif table.has_front:
         answer = _verdict_of_front(table, best)
     else:
         answer = _verdict_of_winner(table, best, advice)
     if not table.broken:
         return answer
-    who = "the knee" if table.has_front else table.names.get(best.name, f"candidate {best.number}")
     where = "" if table.is_study else f" on the {table.broken_on} documents"
-    works = False if answer.works else answer.works
-    return Verdict(works, f"{answer.text} But {who} breaks{where}: {table.broken}.")
-
-
-def _verdict_of_study(table: Standings, best: Candidate) -> Verdict:
-    """Return what told scores say: which is the best, and not how sure that is."""
-    row = next(row for row in table.rows if row.candidate == best.number)
-    who = table.names[best.label] if best.label else f"candidate {best.number}"
-    what = "the knee of the front is" if table.has_front else "the best is"
-    names = short_scores(table.columns).items()
-    values = ", ".join(f"{short} {table.cell(row, 'search', key)[0]}" for key, short in names)
-    text = f"No verdict: {what} {who} ({values}), by the scores that the study was told; "
-    return Verdict(
-        None, f"{text}to see whether it is better than the parents, score it and them again."
-    )
+    text = f"{answer.text} But {who} breaks{where}: {table.broken}."
+    return Verdict(answer.works and False, text)
 
 
 def _verdict_of_winner(table: Standings, best: Candidate, advice: str) -> Verdict:
@@ -75,8 +67,8 @@ def _verdict_of_winner(table: Standings, best: Candidate, advice: str) -> Verdic
     of = f" in the weighted mean of {listed(keys)}" if len(keys) > 1 else ""
     besides = f" Besides, {missing}." if missing else ""
     if best.label is not None and table.compared_on != "search":
-        text = f"no merge that was searched beats {names[best.label]}, which is the winner itself."
-        text += f"{losses}{_beside_others(table, best.label, of)}{besides}{advice}"
+        text = f"no merge that was searched beats {names[best.label]}, which is the winner itself"
+        text += f"{_tied(table)}.{losses}{_beside_others(table, best.label, of)}{besides}{advice}"
         return Verdict(False, f"No evidence of improvement: {text}")
     if table.compared_on != "test":
         text = f"{names.get(best.label or '', f'candidate {best.number}')} is the best so far, but "
@@ -110,13 +102,27 @@ def _missing(table: Standings) -> str:
 
 
 def _beside_others(table: Standings, winner: str, of: str) -> str:
-    """Return how an average that wins compares with the parents, or a parent with averages."""
-    others = {k: it for k, it in table.comparisons.items() if (k == UNIFORM) != (winner == UNIFORM)}
+    """Return how an average that wins compares with the parents, or a parent with merges."""
+    is_parent = winner != UNIFORM
+    others = {k: it for k, it in table.comparisons.items() if (k in (UNIFORM, MERGE)) == is_parent}
     if not others or table.compared_on != "test":
         return ""
     nearest, closest = _nearest(others)
     against = f"against {table.names[nearest]} {table.names[winner]} has {closest.text}{of}"
     return f" On the test documents, {against}."
+
+
+def _tied(table: Standings) -> str:
+    """Return that the best merge is as good as the baseline that wins, if it is."""
+    values = _values(table, "validation")
+    is_tied = MERGE in values and values[MERGE] == values.get("searched")
+    return f"; {table.names[MERGE]} has the same score on validation documents" if is_tied else ""
+
+
+def _values(table: Standings, split: Split) -> dict[str, float]:
+    """Return label -> what models are compared by, as far as they have it."""
+    key = (split, table.main_column)
+    return {row.label: row.estimates[key].value for row in table.rows if key in row.estimates}
 
 
 def _nearest(comparisons: Mapping[str, Comparison]) -> tuple[str, Comparison]:
@@ -126,7 +132,8 @@ def _nearest(comparisons: Mapping[str, Comparison]) -> tuple[str, Comparison]:
 
 def _lost(table: Standings, split: Split) -> str:
     """Return in which of several objectives parents score better than the winner, in a sentence."""
-    *parents, ours = (r for r in table.rows if r.label != UNIFORM and r.candidate != BASE)
+    models = (row for row in table.rows if row.candidate != BASE)
+    *parents, ours = (row for row in models if row.label not in (UNIFORM, MERGE))
     parts = []
     for item in table.objectives if len(table.objectives) > 1 else ():
         at, sign = (split, item.key), 1 if item.higher_is_better else -1
@@ -147,8 +154,8 @@ def _needed(table: Standings, closest: Comparison) -> str:
     return f" {needed}, so that later winners can be measured here too." if is_near else ""
 
 
-def next_step(table: Standings, config: SearchConfig, tried: int) -> str:
-    """Return what to do after a search of `tried` candidates without evidence, in a sentence."""
+def next_step(table: Standings, config: SearchConfig, history: History, run: Path) -> str:
+    """Return what to do after the search in a folder without evidence, in a sentence."""
     is_merge = bool(table.comparisons) and table.names["searched"] == "searched"
     if is_merge and config.evaluation.test.documents != "all":
         least = min(table.comparisons.values(), key=lambda item: item.probability)
@@ -156,17 +163,21 @@ def next_step(table: Standings, config: SearchConfig, tried: int) -> str:
         if 0.84 < least.probability < 1:  # one standard error ahead
             needed = least.documents * (z(1 - level(table.earlier + 1)) / z(least.probability)) ** 2
             return f" Next: a new run with more test documents; it takes about {needed:,.0f}."
-    keys: set[tuple[Split, str]] = {("search", item.key) for item in table.objectives}
-    scored = [row.estimates for row in table.rows if keys <= row.estimates.keys()]
-    if len({tuple(item[key].value for key in keys) for item in scored}) == 1 < len(scored):
-        show = "`evomerge evaluate PARENT --config FILE --show 3`"
+    values = _values(table, "search")
+    if len({*values.values()}) == 1 < len(values):
+        quoted = shlex.join([config.parents[0], "--config", str(run / CONFIG), "--show", "3"])
+        show = f"`evomerge evaluate {quoted}`"
         return f" Next: look at the answers, since all scores are alike: {show}."
     genes, descends = len((config.frozen or Frozen()).genes), config.optimizer.descends
-    has_answers = not any(o.metric == TOKENS or ":" in (o.task or ":") for o in config.objectives)
+    known = filter(None, (item.scores("search") for item in history.baselines))
+    # A text that is only read has no answer, and needs none.
+    has_answers = all(it.target or not it.answer for scores in known for it in scores.examples)
+    has_answers &= not any(o.metric == TOKENS or ":" in (o.task or ":") for o in config.objectives)
     if config.space.kind == "parameters" and has_answers and not descends:
-        return " Next: gradients (`optimizer: {name: gradient}`), if tasks have reference answers."
-    if tried < 10 * genes and not descends:
-        return f" Next: {10 * genes} candidates, 10 a gene: `evomerge resume RUN --candidates N`."
+        return " Next: gradients (`optimizer: {name: gradient}`)."
+    if len(history.candidates) < 10 * genes and not descends:
+        quoted = shlex.join([str(run), "--candidates", str(10 * genes)])
+        return f" Next: {10 * genes} candidates, 10 a gene: `evomerge resume {quoted}`."
     return " Next: more search and validation documents, or other parents."
 
 

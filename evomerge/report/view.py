@@ -53,7 +53,7 @@ class View:
     @cached_property
     def verdict(self) -> Verdict:
         """Whether the search worked, and what to do next if there is no evidence."""
-        advice = next_step(self.table, self.config, len(self.history.candidates))
+        advice = next_step(self.table, self.config, self.history, self.run.path)
         return verdict(self.table, self.best, advice)
 
     @cached_property
@@ -70,15 +70,13 @@ class View:
     def recipe(self) -> Recipe | None:
         """The recipe of the best candidate, from `best.yaml`; None if that has another one."""
         try:
-            text = (self.run.path / "best.yaml").read_text(encoding="utf-8")
-            recipe = Recipe.from_yaml(text)
+            recipe = Recipe.from_yaml((self.run.path / "best.yaml").read_text(encoding="utf-8"))
         except (OSError, RecipeError):
             return None
-        if self.best is None:
-            return None
+        best = self.best
         # The file of a parent has its own config and tokenizer, and so another digest.
-        is_parent = self.best.label is not None and recipe.parents == (self.best.label,)
-        return recipe if is_parent or recipe.digest == self.best.digest else None
+        fits = best and (recipe.parents == (best.label,) or recipe.digest == best.digest)
+        return recipe if fits else None
 
     @cached_property
     def figures(self) -> dict[str, Any]:

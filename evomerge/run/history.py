@@ -109,7 +109,8 @@ class History:
         told: those with an outcome on the search documents, in the order of the outcomes.
         winner: the candidate that was chosen on the validation documents.
         bases: the base with its outcome on the test documents, if it is none of the parents.
-        tested: the merges with an outcome on the test documents, in the order of the outcomes.
+        tested: the merges that the test documents measured as winners, or as members of a front,
+            in the order of the outcomes.
         front: the candidates that no other one dominates on the validation documents.
         budget: the latest bounds that `resume` has set, by name.
         oom_backoffs: how often the batch size was halved because memory ran out.
@@ -152,7 +153,8 @@ class History:
             case "score":
                 candidate = self.candidates[event["candidate"]]
                 candidate.outcomes[event["split"]] = outcome_of(event)
-                if event["split"] == "test" and candidate.label is None:
+                wins = candidate in (self.winner, *self.front)
+                if event["split"] == "test" and candidate.label is None and wins:
                     self.tested.append(candidate)
                 if event.get("as_itself"):
                     candidate.as_itself.add(event["split"])
@@ -195,7 +197,7 @@ class History:
         by_number = {str(item.number): item for item in self.candidates}
         if which not in by_number:
             raise RunFolderError(
-                f"--candidate is {shown(which)}; it must be `best`, `knee` or a number below "
+                f"candidate is {shown(which)}; it must be `best`, `knee` or a number below "
                 f"{len(self.candidates)}."
             )
         return by_number[which]

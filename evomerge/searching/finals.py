@@ -7,6 +7,7 @@ from evomerge.errors import SearchError
 from evomerge.run.history import Candidate
 from evomerge.run.journal import Event
 from evomerge.scores import Failure, Scores
+from evomerge.searching.ranking import best_merge
 from evomerge.searching.session import Session
 
 
@@ -44,9 +45,14 @@ def choose_winner(session: Session, count: int | None) -> Candidate:
 
 
 def untested(session: Session, winner: Candidate) -> list[Candidate]:
-    """Return what lacks test scores of the winner or the front, the baselines and the base."""
+    """Return what lacks test scores of the winner or the front, the baselines and the base.
+
+    If a baseline wins, the best merge is tested beside it.
+    """
     history = session.history
-    chosen = (winner, *history.front, *history.baselines, *(history.bases or session.bases))
+    merge = best_merge(history, session.ranking) if winner.label and not history.front else None
+    chosen = [winner, *history.front, *([merge] if merge else ()), *history.baselines]
+    chosen += history.bases or session.bases
     contenders = {item.number: item for item in chosen}.values()
     return [item for item in contenders if "test" not in item.outcomes]
 

@@ -182,8 +182,11 @@ def best_of(history: History, ranking: Ranking) -> Candidate | None:
 
 
 def best_merge(history: History, ranking: Ranking) -> Candidate | None:
-    """Return the best one on the search documents of those that were proposed, no baseline."""
-    return ranking.best(ranking.incumbents([it for it in history.candidates if it.label is None]))
+    """Return the best candidate that is no baseline, on validation documents if any is there."""
+    merges = [item for item in history.candidates if item.label is None]
+    validated = ranking.incumbents(merges, "validation")
+    best = ranking.best(validated, "validation")
+    return best or ranking.best(ranking.incumbents(merges))
 
 
 def front_of(history: History, ranking: Ranking) -> list[Candidate]:

@@ -124,9 +124,9 @@ def test_what_is_told_is_what_people_see(tmp_path: Path) -> None:
     assert run.status["state"] == "done"
     best = run.status["best"]
     assert (best["candidate"], best["origin"], best["fitness"]) == (0, "zoo:language", 3.0)
-    assert "No verdict: the best is zoo:language (wins 3.00)" in str(run)
+    assert "No verdict: zoo:language leads by the scores that the study was told" in str(run)
     page = run.report().read_text(encoding="utf-8")
-    assert "No verdict: the best is zoo:language" in page and "There are no documents" in page
+    assert "No verdict: zoo:language leads" in page and "There are no documents" in page
     card = (run.export(tmp_path / "best") / "README.md").read_text(encoding="utf-8")
     assert "| score | model | search |" in card
     for wrong in ("evomerge search search.yaml", "lm_eval --model", "test documents"):
@@ -162,7 +162,7 @@ def test_scores_by_name_make_a_front_and_keep_constraints(tmp_path: Path) -> Non
     for wins, steps, falls in told:
         study.tell(study.ask(), {"wins": wins, "steps": steps, "falls": falls})
     assert [item.number for item in study.front] == [3, 2, 1]
-    assert "the knee of the front is" in str(study)
+    assert " leads by the scores that the study was told" in str(study)
     last = study.ask()
     for score in (0.5, {"wins": 1, "step": 2, "falls": 0}):
         with pytest.raises(InputError, match="wants numbers for wins, steps, falls"):

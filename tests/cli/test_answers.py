@@ -70,8 +70,8 @@ def test_status_shows_the_best_beside_the_best_parent_failures_and_the_final_sco
     with run.writing():
         call(["status", str(run.path)])
     shown = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
-    assert shown["best"] == "87.5 [69.0, 95.7], candidate 2 (optimizer)"
-    assert shown["best parent"] == "12.5 [4.3, 31.0], candidate 0 (zoo:language)"
+    assert shown["best on search"] == "87.5 [69.0, 95.7], candidate 2 (optimizer)"
+    assert shown["best parent on search"] == "12.5 [4.3, 31.0], candidate 0 (zoo:language)"
     assert shown["latest"] == "87.5 (2); 1 failed in merge: no <finite> weights; 12.5 (0)"
     assert shown["phase"] == "final scores: 1 on test"
 
@@ -84,7 +84,8 @@ def test_a_search_for_a_front_has_the_units_of_the_tables(tmp_path, capsys):
     run = write_run(tmp_path / "run", events, mode="pareto", objectives=objectives)
     call(["status", str(run.path)])
     shown = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
-    assert shown["best"] == "exact_match 25.0 %, tokens 12.34, candidate 0 (zoo:language)"
+    best = "exact_match 25.0 %, tokens 12.34, candidate 0 (zoo:language)"
+    assert shown["best on search"] == best
     call(["results", str(run.path), "--top", "1"])
     head, line = (line.split("\t") for line in capsys.readouterr().out.splitlines()[-2:])
     row = dict(zip(head, line, strict=True))

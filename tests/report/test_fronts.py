@@ -40,11 +40,11 @@ def front_with(tmp_path, baselines, merges, knee=3, **changes):
         told = {"event": "tell", "candidate": number, **outcome_fields(known)}
         values = [known.aggregates[ACC.key], -known.aggregates[TOKENS.key]]
         events += [asked(number, labels.get(number), genome=[0.5]), told | {"values": values}]
+    front = list(range(3, len(outcomes)))
+    events.append({"event": "winner", "candidate": knee, "front": front or [knee]})
     for number, outcome in outcomes.items():
         score = {"event": "score", "candidate": number, "split": "test"}
         events.append(score | outcome_fields(outcome))
-    front = list(range(3, len(outcomes)))
-    events.append({"event": "winner", "candidate": knee, "front": front or [knee]})
     objectives = [{"task": ACC.task, "metric": name} for name in ("exact_match", "tokens")]
     frozen = {"lower_is_better": [TOKENS.key]}
     changes = {"mode": "pareto", "optimizer": {"name": "nsga2"}, "frozen": frozen} | changes

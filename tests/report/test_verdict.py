@@ -66,9 +66,10 @@ def test_the_verdict(tmp_path, case, works, words):
         name = ("zoo:language", "uniform")[number]
         assert f"{name} {WHY}" in view.verdict.text
         assert view.table.to_dict()["missing"][name].startswith("has no scores")
-    if "winner" in case:  # a parent that wins is not compared with itself
-        assert list(view.table.comparisons) == ["uniform"]
+    if "winner" in case:  # a parent that wins is not compared with itself, but with the best merge
+        assert list(view.table.comparisons) == ["uniform", "best merge"]
         assert view.table.names["searched"] == "winner"
+        assert view.table.names["best merge"] == "candidate 2 (best merge)"
 
 
 @pytest.mark.parametrize(("bound", "works"), [(0.75, True), (0.9, False)])
@@ -169,22 +170,31 @@ TWO_PARENTS = {"zoo:language": 8, "zoo:maths": 8, "uniform": 20}
 HELPED = (
     "On the test documents, against zoo:language uniform has +25.0 points [+15.8, +33.2], better"
 )
-PARENT = "On the test documents, against uniform zoo:language has +2.0 points [-1.4, +5.3], better"
+PARENT = (
+    "On the test documents, against candidate 2 (best merge) zoo:language has +1.0 points [-1.8, "
+    "+3.7], better"
+)
 
 
 @pytest.mark.parametrize(
     ("models", "winner", "late", "words"),
     [
         (of_100(40, 65, 60), 1, (), f" {HELPED} with probability > 0.999. Next"),
-        (of_100(40, 38, 39), 0, (), f" {PARENT} with probability 0.876. Next"),
+        (of_100(40, 38, 39), 0, (), f" {PARENT} with probability 0.760. Next"),
         (TWO_PARENTS, 2, (1,), f"Besides, zoo:maths {WHY}"),
     ],
 )
 def test_no_evidence_says_how_averages_and_parents_stand_beside_a_winner(
     tmp_path, models, winner, late, words
 ):
-    """That averaging alone had gained 25 points was not said."""
+    """That averaging alone had gained 25 points was not said, nor how the best merge stands."""
     assert words in run_with(tmp_path, models, winner, late=late).verdict.text
+
+
+def test_a_merge_that_ties_with_the_parent_that_wins_is_named(tmp_path):
+    tied = run_with(tmp_path, of_100(40, 38, 40), 0, splits=("validation", "test"))
+    said = "; candidate 2 (best merge) has the same score on validation documents. On the test"
+    assert said in tied.verdict.text and tied.table.earlier == 0
 
 
 def test_a_search_that_runs_has_no_verdict_yet_though_a_parent_leads(tmp_path):
@@ -205,9 +215,12 @@ def test_what_to_do_next_follows_from_the_figures(tmp_path):
     view = View.of(RunFolder(tmp_path / "evolution" / "run"))
     judge = view.config.objectives[0].model_copy(update={"task": "judging:judge"})
     judged = view.config.model_copy(update={"objectives": [judge]})
-    few, enough = (next_step(view.table, judged, tried) for tried in (89, 90))
-    assert few == " Next: 90 candidates, 10 a gene: `evomerge resume RUN --candidates N`."
-    assert enough == " Next: more search and validation documents, or other parents."
+    history, more = view.history, f"`evomerge resume {view.run.path} --candidates 90`"
+    history.candidates *= 30
+    assert next_step(view.table, judged, history, view.run.path).startswith(" Next: more search")
+    del history.candidates[-1]
+    few = next_step(view.table, judged, history, view.run.path)
+    assert few == f" Next: 90 candidates, 10 a gene: {more}."
     assert next_of("done", {"name": "gradient"}).startswith("more search and validation documents")
     ahead, behind = three(tmp_path / "ahead", 12, 10), three(tmp_path / "behind", 10, 12)
     assert ahead.config.evaluation.test.documents != "all"
@@ -217,7 +230,9 @@ def test_what_to_do_next_follows_from_the_figures(tmp_path):
 
 def test_where_all_scores_are_alike_the_answers_are_to_be_looked_at(tmp_path):
     view = three(tmp_path, scores(0), scores(0))
-    assert "Next: look at the answers, since all scores are alike" in view.verdict.text
+    show = f"evaluate zoo:language --config {view.run.path}/search.yaml --show 3`."
+    said = f"Next: look at the answers, since all scores are alike: `evomerge {show}"
+    assert view.verdict.text.endswith(said)
 
 
 def test_where_less_is_better_people_see_the_metric_itself(tmp_path):
@@ -240,7 +255,9 @@ def test_where_less_is_better_people_see_the_metric_itself(tmp_path):
     ranking = WeightedSum([Objective("zoo_l2_maths", "word_perplexity", higher_is_better=False)])
     assert points(History(run.events()).candidates[0], ranking) == "word_perplexity 3.4"
     best = {"fitness": -3.4, "scores": {key: 3.4}, "candidate": 0, "origin": "zoo:language"}
-    assert in_words({"best": best}) == {"best": "word_perplexity 3.4, candidate 0 (zoo:language)"}
+    assert in_words({"best": best}) == {
+        "best on search": "word_perplexity 3.4, candidate 0 (zoo:language)"
+    }
 
 
 def test_the_base_is_a_row_and_no_candidate(tmp_path):

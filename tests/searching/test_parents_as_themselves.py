@@ -80,6 +80,9 @@ def test_a_parent_with_another_chat_template_has_the_score_of_evaluate(templates
     assert row.scores("validation").aggregates[KEY] == validated
     assert row.scores("search").aggregates[KEY] < 0.1  # the candidate with the host's template
     assert row.as_itself == {"validation", "test"} and run.winner.number == row.number
+    tests = run.documents().query("split == 'test'").groupby("candidate").document.nunique()
+    assert {item.label for item in run.history.candidates if item.number in tests} > {None}
+    assert tests.nunique() == 1 and not run.history.tested  # the best merge did not win
     assert not any(item.as_itself for item in run.history.baselines if item.number != row.number)
     said = "INFO maths is not like the merges in chat template; its final scores are of the"
     assert said in (run.folder / "log.txt").read_text()

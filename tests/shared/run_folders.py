@@ -71,11 +71,12 @@ def finished(
     for number, (label, _) in enumerate(models):
         genome = [number / 4, *[0.5] * (genes - 1)]
         events += [asked(number, label, genome), told(number, outcomes[number])]
+    last = len(outcomes) - 1 if winner is None else winner
+    events.append({"event": "winner", "candidate": last})
     for split, (number, given) in product(splits, (finals or outcomes).items()):
         outcome = outcome_fields(scores(given) if isinstance(given, int) else given)
         events.append({"event": "score", "candidate": number, "split": split, **outcome})
-    last = len(outcomes) - 1 if winner is None else winner
-    return write_run(folder, [*events, {"event": "winner", "candidate": last}], **changes)
+    return write_run(folder, events, **changes)
 
 
 def append(run: RunFolder, events: Sequence[Event], torn: bytes = b"") -> None:
