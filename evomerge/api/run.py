@@ -40,17 +40,14 @@ class Run:
 
     def __str__(self) -> str:
         """The answer in words, and how the models compare where the answer comes from."""
-        table, answer = (view := self._view).table, view.verdict.text
-        split = table.compared_on
-        if not table.columns or split is None:
-            return f"{self.folder}: {answer}"
-        score = table.main_column
+        table, text = (view := self._view).table, f"{self.folder}: {view.verdict.text}"
+        split, score = table.compared_on, table.main_column
+        if split is None:
+            return text
         unit = " in %" if table.factor(score) == 100 else ""
-        rows = [
-            f"  {table.names[row.label]}: {' '.join(table.cell(row, split, score)).strip()}"
-            for row in table.rows
-        ]
-        return "\n".join([f"{self.folder}: {answer}", f"{score} on {split}{unit}:", *rows])
+        cells = ((row, " ".join(table.cell(row, split, score)).strip()) for row in table.rows)
+        rows = [f"  {table.names[row.label]}: {cell}" for row, cell in cells]
+        return "\n".join([text, f"{score} on {split}{unit}:", *rows])
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -237,10 +234,10 @@ def results(runs: Iterable[Run | str | PathLike[str]]) -> pd.DataFrame:
     """Compare runs: a row for each search file, with means over its runs, which have other seeds.
 
     The index is the name of the folders without the seed. `score` is the mean fitness of the
-    winners on test documents, with its 95 % interval (`low`, `high`) over `seeds` runs that have
-    ended; `best_parent` and `uniform` are in the same unit: fractions, not per cent. All work of a
-    run is in `cpu_seconds`. InputError: a folder is no run, or two are the same search with the
-    same seed.
+    winners, of which `merges_won` are merges, on test documents, with its 95 % interval (`low`,
+    `high`) over `seeds` runs that have ended; `best_parent` and `uniform` are in the same unit:
+    fractions, not per cent. All work of a run is in `cpu_seconds`. InputError: a folder is no run,
+    or two are the same search with the same seed.
     """
     import pandas as pd
 

@@ -28,7 +28,7 @@ _LATEX = str.maketrans(
 )
 
 _SCORES = ("score", "best_parent", "uniform")
-_HEADS = ("search", "seeds", "test", "best parent", "uniform", "candidates", "CPU s")
+_COSTS = ("candidates", "CPU s")
 
 
 def brief_rows(
@@ -61,14 +61,12 @@ def best_rows(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]
     column = "fitness"
     if rows and all(row["fitness"] is None for row in rows):
         column = next(key for key in rows[0] if key.startswith("search "))
-    scored = [row for row in rows if row[column] is not None]
-    rest = [row for row in rows if row[column] is None]
-    return [*sorted(scored, key=lambda row: -row[column]), *rest][:count]
+    return sorted(rows, key=lambda row: (row[column] is None, -(row[column] or 0)))[:count]
 
 
 def runs_in_words(rows: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], list[list[str]]]:
     """Return headers and rows for people; of `2 of 3` runs one has not ended."""
-    lines = []
+    lines, scored = [], dict[str, None]()
     for row in rows:
         seeds, factor = str(row["seeds"]), 100.0 if row["percent"] else 1.0
         if row["seeds"] < row["runs"]:
@@ -76,10 +74,13 @@ def runs_in_words(rows: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], lis
         scores = [Interval(math.nan if row[name] is None else row[name]) for name in _SCORES]
         if row["score"] is not None:
             scores[0] = Interval(row["score"], row["low"], row["high"])
-        texts = (" ".join(item.texts(factor)).strip() for item in scores)
+        texts = (item.text(factor) for item in scores)
         costs = (f"{row[name]:,.0f}" for name in ("candidates", "cpu_seconds"))
-        lines.append([row["search"], seeds, *texts, *costs])
-    return _HEADS, lines
+        lines.append([row["search"], seeds, str(row["merges_won"]), *texts, *costs])
+        metric = "fitness" if ", " in row["objective"] else row["objective"].rpartition("/")[2]
+        scored[f"{metric} in %" if row["percent"] else metric] = None
+    test = f"test {' or '.join(scored)}"
+    return ("search", "seeds", "merges won", test, "best parent", "uniform", *_COSTS), lines
 
 
 def latex_table(heads: Sequence[str], rows: Iterable[Sequence[str]], title: str) -> str:

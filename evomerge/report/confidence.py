@@ -57,6 +57,10 @@ class Interval:
         value, low, high = (f"{item:{sign}z.{digits}f}" for item in numbers)
         return value, f"[{low}, {high}]" if self.has_interval else ""
 
+    def text(self, factor: float, sign: str = "") -> str:
+        """Return `texts` as one: `87.0 [84.8, 88.9]`."""
+        return " ".join(self.texts(factor, sign)).strip()
+
     def to_dict(self) -> dict[str, float]:
         """Return plain JSON values."""
         return {"value": self.value, "low": self.low, "high": self.high}
@@ -91,7 +95,7 @@ class Comparison:
     @property
     def cell(self) -> str:
         """The difference as text, without a unit: `+7.8 [+5.9, +9.7]`."""
-        return " ".join(self.raw_difference.texts(self.factor, "+")).strip()
+        return self.raw_difference.text(self.factor, "+")
 
     @property
     def amount(self) -> str:

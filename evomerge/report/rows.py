@@ -99,9 +99,7 @@ def rows_in_per_cent(
         shares |= {"fitness", "error"}
 
     def cell(name: str, value: Any) -> tuple[str, Any]:
-        if name not in shares:
-            return name, value
-        return f"{name} in %", None if value is None else 100 * value
+        return (f"{name} in %", value and 100 * value) if name in shares else (name, value)
 
     return [dict(cell(*item) for item in row.items()) for row in rows]
 
@@ -135,7 +133,9 @@ def searches_of(folders: Sequence[Path]) -> dict[str, list[View]]:
     searches = [list(group.values()) for group in groups.values()]
     names = [_name(views[0]) for views in searches]
     if len(set(names)) < len(names):
-        names = [str(views[0].run.path) for views in searches]
+        names = [f"{_name(views[0])} {views[0].config.optimizer.name}" for views in searches]
+    if len(set(names)) < len(names):
+        names = [" ".join(str(view.run.path) for view in views) for views in searches]
     return dict(zip(names, searches, strict=True))
 
 
@@ -170,6 +170,7 @@ def _row(views: Sequence[View]) -> dict[str, Any]:
         "percent": is_share,
         "seeds": len(tests),
         "runs": len(views),
+        "merges_won": sum(item is not None and item.label is None for item in winners),
         "score": score and score.value,
         "low": score and score.low,
         "high": score and score.high,

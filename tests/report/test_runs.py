@@ -49,9 +49,12 @@ def test_the_command_prints_the_table_for_people_and_for_programs(runs, tmp_path
     heads, first, second = (
         line.split("\t") for line in evomerge("results", *runs).stdout.splitlines()
     )
-    assert heads[:3] == ["search", "seeds", "test"]
-    assert first[:2] == ["cma", "2 of 3"] and first[2].startswith("81.2 [")
-    assert second[:2] == ["random", "1"] and second[3:6] == ["25.0", "12.5", "3"]
+    assert heads[:4] == ["search", "seeds", "merges won", "test exact_match in %"]
+    assert first[:3] == ["cma", "2 of 3", "2"] and first[3].startswith("81.2 [")
+    assert second[:2] == ["random", "1"] and second[4:7] == ["25.0", "12.5", "3"]
+    done(lost := tmp_path / "lost", 2, winner=0)
+    (row,) = run_rows([lost])
+    assert (row["merges_won"], row["seeds"]) == (0, 1)  # a parent won
     rows = evomerge_json("results", *runs)
     assert [row["score"] for row in rows] == list(api.results(runs).score)
     evomerge("results", *runs, "--csv", tmp_path / "table.csv")
@@ -61,8 +64,8 @@ def test_the_command_prints_the_table_for_people_and_for_programs(runs, tmp_path
 
 def test_the_command_prints_the_tables_for_latex(runs: list[Path]) -> None:
     title, *lines = evomerge("results", *runs, "--latex").stdout.splitlines()
-    assert title.startswith("% means over seeds") and lines[0] == r"\begin{tabular}{lrrrrrr}"
-    assert lines[4].startswith("cma & 2 of 3 & 81.2 [") and lines[4].endswith(r" \\")
+    assert title.startswith("% means over seeds") and lines[0] == r"\begin{tabular}{lrrrrrrr}"
+    assert lines[4].startswith("cma & 2 of 3 & 2 & 81.2 [") and lines[4].endswith(r" \\")
     *_, table = evomerge("results", runs[0], "--latex").stdout.split("% ")
     assert table.startswith("zoo_l2_maths/exact_match in %\n") and "\nuniform & 12.5 [" in table
 
@@ -87,13 +90,15 @@ def test_folders_with_one_name_and_a_search_for_a_front_which_has_costs_only(tmp
     other = done(tmp_path / "b" / "0", 18, seed=0, optimizer={"name": "random"})
     assert list(api.results([one, other]).index) == ["a", "b"]
     same = done(tmp_path / "c" / "b", 12, seed=0, dtype="bfloat16")
-    assert list(api.results([other, same]).index) == [str(other), str(same)]
+    assert list(api.results([other, same]).index) == ["b random", "b cma"]
+    again = [done(tmp_path / "d" / name, 12, seed=n) for n, name in enumerate(("b", "b1"))]
+    assert list(api.results([same, *again]).index) == [str(same), " ".join(map(str, again))]
     objectives = [*SMALL["objectives"], {"task": "zoo_maths", "metric": "exact_match"}]
     front = write_run(tmp_path / "front-1", [], mode="pareto", objectives=objectives).path
     with pytest.raises(InputError, match=r"front-1 is a search for a front, .*; leave it out"):
         api.plot_results([front, other])
     _, rows = runs_in_words(run_rows([front, other]))
-    assert rows[0][:5] == ["front", "0 of 1", "-", "-", "-"] and rows[1][0] == "b"
+    assert rows[0][:6] == ["front", "0 of 1", "0", "-", "-", "-"] and rows[1][0] == "b"
 
 
 def test_what_does_not_fit_is_one_sentence(runs: list[Path], tmp_path: Path) -> None:
