@@ -64,8 +64,7 @@ def _scores_in_words(item: Mapping[str, Any]) -> str:
     if fitness is None or any(map(is_nats, scores)) or fitness < min(scores.values()):
         return scores_in_words(scores)
     interval = Interval(fitness, item.get("low", math.nan), item.get("high", math.nan))
-    factor = min(factor_of([value], key) for key, value in scores.items())
-    return terminal.estimate(interval, factor)
+    return interval.text(min(factor_of([value], key) for key, value in scores.items()))
 
 
 def _latest_in_words(item: Mapping[str, Any]) -> str:

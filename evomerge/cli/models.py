@@ -72,6 +72,7 @@ def evaluate(
     show: Annotated[
         int, typer.Option(min=0, help="print this many documents with prompt, answer and target")
     ] = 0,
+    set_: options.SetOption = None,
     allow_code: options.AllowCodeOption = False,
     trust_code: options.TrustCodeOption = False,
     as_json: options.JsonOption = False,
@@ -84,21 +85,20 @@ def evaluate(
     from evomerge.searching.ranking import measured
     from evomerge.setup.runs import prepare
     from evomerge.setup.search import evaluate as evaluate_model
-    from evomerge.setup.search_file import load_any
+    from evomerge.setup.search_file import folder_of, load_any
     from evomerge.setup.tasks import task_facts
 
     allowed = Permissions(allow_code, trust_code)
-    checked = prepare(load_any(config), config.parent, allowed)
+    checked = prepare(load_any(config, set_), folder_of(config), allowed)
     scores = evaluate_model(checked, model, split, show)
     estimates = intervals(measured(checked.ranking), scores)
     if as_json:
         plain = {key: item.to_dict() for key, item in estimates.items()}
         answer = {"model": model, "split": split, "documents": scores.fidelity, "scores": plain}
-        examples = [asdict(item) for item in scores.examples]
-        terminal.print_json({**answer, "examples": examples})
+        terminal.print_json(answer | {"examples": [asdict(item) for item in scores.examples]})
         return
     terminal.print_examples(scores.examples)
-    rows = [(k, terminal.estimate(v, factor_of([v.value], k))) for k, v in estimates.items()]
+    rows = [(k, v.text(factor_of([v.value], k))) for k, v in estimates.items()]
     terminal.print_table(("score", f"{split} [95 %]"), rows)
     if note := sampling_note(task_facts(checked.config, checked.evaluator)["sampled"]):
         terminal.say(note)

@@ -105,7 +105,7 @@ def print_standings(table: Standings) -> None:
     """Print all models in a table for each score; of a front or a study in one for all."""
     from evomerge.report.verdict import front_rows
 
-    for item in table.tables() if table.columns else ():
+    for item in table.tables():
         heads = item.heads if out.is_terminal else (item.title, *item.heads[1:])
         intervals = "" if table.is_study else ", with 95 % intervals"
         print_table(heads, item.texts, title=f"{item.title}{intervals}")
@@ -180,8 +180,3 @@ def warn(notes: Iterable[str]) -> None:
     """Print each different warning once, to standard error."""
     for note in dict.fromkeys(notes):
         say(f"warning: {note}")
-
-
-def estimate(item: Interval, factor: float) -> str:
-    """Return `87.0 [84.8, 88.9]`, all times a factor, without an unknown interval."""
-    return " ".join(filter(None, item.texts(factor)))

@@ -65,14 +65,14 @@ def folder_of(source: Path) -> Path:
     return source.absolute().parent
 
 
-def load_any(path: Path) -> SearchConfig:
-    """Read a search file, which may be that of a run.
+def load_any(path: Path, changes: list[str] | None = None) -> SearchConfig:
+    """Read a search file, which may be that of a run, with `key.path=value` in `changes`.
 
     InputError: the file cannot be read, or has a mistake.
     """
-    if _is_of_run(path):
+    if _is_of_run(path) and not changes:
         return RunFolder(path.parent).search_file()
-    return read_search(read(path), path)
+    return read_search(read(path, changes), path)
 
 
 def _is_of_run(file: Path) -> bool:

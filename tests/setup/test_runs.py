@@ -40,6 +40,8 @@ def test_the_file_is_kept_as_it_is_and_the_manifest_has_what_it_means(tmp_path):
     assert config.evaluation.include == ["zoo:tasks", str(tmp_path / "tasks")]
     assert (wrote.executor.order, config.executor.order) == ("auto", "generation")
     assert load_any(run.path / CONFIG) == config
+    more = load_any(run.path / CONFIG, ["evaluation.test.documents=all"])
+    assert more.evaluation.test.documents == "all" and more.frozen is None
     assert folder_of(run.path / CONFIG) == folder_of(file) == tmp_path
     changed = wrote.model_copy(update={"seed": 7})
     other = begin(tmp_path / "other", prepare(changed, tmp_path), changed, file)
