@@ -131,7 +131,7 @@ def compare(
     if not paths or len(set(names)) < 2:
         raise InputError(
             f"There is one model only ({', '.join(dict.fromkeys(names))}), and nothing to compare "
-            "it with; give another parent, or --base."
+            "it with; give another parent, or a base."
         )
     opened = {name: open_parent(name, Path.cwd()) for name in dict.fromkeys(names)}
     sizes = {item.vocabulary for item in opened.values()}

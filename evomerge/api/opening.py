@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evomerge.errors import ConfigError, RunFolderError
-from evomerge.parsing.values import shown
+from evomerge.parsing.values import path_of
 from evomerge.run.atomic import check_writable
 from evomerge.run.folder import RunFolder, is_begun
 from evomerge.trust.consent import Permissions
@@ -38,19 +38,15 @@ def content_of(
 ) -> tuple[Mapping[str, Any], Path]:
     """Return the content of a search file, and the path that relative paths start from.
 
-    ConfigError: it is no path and no mapping, the file cannot be read, or a function cannot be
-    found again by its name.
+    InputError: it is no path and no mapping, the file cannot be read, or a function cannot be found
+    again by its name.
     """
     from evomerge.config.schema import read
 
     if isinstance(config, Mapping):
         return with_named_functions(config), Path("config")
-    if not isinstance(config, (str, PathLike)):
-        raise ConfigError(
-            f"config is {shown(config)}; give the path of a search file, or its content as a "
-            "mapping."
-        )
-    return read(Path(config)), Path(config)
+    file = path_of(config, "config")
+    return read(file), file
 
 
 def with_named_functions(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,6 +46,7 @@ def tracked(
         yield []
         return
     tracker: Any = None
+    of = measured(ranking)
 
     @contextmanager
     def safely() -> Iterator[None]:
@@ -70,7 +71,6 @@ def tracked(
                 "failed": sum(item.status == "failed" for item in history.candidates),
             }
             if scores := candidate.scores("search"):
-                of = measured(ranking)
                 step |= {f"search/{item.key}": search_score(scores, item) for item in of}
             step |= {f"seconds/{phase}": s for phase, s in event.get("seconds", {}).items()}
             tracker.log(storable({k: value for k, value in step.items() if value is not None}))
@@ -87,7 +87,6 @@ def tracked(
                     result: dict[str, Any] = {"winner": winner.number}
                     for split in FINAL_SPLITS:
                         if scores := winner.scores(split):
-                            of = measured(ranking)
                             result |= {f"{split}/{o.key}": scores.aggregates[o.key] for o in of}
                     tracker.log(storable(result))
                 import_module(name).finish()  # trackio would print at exit if the run alone ended

@@ -72,8 +72,7 @@ def results(
         raise InputError(f"{listed(names)} are {len(names)} outputs of one command; give one.")
     if len(runs) > 1 and (every, top, documents) != (False, None, None):
         raise InputError(
-            f"--all, --top and --documents are for one run, but {len(runs)} are given; give one, "
-            "or leave these options out."
+            f"--all, --top and --documents are for one run, but {len(runs)} are given; give one."
         )
     if picture is not None:
         if picture.suffix not in (".svg", ".pdf", ".png"):
@@ -97,8 +96,7 @@ def results(
         rows = candidate_rows(view.history, measured(view.ranking), view.genes)
         rows = rows if top is None else best_rows(rows, top)
         answer = _run_answer(view, rows)
-        scores = view.table.tables() if view.table.columns else ()
-        tables = [(item.heads, item.texts, item.title) for item in scores]
+        tables = [(item.heads, item.texts, item.title) for item in view.table.tables()]
     if csv is not None:
         write_csv(rows, csv)
         terminal.say(f"wrote {len(rows)} rows to {csv}")
@@ -139,9 +137,7 @@ def _print_run(view: View, rows: Sequence[dict[str, Any]] | None) -> None:
         terminal.print_rows(brief_rows(rows, view.ranking.objectives), "candidate")
         terminal.say("--csv and --json have more columns: the scores of each split and the genes")
     if view.history.winner is not None and (command := view.stock_command) is not None:
-        terminal.say(
-            "the test score of an exported model, by lm-eval itself (MODEL_DIR is the folder):"
-        )
+        terminal.say("the test score of the model exported to MODEL_DIR, by lm-eval itself:")
         terminal.say(command, unbroken=True)
         if note := sampling_note(view.frozen.sampled):
             terminal.say(note)

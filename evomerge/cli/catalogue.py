@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -23,16 +24,8 @@ Listed = StrEnum("Listed", ["methods", "optimizers", "spaces", "parents"])
 
 def list_(what: Listed, as_json: options.JsonOption = False) -> None:
     """List the methods, optimizers, spaces or embedded parents."""
-
-    match what:
-        case Listed.methods:
-            rows = _methods()
-        case Listed.optimizers:
-            rows = _optimizers()
-        case Listed.spaces:
-            rows = [{"name": name, "about": about} for name, about in SPACES.items()]
-        case Listed.parents:
-            rows = _parents()
+    every = {"methods": _methods, "optimizers": _optimizers, "parents": _parents}
+    rows = every[what]() if what in every else _about(SPACES)
     if what is Listed.methods and terminal.out.is_terminal and not as_json:  # 80 columns are few
         rows = [{"name": row.pop("name"), "about": terminal.text_of(row)} for row in rows]
     terminal.print_json(rows) if as_json else terminal.print_rows(rows, "name")
@@ -72,7 +65,10 @@ def _optimizers() -> list[dict[str, Any]]:
     from evomerge.optimize import optimizer_names
     from evomerge.strategy.kinds import strategy_names
 
-    every = {**optimizer_names(), **strategy_names()}
+    return _about({**optimizer_names(), **strategy_names()})
+
+
+def _about(every: Mapping[str, str]) -> list[dict[str, Any]]:
     return [{"name": name, "about": about} for name, about in every.items()]
 
 
@@ -81,16 +77,13 @@ def _parents() -> list[dict[str, Any]]:
     from evomerge.models.causal import kind_of
     from evomerge.models.checkpoint import Checkpoint
 
-    rows = []
-    for name in zoo.names():
-        opened = Checkpoint.open(zoo.path(name), f"zoo:{name}")
-        rows.append(
-            {
-                "name": opened.reference,
-                "kind": kind_of(opened),
-                "architecture": (opened.config.get("architectures") or ["?"])[0],
-                "layers": len(opened.decoder_stack),
-                "parameters": opened.parameters,
-            }
-        )
-    return rows
+    return [
+        {
+            "name": opened.reference,
+            "kind": kind_of(opened),
+            "architecture": (opened.config.get("architectures") or ["?"])[0],
+            "layers": len(opened.decoder_stack),
+            "parameters": opened.parameters,
+        }
+        for opened in (Checkpoint.open(zoo.path(name), f"zoo:{name}") for name in zoo.names())
+    ]

@@ -82,8 +82,8 @@ def write(
         recipe,
         checkpoints,
         out,
-        memory=None if memory is None else bytes_of(memory, "--memory"),
-        shard_size=bytes_of(shard_size, "--shard-size"),
+        memory=None if memory is None else bytes_of(memory, "memory"),
+        shard_size=bytes_of(shard_size, "shard size"),
         tokenizer=plan,
         extra_files=texts,
     )

@@ -142,7 +142,7 @@ def _threads_in(memory: int | None, plans: Sequence[TensorPlan], maker: TensorMa
         memory = max(8 << 30, taken + largest)
     if memory < taken + largest:
         raise RecipeError(
-            f"--memory is {memory / 1e9:.2f} GB, and the process takes {taken / 1e9:.2f} GB, and "
+            f"memory is {memory / 1e9:.2f} GB, and the process takes {taken / 1e9:.2f} GB, and "
             f"{plan.method or 'a copy'} about {largest / 1e9:.2f} GB more for the tensor "
             f"{plan.name!r} {list(plan.shape)}; give at least {(taken + largest) / 1e9:.2f} GB."
         )

@@ -130,7 +130,7 @@ def compare_parents(
             f"tensors ({examples})."
         )
     if base is None:
-        notes.append("What each parent changed is not known without a base; give --base.")
+        notes.append("What each parent changed is not known without a base; give the base.")
     return ParentComparison(
         base=base.reference if base else None,
         parents=[item.reference for item in parents],

@@ -32,7 +32,7 @@ from evomerge.scores import SPLITS, Example, Failure, Split
 
 def write_page(run: RunFolder, target: Path) -> None:
     """Write the report of a run to a file in one step; InputError: it cannot be written."""
-    write_output(target, page(run), "--out")
+    write_output(target, page(run), "out")
 
 
 def _without_controls(value: Any) -> Any:
@@ -75,7 +75,7 @@ def page(run: RunFolder) -> str:
         view=view,
         svg=svg,
         progress=progress(run),
-        tables=table.tables() if table.rows and table.columns else [],
+        tables=table.tables() if table.rows else [],
         marked=marked,
         differences=front_rows(table),
         path=path_text(view.recipe, view.names) if view.recipe and has_path else None,

@@ -33,7 +33,7 @@ MERGEKIT = "best.mergekit.yaml"
 NOT_IN_MERGEKIT = "best.not-in-mergekit.txt"
 STOP = "stop"
 _DIGEST = "digest"  # of the search file and the rest of the manifest
-_WRITE = "give --run a folder that can be written"
+_WRITE = "name a folder that can be written"
 
 
 def is_begun(path: Path) -> bool:
@@ -74,9 +74,7 @@ class RunFolder:
                 "`resume=True`), or name another folder."
             )
         if os.path.exists(path) and (not path.is_dir() or any(path.iterdir())):  # noqa: PTH110
-            raise RunFolderError(
-                f"{path} exists and is not a run folder; give --run a new or an empty folder."
-            )
+            raise RunFolderError(f"{path} exists and is no run folder; name a new or empty one.")
         check_writable(path, f"{path} cannot be created", _WRITE, RunFolderError)
 
     @classmethod

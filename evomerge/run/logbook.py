@@ -97,7 +97,6 @@ class Logbook:
             except (Exception, SystemExit) as error:  # neither must end the search
                 self._followers.remove(follower)
                 name = getattr(follower, "__qualname__", type(follower).__name__)
-                reason = f"{type(error).__name__}: {one_line(error)}"
-                log.warning(
-                    "%s failed (%s) and is not called again; the search goes on.", name, reason
-                )
+                why = f"{type(error).__name__}: {one_line(error)}"
+                text = "%s failed (%s) and is not called again; the search goes on."
+                log.warning(text, name, why)

@@ -15,6 +15,7 @@ from evomerge.models.code_keys import code_notes
 from evomerge.models.correspondence import prediction_notes, type_notes
 from evomerge.models.parts import lost_part_notes, part_notes, parts_in_words
 from evomerge.optimize import builtin
+from evomerge.optimize.gp import FIRST
 from evomerge.report.words import renamed, short_names, size_text
 from evomerge.scores import NLL, TOKENS, TOLD
 from evomerge.setup.checked import CheckedSearch
@@ -198,6 +199,11 @@ def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:
             f"budget.candidates is {candidates}, but the {baselines} baselines (parents and "
             f"averages of them) count among them, so {max(0, searched)} are searched; set it to "
             f"{4 * baselines} or more."
+        )
+    if 0 < searched <= FIRST and config.optimizer.name == "gp":
+        yield (
+            f"optimizer.name is 'gp', which learns from its first {FIRST} candidates, but only "
+            f"{searched} are searched; set budget.candidates to {baselines + 3 * FIRST} or so."
         )
     if 0 < searched < genes and config.optimizer.name in _CMA:
         population = generation_of(config, checked.space)

@@ -205,7 +205,7 @@ def evaluate(checked: CheckedSearch, model: str, split: str, examples: int = 0) 
 
     split_of = next((name for name in SPLITS if name == split), None)
     if split_of is None:
-        raise ConfigError(f"--split is {split!r}; allowed are {among(split, SPLITS)}")
+        raise ConfigError(f"split is {split!r}; allowed are {among(split, SPLITS)}")
     checkpoint = open_parent(model, Path.cwd())
     checked.evaluator.check(Merges(host=checkpoint), {})
     return score_single(

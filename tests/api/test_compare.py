@@ -35,7 +35,7 @@ def test_the_command_prints_what_python_returns(compared):
 
 def test_without_a_base_it_says_what_it_cannot_know():
     found = api.compare(EXPERTS[:2])
-    assert found.base is None and "--base" in found.notes[-1]
+    assert found.base is None and "give the base" in found.notes[-1]
     (pair,) = found.to_dict()["pairs"]
     assert 0 < pair["cosine"] < 1
     assert found.rows()[0] == ["parent", "nearest", "cosine"]

@@ -146,7 +146,7 @@ def test_the_memory_of_whole_matrices_counts(tmp_path):
     words = rf"tsv about 1\.10 GB more for the tensor '{name}' \[4000, 2000\]; give at least"
     with pytest.raises(RecipeError, match=words):
         merge("tsv", memory)
-    with pytest.raises(RecipeError, match=r"--memory is 0\.10 GB, and the process takes"):
+    with pytest.raises(RecipeError, match=r"memory is 0\.10 GB, and the process takes"):
         merge("linear", 100_000_000)
     merge("task_arithmetic", memory)
 

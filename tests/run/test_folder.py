@@ -57,7 +57,7 @@ def test_what_is_there_is_left_alone_and_what_is_not_a_run_is_not_opened(run, tm
         RunFolder.create(run.path, "{}", {})
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "thesis.tex").write_text("years of work")
-    with pytest.raises(RunFolderError, match="not a run folder"):
+    with pytest.raises(RunFolderError, match="is no run folder"):
         RunFolder.create(tmp_path / "work", "{}", {})
     assert [item.name for item in (tmp_path / "work").iterdir()] == ["thesis.tex"]
     with pytest.raises(RunFolderError, match="is not a run folder: it has no search"):
