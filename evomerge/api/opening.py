@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from evomerge.errors import ConfigError, RunFolderError
-from evomerge.parsing.values import path_of
+from evomerge.parsing.values import path_of, replaced
 from evomerge.run.atomic import check_writable
 from evomerge.run.folder import RunFolder, is_begun
 from evomerge.trust.consent import Permissions
@@ -44,7 +44,8 @@ def content_of(
     from evomerge.config.schema import read
 
     if isinstance(config, Mapping):
-        return with_named_functions(config), Path("config")
+        plain = replaced(config, lambda it: str(it) if isinstance(it, PathLike) else it)
+        return with_named_functions(plain), Path("config")
     file = path_of(config, "config")
     return read(file), file
 

@@ -52,9 +52,9 @@ def init(
         raise InputError(f"{file} cannot be written: there is no {file.parent}; give another name.")
     text, what = preset_text(preset), "check it with `evomerge validate"
     if parents or base or task or include:
+        terminal.say("opening parents and tasks")
         from evomerge.setup.draft import draft
 
-        terminal.say_on_terminal("opening parents and tasks")
         allowed = Permissions(allow_code, trust_code)
         text = draft(file, parents or [], base, task or [], include or [], allowed)
         what = "see what it costs with `evomerge validate --time"
@@ -74,13 +74,13 @@ def validate(
     as_json: options.JsonOption = False,
 ) -> None:
     """Check a search file: parents, tasks, metrics, documents, memory."""
+    terminal.say(f"checking {file}, its parents and tasks")
     from evomerge.config.schema import read
     from evomerge.setup.preflight import HEADERS, gene_list, gene_rows, summary, warnings
     from evomerge.setup.runs import prepare
     from evomerge.setup.search_file import folder_of, read_search
 
     search = read_search(read(file, set_), file)
-    terminal.say_on_terminal(f"checking {file}")
     checked = prepare(search, folder_of(file), Permissions(allow_code, trust_code))
     notes = warnings(checked, allow_benchmarks)
     if as_json:

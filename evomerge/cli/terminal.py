@@ -164,12 +164,6 @@ def say(message: str, *, unbroken: bool = False) -> None:
     err.print(message)
 
 
-def say_on_terminal(message: str) -> None:
-    """Say on a terminal what is being done, where people wait."""
-    if err.is_terminal:
-        say(message)
-
-
 def say_why_not_in_mergekit(run: RunFolder) -> None:
     """Say why a run has no mergekit file of its best merge, if this is so."""
     if (reason := run.why_not_in_mergekit) is not None:

@@ -66,7 +66,10 @@ def read(
             before = len(left_out), len(told)
             wrong = left_out.union(place for place, _ in mistakes if place)
             for place, text, problem in _sentences(error, rest):
-                below = (item for item in wrong if item[: len(place)] == place)
+                # The rules of an item (an objective) may be broken only because another one is.
+                is_item = bool(place) and isinstance(place[-1], int)
+                others = wrong if is_item or place in left_out else wrong - {place}
+                below = (item for item in others if item[: len(place)] == place)
                 if not any(place or str(item[0]) in text for item in below):
                     mistakes.append((place, text))
                 rule = problem.get("ctx", {}).get("error")

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from evomerge.config.fields import KnobRange, Section
+from evomerge.errors import listed
 from evomerge.parsing.values import shown
 
 
@@ -55,10 +56,10 @@ class _SpaceConfig(Section):
         keys, section = cls.model_fields, data if isinstance(data, Mapping) else {}
         tags = (tag for tag in ("kind", "variant") if tag in keys)
         kind = ", ".join(f"`{tag}` {section.get(tag)!r}" for tag in tags)
-        for key in sorted(section.keys() & _KEYS - keys.keys()):
+        if others := sorted(section.keys() & _KEYS - keys.keys()):
             raise ValueError(
-                f"has `{key}` {shown(section[key])}, which has no meaning for {kind}, whose keys "
-                f"are {', '.join(sorted(keys))}; remove it"
+                f"has {listed(f'`{key}` {shown(section[key])}' for key in others)}, which has no "
+                f"meaning for {kind}, whose keys are {', '.join(sorted(keys))}; remove it"
             )
         return data
 

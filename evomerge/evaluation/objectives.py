@@ -5,7 +5,7 @@ Nothing heavy is imported before `load`, since commands that only read a run ask
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,26 +134,23 @@ def _lm_eval_tasks(config: SearchConfig) -> list[str]:
     return [n for n in config.tasks if n not in config.rows and not _is_function(n)]
 
 
-def check_files(config: SearchConfig) -> None:
-    """Check that kinds of objectives, folders of tasks and files of rows are there.
+def check_files(config: SearchConfig) -> Iterator[str]:
+    """Yield a sentence about each file of rows that is not there.
 
-    ConfigError: one is not.
+    ConfigError: a kind of objectives or a folder of tasks is not there.
     """
     check_folders(_folders(config))
     for kind, file in config.rows.values():
         KINDS.check(kind)
         if not is_file(Path(file)):
-            raise ConfigError(
+            yield (
                 f"objectives: there is no file {file!r}; its path starts from the search file's "
                 "folder."
             )
 
 
-def check_rows(config: SearchConfig) -> None:
-    """Check that nothing is asked for that only lm-eval's tasks have, where none is scored.
-
-    ConfigError: all objectives and constraints have rows of a file, and there is such a key.
-    """
+def check_rows(config: SearchConfig) -> Iterator[str]:
+    """Yield a sentence about each key that only lm-eval's tasks have, where none is scored."""
     if not config.rows or not set(config.tasks) <= config.rows.keys():
         return
     keys = {"fewshot", "chat_template", "think_end_token", "generation"}
@@ -161,7 +158,7 @@ def check_rows(config: SearchConfig) -> None:
     splits = {split: getattr(config.evaluation, split).task_split for split in SPLITS}
     changes |= {f"{split}.task_split": wanted for split, wanted in splits.items() if wanted}
     for key, value in changes.items():
-        raise ConfigError(
+        yield (
             f"`evaluation.{key}` is {shown(value)}, which only tasks of lm-eval have, but "
             f"{config.tasks[0]!r} has rows of its own; remove it."
         )

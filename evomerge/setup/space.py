@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from evomerge.config.schema import SearchConfig
@@ -149,12 +149,12 @@ def _outside(config: SearchConfig) -> OutsideConfig:
     return section or OutsideConfig()
 
 
-def check_hosts(config: SearchConfig) -> None:
-    """Check that what gives config, embeddings and head is a parent; ConfigError: it is none."""
+def check_hosts(config: SearchConfig) -> Iterator[str]:
+    """Yield a sentence about each giver of config, embeddings or head that is no parent."""
     outside = {f"outside.{key}": name for key, name in _outside(config)}
     for key, name in {"host": config.space.host, **outside}.items():
         if name is not None and name not in config.parents:
-            raise ConfigError(
+            yield (
                 f"`space.{key}` is {name!r}; it must be one of the parents "
                 f"{among(name, config.parents)}"
             )
