@@ -1,7 +1,5 @@
 """The commands about models: compare, export, evaluate, merge, push."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
@@ -98,6 +96,8 @@ def evaluate(
         terminal.print_json(answer | {"examples": [asdict(item) for item in scores.examples]})
         return
     terminal.print_examples(scores.examples)
+    if show and not scores.examples:
+        terminal.say("there is nothing to show, since the objectives tell no answers")
     rows = [(k, v.text(factor_of([v.value], k))) for k, v in estimates.items()]
     terminal.print_table(("score", f"{split} [95 %]"), rows)
     if note := sampling_note(task_facts(checked.config, checked.evaluator)["sampled"]):

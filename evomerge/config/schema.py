@@ -1,10 +1,8 @@
 """The schema of the search file, with all defaults; `evomerge.setup.check` checks what it names."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
@@ -131,7 +129,7 @@ class SearchConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _distinct_files(self) -> SearchConfig:
+    def _distinct_files(self) -> Self:
         known: dict[str, MeasuredConfig] = {}
         for item in (*self.objectives, *self.constraints):
             first = known.setdefault(item.source, item)
@@ -186,22 +184,17 @@ class SearchConfig(Section):
         }
 
     @property
-    def is_pool(self) -> bool:
-        """Whether the parents are a pool, of which a candidate merges some."""
-        return isinstance(self.space, ParametersConfig) and self.space.most_parents is not None
-
-    @property
     def frozen(self) -> Frozen | None:
         """What was resolved when the run began; None: it is no search file of a run."""
         return self._frozen
 
-    def with_frozen(self, frozen: Frozen) -> SearchConfig:
+    def with_frozen(self, frozen: Frozen) -> Self:
         """Return the search file of a run."""
         config = self.model_copy()
         config._frozen = frozen
         return config
 
-    def with_values(self, section: str, **values: Any) -> SearchConfig:
+    def with_values(self, section: str, **values: Any) -> Self:
         """Return the same search file with other values in one of its sections."""
         changed = getattr(self, section).model_copy(update=values)
         return self.model_copy(update={section: changed})

@@ -1,14 +1,12 @@
 """Scoring many models on the same documents, and their scores from the metrics of documents."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from evomerge.errors import CandidateError, one_line
 from evomerge.evaluation.inference.device import is_device_failure
@@ -46,11 +44,11 @@ class Answers:
 
     rows: Mapping[str, Mapping[int, DocumentMetrics]]
 
-    def __or__(self, other: Answers) -> Answers:
+    def __or__(self, other: Self) -> Self:
         """Return the metrics of the documents of both; for common documents, those of `other`."""
         tasks = [*self.rows, *(task for task in other.rows if task not in self.rows)]
         rows = {t: {**self.rows.get(t, {}), **other.rows.get(t, {})} for t in tasks}
-        return Answers(rows)
+        return replace(self, rows=rows)
 
     def scores(self, tasks: TaskSet, seconds: float) -> Scores:
         """Return the scores: the metrics, and their aggregates by task and group."""
@@ -127,11 +125,6 @@ class Evaluator:
         """Return rows of `evomerge validate`: name -> text."""
         pairs = (pair for item in self.every for pair in item.words(merges).items())
         return {key: text for key, text in pairs if text is not None}
-
-    @property
-    def needed_parts(self) -> frozenset[str]:
-        """The parts that a model must have beside its language model."""
-        return frozenset().union(*(item.needed_parts() for item in self.every))
 
     def prepare(
         self,
@@ -246,10 +239,6 @@ class Evaluator:
                 values = {key: column[place] for key, column in columns.items()}
                 examples.append(tasks.of(task).example(task, document, values))
         return tuple(filter(None, examples))
-
-    def texts(self, split: Split, task: str, documents: Sequence[int]) -> dict[int, str]:
-        """Return the latest answers to documents that a model generates answers to."""
-        return self.tasks_of(split).of(task).texts(task, documents)
 
 
 def _parameters(model: Any) -> int:

@@ -8,14 +8,12 @@ Kullback-Leibler divergence from the teacher's distribution to the model's: over
 each token of the teacher's own answer, as in DAM (arXiv 2410.08371).
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -94,7 +92,7 @@ class Reference:
         likely = scores.new_tensor(self.likely_choices)
         return (torch.xlogy(likely, likely) - likely * scores).sum(-1)
 
-    def of_teacher(self, predictions: Predictions) -> Reference:
+    def of_teacher(self, predictions: Predictions) -> Self:
         """Return the reference with the distribution of a teacher that predicts this."""
         if self.divisors:
             likely = self._choices(predictions).exp().tolist()

@@ -252,7 +252,7 @@ class Worker:
             ids = {i for i, value in zip(documents, values, strict=False) if value == 1}
             right[item.task] = right.get(item.task, ids) & ids
         return {
-            task: self.evaluator.texts("search", task, sorted(ids))
+            task: self.evaluator.tasks_of("search").of(task).texts(task, sorted(ids))
             for task, ids in right.items()
             if ids and info.tasks[task].generates
         }

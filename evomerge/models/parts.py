@@ -41,6 +41,15 @@ def stack_names(checkpoint: Checkpoint) -> list[str]:
     return {1: ["layers"], 2: ["encoder", "decoder"]}.get(len(stacks), list(stacks))
 
 
+def merges_head(host: Checkpoint) -> bool:
+    """Whether scores depend on what merges have behind the blocks: not in an encoder without it.
+
+    An encoder's modules read the last hidden states, so what else pools them is never read.
+    """
+    behind = (name for name, place in host.places.items() if place == "head")
+    return host.modules is None or any("pooler" not in name for name in behind)
+
+
 def shared_modalities(checkpoints: Mapping[str, Checkpoint], host: str) -> dict[str, list[str]]:
     """Return each modality of a host -> the parents whose tensors of it can be merged."""
     model = checkpoints[host]

@@ -66,7 +66,7 @@ def _borrows(checked: CheckedSearch, reference: str) -> bool:
     if parent.lacks or (needs_modules(checked.config) and parent.modules is None):
         return True
     missing = host.modalities.keys() - parent.modalities.keys()
-    return bool(missing) and not missing.isdisjoint(checked.evaluator.needed_parts)
+    return bool(missing) and any(missing & it.needed_parts() for it in checked.evaluator.every)
 
 
 def _unchanged_parent(checked: CheckedSearch, reference: str) -> Recipe:

@@ -23,7 +23,7 @@ from evomerge.merging.tensors.plan import Planner
 from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap
-from evomerge.models.parts import merged_stacks, shared_modalities, stack_names
+from evomerge.models.parts import merged_stacks, merges_head, shared_modalities, stack_names
 from evomerge.models.stacks import Stack, component_filters, tensor_filters
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.space.parameters import BlockStack, ParameterSpace
@@ -64,6 +64,7 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
             methods = list(map(get_method, wanted.methods))
         except RecipeError as error:
             raise ConfigError(f"`space.method`: {error}") from error
+        known = config.frozen.genes if config.frozen else ()  # an older run of an encoder has them
         filters = tensor_filters if wanted.components == "each" else component_filters
         return ParameterSpace(
             wanted,
@@ -73,6 +74,7 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
             frame=frame,
             stacks=_stacks(host, filters),
             modalities=shared_modalities(checkpoints, host.reference),
+            has_head=merges_head(host) or any(name.startswith("head.") for name in known),
         )
     if wanted.scales != 1.0:  # scales are folded into weights
         from evomerge.merging.architecture.folding import rules_for

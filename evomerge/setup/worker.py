@@ -110,7 +110,7 @@ def make_worker(
             where,
             tokenizer=plan_tokenizer(first, checkpoints),
             memory=cache_memory(workers),
-            release=config.is_pool,
+            release=config.space.kind == "parameters" and config.space.most_parents is not None,
             encodes=needs_modules(config),
         )
         return model, tokenizer(checkpoints, first)

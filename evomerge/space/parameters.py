@@ -55,6 +55,7 @@ class ParameterSpace:
     `frame` is a recipe of everything but the layers, embeddings and head. `stacks` are merged, the
     decoder's last; their tensors of no named component form one more, `rest`. `modalities`: each
     that the host has (`vision`, ...) -> the parents, base included, whose tensors fit the host's.
+    `has_head`: whether there is a head that could have knobs of its own.
 
     A stack with fewer blocks than `groups` has a group for each. Where `embeddings` is false,
     embeddings and head share the knobs of the first and of the last group (those of `rest`, if
@@ -75,6 +76,7 @@ class ParameterSpace:
         frame: Recipe,
         stacks: Sequence[BlockStack],
         modalities: Mapping[str, Collection[str]] | None = None,
+        has_head: bool = True,
     ) -> None:
         self.parents, self.base, self._frame = tuple(parents), base, frame
         self.max_depth = stacks[-1].layers
@@ -98,8 +100,9 @@ class ParameterSpace:
             self._stacks[stack.prefix] = genes, between
             self._places += [(name, genes) for name in names]
         first, last = self._places[0][1], self._places[-1][1]
-        self._places += [("head", ends)] if config.embeddings else []
-        self._ends = (first, 0), (ends if config.embeddings else last, len(self._places) - 1)
+        has_head &= config.embeddings
+        self._places += [("head", ends)] if has_head else []
+        self._ends = (first, 0), (ends if has_head else last, len(self._places) - 1)
         """The genes of the embeddings and of the head, and the indices of their places."""
         for name, owners in self._modalities.items():
             self._places.append((name, LayerGenes(_inputs_of(name, owners, inputs), plan, {})))

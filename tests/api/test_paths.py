@@ -9,6 +9,16 @@ import evomerge
 from evomerge.errors import InputError
 
 
+def test_a_search_file_from_python_may_have_paths(tmp_path):
+    config = {
+        "parents": [Path("zoo:maths"), "zoo:facts"],
+        "base": "zoo:base",
+        "objectives": [{"encoder": "sts", "file": tmp_path / "gone.jsonl"}],
+    }
+    with pytest.raises(InputError, match=rf"there is no file '{tmp_path}/gone\.jsonl'"):
+        evomerge.validate(config)
+
+
 @pytest.mark.parametrize(
     ("call", "name"),
     [

@@ -48,7 +48,7 @@ def test_every_request_type_gives_lm_evals_scores(model, tokenizer, tasks, by_lm
             if key in scores.aggregates:
                 assert scores.aggregates[key] == pytest.approx(value, rel=1e-9)
     assert 0 < scores.aggregates["t_choice/acc"] < 1 < scores.aggregates["t_generate/tokens"]
-    texts = evaluator.texts("search", "t_generate", IDS)
+    texts = evaluator.tasks_of("search").of("t_generate").texts("t_generate", IDS)
     assert len(set(texts.values())) > len(IDS) / 2, "what it writes depends on the question"
 
 

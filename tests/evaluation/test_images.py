@@ -81,12 +81,16 @@ def test_candidates_with_one_tower_share_its_features(folder, merged):
         recipe = problem.space.decode(genome)
         worker.evaluator.set_callbacks(None)
         plain = worker.evaluator.score(model := worker.build(recipe), "search")
-        texts = worker.evaluator.texts("search", "pictures", ids := plain.documents["pictures"])
+        pictures, ids = (
+            worker.evaluator.tasks_of("search").of("pictures"),
+            plain.documents["pictures"],
+        )
+        texts = pictures.texts("pictures", ids)
         handle = model.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
         found = worker(Job(number, recipe))
         handle.remove()
         assert found.values == plain.values
-        assert worker.evaluator.texts("search", "pictures", ids) == texts
+        assert pictures.texts("pictures", ids) == texts
         assert len(set(texts.values())) > 2, "what it writes depends on the image"
     assert len(calls) == 6 * (2 if merged else 1), "6 documents, and the last two are one model"
 

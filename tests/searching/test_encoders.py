@@ -77,6 +77,8 @@ def test_differing_modules_are_named_and_parents_are_scored_as_they_are(folder, 
     alone = evomerge.evaluate(folder / "cls", run.folder / "search.yaml")
     recorded = parent.scores("test")
     assert recorded is not None and parent.as_itself == {"validation", "test"}
+    assert all(-1 <= float(item.answer) <= 1 for item in recorded.examples)
+    assert len(recorded.examples) == 3
     assert {key: item.value for key, item in alone.items()} == {
         key: recorded.aggregates[key] for key in alone
     }

@@ -49,7 +49,8 @@ def test_a_file_is_written_that_is_a_valid_search_with_a_comment_for_each_key(tm
     assert [line for line in lines if ": " in line and "#" not in line] == lines[13:15]
     assert "gradient needs a tenth" in file.read_text()
     prepare(load(file), tmp_path)
-    assert "validate --time" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("opening parents and tasks\n") and "validate --time" in said
 
 
 def drafted(folder, parents, tasks, include=(), base=None):

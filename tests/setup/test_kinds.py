@@ -10,7 +10,10 @@ import transformers
 import yaml
 
 import evomerge
+from evomerge.config.schema import Frozen, load
 from evomerge.errors import InputError
+from evomerge.setup.parents import open_parents
+from evomerge.setup.space import make_space
 
 TEMPLATE = "{% for m in messages %}{{ m.content }} {% endfor %}"
 
@@ -96,6 +99,22 @@ REFUSED = {
 def test_what_is_not_merged_is_named(folder: Path, case: tuple[str, str]) -> None:
     told = validated(folder, *case)["warnings"]
     assert len([line for line in told if MERGED[case] in line]) == 1, told
+
+
+def test_an_encoder_has_genes_of_a_head_only_where_something_reads_it(folder: Path) -> None:
+    tiny.make_encoder(folder / "projecting", dense=8)
+    for name, has_head in {"sentences": False, "projecting": True, "llama-sentences": True}.items():
+        (folder / "twin").unlink(missing_ok=True)
+        (folder / "twin").symlink_to(folder / name)
+        genes = [gene["name"] for gene in validated(folder, f"{name} twin", "sts")["genes"]]
+        assert any(gene.startswith("head.") for gene in genes) is has_head, name
+        assert genes[0].startswith("embeddings.")
+    (folder / "twin").unlink()
+    (folder / "twin").symlink_to(folder / "sentences")
+    validated(folder, "sentences twin", "sts")
+    old = load(folder / "search.yaml").with_frozen(Frozen(genes=["head.weight"]))
+    config, checkpoints, _ = open_parents(old, folder)
+    assert make_space(config, checkpoints).genes[-1].name.startswith("head."), "runs go on"
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=" ".join)

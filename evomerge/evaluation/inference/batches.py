@@ -5,13 +5,11 @@ arXiv 1604.06174), only the inputs of the layers are kept, and each layer is com
 third more time, and the same bits.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from evomerge.compat.transformers import checkpointing_layers
 from evomerge.evaluation.inference.device import device_memory, total_memory
@@ -67,7 +65,7 @@ class Batching:
             cuts.append(origin[cuts[-1]])
         return [order[a:b] for a, b in itertools.pairwise(reversed(cuts))]
 
-    def halved(self) -> Batching:
+    def halved(self) -> Self:
         """Return the same limits with half as many tokens and rows."""
         rows = self.rows and max(1, self.rows // 2)
         return replace(self, tokens=self.tokens // 2, rows=rows, generated=self.generated // 2)

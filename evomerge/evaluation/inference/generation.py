@@ -7,14 +7,12 @@ Each text that is drawn has a seed and a random generator of its own, so it does
 is generated beside it: it is the one that `generate` gives for its prompt alone, with that seed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import torch
 
@@ -73,7 +71,7 @@ class Sampling:
     top_p: float = 1.0
 
     @classmethod
-    def of(cls, options: Mapping[str, Any], defaults: Any) -> Sampling:
+    def of(cls, options: Mapping[str, Any], defaults: Any) -> Self:
         """Return what the `generation_kwargs` of a task ask for.
 
         The model's generation config, `defaults`, decides what they leave open.

@@ -5,21 +5,17 @@ itself; its position ids go on from the prefix. A row without branches needs no 
 head is applied only to the positions that predict a target.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from evomerge.compat.transformers import cache_arguments
 from evomerge.evaluation.inference.rows import Row, Tokens
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 LogLikelihood: TypeAlias = tuple[float, bool]
 """A continuation's log-likelihood, and whether greedy decoding would produce it."""
@@ -55,7 +51,7 @@ class Batch:
     prefix: Tokens = ()
 
     @classmethod
-    def of(cls, rows: Sequence[Row], pad: int, device: torch.device, prefix: Tokens = ()) -> Batch:
+    def of(cls, rows: Sequence[Row], pad: int, device: torch.device, prefix: Tokens = ()) -> Self:
         """Return a batch of rows, padded with the token id `pad`."""
         length = max(len(row) for row in rows)
         packed = bool(prefix) or any(row.branches for row in rows)

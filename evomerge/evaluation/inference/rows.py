@@ -5,13 +5,11 @@ all of them begin with, then the remaining tokens of each as a branch. What many
 (few-shot examples) is computed once for all of them; the results are the same up to rounding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from statistics import median
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 Tokens: TypeAlias = tuple[int, ...]
 
@@ -69,7 +67,7 @@ class Continuation:
     targets: Tokens
 
     @classmethod
-    def of(cls, context: Sequence[int], continuation: Sequence[int], longest: int) -> Continuation:
+    def of(cls, context: Sequence[int], continuation: Sequence[int], longest: int) -> Self:
         """Return a continuation, truncated as in `HFLM._loglikelihood_tokens`.
 
         The model can read `longest` tokens.

@@ -10,8 +10,6 @@ Models run as transformers runs them one by one, on texts of about one length to
 the right.
 """
 
-from __future__ import annotations
-
 import inspect
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +22,7 @@ from torch import Tensor, nn
 from evomerge.errors import CandidateError, CheckpointError, ConfigError, did_you_mean, one_line
 from evomerge.evaluation.inference.batches import batching
 from evomerge.evaluation.tasks.objective import Measured, Merges
-from evomerge.evaluation.tasks.rows import VALUES, BatchSize, Columns, Row, RowsObjective
+from evomerge.evaluation.tasks.rows import ANSWER, VALUES, BatchSize, Columns, Row, RowsObjective
 from evomerge.models.heads import class_of, classified, in_words, labels_of
 
 Names: TypeAlias = Mapping[int, str]  # of labels, a model's `id2label`
@@ -108,11 +106,9 @@ class ClassifierObjective(RowsObjective):
     are_chats = False
     """Whether rows have messages, which a chat template writes as texts."""
 
-    def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
-        super().__init__(name, rows, digest, batch_size)
-        self._made_for = tuple[Any, ...]()
-        self._read: list[Sequence[Input]] = []  # what the model reads of each document
-        self._batches: Batches = ()
+    _made_for: tuple[Any, ...] = ()
+    _read: Sequence[Sequence[Input]] = ()  # what the model reads of each document
+    _batches: Batches = ()
 
     def measure(self, model: Any, tokenizer: Any, documents: Sequence[int]) -> Measured:
         """Return what a model has on documents; CandidateError: a logit is not finite."""
@@ -128,6 +124,7 @@ class ClassifierObjective(RowsObjective):
             self._measured(row, [logits[item] for item in of_row], model.config.id2label)
             for row, of_row in zip(rows, self._read, strict=True)
         ]
+        self.answers.update(zip(documents, (item[ANSWER] for item in metrics), strict=True))
         return {metric: tuple(item[metric] for item in metrics) for metric in self.metrics}
 
     def check(self, merges: Merges) -> None:
@@ -148,11 +145,12 @@ class ClassifierObjective(RowsObjective):
                 f"(problem_type {problem}), but {self.task.name} needs a class that ends in "
                 f"ForSequenceClassification with {need}; name such a host with `space.host`."
             )
+        mistakes = list[str]()
         for number, row in enumerate(self.rows, start=1):
             label, where = row.get("label"), f"objectives: row {number} of {self.task.name} has"
             known = labels if isinstance(label, str) else range(len(labels))
             if label is not None and label not in known:
-                raise ConfigError(
+                mistakes.append(
                     f"{where} the label {label!r}, and the labels of {host.reference!r} are "
                     f"{in_words(labels)}; write one of them, or its number from 0."
                     f"{did_you_mean(str(label), labels)}"
@@ -165,6 +163,7 @@ class ClassifierObjective(RowsObjective):
                         f"{where} messages that the tokenizer of {host.reference!r} cannot write "
                         f"({one_line(error).rstrip('.')}); give a chat template, or write texts."
                     ) from error
+        self._refuse(mistakes, self.task.name)
 
     @abstractmethod
     def _inputs(self, row: Row, tokenizer: Any) -> Sequence[Input]:
@@ -172,7 +171,7 @@ class ClassifierObjective(RowsObjective):
 
     @abstractmethod
     def _measured(self, row: Row, logits: Sequence[Tensor], names: Names) -> dict[str, Any]:
-        """Return metric -> value of a document, of the logits of its inputs."""
+        """Return metric -> value of a document, of the logits of its inputs, and its `ANSWER`."""
 
 
 class TextLabels(ClassifierObjective):
@@ -202,7 +201,8 @@ class TextLabels(ClassifierObjective):
     def _measured(self, row: Row, logits: Sequence[Tensor], names: Names) -> dict[str, Any]:
         label, answer = row["label"], names[int(logits[0].argmax())]
         right = label if isinstance(label, str) else names[label]
-        return {"accuracy": float(answer == right), "f1": (answer, right)}
+        both = dict.fromkeys(("f1", ANSWER), (answer, right))
+        return {"accuracy": float(answer == right), **both}
 
 
 def _text_or_messages(value: Any, where: str) -> Any:
@@ -248,4 +248,5 @@ class Pairwise(ClassifierObjective):
 
     def _measured(self, row: Row, logits: Sequence[Tensor], names: Names) -> dict[str, Any]:
         chosen, rejected = (float(item) for item in logits)
-        return {"pairwise": 0.5 if chosen == rejected else float(chosen > rejected)}
+        share = 0.5 if chosen == rejected else float(chosen > rejected)
+        return {"pairwise": share, ANSWER: (f"chosen {chosen:.4g}, rejected {rejected:.4g}", "")}

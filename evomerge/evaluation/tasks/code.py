@@ -6,8 +6,6 @@ lm-eval's metrics. So an answer that hangs, crashes or fills the memory is one w
 limits stop accidents; a program that means harm is stopped by a container only.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import resource

@@ -1,7 +1,5 @@
 """The digest of what a task's scores depend on, besides the model: documents, prompts, settings."""
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 import json

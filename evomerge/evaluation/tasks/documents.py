@@ -1,7 +1,5 @@
 """The choice of search, validation and test documents: disjoint, and the same for equal seeds."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -10,8 +10,6 @@ document:
 See also `rows.py`. Texts are encoded and compared by a SentenceTransformer around the model.
 """
 
-from __future__ import annotations
-
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +23,7 @@ from torch import Tensor
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.inference.batches import batching
 from evomerge.evaluation.tasks.objective import Documents, Measured
-from evomerge.evaluation.tasks.rows import VALUES, BatchSize, Columns, Row, RowsObjective
+from evomerge.evaluation.tasks.rows import ANSWER, VALUES, BatchSize, Columns, Row, RowsObjective
 from evomerge.models.modules import STACK, ModuleStack
 from evomerge.scores import ENCODER_METRICS, Split
 
@@ -111,11 +109,13 @@ class EncoderObjective(RowsObjective):
         if self._made_for != (model, tokenizer):
             self._library, self._made_for = library_of(model, tokenizer), (model, tokenizer)
         encode = partial(encoded, self._library, batch_size=self.batch_size)
-        return self._measured([self.rows[i] for i in documents], encode)
+        measured = dict(self._measured([self.rows[i] for i in documents], encode))
+        self.answers.update(zip(documents, measured.pop(ANSWER), strict=True))
+        return measured
 
     @abstractmethod
     def _measured(self, rows: Sequence[Row], encode: Encode) -> Measured:
-        """Return what a model has on rows, by their texts' embeddings."""
+        """Return what a model has on rows, by their texts' embeddings, and its `ANSWER`."""
 
 
 def _passages(value: Any, where: str) -> list[str]:
@@ -147,7 +147,8 @@ class Sts(EncoderObjective):
         similar = self._library.similarity_pairwise(*encode(texts, "encode").chunk(2))
         scores = [row["score"] for row in rows]
         pairs = tuple(zip(similar.numpy().round(_DIGITS).tolist(), scores, strict=True))
-        return dict.fromkeys(self.metrics, pairs)
+        answers = [(f"{item:.4g}", f"{score:g}") for item, score in pairs]
+        return {**dict.fromkeys(self.metrics, pairs), ANSWER: answers}
 
     def aggregate(self, metric: str, values: Sequence[Any]) -> float:
         """Return the correlation of pairs; nan if all similarities, or all scores, are equal."""
@@ -182,14 +183,16 @@ class Retrieval(EncoderObjective):
 
     def _measured(self, rows: Sequence[Row], encode: Encode) -> Measured:
         queries = encode([row["query"] for row in rows], "encode_query")
-        passages = encode(list(self._passages), "encode_document")
-        scores = self._library.similarity(queries, passages)
+        texts = list(self._passages)
+        scores = self._library.similarity(queries, encode(texts, "encode_document"))
         gains = 1 / np.log2(np.arange(2, _FIRST + 2))
-        values: dict[str, list[float]] = {metric: [] for metric in self.metrics}
+        values: dict[str, list[Any]] = {metric: [] for metric in (*self.metrics, ANSWER)}
         for row, similar in zip(rows, scores.numpy().round(_DIGITS), strict=True):
             right = np.zeros(len(similar))
             right[[self._passages[text] for text in row["positive"]]] = 1
-            hits = right[np.lexsort((right, -similar))[:_FIRST]]
+            first = np.lexsort((right, -similar))[:_FIRST]
+            values[ANSWER].append((texts[first[0]], "\n".join(row["positive"])))
+            hits = right[first]
             count = int(right.sum())
             values["ndcg@10"].append(float(hits @ gains[: len(hits)] / gains[:count].sum()))
             values["recall@10"].append(float(hits.sum()) / count)
@@ -228,5 +231,6 @@ class Classification(EncoderObjective):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it may not have converged
             probe.fit(embeddings[:known], [row["label"] for row in self._train])
-        pairs = zip(probe.predict(embeddings[known:]), rows, strict=True)
-        return {"accuracy": tuple(float(answer == row["label"]) for answer, row in pairs)}
+        found = zip(map(str, probe.predict(embeddings[known:])), rows, strict=True)
+        answers = [(answer, row["label"]) for answer, row in found]
+        return {"accuracy": [float(one == right) for one, right in answers], ANSWER: answers}

@@ -14,8 +14,6 @@ whether higher is better. A search file names a function as `module:function`, o
 package registers in the entry-point group `evomerge.objectives`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, TypeAlias

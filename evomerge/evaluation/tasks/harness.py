@@ -1,13 +1,11 @@
 """lm-eval's tasks: their requests, metrics and documents."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from evomerge.compat.lm_eval import Group, filters_of, only_documents
 from evomerge.errors import ConfigError
@@ -66,7 +64,7 @@ class Harness:
 
     def with_documents_from(
         self, replacements: Mapping[str, str], task_splits: Mapping[str, str], where: str
-    ) -> Harness:
+    ) -> Self:
         """Return a harness with the same task names but other documents.
 
         `replacements` says which task or group supplies the documents instead of one of these, and

@@ -1,7 +1,5 @@
 """Properties of tasks and groups: number of documents, metrics and their directions."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress

@@ -8,14 +8,12 @@ without the delimiter, ended by the end token or a stop string. For each documen
 which the scored model itself finds likeliest: so a score depends on model and document.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.calls import calling
@@ -104,7 +102,7 @@ class LmEval(Suitable):
 
     def with_documents_from(
         self, replacements: Mapping[str, str], task_splits: Mapping[str, str], where: str
-    ) -> LmEval:
+    ) -> Self:
         """Return the objective with other documents; see `Harness.with_documents_from`."""
         other = copy.copy(self)
         other.harness = self.harness.with_documents_from(replacements, task_splits, where)

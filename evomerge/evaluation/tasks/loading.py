@@ -1,7 +1,5 @@
 """Loading lm-eval's tasks and groups by name, and refusing those that cannot be scored."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -3,12 +3,10 @@
 Kinds are lm-eval's tasks (`lm_eval.py`), rows of a file (`rows.py`) and functions (`functions.py`).
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,9 +131,9 @@ class Objective:
         """Return rows of `evomerge validate`: name -> text."""
         return {}
 
-    def warnings(self, merges: Merges) -> Iterator[str]:
-        """Yield what a person should know before the search begins, in sentences."""
-        yield from ()
+    def warnings(self, merges: Merges) -> Iterable[str]:
+        """Return what a person should know before the search begins, in sentences."""
+        return ()
 
     def benchmarks(self) -> Iterator[str]:
         """Yield warnings that documents are those of public benchmarks."""

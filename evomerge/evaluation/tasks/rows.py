@@ -4,18 +4,18 @@ A package adds a kind: an entry point of the group `evomerge.objectives` whose o
 of `RowsObjective`. Search files name it by `kind` (docs/how-to/own-kind.md).
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
-from evomerge.evaluation.tasks.objective import SingleTask
+from evomerge.evaluation.tasks.objective import Merges, SingleTask
+from evomerge.evaluation.tasks.scoring import in_short
 from evomerge.parsing.texts import json_value, read_text
 from evomerge.parsing.values import Values
+from evomerge.scores import Example
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -34,6 +34,9 @@ class _RowValues(Values):
 
 
 VALUES = _RowValues(ConfigError)
+ANSWER = "answer"
+"""Beside the metrics of a document: what `RowsObjective.answers` has of it."""
+_TOLD = 5  # rows with mistakes
 
 
 class RowsObjective(SingleTask):
@@ -48,6 +51,9 @@ class RowsObjective(SingleTask):
         needed: the columns that each row has.
         compared: the columns that make two rows the same document.
         row_text: a row, for errors.
+
+    A kind that puts texts into `answers`, id of a document -> what a model made of it last and what
+    is right, has documents to show.
     """
 
     metrics: ClassVar[tuple[str, ...]]
@@ -59,13 +65,14 @@ class RowsObjective(SingleTask):
 
     def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
         self.rows, self.batch_size, self._digest = rows, batch_size, digest
+        self.answers, self._notes = dict[int, tuple[str, str]](), list[str]()
         info = {metric: MetricInfo(True, metric not in self.of_all) for metric in self.metrics}
         super().__init__(TaskInfo(name, "rows", len(rows), info))
 
     @classmethod
     def load(
         cls, kind: str, file: str, batch_size: BatchSize = "auto", name: str | None = None
-    ) -> RowsObjective:
+    ) -> Self:
         """Return the objective with the rows of a file.
 
         `name` is its name in the search; None: a split takes its documents, so the file names it.
@@ -73,19 +80,33 @@ class RowsObjective(SingleTask):
         Raises:
             ConfigError: there is no such file, it has no rows, or a row lacks a column.
         """
-        path, rows = Path(file), list[Row]()
+        path, rows, mistakes, unread = Path(file), list[Row](), list[str](), set[str]()
         text = read_text(path, ConfigError)
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 where = f"{path}, line {number}"
-                row = VALUES.mapping(json_value(line, where, ConfigError), where)
-                rows.append(cls.checked(row, kind, where))
+                try:
+                    row = VALUES.mapping(json_value(line, where, ConfigError), where)
+                    rows.append(cls.checked(row, kind, where))
+                    unread |= row.keys() - cls.columns.keys()
+                except ConfigError as error:
+                    mistakes.append(str(error))
+        cls._refuse(mistakes, str(path))
         if all(row.get("train") for row in rows):
             raise ConfigError(
                 f"objectives: {path} has no row to score on; write lines like {cls.row_text}."
             )
         digest = hashlib.sha256(text.encode()).hexdigest()
-        return cls(name or f"{kind} {path.parent.name}/{path.stem}", rows, digest, batch_size)
+        made = cls(name or f"{kind} {path.parent.name}/{path.stem}", rows, digest, batch_size)
+        if unread:
+            what = f"columns that are not read: {', '.join(sorted(unread))}"
+            made._notes.append(f"{path} has {what}; a row of {kind} is {cls.row_text}.")
+        if twice := len(rows) - len({*map(cls._text, rows)}):
+            what = f"rows with the same {' and '.join(cls.compared)} as an earlier one ({twice})"
+            made._notes.append(
+                f"{path} has {what}, which count again; join them, or take them out."
+            )
+        return made
 
     @classmethod
     def checked(cls, row: Row, kind: str, where: str) -> Row:
@@ -109,9 +130,26 @@ class RowsObjective(SingleTask):
 
     def forms(self, task: str, *, rendered: bool) -> Callable[[int], Sequence[str]]:
         """Return what gives the text of the columns that are compared."""
+        return lambda document: (self._text(self.rows[document]),)
 
-        def text(document: int) -> tuple[str, ...]:
-            row = self.rows[document]
-            return ("\n".join(str(row[key]) for key in row if key in self.compared),)
+    @classmethod
+    def _text(cls, row: Row) -> str:
+        return "\n".join(str(row[key]) for key in row if key in cls.compared)
 
-        return text
+    def warnings(self, merges: Merges) -> Sequence[str]:
+        """Return what is doubtful in the file."""
+        return self._notes
+
+    def example(self, task: str, document: int, values: Mapping[str, float]) -> Example | None:
+        """Return a row, with what the model made of it last; None: the kind does not say it."""
+        if (found := self.answers.get(document)) is None:
+            return None
+        return in_short(task, document, (self._text(self.rows[document]), found[0], *found), values)
+
+    @staticmethod
+    def _refuse(mistakes: Sequence[str], where: str) -> None:
+        """Raise a ConfigError with the first mistakes in rows, if there are any."""
+        if (more := len(mistakes) - _TOLD) > 0:
+            mistakes = [*mistakes[:_TOLD], f"objectives: {where} has {more} more such rows."]
+        if mistakes:
+            raise ConfigError(*mistakes)

@@ -1,7 +1,5 @@
 """The metrics of single documents, by lm-eval's own filters and metrics; examples for people."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -84,10 +82,17 @@ def example(
         answer = parsed = target = ""
     if choices and isinstance(target, int) and 0 <= target < len(choices):
         target = choices[target]
+    return in_short(name, document, (prompt, answer, parsed, str(target)), values)
+
+
+def in_short(
+    task: str, document: int, texts: Sequence[str], values: Mapping[str, float]
+) -> Example:
+    """Return a scored document with long texts cut: prompt, answer, parsed answer, target."""
+    prompt, *others = texts
     prompt = prompt if len(prompt) <= _PROMPT else "..." + prompt[-_PROMPT:]
-    texts = (answer, parsed, str(target))
-    short = [plain(text if len(text) <= _ANSWER else text[:_ANSWER] + "...") for text in texts]
-    return Example(name, document, plain(prompt), short[0], short[1], short[2], dict(values))
+    short = [plain(text if len(text) <= _ANSWER else text[:_ANSWER] + "...") for text in others]
+    return Example(task, document, plain(prompt), short[0], short[1], short[2], dict(values))
 
 
 def plain(text: str) -> str:

@@ -1,7 +1,5 @@
 """How the stock lm_eval scores the model of a search, and where its scores differ."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Whether models suit lm-eval's tasks, and what a person should know of both before a search."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any

@@ -37,6 +37,8 @@ def objective_of(kind, folder, rows):
 def scored(folder, objective):
     """Return the scores of the model in a folder on all documents."""
     found = objective.measure(*opened(folder), range(objective.task.documents))
+    right = objective.example("a", 0, {}).target
+    assert right in (*LABELS, "")
     return {metric: objective.aggregate(metric, values) for metric, values in found.items()}
 
 

@@ -231,6 +231,30 @@ def test_an_encoder_that_tells_no_texts_apart_gains_nothing_by_it(tmp_path):
     assert math.isnan(scored(collapsed, objective_of("sts", tmp_path))["spearman"])
 
 
+@pytest.mark.parametrize("kind", ROWS)
+def test_documents_are_shown_with_what_the_model_made_of_them(kind, folder, library, tmp_path):
+    objective = objective_of(kind, tmp_path)
+    assert objective.example(kind, 3, {}) is None
+    values_of(folder, objective)
+    shown, row = objective.example(kind, 3, {}), objective.rows[3]
+    assert shown.prompt == "\n".join(row[key] for key in objective.compared)
+    if kind == "retrieval":
+        texts = list(
+            dict.fromkeys(t for r in objective.rows for t in [*r["positive"], *r["negative"]])
+        )
+        found = library.similarity(
+            library.encode_query(row["query"]), library.encode_document(texts)
+        )
+        assert shown.answer == texts[int(found.argmax())]
+        assert shown.target == "\n".join(row["positive"])
+    elif kind == "sts":
+        similar = library.similarity(*(library.encode(row[f"sentence{i}"]) for i in (1, 2)))
+        assert float(shown.answer) == pytest.approx(float(similar), abs=1e-3)
+        assert shown.target == f"{row['score']:g}"
+    else:
+        assert shown.answer in ("a", "b") and shown.target == row["label"]
+
+
 def test_a_probe_learns_from_the_training_rows_only(folder, library, tmp_path):
     objective = objective_of("classification", tmp_path)
     assert objective.task.documents == 20

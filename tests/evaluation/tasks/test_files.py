@@ -40,6 +40,29 @@ def test_a_wrong_file_is_one_sentence(kind, rows, sentence, tmp_path):
         KINDS.get(kind).load(kind, str(file))
 
 
+def test_the_first_wrong_rows_are_told_together(tmp_path):
+    rows = [STS, *({**STS, "score": str(number)} for number in range(8)), {"sentence1": "a"}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ConfigError) as found:
+        KINDS.get("sts").load("sts", str(tmp_path / "rows.jsonl"))
+    *told, last = str(found.value).splitlines()
+    assert [f"line {number}: score` is" in line for number, line in enumerate(told, 2)] == [
+        True
+    ] * 5
+    assert last.endswith("rows.jsonl has 4 more such rows.")
+
+
+def test_what_is_not_read_and_what_is_there_twice_is_told(tmp_path):
+    row = {"query": "a", "positive": "b"}
+    rows = [row, row | {"query": "c", "negatives": ["d"]}, row | {"positive": "e", "id": 3}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    unread, twice = (
+        KINDS.get("retrieval").load("retrieval", str(tmp_path / "rows.jsonl")).warnings(None)
+    )
+    assert "not read: id, negatives; a row of retrieval is " in unread and '"negative": [' in unread
+    assert "has rows with the same query as an earlier one (1), which" in twice
+
+
 def test_a_missing_file_is_one_sentence(tmp_path):
     with pytest.raises(ConfigError, match=r"gone.jsonl does not exist"):
         KINDS.get("sts").load("sts", str(tmp_path / "gone.jsonl"))
