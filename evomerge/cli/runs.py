@@ -32,12 +32,12 @@ def search(
     track: options.TrackOption = None,
 ) -> None:
     """Start a search; with --resume start or continue, whichever it is."""
+    _check_tracker(track)
     terminal.say(f"checking {file}, its parents and tasks")
     from evomerge.api.opening import start
     from evomerge.config.schema import read
     from evomerge.setup.preflight import warnings
 
-    _check_tracker(track)
     allowed = Permissions(allow_code, trust_code)
 
     def warn(checked: CheckedSearch) -> None:
