@@ -64,7 +64,7 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
             methods = list(map(get_method, wanted.methods))
         except RecipeError as error:
             raise ConfigError(f"`space.method`: {error}") from error
-        known = config.frozen.genes if config.frozen else ()  # an older run of an encoder has them
+        known = config.frozen.genes if config.frozen else ()  # an older run may have them
         filters = tensor_filters if wanted.components == "each" else component_filters
         return ParameterSpace(
             wanted,
