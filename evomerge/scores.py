@@ -1,11 +1,9 @@
 """The outcome of a candidate (scores for each document, or a failure), and the objectives."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 from evomerge.errors import one_line
 
@@ -141,7 +139,7 @@ class Scores:
         return plain
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Scores:
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Return the scores that `to_dict` turned into `data`."""
 
         def numbers(values: Mapping[str, float | None]) -> dict[str, float]:

@@ -1,7 +1,5 @@
 """The progress bar of a search, on a terminal and in notebooks."""
 
-from __future__ import annotations
-
 from typing import Any, Self
 
 from rich.console import Console

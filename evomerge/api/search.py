@@ -1,7 +1,5 @@
 """Checking a search file, starting a search and continuing it, from Python."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """Logs a running search to an experiment tracker: Trackio or Weights & Biases."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Callable, Iterator

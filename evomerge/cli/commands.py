@@ -1,7 +1,5 @@
 """The command line application: its commands, in the order in which `--help` lists them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """How far a search is: lines and a bar while it runs here, and `evomerge status`."""
 
-from __future__ import annotations
-
 import logging
 import math
 import sys

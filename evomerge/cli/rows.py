@@ -1,7 +1,5 @@
 """The rows of `evomerge results`, of candidates and of runs, for people and for spreadsheets."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

@@ -1,7 +1,5 @@
 """Jobs, the interface of executors, the executor in this process, and attempts at jobs."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -75,24 +73,6 @@ class Executor(Protocol):
         """Stop and free all resources; jobs that are not done are dropped."""
 
 
-class InlineExecutor:
-    """Runs one job after the other in this process; `end` is called when it is closed."""
-
-    def __init__(
-        self, run: RunJob, attempts: Attempts, end: Callable[[], None] = lambda: None
-    ) -> None:
-        self._run, self._attempts, self.close = run, attempts, end
-
-    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
-        """Run jobs; see `Executor`."""
-        for job in jobs:
-            outcome: Result | None = self._attempts.given_up(job)
-            if outcome is None:
-                with self._attempts.trying(job):
-                    outcome = self._run(job)
-            yield job, outcome
-
-
 class Attempts:
     """The attempts at jobs that began and did not end, over all sessions of a run.
 
@@ -144,6 +124,24 @@ class Attempts:
     def _note(self, job: Job, what: str) -> None:
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"job": _name(job), "what": what}) + "\n")
+
+
+class InlineExecutor:
+    """Runs one job after the other in this process; `end` is called when it is closed."""
+
+    def __init__(
+        self, run: RunJob, attempts: Attempts, end: Callable[[], None] = lambda: None
+    ) -> None:
+        self._run, self._attempts, self.close = run, attempts, end
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
+        """Run jobs; see `Executor`."""
+        for job in jobs:
+            outcome: Result | None = self._attempts.given_up(job)
+            if outcome is None:
+                with self._attempts.trying(job):
+                    outcome = self._run(job)
+            yield job, outcome
 
 
 def _name(job: Job) -> str:

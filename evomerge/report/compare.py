@@ -5,8 +5,6 @@ weights of the base (without one, of the first parent) and d_i = parent i - r. W
 once, in blocks that fit in a processor's cache, multiplied in float32 and added up in float64.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence

@@ -9,8 +9,6 @@
   the sum of the squares of the distances in the tasks.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

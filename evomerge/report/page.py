@@ -4,8 +4,6 @@
 SVG made with matplotlib, which need no script and can be printed.
 """
 
-from __future__ import annotations
-
 import shlex
 from collections import Counter
 from functools import cache

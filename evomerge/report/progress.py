@@ -1,7 +1,5 @@
 """The state and progress of a run, read from its files alone."""
 
-from __future__ import annotations
-
 import math
 import shlex
 from collections import Counter

@@ -1,7 +1,5 @@
 """Pictures of what is at which depth: knobs and paths, readable at a width of 400 pixels."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from itertools import chain

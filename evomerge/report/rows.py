@@ -1,7 +1,5 @@
 """The rows of results: of candidates, of their documents, and one for each search of many runs."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

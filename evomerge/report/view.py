@@ -1,10 +1,8 @@
 """One reading of a run, from which its report is made: the best candidate, its recipe, pictures."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import RecipeError
@@ -30,7 +28,7 @@ class View:
     ranking: Ranking
 
     @classmethod
-    def of(cls, run: RunFolder) -> View:
+    def of(cls, run: RunFolder) -> Self:
         """Read a run."""
         config = run.search_file()
         return cls(run, config, History(run.events()), ranking_of(config))

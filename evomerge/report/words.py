@@ -1,7 +1,5 @@
 """What people read in all places: short names of models and scores, amounts, a few sentences."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

@@ -6,8 +6,6 @@ leaves at most one incomplete line, the last one: readers leave it out, the next
 There are no clock times in it, so two runs of the same search write the same bytes.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import json
@@ -18,7 +16,7 @@ import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from evomerge.errors import RunFolderError, RunInUseError, SearchError
 from evomerge.parsing.texts import json_value
@@ -179,7 +177,7 @@ class Journal:
             finally:
                 os.close(handle)
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -6,8 +6,6 @@ source at position i comes from. Lists that transformers computes from a rule ab
 written out in full first.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +24,8 @@ LAYER_COUNTS = (
 """Keys of configs with a number of blocks."""
 
 _DTYPE_KEYS = ("torch_dtype", "dtype")
+
+Column = list[Any]
 
 
 def merged_config(
@@ -132,9 +132,6 @@ def count_keys(
     if "decoder" in prefix:
         return [key for key in keys if "decoder" in key] or ["num_decoder_layers"]
     return [key for key in keys if "decoder" not in key and key != "num_hidden_layers"]
-
-
-Column = list[Any]
 
 
 class KeyForm(NamedTuple):

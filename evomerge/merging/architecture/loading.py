@@ -1,13 +1,11 @@
 """Building models with transformers from tensors in memory; code from model folders never runs."""
 
-from __future__ import annotations
-
 import copy
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 import transformers
@@ -91,7 +89,7 @@ class Loader(NamedTuple):
     constants: Mapping[str, Tensor]
 
     @classmethod
-    def of(cls, data: Mapping[str, Any], constants: Mapping[str, Tensor]) -> Loader:
+    def of(cls, data: Mapping[str, Any], constants: Mapping[str, Tensor]) -> Self:
         """Return the loader for the model of a `config.json`; raises as the functions above."""
         config = transformers_config(data)
         return cls(config, model_class(config), constants)

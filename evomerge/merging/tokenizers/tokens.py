@@ -4,8 +4,6 @@ Tokens of two parents are the same if their texts in that file are equal (`Ġthe
 vocabulary). Only JSON is read; no code of a tokenizer runs.
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import itertools
@@ -15,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from evomerge.errors import CheckpointError, one_line
 from evomerge.models.checkpoint import Checkpoint
@@ -43,7 +41,7 @@ class Tokens:
     rows: int
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> Tokens:
+    def of(cls, checkpoint: Checkpoint) -> Self:
         """Read a parent's `tokenizer.json`; `CheckpointError` if there is none or it is damaged."""
         file = checkpoint.folder / "tokenizer.json"
         if not file.is_file():

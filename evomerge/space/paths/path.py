@@ -4,11 +4,9 @@
 hidden state is multiplied by 0.9 before block 8 of B. A legend maps the letters to parents.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 from evomerge.errors import RecipeError
 from evomerge.recipe import Layer, Recipe, Source, number
@@ -25,7 +23,7 @@ class Hop:
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", number(self.scale))
 
-    def follows(self, other: Hop) -> bool:
+    def follows(self, other: Self) -> bool:
         """Whether this block comes right after `other` in the same parent."""
         return self.parent == other.parent and self.layer == other.layer + 1
 
