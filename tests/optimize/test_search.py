@@ -8,7 +8,14 @@ import cma
 import numpy as np
 import pytest
 
-from evomerge.optimize import GP_CANDIDATES, GP_GENES, choose, create, optimizer_names
+from evomerge.optimize import (
+    GP_CANDIDATES,
+    GP_GENES,
+    GP_OBJECTIVES,
+    choose,
+    create,
+    optimizer_names,
+)
 from evomerge.space.protocol import Gene
 
 pytestmark = pytest.mark.thorough
@@ -206,7 +213,8 @@ def test_the_default_optimizer_suits_the_genes(genes, population, name):
 )
 def test_the_default_for_few_candidates_is_a_gaussian_process(genes, candidates, name, of_fronts):
     assert choose(genes, None, candidates) == name
-    assert choose(genes, None, candidates, objectives=2) == of_fronts
+    assert choose(genes, None, candidates, objectives=GP_OBJECTIVES) == of_fronts
+    assert choose(genes, None, candidates, objectives=GP_OBJECTIVES + 1) == "nsga2"
 
 
 def test_a_grid_gets_finer_and_never_repeats_itself():
