@@ -135,23 +135,27 @@ def resolve_racing(
             )
     if wanted.enabled != "auto":
         return config, f"{'racing' if wanted.enabled else 'off'}, as the search file says"
-    suits = (
-        config.space.kind == "parameters"  # racing was measured in no other space
-        and strategy_kind(config.optimizer.name) is None
-        and config.beside_fitness is None
-        and config.evaluation.backend == "hf"  # vLLM would load weights again for each sample
-        and not config.is_study
-        and all(kind.can_race for kind in kinds_of(config))
-        and next(others, None) is None
-    )
+    reasons = {
+        "it was measured in parameter spaces only": config.space.kind != "parameters",
+        "it needs an optimizer of genes": strategy_kind(config.optimizer.name) is not None,
+        f"{config.beside_fitness}": config.beside_fitness is not None,
+        "vLLM would load weights again for each sample": config.evaluation.backend != "hf",
+        "the study is told the scores": config.is_study,
+        "a kind of objective has all its documents at once": not all(
+            kind.can_race for kind in kinds_of(config)
+        ),
+    }
+    reason = next((reason for reason, holds in reasons.items() if holds), None)
+    if reason is None and (other := next(others, None)) is not None:
+        reason = f"{other.metric} is not a mean over documents"
     least = max(wanted.minimum, _full_batches(config, info, search))
-    is_on, samples = suits and total >= _SAMPLES * least, f"samples of at least {least}"
-    chosen = {"enabled": is_on, "minimum": least if is_on else wanted.minimum}
+    if reason is None and total < _SAMPLES * least:
+        reason = f"it needs {_SAMPLES * least} documents, and there are {total}"
+    chosen = {"enabled": reason is None, "minimum": wanted.minimum if reason else least}
     config = config.with_values("evaluation", racing=wanted.model_copy(update=chosen))
-    if is_on:
-        return config, f"racing, since {total} documents make {total // least} {samples}"
-    needs = "a parameter space, one fitness of means over documents, the backend hf"
-    return config, f"off, since it needs {needs}, and {_SAMPLES} {samples} documents"
+    if reason is not None:
+        return config, f"off, since {reason}"
+    return config, f"racing, since {total} documents make {total // least} samples of {least}"
 
 
 def _full_batches(

@@ -35,13 +35,19 @@ def resolved(change, metric, documents):
 @pytest.mark.parametrize(
     ("change", "metric", "documents", "raced", "why"),
     [
-        ({}, "acc", 150, True, "racing, since 150 documents make 6 samples of at least 25"),
-        ({}, "acc", 149, False, "and 6 samples of at least 25 documents"),
-        ({}, "f1", 400, False, "off, since it needs"),
-        ({"evaluation": {"racing": {"minimum": 60}}}, "acc", 400, True, "samples of at least 60"),
+        ({}, "acc", 150, True, "racing, since 150 documents make 6 samples of 25"),
+        ({}, "acc", 149, False, "off, since it needs 150 documents, and there are 149"),
+        ({}, "f1", 400, False, "off, since f1 is not a mean"),
+        ({"evaluation": {"racing": {"minimum": 60}}}, "acc", 400, True, "samples of 60"),
         ({"evaluation": {"racing": {"enabled": True}}}, "acc", 60, True, "racing, as the search"),
-        ({"evaluation": {"backend": "vllm"}}, "acc", 400, False, "off, since it needs"),
-        ({"space": {"kind": "dataflow"}}, "acc", 400, False, "one fitness of means"),
+        ({"evaluation": {"backend": "vllm"}}, "acc", 400, False, "off, since vLLM"),
+        (
+            {"space": {"kind": "dataflow"}},
+            "acc",
+            400,
+            False,
+            "off, since it was measured in parameter spaces only",
+        ),
     ],
 )
 def test_racing_auto_becomes_true_or_false(change, metric, documents, raced, why):
@@ -66,7 +72,7 @@ def test_samples_are_large_enough_for_each_task_that_generates_texts():
         config, _ = resolved(change, "acc", several)
         assert config.evaluation.racing.enabled and config.evaluation.racing.minimum == minimum
     config, reason = resolved(auto, "acc", several | {"t": 50, "u": 50})
-    assert not config.evaluation.racing.enabled and "at least 48" in reason
+    assert not config.evaluation.racing.enabled and "it needs 288 documents" in reason
     assert config.evaluation.racing.minimum == 25
 
 
