@@ -94,7 +94,7 @@ def test_every_generation_config_gives_lm_evals_texts_or_is_refused(theirs, answ
                 answered(settings)
             continue
         assert not REFUSED & settings.keys()
-        ours = answered(settings).texts("search", "greedy", DOCUMENTS)
+        ours = answered(settings).tasks_of("search").of("greedy").texts("greedy", DOCUMENTS)
         assert list(ours.values()) == expected, settings
         changed += expected != plain
     assert changed >= 10  # the settings matter
