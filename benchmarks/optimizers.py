@@ -2,7 +2,7 @@
 
     python benchmarks/optimizers.py [--quick] [--worlds NAME ...] [--optimizers NAME ...]
                                     [--seeds N] [--first-seed N] [--candidates N]
-                                    [--records DIR] [--picture FILE]
+                                    [--after N ...] [--records DIR] [--picture FILE]
 
 **Embedded models.** Six spaces over the embedded models are searched for arithmetic in the language
 that the maths model does not know (`zoo_l2_maths`). `weights 8`: two parents, with a weight for two
@@ -29,7 +29,8 @@ scripts/real/three.yaml: a weight for the attention and one for the rest of 4, 1
 of layers and each expert. Candidates have 40 documents of each task, finalists 100, winners 600.
 `"smollm2 grid" --optimizers grid` tries what people try by hand: one weight for each expert, on
 finer and finer grids. `"qwen 96"` is the search of scripts/real/qwen.yaml. A candidate takes
-seconds, so these are run by name only.
+seconds, so these are run by name only. `"smollm2 6"`, `"smollm2 9"` and `"qwen 6"` are the
+searches of scripts/real/spanish.yaml, three.yaml and json.yaml, the last with Qwen's models.
 
 Each search is kept in `--records` (default: runs/optimizers) and is not repeated, so that the
 measurement can be interrupted, and divided among processes by `--worlds`. The last line is one JSON
@@ -45,6 +46,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy is imported
 import argparse
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -73,6 +75,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--candidates", type=int, default=300, help="of a search")
+    parser.add_argument("--after", nargs="+", type=int, default=CHECKPOINTS, help="test winners")
     parser.add_argument("--records", type=Path, default=ROOT / "runs" / "optimizers")
     parser.add_argument("--picture", type=Path, help="SVG of the scores over candidates")
     options = parser.parse_args()
@@ -84,7 +87,7 @@ def main() -> None:
     records = Records(options.records)
     for seed in seeds:
         for world in options.worlds:
-            run_missing(records, world, options.optimizers, seed, candidates)
+            run_missing(records, world, options.optimizers, seed, candidates, options.after)
     found: dict[str, float] = {}
     drawn: dict[str, list[Record]] = {}
     for world in options.worlds:
@@ -100,9 +103,14 @@ def main() -> None:
 
 
 def run_missing(
-    records: Records, world_name: str, optimizers: list[str], seed: int, candidates: int
+    records: Records,
+    world_name: str,
+    optimizers: list[str],
+    seed: int,
+    candidates: int,
+    after: Sequence[int],
 ) -> None:
-    """Run the real searches that are not recorded yet."""
+    """Run the real searches that are not recorded yet, and test their winners after so many."""
     missing = [name for name in optimizers if not records.has(world_name, name, seed, candidates)]
     if not missing:
         return
@@ -118,7 +126,7 @@ def run_missing(
                 world.evaluator.splits["search"],
             )
             winners, tests = {}, {}
-            for count in [n for n in CHECKPOINTS if n < candidates] + [candidates]:
+            for count in [n for n in after if n < candidates] + [candidates]:
                 best, valid = winner(
                     found, count, lambda genome: world.fitness(genome, "validation")
                 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -135,6 +135,9 @@ BACKWARDS = Tasks(
 )
 """The task of scripts/real/qwen.yaml: numbers backwards as JSON."""
 
+SPANISH = replace(BACKWARDS, objectives=[("spanish_sums", "exact_match")])
+"""The task of scripts/real/spanish.yaml: sums in Spanish."""
+
 _PATH = (
     "host: zoo:maths, repeats: 8, scales: 1.0, ends: free, layers: [4, 12], "
     "outside: {embeddings: zoo:language, head: zoo:language}"
@@ -166,6 +169,12 @@ def _smollm2(groups: int | str, shape: str, low: float = 0.0) -> Setting:
     return Setting(SUMS_AND_BACKWARDS, parents, space, f"{_MODELS}/base", "bfloat16")
 
 
+def _qwen(shape: str) -> Setting:
+    parents = [f"{_MODELS}/qwen-{name}" for name in ("json", "backwards")]
+    space = _weights(0.0, 1.5, f"embeddings: false, {shape}")
+    return Setting(BACKWARDS, parents, space, f"{_MODELS}/qwen", "bfloat16")
+
+
 _PARTS = "components: [attention, mlp, norm]"  # and the rest
 _FINE = f"embeddings: false, groups: 4, {_PARTS}"
 
@@ -195,16 +204,19 @@ _ATTENTION = "components: [attention]"  # the rest is the feed-forward part and 
 REAL: dict[str, Setting] = {
     # No weight is 0, which leaves an expert out. Grids of 2, 3, and 5 weights: 8, 27, 125 points.
     "smollm2 grid": _smollm2("one", "components: []", low=0.2),
+    "smollm2 6": Setting(
+        SPANISH,
+        [f"{_MODELS}/{name}" for name in ("spanish", "sums")],
+        _weights(0.0, 1.5, "embeddings: false, groups: 3"),
+        f"{_MODELS}/base",
+        "bfloat16",
+    ),
+    "smollm2 9": _smollm2(3, "components: []"),
     "smollm2 24": _smollm2(4, _ATTENTION),
     "smollm2 60": _smollm2(10, _ATTENTION),
     "smollm2 180": _smollm2("each", _ATTENTION),
-    "qwen 96": Setting(
-        BACKWARDS,
-        [f"{_MODELS}/qwen-{name}" for name in ("json", "backwards")],
-        _weights(0.0, 1.5, f"embeddings: false, groups: each, {_ATTENTION}"),
-        f"{_MODELS}/qwen",
-        "bfloat16",
-    ),
+    "qwen 6": _qwen("groups: 3"),
+    "qwen 96": _qwen(f"groups: each, {_ATTENTION}"),
 }
 """The same over real models and their experts, which `python -m scripts.real.prepare` makes."""
 
