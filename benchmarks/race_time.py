@@ -1,6 +1,7 @@
 """Measures what racing saves of the CPU time of scoring, at the size of your models.
 
-    python benchmarks/race_time.py SEARCH_FILE [--candidates N] [--documents N] [--seed N]
+    python benchmarks/race_time.py SEARCH_FILE [--set KEY.PATH=VALUE ...]
+                                   [--candidates N] [--documents N] [--seed N]
                                    [--optimizer NAME] [--generation N] [--races N]
                                    [--confidence X ...] [--minimum N] [--records FILE] [--quick]
 
@@ -71,6 +72,7 @@ class Records:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path, help="a search file")
+    parser.add_argument("--set", nargs="+", metavar="KEY.PATH=VALUE", help="change its keys")
     parser.add_argument("--candidates", type=int, default=40, help="baselines included")
     parser.add_argument("--documents", type=int, help="search documents, in place of the file's")
     parser.add_argument("--seed", type=int, help="of the search, in place of the file's")
@@ -86,7 +88,7 @@ def main() -> None:
         options.candidates, options.documents = 24, 150
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    problem = prepare(changed(load(options.file), options), options.file.parent)
+    problem = prepare(changed(load(options.file, options.set), options), options.file.parent)
     if problem.config.optimizer.descends or problem.config.beside_fitness:
         parser.error("nothing races by gradients, nor where more than one fitness counts")
     records = Records()
