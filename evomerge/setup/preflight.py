@@ -145,7 +145,7 @@ def _worker_warnings(checked: CheckedSearch) -> Iterator[str]:
     if order == "generation" and population < count and optimizer.has_population:
         yield (
             f"of {count} workers only {population} have a candidate at a time, a generation of "
-            f"{name!r}; set `optimizer.population` to {max(4, count)}, or use fewer workers."
+            f"{name!r}; use fewer, or `optimizer: {{name: {name}, population: {max(4, count)}}}`."
         )
 
 

@@ -203,7 +203,7 @@ def test_only_the_winner_as_it_was_scored_has_scores(tmp_path):
     merge = merge_of(opened(tmp_path, HUB))
     metadata, body = read(searched(merge, best=0))  # a parent is better
     assert "model-index" not in metadata
-    assert "not the winner" in body
+    assert "not the winner of its run. Its scores on search and validation documents are" in body
     assert re.search(rf"\| {KEY} in % \| candidate \d \| .*\d\.\d \[.*\] \|", body)
     bfloat16 = parse(SMALL | {"dtype": "bfloat16"}, "search.yaml")
     metadata, body = read(searched(merge, bfloat16))
