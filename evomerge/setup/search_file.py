@@ -45,7 +45,7 @@ def read_search(data: Mapping[str, Any], source: Path) -> SearchConfig:
             if any(_touches(place or ("mode",), places) for place, _ in mistakes):
                 continue  # it may follow from the other mistake
             try:
-                mistakes += [(places[0], sentence) for sentence in check(absolute, folder) or ()]
+                mistakes += ((places[0], sentence) for sentence in check(absolute, folder) or ())
             except InputError as error:
                 mistakes += [(places[0], sentence) for sentence in str(error).splitlines()]
     if config is None or mistakes:
