@@ -158,6 +158,14 @@ def test_overflow_of_the_dtype_is_named_and_leaves_no_trace(checkpoints):
     assert digest(resident.apply(plain)) == wanted
 
 
+def test_a_method_that_writes_nothing_does_not_leave_the_last_merge(checkpoints):
+    resident = Resident(checkpoints, "base", "bfloat16")
+    resident.apply(single("linear"))
+    resident.maker.merge_of = lambda plan: lambda knobs, merge_knobs, out: None
+    with pytest.raises(CandidateError, match="does not write to `out`"):
+        resident.apply(single("ties"))
+
+
 def test_recipes_of_another_host_or_dtype_are_refused(checkpoints):
     resident = Resident(checkpoints, "base")
     with pytest.raises(RecipeError, match="has the host 'base' in bfloat16, but"):

@@ -146,12 +146,12 @@ class TensorMaker:
     def _write(self, plan: TensorPlan, out: Array) -> None:
         """Write a merged tensor into `out`."""
         merge, knobs = self.merge_of(plan), plan.merge_knobs or {}
+        exact = out if plan.factor == 1 else np.empty(out.shape, dtype=np.float32)
+        # NaN in every float dtype: else a method that writes nothing leaves what was there before.
+        exact.reshape(-1)[:1].view(np.uint8)[:] = 255
         try:
-            if plan.factor == 1:
-                merge(plan.knobs, knobs, out)
-            else:
-                exact = np.empty(out.shape, dtype=np.float32)
-                merge(plan.knobs, knobs, exact)
+            merge(plan.knobs, knobs, exact)
+            if plan.factor != 1:
                 exact += plan.offset
                 exact *= plan.factor
                 exact -= plan.offset
@@ -164,7 +164,7 @@ class TensorMaker:
             raise CandidateError(
                 f"{plan.name}: {plan.method} gave {bad} NaN or infinite weights of {out.size} from "
                 f"finite sources; the knobs are too large for {plan.dtype} or have no finite "
-                "result."
+                "result, or it does not write to `out`."
             )
 
     def _free(self, plan: TensorPlan) -> None:
