@@ -58,7 +58,7 @@ class _SpaceConfig(Section):
         kind = ", ".join(f"`{tag}` {section.get(tag)!r}" for tag in tags)
         if others := sorted(section.keys() & _KEYS - keys.keys()):
             raise ValueError(
-                f"has {listed(f'`{key}` {shown(section[key])}' for key in others)}, which has no "
+                f"has {listed(f'`{key}` {shown(section[key])}' for key in others)}, without "
                 f"meaning for {kind}, whose keys are {', '.join(sorted(keys))}; remove it"
             )
         return data

@@ -79,7 +79,7 @@ MANY_GENES = 200
 """With more genes, CMA-ES learns variances only: the full covariance takes more trials than it
 saves."""
 
-GP_GENES, GP_CANDIDATES, GP_OBJECTIVES = 50, 100, 4
+GP_GENES, GP_CANDIDATES, GP_OBJECTIVES = 60, 100, 4
 """With at most so many genes and candidates, a Gaussian process finds the best merges. For a front
 of four objectives it takes 2 s a proposal, of five 13 s; of six, 60 candidates took 40 GB."""
 

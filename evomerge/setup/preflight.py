@@ -202,8 +202,9 @@ def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:
         )
     if 0 < searched <= FIRST and config.optimizer.name == "gp":
         yield (
-            f"optimizer.name is 'gp', which learns from its first {FIRST} candidates, but only "
-            f"{searched} are searched; set budget.candidates to {baselines + 3 * FIRST} or so."
+            f"the optimizer `gp`, which `auto` takes for few candidates, learns nothing before its "
+            f"first {FIRST}, and only {searched} are searched; set budget.candidates to "
+            f"{baselines + 3 * FIRST} or so."
         )
     if 0 < searched < genes and config.optimizer.name in _CMA:
         population = generation_of(config, checked.space)
