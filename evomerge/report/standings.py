@@ -310,8 +310,8 @@ def _why_not_compared(candidate: Candidate, split: Split) -> str:
     """Return why a candidate cannot be compared on a split, as the end of a sentence."""
     outcome = candidate.outcomes.get(split)
     if outcome is None:
-        return f"was not scored on the {split} documents"
+        return f"cannot be compared: not scored on the {split} documents"
     if isinstance(outcome, Failure):
         reason = f"{outcome.stage}: {outcome.reason}".rstrip(".")
-        return f"has no scores on the {split} documents ({reason})"
-    return "cannot be compared, since a score is not the mean of the same documents"
+        return f"cannot be compared: no scores on the {split} documents ({reason})"
+    return "cannot be compared: a score is not a mean over the same documents"

@@ -98,7 +98,10 @@ def _verdict_of_winner(table: Standings, best: Candidate, advice: str) -> Verdic
 
 def _missing(table: Standings) -> str:
     """Return who is not compared, and why, as the part of a sentence."""
-    return "; ".join(f"{table.names[label]} {why}" for label, why in table.missing.items())
+    names: dict[str, list[str]] = {}
+    for label, why in table.missing.items():
+        names.setdefault(why, []).append(table.names[label])
+    return "; ".join(f"{listed(those)} {why}" for why, those in names.items())
 
 
 def _beside_others(table: Standings, winner: str, of: str) -> str:

@@ -226,7 +226,7 @@ def test_the_winner_has_its_verdict_without_a_path(tmp_path):
     text = read(texts)[1].replace("\\", "")
     for words in (
         "No verdict: on the test documents the searched merge is better than org/maths",
-        "mine has no scores on the test documents (load: mine is not there; see log)",
+        "mine cannot be compared: no scores on the test documents (load: mine is not there",
         "nothing was chosen on the test documents.",
     ):
         assert words in text
