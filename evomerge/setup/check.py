@@ -141,7 +141,7 @@ def resolve_racing(
         f"{config.beside_fitness}": config.beside_fitness is not None,
         "vLLM would load weights again for each sample": config.evaluation.backend != "hf",
         "the study is told the scores": config.is_study,
-        "a kind of objective has all its documents at once": not all(
+        "documents of an objective are not scored one by one": not all(
             kind.can_race for kind in kinds_of(config)
         ),
     }

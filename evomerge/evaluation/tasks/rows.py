@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
-from evomerge.errors import ConfigError, did_you_mean
+from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 from evomerge.evaluation.tasks.objective import Merges, SingleTask
 from evomerge.evaluation.tasks.scoring import in_short
@@ -117,9 +117,10 @@ class RowsObjective(SingleTask):
         """
         for column in cls.needed:
             if row.get(column) is None:
+                others = f", but {', '.join(row) or 'none'}" if column not in row else ""
                 raise ConfigError(
-                    f"objectives: {where} has {'null in' if column in row else 'no'} column "
-                    f"{column!r}; a row of {kind} is {cls.row_text}.{did_you_mean(column, row)}"
+                    f"objectives: {where} has {'no' if others else 'null in'} column {column!r}"
+                    f"{others}; a row of {kind} is {cls.row_text}."
                 )
         checks = {key: check for key, check in cls.columns.items() if row.get(key) is not None}
         return {key: check(row[key], f"{where}: {key}") for key, check in checks.items()}
