@@ -216,6 +216,7 @@ REAL: dict[str, Setting] = {
     "smollm2 60": _smollm2(10, _ATTENTION),
     "smollm2 180": _smollm2("each", _ATTENTION),
     "qwen 6": _qwen("groups: 3"),
+    "qwen 24": _qwen(f"groups: 6, {_ATTENTION}"),
     "qwen 96": _qwen(f"groups: each, {_ATTENTION}"),
 }
 """The same over real models and their experts, which `python -m scripts.real.prepare` makes."""
