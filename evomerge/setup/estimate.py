@@ -129,7 +129,7 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
         in_time = int(max(0.0, 3600 * budget.hours - probe.start_seconds) / each) * size // rounds
         candidates = in_time if candidates is None else min(candidates, in_time)
     if candidates is not None:
-        rounds = math.ceil(max(0, candidates - baselines) / size * rounds)
+        rounds = math.ceil(max(0, candidates - baselines) * rounds / size)
         search = each * (math.ceil(min(candidates, baselines) / count) + rounds)
         search += probe.step_seconds * CHUNK * rounds if config.optimizer.descends else 0.0
     finalists, has_front = config.evaluation.validation.finalists, checked.ranking.has_front

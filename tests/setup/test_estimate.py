@@ -54,9 +54,15 @@ def test_workers_share_candidates_and_files(tmp_path):
     [("optimizer.name=gp", 10), ("optimizer.name=cma", 6), ("executor.order=arrival", 5)],
 )
 def test_a_generation_gives_no_more_workers_something_to_do(tmp_path, setting, rounds):
-    """3 baselines and 19 candidates on four workers: two, seven or four at a time."""
+    """3 baselines and 19 candidates on four workers: two, ten or four at a time."""
     four = ("executor.kind=processes", "executor.workers=4", setting)
     assert estimate(problem(tmp_path, *four), MEASURED).search_seconds == (1 + rounds) * 2.0
+
+
+def test_each_candidate_counts_once(tmp_path):
+    """3 baselines and 29 candidates in generations of seven: 29 / 7 * 7 is above 29 in floats."""
+    sevens = ("optimizer.population=7", "budget.candidates=32")
+    assert estimate(problem(tmp_path, *sevens), MEASURED).search_seconds == 32 * 2.0
 
 
 def test_hours_bound_the_candidates_and_a_target_alone_gives_no_end(tmp_path):
