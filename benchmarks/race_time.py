@@ -72,7 +72,7 @@ class Records:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path, help="a search file")
-    parser.add_argument("--set", nargs="+", metavar="KEY.PATH=VALUE", help="change its keys")
+    parser.add_argument("--set", action="append", metavar="KEY.PATH=VALUE", help="change its keys")
     parser.add_argument("--candidates", type=int, default=40, help="baselines included")
     parser.add_argument("--documents", type=int, help="search documents, in place of the file's")
     parser.add_argument("--seed", type=int, help="of the search, in place of the file's")
