@@ -13,7 +13,7 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event
 from evomerge.scores import Scores
-from evomerge.searching.ranking import Ranking, front_of, has_nats, ranking_of
+from evomerge.searching.ranking import Ranking, front_of, has_nats, ranking_of, to_test
 from evomerge.space.baselines import UNIFORM
 from evomerge.space.paths.path import describe
 
@@ -35,7 +35,7 @@ def progress(run: RunFolder) -> dict[str, Any]:
     history = History(events)
     budget = {**config.budget.model_dump(), **history.budget}
     ranking, winner = ranking_of(config), history.winner
-    tested = (winner, *history.front, *history.baselines) if winner else ()
+    tested = to_test(history, ranking) if winner else ()
     done = bool(tested) and all("test" in item.outcomes for item in tested)
     if config.is_study:  # nothing is left to choose and test
         done = len(history.candidates) >= (budget["candidates"] or math.inf)

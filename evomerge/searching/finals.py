@@ -7,14 +7,13 @@ from evomerge.errors import SearchError
 from evomerge.run.history import Candidate
 from evomerge.run.journal import Event
 from evomerge.scores import Failure, Scores
-from evomerge.searching.ranking import best_merge
+from evomerge.searching.ranking import to_test
 from evomerge.searching.session import Session
 
 
 def is_finished(session: Session) -> bool:
     """Whether there is a winner, and all that is to be tested has outcomes on test documents."""
-    winner = session.history.winner
-    return winner is not None and not untested(session, winner)
+    return session.history.winner is not None and not untested(session)
 
 
 def choose_winner(session: Session, count: int | None) -> Candidate:
@@ -44,17 +43,11 @@ def choose_winner(session: Session, count: int | None) -> Candidate:
     return winner
 
 
-def untested(session: Session, winner: Candidate) -> list[Candidate]:
-    """Return what lacks test scores of the winner or the front, the baselines and the base.
-
-    If a baseline wins, the best merge is tested beside it.
-    """
-    history = session.history
-    merge = best_merge(history, session.ranking) if winner.label and not history.front else None
-    chosen = [winner, *history.front, *([merge] if merge else ()), *history.baselines]
-    chosen += history.bases or session.bases
-    contenders = {item.number: item for item in chosen}.values()
-    return [item for item in contenders if "test" not in item.outcomes]
+def untested(session: Session) -> list[Candidate]:
+    """Return what is to be tested and has no test scores yet; the base, too."""
+    bases = session.history.bases or session.bases
+    chosen = [*to_test(session.history, session.ranking), *bases]
+    return [item for item in chosen if "test" not in item.outcomes]
 
 
 def _finalists(session: Session, count: int | None) -> list[Candidate]:

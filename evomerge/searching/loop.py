@@ -77,7 +77,7 @@ class Search:
             else:
                 self.search_by_arrival()
         winner = choose_winner(self.session, self.plan.finalists)
-        self.session.score(untested(self.session, winner), "test")
+        self.session.score(untested(self.session), "test")
         return winner
 
     def search_by_generation(self) -> None:

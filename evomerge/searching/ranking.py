@@ -184,9 +184,16 @@ def best_of(history: History, ranking: Ranking) -> Candidate | None:
 def best_merge(history: History, ranking: Ranking) -> Candidate | None:
     """Return the best candidate that is no baseline, on validation documents if any is there."""
     merges = [item for item in history.candidates if item.label is None]
-    validated = ranking.incumbents(merges, "validation")
-    best = ranking.best(validated, "validation")
+    best = ranking.best(ranking.incumbents(merges, "validation"), "validation")
     return best or ranking.best(ranking.incumbents(merges))
+
+
+def to_test(history: History, ranking: Ranking) -> list[Candidate]:
+    """Return the winner or the front, the baselines and, if one of these won, the best merge."""
+    chosen = [history.winner, *history.front, *history.baselines]
+    if history.winner and history.winner.label and not history.front:
+        chosen.insert(1, best_merge(history, ranking))
+    return list({item.number: item for item in chosen if item}.values())
 
 
 def front_of(history: History, ranking: Ranking) -> list[Candidate]:

@@ -16,7 +16,7 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import History, outcome_fields
 
 
-def test_a_stopped_run_with_open_candidates_is_not_done(tmp_path):
+def test_a_run_with_open_or_untested_candidates_is_not_done(tmp_path):
     events = [asked(0, "zoo:language"), told(0, scores(9)), asked(1, genome=[0.5, 1.0])]
     final = {"event": "score", "candidate": 0, **outcome_fields(scores(9))}
     events += [final | {"split": "validation"}, {"event": "winner", "candidate": 0}]
@@ -25,6 +25,8 @@ def test_a_stopped_run_with_open_candidates_is_not_done(tmp_path):
     )
     assert progress(run)["state"] == "stopped"
     append(run, [told(1, scores(3))])
+    assert progress(run)["state"] == "stopped"  # beside a parent that won, the best merge is tested
+    append(run, [final | {"candidate": 1, "split": "test"}])
     assert progress(run)["state"] == "done"
 
 
