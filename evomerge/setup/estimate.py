@@ -133,8 +133,8 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
         search = each * (math.ceil(min(candidates, baselines) / count) + rounds)
         search += probe.step_seconds * CHUNK * rounds if config.optimizer.descends else 0.0
     finalists, has_front = config.evaluation.validation.finalists, checked.ranking.has_front
-    if finalists is None:  # a front is taken to be as large as a generation
-        finalists = generation if has_front else FINALISTS
+    if finalists is None:  # a front of 60 candidates by `gp` had ten
+        finalists = max(generation, 2 * FINALISTS) if has_front else FINALISTS
     documents = {split: sum(map(len, of.values())) for split, of in checked.splits.items()}
     finals, most = 0.0, math.inf if candidates is None else candidates
     scored: dict[Split, float] = {

@@ -65,6 +65,15 @@ def test_each_candidate_counts_once(tmp_path):
     assert estimate(problem(tmp_path, *sevens), MEASURED).search_seconds == 32 * 2.0
 
 
+@pytest.mark.parametrize(("optimizer", "size"), [("gp", 10), ("nsga2", 20)])
+def test_a_front_is_as_large_as_ten_candidates_or_a_generation(tmp_path, optimizer, size):
+    both = "objectives=[{task: zoo_l2_maths, metric: exact_match}, {metric: layers}]"
+    whole = ("mode=pareto", f"optimizer.name={optimizer}", "evaluation.validation={documents: 24}")
+    test = "evaluation.test.documents=24"
+    found = estimate(problem(tmp_path, both, *whole, test, "budget.candidates=60"), MEASURED)
+    assert found.final_seconds == (size + 3) * 2.0 + (size + 4) * 2.0
+
+
 def test_hours_bound_the_candidates_and_a_target_alone_gives_no_end(tmp_path):
     found = estimate(problem(tmp_path, "budget.hours=0.01"), MEASURED)
     assert found.candidates == 13  # of 36 seconds, 10 to start
