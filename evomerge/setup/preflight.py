@@ -194,17 +194,17 @@ def _candidate_warnings(checked: CheckedSearch) -> Iterator[str]:
     if candidates is None:
         return
     searched, descends = candidates - baselines, config.optimizer.descends
-    if searched <= 0 or (searched < baselines and not descends):
+    if 0 < searched <= FIRST and config.optimizer.name == "gp":
+        yield (
+            f"the optimizer `gp`, which `auto` takes for few candidates, learns nothing before its "
+            f"first {FIRST}, and only {searched} are searched beside the {baselines} baselines; "
+            f"set budget.candidates to {baselines + 3 * FIRST} or so."
+        )
+    elif searched <= 0 or (searched < baselines and not descends):
         yield (
             f"budget.candidates is {candidates}, but the {baselines} baselines (parents and "
             f"averages of them) count among them, so {max(0, searched)} are searched; set it to "
             f"{4 * baselines} or more."
-        )
-    if 0 < searched <= FIRST and config.optimizer.name == "gp":
-        yield (
-            f"the optimizer `gp`, which `auto` takes for few candidates, learns nothing before its "
-            f"first {FIRST}, and only {searched} are searched; set budget.candidates to "
-            f"{baselines + 3 * FIRST} or so."
         )
     if 0 < searched < genes and config.optimizer.name in _CMA:
         population = generation_of(config, checked.space)
