@@ -51,8 +51,7 @@ class Registry(Generic[T]):
         if name in self.builtin:
             module, _, attribute = self.builtin[name].partition(":")
             return cast(T, getattr(import_module(module), attribute))
-        points = _entry_points(self.group, tuple(sys.path))
-        return self._load(next(point for point in points if point.name == name))
+        return self._load(_entry_points(self.group, tuple(sys.path))[name])
 
     def check(self, name: str) -> None:
         """Raise an InputError if there is no such name or alias."""

@@ -118,6 +118,7 @@ t_optimizer = t_package:t_optimizer
 t_any = t_package:t_any
 t_module = t_package
 t_unfit = t_package:TUnfit
+t_of_c = builtins:dict
 [evomerge.strategies]
 t_steps = t_package:T_STEPS
 """
@@ -167,6 +168,8 @@ def test_an_installed_package_adds_a_method_an_optimizer_and_an_objective() -> N
         ),
         ("t_any", {"seed": 5}, r"options {'seed': 5} \(TypeError: .*'seed'\); correct them"),
         ("t_module", {}, r"'t_module', which cannot be made .*not callable\); correct"),
+        ("t_of_c", {"seed": 5}, r"unknown key `seed` \(5\); allowed are none, so remove it"),
+        ("t_of_c", {}, r"'t_of_c', which cannot be made .* got 2\); correct"),
         ("t_unfit", {}, r"'t_unfit', which cannot be made .* missing 1 .*'step'\); correct"),
     ],
 )

@@ -176,8 +176,10 @@ def check_setting(
 ) -> None:
     """Raise a ConfigError if an optimizer lacks an option, or a setting does not suit it."""
     row, wrong = builtin(name), None
-    factory = OPTIMIZERS.get(name) if row is None else None
-    takes = signature(factory).parameters.values() if callable(factory) else ()
+    try:
+        takes = [] if row else [*signature(OPTIMIZERS.get(name)).parameters.values()]
+    except (TypeError, ValueError):  # no function, or one of C, whose parameters nobody knows
+        takes = []
     allowed = [item.name for item in takes if item.kind is item.KEYWORD_ONLY]
     for key, value in options.items():
         if key not in allowed and not any(item.kind is item.VAR_KEYWORD for item in takes):
@@ -199,8 +201,7 @@ def check_setting(
             "objectives or more, or choose another optimizer"
         )
     elif name == "gp" and objectives > GP_OBJECTIVES:
-        most = f"at most {GP_OBJECTIVES} objectives in a front"
-        wrong = f"name is 'gp', which takes {most}, but there are {objectives}; take nsga2"
+        wrong = f"name is 'gp', for up to {GP_OBJECTIVES} objectives, not {objectives}; take nsga2"
     elif population is not None and not row.has_population:
         wrong = f"population is {population}, but {name!r} has no population; set it to auto"
     elif population is not None and population < 4:
