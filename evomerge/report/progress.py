@@ -35,8 +35,7 @@ def progress(run: RunFolder) -> dict[str, Any]:
     history = History(events)
     budget = {**config.budget.model_dump(), **history.budget}
     ranking, winner = ranking_of(config), history.winner
-    tested = to_test(history, ranking) if winner else ()
-    done = bool(tested) and all("test" in item.outcomes for item in tested)
+    done = winner is not None and all("test" in it.outcomes for it in to_test(history, ranking))
     if config.is_study:  # nothing is left to choose and test
         done = len(history.candidates) >= (budget["candidates"] or math.inf)
     done = done and not history.open
