@@ -158,12 +158,16 @@ def test_overflow_of_the_dtype_is_named_and_leaves_no_trace(checkpoints):
     assert digest(resident.apply(plain)) == wanted
 
 
-def test_a_method_that_writes_nothing_does_not_leave_the_last_merge(checkpoints):
+@pytest.mark.parametrize(("method", "written"), [("ties", 0), ("sce", 1)])
+def test_a_method_that_does_not_write_all_leaves_nothing_of_the_last_merge(
+    checkpoints, method, written
+):
+    """Of a method of torch, as most of other packages are, any weight is noticed."""
     resident = Resident(checkpoints, "base", "bfloat16")
     resident.apply(single("linear"))
-    resident.maker.merge_of = lambda plan: lambda knobs, merge_knobs, out: None
-    with pytest.raises(CandidateError, match="does not write to `out`"):
-        resident.apply(single("ties"))
+    resident.maker.merge_of = lambda plan: lambda *args: args[-1].reshape(-1)[:written].fill(0)
+    with pytest.raises(CandidateError, match="does not write all of `out`"):
+        resident.apply(single(method))
 
 
 def test_recipes_of_another_host_or_dtype_are_refused(checkpoints):

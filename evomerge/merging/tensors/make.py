@@ -147,8 +147,10 @@ class TensorMaker:
         """Write a merged tensor into `out`."""
         merge, knobs = self.merge_of(plan), plan.merge_knobs or {}
         exact = out if plan.factor == 1 else np.empty(out.shape, dtype=np.float32)
-        # NaN in every float dtype: else a method that writes nothing leaves what was there before.
-        exact.reshape(-1)[:1].view(np.uint8)[:] = 255
+        # NaN in every float dtype, so that no weight stays that a method does not write. The loops
+        # of evomerge, which are as fast as this, write all.
+        unwritten = None if self._method(plan.method or "").torch else 1
+        exact.reshape(-1)[:unwritten].view(np.uint8)[:] = 255
         try:
             merge(plan.knobs, knobs, exact)
             if plan.factor != 1:
@@ -164,7 +166,7 @@ class TensorMaker:
             raise CandidateError(
                 f"{plan.name}: {plan.method} gave {bad} NaN or infinite weights of {out.size} from "
                 f"finite sources; the knobs are too large for {plan.dtype} or have no finite "
-                "result, or it does not write to `out`."
+                "result, or it does not write all of `out`."
             )
 
     def _free(self, plan: TensorPlan) -> None:
