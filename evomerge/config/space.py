@@ -57,9 +57,10 @@ class _SpaceConfig(Section):
         tags = (tag for tag in ("kind", "variant") if tag in keys)
         kind = ", ".join(f"`{tag}` {section.get(tag)!r}" for tag in tags)
         if others := sorted(section.keys() & _KEYS - keys.keys()):
+            it = "it" if len(others) == 1 else "them"
             raise ValueError(
                 f"has {listed(f'`{key}` {shown(section[key])}' for key in others)}, without "
-                f"meaning for {kind}, whose keys are {', '.join(sorted(keys))}; remove it"
+                f"meaning for {kind}, whose keys are {', '.join(sorted(keys))}; remove {it}"
             )
         return data
 

@@ -143,9 +143,10 @@ def _worker_warnings(checked: CheckedSearch) -> Iterator[str]:
         )
     population = generation_of(config, checked.space)
     if order == "generation" and population < count and optimizer.has_population:
+        other = name if count <= (optimizer.most_workers or count) else "cma"
         yield (
             f"of {count} workers only {population} have a candidate at a time, a generation of "
-            f"{name!r}; use fewer, or `optimizer: {{name: {name}, population: {max(4, count)}}}`."
+            f"{name!r}; use fewer, or `optimizer: {{name: {other}, population: {max(4, count)}}}`."
         )
 
 

@@ -47,7 +47,7 @@ def evomerge(words: list[str]) -> str:
         words = _in_this_process(words)
     if words[:1] == ["search"]:
         words = _searched_once(words)
-    whole = not words or words[0] in WHOLE and "--time" not in words  # which scores candidates
+    whole = not words or (words[0] in WHOLE and "--time" not in words)  # which scores candidates
     if words[:1] == ["resume"] and "--patience" in words:
         words += ["--candidates", "6"]  # the few candidates of a page's search are spent
     printed, said = io.StringIO(), io.StringIO()
