@@ -156,8 +156,8 @@ def _name(view: View) -> str:
 
 def _row(views: Sequence[View]) -> dict[str, Any]:
     ranking, is_share, score = views[0].ranking, False, None
-    winners = [view.history.winner for view in views]
-    tests = [scores for item in winners if item and (scores := item.scores("test")) is not None]
+    winners = [it for view in views if (it := view.history.winner) and it.scores("test")]
+    tests = [scores for item in winners if (scores := item.scores("test")) is not None]
     if tests and not ranking.has_front:
         is_share = factor_of_fitness(ranking.objectives, tests) == 100
         bounds = (0.0, 1.0) if is_share else (-math.inf, math.inf)
@@ -168,7 +168,7 @@ def _row(views: Sequence[View]) -> dict[str, Any]:
         "percent": is_share,
         "seeds": len(tests),
         "runs": len(views),
-        "merges_won": sum(item is not None and item.label is None for item in winners),
+        "merges_won": sum(item.label is None for item in winners),
         "score": score and score.value,
         "low": score and score.low,
         "high": score and score.high,

@@ -55,6 +55,8 @@ def test_the_command_prints_the_table_for_people_and_for_programs(runs, tmp_path
     done(lost := tmp_path / "lost", 2, winner=0)
     (row,) = run_rows([lost])
     assert (row["merges_won"], row["seeds"]) == (0, 1)  # a parent won
+    done(killed := tmp_path / "killed", 20, splits=())
+    assert run_rows([killed])[0]["merges_won"] == 0  # of the runs that `seeds` counts
     rows = evomerge_json("results", *runs)
     assert [row["score"] for row in rows] == list(api.results(runs).score)
     evomerge("results", *runs, "--csv", tmp_path / "table.csv")
