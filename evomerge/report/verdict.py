@@ -177,7 +177,7 @@ def next_step(table: Standings, config: SearchConfig, history: History, run: Pat
     has_answers = all(it.target or not it.answer for scores in known for it in scores.examples)
     has_answers &= not any(o.metric == TOKENS or ":" in (o.task or ":") for o in config.objectives)
     if config.space.kind == "parameters" and has_answers and not descends:
-        return " Next: gradients (`optimizer: {name: gradient}`)."
+        return " Next: gradients (`optimizer: {name: gradient}`), if `validate` takes them."
     if len(history.candidates) < 10 * genes and not descends:
         quoted = shlex.join([str(run), "--candidates", str(10 * genes)])
         return f" Next: {10 * genes} candidates, 10 a gene: `evomerge resume {quoted}`."
