@@ -129,7 +129,7 @@ def example_lines(item: Example) -> list[str]:
     values = ", ".join(f"{name} {value:g}" for name, value in item.values.items())
     parsed = [] if item.parsed == item.answer else [f"  parsed: {item.parsed!r}"]
     return [
-        f"{item.task}, document {item.document}: {values}",
+        f"{item.task}, document {item.document}: {values}".removesuffix(": "),
         f"  prompt: {item.prompt!r}",
         f"  answer: {item.answer!r}",
         *parsed,

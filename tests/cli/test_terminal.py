@@ -3,8 +3,9 @@
 from run_folders import FAILED, KEY, asked, scores, told
 
 from evomerge.cli.live import SearchDisplay
+from evomerge.cli.terminal import example_lines
 from evomerge.run.history import History
-from evomerge.scores import Objective
+from evomerge.scores import Example, Objective
 from evomerge.searching.ranking import WeightedSum
 
 
@@ -36,3 +37,8 @@ def test_local_parents_have_the_names_of_their_folders(capsys):
         "candidate 5 (optimizer) 50.00; best 75.00 (candidate 3)",
         "candidate 1 (models/maths) scored on test",
     ]
+
+
+def test_a_document_without_values_of_its_own_ends_in_its_number():
+    """That of a correlation, of which the score is made of all documents, ended in `: `."""
+    assert example_lines(Example("sts", 1, "a", "0.9", "0.9", "1", {}))[0] == "sts, document 1"
