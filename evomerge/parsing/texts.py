@@ -64,7 +64,7 @@ def json_value(text: str | bytes, what: str, error: type[InputError]) -> Any:
         why = "has an unpaired surrogate (half of a \\u pair), which is not valid text,"
     except ValueError as found:
         why = f"cannot be read as JSON ({one_line(found)})"
-    raise error(f"{what} {why} and is damaged; copy or download the file again.")
+    raise error(f"{what} {why} and is damaged; correct it, or fetch the file again.")
 
 
 def _is_deep(value: Any, left: int) -> bool:

@@ -151,6 +151,6 @@ class RowsObjective(SingleTask):
     def _refuse(mistakes: Sequence[str], where: str) -> None:
         """Raise a ConfigError with the first mistakes in rows, if there are any."""
         if (more := len(mistakes) - _TOLD) > 0:
-            mistakes = [*mistakes[:_TOLD], f"objectives: {where} has {more} more such rows."]
+            mistakes = [*mistakes[:_TOLD], f"objectives: {where} has more such rows: {more}."]
         if mistakes:
             raise ConfigError(*mistakes)

@@ -49,7 +49,7 @@ def test_the_first_wrong_rows_are_told_together(tmp_path):
     assert [f"line {number}: score` is" in line for number, line in enumerate(told, 2)] == [
         True
     ] * 5
-    assert last.endswith("rows.jsonl has 4 more such rows.")
+    assert last.endswith("rows.jsonl has more such rows: 4.")
 
 
 def test_what_is_not_read_and_what_is_there_twice_is_told(tmp_path):
