@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, printable
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 from evomerge.evaluation.tasks.objective import Merges, SingleTask
 from evomerge.evaluation.tasks.scoring import in_short
@@ -99,7 +99,7 @@ class RowsObjective(SingleTask):
         digest = hashlib.sha256(text.encode()).hexdigest()
         made = cls(name or f"{kind} {path.parent.name}/{path.stem}", rows, digest, batch_size)
         if unread:
-            what = f"columns that are not read: {', '.join(sorted(unread))}"
+            what = f"columns that are not read: {printable(', '.join(sorted(unread)))}"
             made._notes.append(f"{path} has {what}; a row of {kind} is {cls.row_text}.")
         if twice := len(rows) - len({*map(cls._text, rows)}):
             what = f"rows with the same {' and '.join(cls.compared)} as an earlier one ({twice})"

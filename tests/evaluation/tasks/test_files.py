@@ -63,6 +63,13 @@ def test_what_is_not_read_and_what_is_there_twice_is_told(tmp_path):
     assert "has rows with the same query as an earlier one (1), which" in twice
 
 
+def test_columns_of_strangers_are_one_short_line(tmp_path):
+    row = {**STS, **{f"a\n{number}": 1 for number in range(999)}}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    (said,) = KINDS.get("sts").load("sts", str(tmp_path / "rows.jsonl")).warnings(None)
+    assert "not read: a 0, a 1, " in said and said.isprintable() and len(said) < 1000
+
+
 def test_a_missing_file_is_one_sentence(tmp_path):
     with pytest.raises(ConfigError, match=r"gone.jsonl does not exist"):
         KINDS.get("sts").load("sts", str(tmp_path / "gone.jsonl"))
