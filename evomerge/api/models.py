@@ -90,7 +90,7 @@ def evaluate(
     if isinstance(config, Mapping):
         parsed, folder = read_search(*content_of(config)), Path.cwd()
     else:
-        file = path_of(config, "config")
+        file = path_of(config, "config", ", or a mapping")
         parsed, folder = load_any(file), file.parent
     checked = prepare(parsed, folder, Permissions(allow_code, trust_code))
     return intervals(measured(checked.ranking), evaluate_model(checked, str(model), split))

@@ -46,7 +46,7 @@ def content_of(
     if isinstance(config, Mapping):
         plain = replaced(config, lambda it: str(it) if isinstance(it, PathLike) else it)
         return with_named_functions(plain), Path("config")
-    file = path_of(config, "config")
+    file = path_of(config, "config", ", or a mapping")
     return read(file), file
 
 

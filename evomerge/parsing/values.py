@@ -22,10 +22,10 @@ def shown(value: object) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
-def path_of(value: object, name: str) -> Path:
-    """Return what an argument of this name gives as a path; InputError: it is none."""
+def path_of(value: object, name: str, others: str = "") -> Path:
+    """Return the path that an argument is; InputError: it is none. `others` may be given, too."""
     if not isinstance(value, (str, PathLike)):
-        raise InputError(f"{name} is {shown(value)}; give a path, as text or a `Path`.")
+        raise InputError(f"{name} is {shown(value)}; give a path, as text or a `Path`{others}.")
     return Path(value)
 
 
