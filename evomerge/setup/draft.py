@@ -137,7 +137,7 @@ def _space(parents: Sequence[Checkpoint], has_base: bool) -> dict[str, Any]:
             method, knobs = "slerp", {"t": [0.0, 1.0]}
     return {
         "method": method,
-        "groups": 3 if len(parents) <= _APART else "one",
+        "groups": min(3, len(parents[0].decoder_stack)) if len(parents) <= _APART else "one",
         "embeddings": all(parent.adapter is None for parent in parents),
         "knobs": knobs,
     }

@@ -129,6 +129,15 @@ def test_parents_whose_vocabularies_or_depths_differ(tmp_path):
     assert drafted(tmp_path, [one, deep], ["own"], [str(tmp_path)])["space"]["kind"] == "dataflow"
 
 
+def test_models_of_two_layers_have_two_groups(tmp_path):
+    """Nobody had written the `space.groups` 3 that was refused."""
+    for seed, name in enumerate(("one", "two")):
+        tiny.make(tmp_path / name, seed=seed, num_hidden_layers=2)
+    write_task(tmp_path, "own", [{"q": f"w{i}", "a": "w1"} for i in range(40)])
+    parents = [str(tmp_path / name) for name in ("one", "two")]
+    assert drafted(tmp_path, parents, ["own"], [str(tmp_path)])["space"]["groups"] == 2
+
+
 def test_scores_that_are_told_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"`evomerge\.Study` in Python"):
         drafted(tmp_path, ["zoo:language", "zoo:maths"], ["told"])
