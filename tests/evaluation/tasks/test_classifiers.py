@@ -37,8 +37,6 @@ def objective_of(kind, folder, rows):
 def scored(folder, objective):
     """Return the scores of the model in a folder on all documents."""
     found = objective.measure(*opened(folder), range(objective.task.documents))
-    right = objective.example("a", 0, {}).target
-    assert right in (*LABELS, "")
     return {metric: objective.aggregate(metric, values) for metric, values in found.items()}
 
 
@@ -52,7 +50,7 @@ CHOSEN = [{"chosen": words(i, 7 * i), "rejected": words(5, i * i % 40)} for i in
 @pytest.mark.parametrize("rows", [TEXTS, PAIRS], ids=["texts", "pairs"])
 def test_labels_of_texts_are_those_of_the_pipeline(rows, tmp_path):
     model = tiny.make_classifier(tmp_path / "a", labels=LABELS)
-    found = scored(model, objective_of("labels", tmp_path, rows))
+    found = scored(model, objective := objective_of("labels", tmp_path, rows))
     with tiny.quiet():
         pipeline = transformers.pipeline("text-classification", model=str(model), device="cpu")
         inputs = [{key: row[key] for key in ("text", "text_pair") if key in row} for row in rows]
@@ -62,6 +60,8 @@ def test_labels_of_texts_are_those_of_the_pipeline(rows, tmp_path):
     assert found["accuracy"] == np.mean([a == b for a, b in zip(theirs, right, strict=True)])
     assert found["f1"] == pytest.approx(f1_score(right, theirs, average="macro"), abs=1e-12)
     assert len(set(theirs)) > 1 and found["f1"] != found["accuracy"]
+    shown = [objective.example("a", number, {}) for number in range(len(rows))]
+    assert [(item.answer, item.target) for item in shown] == [*zip(theirs, right, strict=True)]
 
 
 def said(role, text):
@@ -81,7 +81,8 @@ def test_the_chosen_answer_has_the_higher_score(form, tmp_path):
     template = "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}"
     folder = tiny.make_classifier(tmp_path / "a", "llama", ["score"], template=template)
     rows = FORMS[form]
-    found = scored(folder, objective_of("pairwise", tmp_path, [*rows, dict(rows[0])]))
+    objective = objective_of("pairwise", tmp_path, [*rows, dict(rows[0])])
+    found = scored(folder, objective)
     with tiny.quiet():
         model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -99,6 +100,8 @@ def test_the_chosen_answer_has_the_higher_score(form, tmp_path):
     right = [0.5 if one == other else one > other for one, other in pairs]
     assert found == {"pairwise": pytest.approx(np.mean(right), abs=1e-12)}
     assert 0.1 < found["pairwise"] < 0.9
+    _, chosen, _, rejected = objective.example("a", 0, {}).answer.replace(",", "").split()
+    assert (float(chosen), float(rejected)) == pytest.approx(pairs[0], rel=2e-3)
 
 
 def test_a_prompt_is_a_text_of_its_own_before_a_separator(tmp_path):
