@@ -103,9 +103,7 @@ class RowsObjective(SingleTask):
             made._notes.append(f"{path} has {what}; a row of {kind} is {cls.row_text}.")
         if twice := len(rows) - len({*map(cls._text, rows)}):
             what = f"rows with the same {' and '.join(cls.compared)} as an earlier one ({twice})"
-            made._notes.append(
-                f"{path} has {what}, which count again; join them, or take them out."
-            )
+            made._notes.append(f"{path} has {what}, which count again; join or remove them.")
         return made
 
     @classmethod
