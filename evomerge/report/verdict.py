@@ -168,9 +168,10 @@ def next_step(table: Standings, config: SearchConfig, history: History, run: Pat
             return f" Next: a new run with more test documents; it takes about {needed:,.0f}."
     values = _values(table, "search")
     if len({*values.values()}) == 1 < len(values):
-        quoted = shlex.join([config.parents[0], "--config", str(run / CONFIG), "--show", "3"])
-        show = f"`evomerge evaluate {quoted}`"
-        return f" Next: look at the answers, since all scores are alike: {show}."
+        how = shlex.join([config.parents[0], "--config", str(run / CONFIG), "--show", "3"])
+        return f" Next: look at the answers, since all scores are alike: `evomerge evaluate {how}`."
+    if not is_merge and values.get("searched") == 1.0 and table.factor(table.main_column) == 100:
+        return " Next: a harder task, since the winner has a perfect score."
     genes, descends = len((config.frozen or Frozen()).genes), config.optimizer.descends
     known = filter(None, (item.scores("search") for item in history.baselines))
     # A text that is only read has no answer, and needs none.

@@ -239,6 +239,11 @@ def test_where_all_scores_are_alike_the_answers_are_to_be_looked_at(tmp_path):
     assert view.verdict.text.endswith(said)
 
 
+def test_no_search_is_advised_where_a_parent_is_perfect(tmp_path):
+    text = run_with(tmp_path, of_100(100, 38, 90), 0).verdict.text
+    assert text.endswith("Next: a harder task, since the winner has a perfect score.")
+
+
 def test_where_less_is_better_people_see_the_metric_itself(tmp_path):
     """The difference of 5.9 and 12.5 nats was +6.6; a perplexity of 3.4 was `best -3.4`."""
 
