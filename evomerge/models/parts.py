@@ -41,13 +41,12 @@ def stack_names(checkpoint: Checkpoint) -> list[str]:
     return {1: ["layers"], 2: ["encoder", "decoder"]}.get(len(stacks), list(stacks))
 
 
-def merges_head(host: Checkpoint) -> bool:
-    """Whether scores depend on what merges have behind the blocks: not in an encoder without it.
+def has_read_head(host: Checkpoint) -> bool:
+    """Whether an encoder has more behind its blocks than a pooler, which its modules do not read.
 
-    An encoder's modules read the last hidden states, so what else pools them is never read.
+    They read the last hidden states.
     """
-    behind = (name for name, place in host.places.items() if place == "head")
-    return host.modules is None or any("pooler" not in name for name in behind)
+    return any("pooler" not in name for name, place in host.places.items() if place == "head")
 
 
 def shared_modalities(checkpoints: Mapping[str, Checkpoint], host: str) -> dict[str, list[str]]:

@@ -16,6 +16,7 @@ from evomerge.config.space import (
     SwapsConfig,
 )
 from evomerge.errors import ConfigError, RecipeError, among
+from evomerge.evaluation.objectives import needs_modules
 from evomerge.merging.architecture.depth import merged_config
 from evomerge.merging.architecture.loadable import check_loadable
 from evomerge.merging.methods import get_method
@@ -23,7 +24,7 @@ from evomerge.merging.tensors.plan import Planner
 from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap
-from evomerge.models.parts import merged_stacks, merges_head, shared_modalities, stack_names
+from evomerge.models.parts import has_read_head, merged_stacks, shared_modalities, stack_names
 from evomerge.models.stacks import Stack, component_filters, tensor_filters
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.space.parameters import BlockStack, ParameterSpace
@@ -64,7 +65,8 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
             methods = list(map(get_method, wanted.methods))
         except RecipeError as error:
             raise ConfigError(f"`space.method`: {error}") from error
-        known = config.frozen.genes if config.frozen else ()  # an older run may have them
+        known = config.frozen.genes if config.frozen else ()  # a run keeps those that it had
+        is_read = not needs_modules(config) or has_read_head(host)
         filters = tensor_filters if wanted.components == "each" else component_filters
         return ParameterSpace(
             wanted,
@@ -74,7 +76,7 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
             frame=frame,
             stacks=_stacks(host, filters),
             modalities=shared_modalities(checkpoints, host.reference),
-            has_head=merges_head(host) or any(name.startswith("head.") for name in known),
+            has_head=any(name.startswith("head.") for name in known) if known else is_read,
         )
     if wanted.scales != 1.0:  # scales are folded into weights
         from evomerge.merging.architecture.folding import rules_for

@@ -10,7 +10,7 @@ import transformers
 import yaml
 
 import evomerge
-from evomerge.config.schema import Frozen, load
+from evomerge.config.schema import Frozen, load, parse, read
 from evomerge.errors import InputError
 from evomerge.setup.parents import open_parents
 from evomerge.setup.space import make_space
@@ -113,8 +113,10 @@ def test_an_encoder_has_genes_of_a_head_only_where_something_reads_it(folder: Pa
     (folder / "twin").symlink_to(folder / "sentences")
     validated(folder, "sentences twin", "sts")
     old = load(folder / "search.yaml").with_frozen(Frozen(genes=["head.weight"]))
-    config, checkpoints, _ = open_parents(old, folder)
-    assert make_space(config, checkpoints).genes[-1].name.startswith("head."), "runs go on"
+    own = read(folder / "search.yaml", ["objectives=[{task: 'my:own', metric: score}]"])
+    for searched, why in (old, "runs go on"), (parse(own, "own"), "a function may read the pooler"):
+        config, checkpoints, _ = open_parents(searched, folder)
+        assert make_space(config, checkpoints).genes[-1].name.startswith("head."), why
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=" ".join)
