@@ -44,6 +44,7 @@ class Frozen(Section):
             version: a digest of each).
         datasets: split -> task -> its data set; only those that are on the Hub.
         lower_is_better: objectives (`task/metric`) that are minimised.
+        sees: whether a task shows images.
         sampled: task that samples its texts -> number of texts for each document.
         fewer_documents: the policy that scores candidates on fewer documents, and why.
         genes: their names, in the order of a genome.
@@ -61,6 +62,7 @@ class Frozen(Section):
     tasks: dict[str, dict[str, str | dict[str, str]]] = {}
     datasets: dict[str, dict[str, HubDataset]] = {}
     lower_is_better: list[str] = []
+    sees: bool = False
     sampled: dict[str, int] = {}
     fewer_documents: str = ""
     genes: list[str] = []

@@ -95,8 +95,6 @@ class View:
     @property
     def stock_command(self) -> str | None:
         """The command that scores the exported model by the stock tool; see `stock_command`."""
-        is_stored = self.best is not None and "test" in self.best.as_itself
+        stored = self.best is not None and "test" in self.best.as_itself
         single = self.history.threads == 1
-        return stock_command(
-            self.config, self.run.path, single_thread=single, stored_dtype=is_stored
-        )
+        return stock_command(self.config, self.run.path, single_thread=single, stored_dtype=stored)

@@ -38,6 +38,7 @@ def freeze(checked: CheckedSearch) -> dict[str, Any]:
         },
         "tasks": task_digests(checked.evaluator, checked.splits),
         **task_facts(checked.config, checked.evaluator),
+        **({"sees": True} if any(it.needed_parts() for it in checked.evaluator.every) else {}),
         "fewer_documents": checked.fewer_documents,
         "genes": [gene.name for gene in checked.space.genes],
         "gene_ranges": _ranges(checked.space.genes),

@@ -11,8 +11,9 @@ import evomerge as library
 from evomerge.config.schema import parse
 from evomerge.errors import InputError
 from evomerge.evaluation.objectives import load
+from evomerge.evaluation.tasks.stock import stock_command
 from evomerge.execute.protocol import Job
-from evomerge.setup.runs import prepare
+from evomerge.setup.runs import begin, prepare
 from evomerge.setup.worker import make_worker
 
 pytest.importorskip("PIL")
@@ -93,6 +94,14 @@ def test_candidates_with_one_tower_share_its_features(folder, merged):
         assert pictures.texts("pictures", ids) == texts
         assert len(set(texts.values())) > 2, "what it writes depends on the image"
     assert len(calls) == 6 * (2 if merged else 1), "6 documents, and the last two are one model"
+
+
+def test_the_command_for_lm_eval_names_its_class_for_models_that_see(folder, tmp_path):
+    """Its class `hf` refuses tasks with images."""
+    wrote = parse(search_file(folder), "search.yaml")
+    run = begin(tmp_path / "run", prepare(wrote, folder), wrote, folder / "search.yaml")
+    command = stock_command(run.search_file(), run.path, single_thread=False, stored_dtype=False)
+    assert command.startswith("lm_eval --model hf-multimodal --model_args pretrained=")
 
 
 def test_documents_with_one_question_and_several_images_are_several_documents(folder):

@@ -25,12 +25,11 @@ def stock_command(
         return None
     dtype = "auto" if stored_dtype and evaluation.float32 is not True else config.compute
     model = ["pretrained=MODEL_DIR", f"dtype={dtype}"]
-    for name in ("enable_thinking", "think_end_token"):
-        if (value := getattr(evaluation, name)) is not None:
-            model.append(f"{name}={value}")
-    size = "1" if evaluation.batch_size == "auto" else str(evaluation.batch_size)
-    words = ["--model", "hf", "--model_args", ",".join(model), "--tasks", ",".join(tasks)]
-    words += ["--batch_size", size]
+    given = {name: getattr(evaluation, name) for name in ("enable_thinking", "think_end_token")}
+    model += [f"{name}={value}" for name, value in given.items() if value is not None]
+    kind = "hf-multimodal" if config.frozen is not None and config.frozen.sees else "hf"
+    words = ["--model", kind, "--model_args", ",".join(model), "--tasks", ",".join(tasks)]
+    words += ["--batch_size", str(evaluation.batch_size).replace("auto", "1")]
     if evaluation.fewshot is not None:
         words += ["--num_fewshot", str(evaluation.fewshot)]
     for folder in evaluation.include:
