@@ -33,13 +33,11 @@ _NEWS = ("run", "state", "candidates", "scored", "failed", "best", "winner", "ph
 
 def in_words(values: Mapping[str, Any]) -> dict[str, str]:
     """Return values of `evomerge.report.progress.progress` with names and texts for people."""
-    words = {name: _in_words(name, value) for name, value in values.items()}
+    words = {name: _in_words(name, it) for name, it in values.items() if it is not None}
     return {name: terminal.text_of(value) for name, value in terminal.spoken(words).items()}
 
 
 def _in_words(name: str, value: Any) -> Any:
-    if value is None:
-        return value
     match name:
         case "hours" | "remaining_hours":
             return duration(3600 * value)

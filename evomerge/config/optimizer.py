@@ -37,7 +37,7 @@ class OptimizerConfig(Section):
 
     name: str = "auto"
     """one of `evomerge list optimizers`, or `nevergrad:` and a name of nevergrad's registry; auto:
-    by the genes, the budget and the number of fitness values"""
+    by the genes, the budget and the number of objectives of a front"""
     population: Annotated[int, Field(ge=2, le=10_000)] | Literal["auto"] = "auto"
     """candidates of a generation; auto: as the optimizer recommends"""
     sigma: float = Field(1 / 6, gt=0, le=1)

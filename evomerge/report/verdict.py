@@ -167,13 +167,14 @@ def next_step(table: Standings, config: SearchConfig, history: History, run: Pat
             needed = least.documents * (z(1 - level(table.earlier + 1)) / z(least.probability)) ** 2
             return f" Next: a new run with more test documents; it takes about {needed:,.0f}."
     values = _values(table, "search")
-    if len({*values.values()}) == 1 < len(values):
-        how = shlex.join([config.parents[0], "--config", str(run / CONFIG), "--show", "3"])
-        return f" Next: look at the answers, since all scores are alike: `evomerge evaluate {how}`."
+    known = [scores for item in history.baselines if (scores := item.scores("search"))]
+    if len({*values.values()}) == 1 < len(values) and any(scores.examples for scores in known):
+        quoted = shlex.join([config.parents[0], "--config", str(run / CONFIG), "--show", "3"])
+        show = f"`evomerge evaluate {quoted}`"
+        return f" Next: look at the answers, since all scores are alike: {show}."
     if not is_merge and values.get("searched") == 1.0 and table.factor(table.main_column) == 100:
         return " Next: a harder task, since the winner has a perfect score."
     genes, descends = len((config.frozen or Frozen()).genes), config.optimizer.descends
-    known = filter(None, (item.scores("search") for item in history.baselines))
     # A text that is only read has no answer, and needs none.
     has_answers = all(it.target or not it.answer for scores in known for it in scores.examples)
     has_answers &= not any(o.metric == TOKENS or ":" in (o.task or ":") for o in config.objectives)

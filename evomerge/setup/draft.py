@@ -146,6 +146,8 @@ def _space(parents: Sequence[Checkpoint], has_base: bool) -> dict[str, Any]:
 def _objective(task: str, here: Path, folder: Path, host: Checkpoint) -> dict[str, Any]:
     """Return what a task measures: the task itself, or the rows of a file."""
     if not is_file(place(task, here)):
+        if task.endswith(".jsonl"):
+            raise ConfigError(f"--task {task} is not there; give a file of rows, or name a task.")
         return {"task": task}
     if task.endswith((".yaml", ".yml")):
         raise ConfigError(

@@ -69,8 +69,9 @@ class Estimate(CostProbe):
     by_gradients: Estimate | None  # of the same search by gradients, where these suit it better
     machine_bytes: int  # of the workers of one machine together
     assumes: str = (
-        "every candidate and document takes as long as the one that was tried, workers neither "
-        "wait nor slow each other down, racing saves nothing, and nothing ends the search early"
+        "every candidate and document takes as long as the one that was tried, the optimizer no "
+        "time, workers neither wait nor slow each other down, racing saves nothing, and nothing "
+        "ends the search early"
     )
 
     def to_dict(self) -> dict[str, Any]:

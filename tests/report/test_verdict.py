@@ -1,5 +1,6 @@
 """The verdict says no more than the intervals do."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from evomerge.report.verdict import level, next_step
 from evomerge.report.view import View
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import BASE, History, outcome_fields
-from evomerge.scores import Failure, Objective, Scores
+from evomerge.scores import Example, Failure, Objective, Scores
 from evomerge.searching.ranking import WeightedSum
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -233,7 +234,10 @@ def test_what_to_do_next_follows_from_the_figures(tmp_path):
 
 
 def test_where_all_scores_are_alike_the_answers_are_to_be_looked_at(tmp_path):
-    view = three(tmp_path, scores(0), scores(0))
+    """Where answers are kept: a function has none."""
+    answered = replace(scores(0), examples=(Example("t", 0, "1+1=", "3", "3", "2", {}),))
+    assert "alike" not in three(tmp_path / "none", scores(0), scores(0)).verdict.text
+    view = three(tmp_path, answered, answered)
     show = f"evaluate zoo:language --config {view.run.path}/search.yaml --show 3`."
     said = f"Next: look at the answers, since all scores are alike: `evomerge {show}"
     assert view.verdict.text.endswith(said)

@@ -138,6 +138,11 @@ def test_models_of_two_layers_have_two_groups(tmp_path):
     assert drafted(tmp_path, parents, ["own"], [str(tmp_path)])["space"]["groups"] == 2
 
 
+def test_a_file_of_rows_that_is_not_there_is_no_unknown_task(tmp_path):
+    with pytest.raises(ConfigError, match=r"^--task gone.jsonl is not there; give a file of rows"):
+        drafted(tmp_path, ["zoo:language", "zoo:maths"], ["gone.jsonl"])
+
+
 def test_scores_that_are_told_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"`evomerge\.Study` in Python"):
         drafted(tmp_path, ["zoo:language", "zoo:maths"], ["told"])
