@@ -138,9 +138,9 @@ class Run:
 
         The columns are `candidate` (-1 is the base, if it is no parent), `split`, `task`,
         `document` (its id, as lm-eval has it; of a file of rows the line, from 0), `metric` (every
-        one of the task), `value` in the metric's own sign, and `text`: the answer, where the run
-        keeps it, as for three documents of each task of baselines and of what was tested. A score
-        that is not made of documents has no rows.
+        one of the task), `value` in the metric's own sign, and where the run keeps them, as for
+        three documents of each task of baselines and of what was tested, `text` (the answer),
+        `prompt` and `target`. A score that is not made of documents has no rows.
         """
         import pandas as pd
 

@@ -24,7 +24,11 @@ from evomerge.space.baselines import UNIFORM
 
 FINAL_SPLITS: tuple[Split, ...] = ("validation", "test")
 
-DOCUMENT_COLUMNS = ("candidate", "split", "task", "document", "metric", "value", "text")
+DOCUMENT_COLUMNS = (
+    *("candidate", "split", "task", "document", "metric", "value"),
+    *("text", "prompt", "target"),
+)
+_NO_TEXTS = (None,) * 3
 
 _OF_A_RUN = {"seed", "executor"}
 """Sections in which runs of one search file may differ."""
@@ -72,14 +76,16 @@ def document_rows(history: History) -> list[tuple[Any, ...]]:
     for item, split in product((*history.candidates, *history.bases), SPLITS):
         if (scores := item.scores(split)) is None:
             continue
-        texts = {(task, i): text for task, of in scores.right.items() for i, text in of.items()}
-        texts |= {(example.task, example.document): example.answer for example in scores.examples}
+        texts = dict[tuple[str, int], tuple[str | None, ...]]()
+        for task, right in scores.right.items():
+            texts |= {(task, i): (text, None, None) for i, text in right.items()}
+        for of in scores.examples:
+            texts[of.task, of.document] = (of.answer, of.prompt, of.target)
         for key, values in scores.values.items():
             task, _, metric = key.rpartition("/")
-            rows += [
-                (item.number, split, task, document, metric, value, texts.get((task, document)))
-                for document, value in zip(scores.documents[task], values, strict=True)
-            ]
+            for document, value in zip(scores.documents[task], values, strict=True):
+                known = texts.get((task, document), _NO_TEXTS)
+                rows.append((item.number, split, task, document, metric, value, *known))
     return rows
 
 

@@ -47,13 +47,15 @@ def test_documents_are_a_row_for_each_value_with_the_answer_where_it_is_kept(
     models = [("zoo:language", parent), (None, FAILED), (None, scores(21))]
     folder = finished(tmp_path / "run", models, {2: 20}).path
     frame = Run(folder).documents()
-    assert list(frame) == ["candidate", "split", "task", "document", "metric", "value", "text"]
+    names = ["candidate", "split", "task", "document", "metric", "value"]
+    assert list(frame) == [*names, "text", "prompt", "target"]
     means = frame.groupby(["candidate", "split"]).value.mean()
     assert means.to_dict() == {(0, "search"): 6 / 24, (2, "search"): 21 / 24, (2, "test"): 20 / 24}
     first = frame.iloc[:24]
     assert first.document.tolist() == list(range(24)) and first.value.tolist() == [1] * 6 + [0] * 18
     assert (frame.task.unique(), frame.metric.unique()) == (task, metric)
     assert frame.text.dropna().to_dict() == {0: "four", 1: "2."}
+    assert frame.loc[1, ["prompt", "target"]].tolist() == ["1 + 1 =", "2"]
     assert Run(write_run(tmp_path / "empty", []).path).documents().empty
 
 
