@@ -28,8 +28,8 @@ SmolLM2-135M, which `python -m scripts.real.prepare` makes, for the tasks of
 scripts/real/three.yaml: a weight for the attention and one for the rest of 4, 10 and 30 groups
 of layers and each expert. Candidates have 40 documents of each task, finalists 100, winners 600.
 `"smollm2 grid" --optimizers grid` tries what people try by hand: one weight for each expert, on
-finer and finer grids. `"smollm2 6"` and `"smollm2 9"` are the searches of scripts/real/spanish.yaml
-and three.yaml, `"qwen 96"` is that of scripts/real/qwen.yaml, and `"qwen 6"` and `"qwen 24"` have
+finer and finer grids. `"smollm2 6"`, `"smollm2 9"`, `"gemma 6"` and `"qwen 96"` are the searches of
+spanish.yaml, three.yaml, gemma.yaml and qwen.yaml in scripts/real; `"qwen 6"` and `"qwen 24"` have
 three and six groups of layers. A candidate takes seconds, so these are run by name only.
 
 Each search is kept in `--records` (default: runs/optimizers) and is not repeated, so that the

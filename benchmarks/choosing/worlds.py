@@ -169,6 +169,12 @@ def _smollm2(groups: int | str, shape: str, low: float = 0.0) -> Setting:
     return Setting(SUMS_AND_BACKWARDS, parents, space, f"{_MODELS}/base", "bfloat16")
 
 
+def _spanish(family: str, base: str) -> Setting:
+    parents = [f"{_MODELS}/{family}{name}" for name in ("spanish", "sums")]
+    space = _weights(0.0, 1.5, "embeddings: false, groups: 3")
+    return Setting(SPANISH, parents, space, f"{_MODELS}/{base}", "bfloat16")
+
+
 def _qwen(shape: str) -> Setting:
     parents = [f"{_MODELS}/qwen-{name}" for name in ("json", "backwards")]
     space = _weights(0.0, 1.5, f"embeddings: false, {shape}")
@@ -204,17 +210,12 @@ _ATTENTION = "components: [attention]"  # the rest is the feed-forward part and 
 REAL: dict[str, Setting] = {
     # No weight is 0, which leaves an expert out. Grids of 2, 3, and 5 weights: 8, 27, 125 points.
     "smollm2 grid": _smollm2("one", "components: []", low=0.2),
-    "smollm2 6": Setting(
-        SPANISH,
-        [f"{_MODELS}/{name}" for name in ("spanish", "sums")],
-        _weights(0.0, 1.5, "embeddings: false, groups: 3"),
-        f"{_MODELS}/base",
-        "bfloat16",
-    ),
+    "smollm2 6": _spanish("", "base"),
     "smollm2 9": _smollm2(3, "components: []"),
     "smollm2 24": _smollm2(4, _ATTENTION),
     "smollm2 60": _smollm2(10, _ATTENTION),
     "smollm2 180": _smollm2("each", _ATTENTION),
+    "gemma 6": _spanish("gemma-", "gemma"),
     "qwen 6": _qwen("groups: 3"),
     "qwen 24": _qwen(f"groups: 6, {_ATTENTION}"),
     "qwen 96": _qwen(f"groups: each, {_ATTENTION}"),

@@ -21,7 +21,10 @@ pytestmark = pytest.mark.thorough
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "runs" / "showcase" / "models"
-EXPERTS = ("json", "sums", "backwards", "qwen-json", "qwen-backwards")
+EXPERTS = (
+    *("json", "sums", "backwards", "spanish"),
+    *("gemma-sums", "gemma-spanish", "qwen-json", "qwen-backwards"),
+)
 
 
 def found(optimizer, value, seed=0):
@@ -86,7 +89,8 @@ def test_each_tensor_has_a_weight_of_its_own():
 
 def test_the_real_spaces_have_the_experts_and_tasks_of_the_showcase():
     for name, setting in REAL.items():
-        file = "spanish" if name == "smollm2 6" else "three" if "smollm2" in name else "qwen"
+        family, size = name.split()
+        file = family if family != "smollm2" else "spanish" if size == "6" else "three"
         other = config(f"scripts/real/{file}.yaml")
         own = setting.search_file(0)
         for key in ("parents", "base", "dtype", "objectives"):
@@ -110,7 +114,7 @@ def test_a_search_for_three_skills_is_recorded_with_the_score_of_each_task(monke
 
 @pytest.mark.long
 @pytest.mark.skipif(
-    not all((MODELS / name).is_dir() for name in ("base", "qwen", *EXPERTS)),
+    not all((MODELS / name).is_dir() for name in ("base", "gemma", "qwen", *EXPERTS)),
     reason="no experts of the real models; `python -m scripts.real.prepare` makes them",
 )
 @pytest.mark.parametrize("name", REAL)
