@@ -1,7 +1,7 @@
 """Merge methods: end points, symmetries, extremes, examples by hand (laws are in tests/testing)."""
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, EntryPoints
 from typing import Any
 
 import numpy as np
@@ -295,7 +295,7 @@ def test_another_package_can_add_a_method(monkeypatch):
         EntryPoint("broken", "no_such_module:METHOD", "evomerge.methods"),
     ]
     monkeypatch.setattr(
-        registry, "_entry_points", lambda group, *_: [x for x in added if x.group == group]
+        registry, "_entry_points", lambda group, *_: EntryPoints(added).select(group=group)
     )
     assert method_names()[-2:] == ("broken", "mine")
     assert get_method("mine").name == "linear"
