@@ -138,6 +138,7 @@ def resolve_racing(
     reasons = {
         "it was measured in parameter spaces only": config.space.kind != "parameters",
         "it needs an optimizer of genes": strategy_kind(config.optimizer.name) is not None,
+        "gp finds worse merges by estimates": config.optimizer.name == "gp",
         f"{config.beside_fitness}": config.beside_fitness is not None,
         "vLLM would load weights again for each sample": config.evaluation.backend != "hf",
         "the study is told the scores": config.is_study,

@@ -41,6 +41,7 @@ def resolved(change, metric, documents):
         ({"evaluation": {"racing": {"minimum": 60}}}, "acc", 400, True, "samples of 60"),
         ({"evaluation": {"racing": {"enabled": True}}}, "acc", 60, True, "racing, as the search"),
         ({"evaluation": {"backend": "vllm"}}, "acc", 400, False, "off, since vLLM"),
+        ({"optimizer": {"name": "gp"}}, "acc", 400, False, "off, since gp finds worse merges"),
         (
             {"space": {"kind": "dataflow"}},
             "acc",
