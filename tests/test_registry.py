@@ -7,6 +7,7 @@ from search_run import SMALL
 
 from evomerge.config.schema import parse
 from evomerge.errors import ConfigError
+from evomerge.evaluation.objectives import stock_tasks
 from evomerge.evaluation.tasks.functions import FUNCTIONS
 from evomerge.merging.methods import get_method, method_names
 from evomerge.optimize import optimizer_names
@@ -150,6 +151,8 @@ def test_an_installed_package_adds_a_method_an_optimizer_and_an_objective() -> N
     genome = make_optimizer(checked.config, checked.space.genes).ask()
     assert checked.space.decode(genome).head.method == "t_scaled"
     assert FUNCTIONS.get("t_objective")(None, None, [1, 2]) == [1.0, 1.0]
+    config = parse(SMALL | {"objectives": [{"task": "t_objective", "metric": "score"}]}, "s.yaml")
+    assert stock_tasks(config) == []  # no lm_eval command names it
 
 
 @pytest.mark.usefixtures("package")

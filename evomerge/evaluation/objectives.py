@@ -53,7 +53,7 @@ def kinds_of(config: SearchConfig) -> list[type[Objective]]:
     from evomerge.evaluation.tasks.lm_eval import LmEval
 
     kinds: list[type[Objective]] = [_kind(name) for name, _ in config.rows.values()]
-    kinds += [LmEval] if (tasks := _lm_eval_tasks(config)) else []
+    kinds += [LmEval] if (tasks := stock_tasks(config)) else []
     kinds += [ObjectiveFunction] if set(config.tasks) - {*tasks, *config.rows} else []
     return list(dict.fromkeys(kinds))
 
@@ -120,9 +120,7 @@ def code_files(config: SearchConfig) -> list[Path]:
 
 
 def _is_function(name: str) -> bool:
-    from evomerge.evaluation.tasks.functions import FUNCTIONS  # imports torch
-
-    return ":" in name or name in FUNCTIONS.names()
+    return ":" in name or (name not in KINDS.builtin and name in KINDS.names())
 
 
 def _folders(config: SearchConfig) -> list[Path]:
@@ -130,7 +128,8 @@ def _folders(config: SearchConfig) -> list[Path]:
     return [zoo.tasks_path() if folder == "zoo:tasks" else Path(folder) for folder in include]
 
 
-def _lm_eval_tasks(config: SearchConfig) -> list[str]:
+def stock_tasks(config: SearchConfig) -> list[str]:
+    """Return the tasks that lm_eval scores."""
     return [n for n in config.tasks if n not in config.rows and not _is_function(n)]
 
 
@@ -178,7 +177,7 @@ def load(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluator:
     if evaluation.backend == "vllm":
         check_vllm()
     allowed.require(code_files(config))
-    tasks = _lm_eval_tasks(config)
+    tasks = stock_tasks(config)
     lm_eval = _load_lm_eval(config, tasks, allowed) if tasks else None
     by_name: dict[str, Objective] = {
         name: find(name) for name in config.tasks if name not in (*tasks, *rows)
@@ -253,7 +252,7 @@ def _referenced(config: SearchConfig, info: TasksInfo) -> set[str]:
 
 def _task_splits(config: SearchConfig, split: Split) -> Mapping[str, str]:
     """Check where a split's documents come from; return task -> its split in lm-eval, if wanted."""
-    section, tasks = getattr(config.evaluation, split), _lm_eval_tasks(config)
+    section, tasks = getattr(config.evaluation, split), stock_tasks(config)
     wanted = section.task_split or {}
     by_task = {} if isinstance(wanted, str) else wanted
     keys = {"tasks": (section.tasks, config.tasks), "task_split": (by_task, tasks)}

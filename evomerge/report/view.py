@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import RecipeError
+from evomerge.evaluation.objectives import stock_tasks
 from evomerge.evaluation.tasks.stock import stock_command
 from evomerge.recipe import Recipe
 from evomerge.report import pictures
@@ -95,6 +96,8 @@ class View:
     @property
     def stock_command(self) -> str | None:
         """The command that scores the exported model by the stock tool; see `stock_command`."""
+        if stock_tasks(self.config) != self.config.tasks:
+            return None
         stored = self.best is not None and "test" in self.best.as_itself
         single = self.history.threads == 1
         return stock_command(self.config, self.run.path, single_thread=single, stored_dtype=stored)

@@ -14,14 +14,14 @@ def stock_command(
 ) -> str | None:
     """Return the `lm_eval` command that scores the model in `MODEL_DIR` on the test documents.
 
-    None: there are none, or the options of lm-eval cannot name them. Where candidates were scored
-    by a `single_thread`, so does the command: with all cores, a small model takes minutes on a busy
-    machine, and bits may differ. `stored_dtype`: the model is scored in the dtype of its files.
+    All tasks are lm-eval's own. None: there are none, or its options cannot name them. Where
+    candidates were scored by a `single_thread`, so does the command: with all cores, a small model
+    takes minutes on a busy machine, and bits may differ. `stored_dtype`: the model is scored in the
+    dtype of its files.
     """
     evaluation, tasks = config.evaluation, config.tasks
     usual = evaluation.test.task_split in (None, "test")  # what lm-eval takes by itself
-    other = config.rows or any(":" in task for task in tasks) or len(evaluation.include) > 1
-    if not tasks or evaluation.test.tasks or not usual or other:
+    if not tasks or evaluation.test.tasks or not usual or len(evaluation.include) > 1:
         return None
     dtype = "auto" if stored_dtype and evaluation.float32 is not True else config.compute
     model = ["pretrained=MODEL_DIR", f"dtype={dtype}"]
