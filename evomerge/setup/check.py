@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 _SAMPLES = 6
 """So many first samples the search documents must be at least, so that racing saves time."""
 
+_GENERATIONS, _GENERATION = 40, 10
+"""With fewer generations, of so many candidates at least, a search finds worse merges by estimates
+than by all documents. In the same time, racing finds better ones (docs/racing.md)."""
+
 
 def check_search(
     config: SearchConfig, relative_to: Path, allowed: Permissions = NOTHING
@@ -64,7 +68,9 @@ def check_search(
     constraints = tasks.find_constraints(config, evaluator)
     splits = tasks.find_splits(config, evaluator)
 
-    config, fewer = resolve_racing(config, objectives, evaluator.info, splits["search"])
+    generation = generation_of(config, space)
+    about = (objectives, evaluator.info, splits["search"], generation)
+    config, fewer = resolve_racing(config, *about)
     if (kind := strategy_kind(config.optimizer.name)) is not None:
         check_no_ties(config)
         kind.check(config, objectives, evaluator.info)
@@ -76,7 +82,6 @@ def check_search(
     is_swap = isinstance(config.space, SwapsConfig)  # one vLLM engine serves paths of all depths
     if serves_paths(config) and not (is_swap and has_fixed_layers(checkpoints, host)):
         check_identity_layers(checkpoints, host)
-    generation = generation_of(config, space)
     config = resolve_order(config, max(2, generation) if config.optimizer.descends else generation)
     start = find_starts(config, space, relative_to)
 
@@ -111,11 +116,13 @@ def resolve_racing(
     objectives: Sequence[Objective],
     info: TasksInfo,
     search: Mapping[str, Sequence[int]],
+    generation: int,
 ) -> tuple[SearchConfig, str]:
     """Return the search file with `evaluation.racing` set if it is `auto`, and why, for a person.
 
     Racing is enabled where it saves time and finds merges that are as good (docs/racing.md). If
-    `minimum` documents are too few to fill batches, it is raised. `search`: task -> documents.
+    `minimum` documents are too few to fill batches, it is raised. `search`: task -> documents;
+    `generation`: candidates in one.
     ConfigError: the search file asks for racing, but a metric is not a mean over documents, or
     there are too few documents.
     """
@@ -135,6 +142,7 @@ def resolve_racing(
             )
     if wanted.enabled != "auto":
         return config, f"{'racing' if wanted.enabled else 'off'}, as the search file says"
+    candidates, enough = config.budget.candidates, _GENERATIONS * max(_GENERATION, generation)
     reasons = {
         "it was measured in parameter spaces only": config.space.kind != "parameters",
         "it needs an optimizer of genes": strategy_kind(config.optimizer.name) is not None,
@@ -142,6 +150,9 @@ def resolve_racing(
         f"{config.beside_fitness}": config.beside_fitness is not None,
         "vLLM would load weights again for each sample": config.evaluation.backend != "hf",
         "the study is told the scores": config.is_study,
+        f"searches of fewer than {enough} candidates find worse merges by estimates": (
+            candidates is not None and candidates < enough
+        ),
         "documents of an objective are not scored one by one": not all(
             kind.can_race for kind in kinds_of(config)
         ),

@@ -18,7 +18,7 @@ def test_scales_that_are_too_large_only_in_some_paths_are_accepted(tmp_path):
 
 def test_a_run_keeps_why_candidates_are_scored_on_fewer_documents(tmp_path):
     evaluation = SMALL["evaluation"] | {"search": {"documents": 200}}
-    problem = prepared(tmp_path, evaluation=evaluation)
+    problem = prepared(tmp_path, evaluation=evaluation, budget={"candidates": 400})
     assert problem.fewer_documents.startswith("racing, since 200 documents make")
     frozen = parse_manifest(freeze(problem), "manifest.json")
     assert frozen.evaluation.racing.enabled is True

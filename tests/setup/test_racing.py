@@ -23,13 +23,17 @@ INFO = TasksInfo(
     },
     {},
 )
-PLAIN = {"parents": ["a", "b"], "objectives": [{"task": "t", "metric": "acc"}]}
+PLAIN = {
+    "parents": ["a", "b"],
+    "objectives": [{"task": "t", "metric": "acc"}],
+    "budget": {"candidates": 400},
+}
 
 
-def resolved(change, metric, documents):
+def resolved(change, metric, documents, generation=10):
     config = parse(copy.deepcopy(PLAIN) | change, "search.yaml")
     search = {task: range(count) for task, count in documents.items()}
-    return resolve_racing(config, [Objective("t", metric)], INFO, search)
+    return resolve_racing(config, [Objective("t", metric)], INFO, search, generation)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +62,18 @@ def test_racing_auto_becomes_true_or_false(change, metric, documents, raced, why
     assert why in reason
     again = parse(config.model_dump(mode="json"), "frozen")
     assert again == config and make_race(again) == make_race(config)
+
+
+def test_few_generations_are_scored_on_all_documents():
+    def races(budget, generation):
+        config, _ = resolved({"budget": budget}, "acc", {"t": 400}, generation)
+        return config.evaluation.racing.enabled
+
+    for generation, enough in ((1, 400), (10, 400), (16, 640)):
+        assert races({"candidates": enough}, generation)
+        assert not races({"candidates": enough - 1}, generation)
+    assert races({"hours": 1}, 16)  # in the same time, more candidates find better merges
+    assert not races({"hours": 1, "candidates": 100}, 16)
 
 
 def test_a_metric_that_is_no_mean_is_refused_where_the_file_asks_for_racing():
