@@ -2,8 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/quickstart
-# A test that hangs ends its worker, which is named and replaced; after three of them the run ends.
-WORKERS := -n auto --maxprocesses 4 --dist worksteal --max-worker-restart 2
+# One more than cores, since many tests wait for processes that they start. A test that hangs ends its
+# worker, which is named and replaced; after three of them the run ends.
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+WORKERS := -n $(shell expr $(CORES) + 1) --maxprocesses 4 --dist worksteal --max-worker-restart 2
 # Else each of the hundred processes that tests start does so, where Python may write no bytecode.
 COMPILE := $(BIN)/python -m compileall -q evomerge
 
