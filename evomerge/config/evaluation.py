@@ -44,10 +44,9 @@ class RacingConfig(Section):
     """Racing: a candidate that is unlikely to beat the best one is scored on fewer documents."""
 
     enabled: bool | Literal["auto"] = "auto"
-    """auto: where it saves time and loses nothing, that is in parameter spaces with backend hf, an
-    optimizer other than gp, 40 generations of 10 candidates or more (or a budget of hours alone),
-    where every metric is a mean over documents and these are enough for samples that fill batches
-    """
+    """auto: where it saves time and no loss was measured, that is in parameter spaces with backend
+    hf, an optimizer other than gp, 40 generations of 10 candidates or more (or a budget without
+    `candidates`), means over documents as metrics, and enough documents to fill batches"""
     confidence: float = Field(0.8, gt=0.5, lt=1)
     """probability of being worse at which a candidate is stopped, and of being better at which all
     documents are scored"""
