@@ -24,10 +24,10 @@ def progress(run: RunFolder) -> dict[str, Any]:
     """Return what `evomerge status` prints, as plain JSON values.
 
     `state` is `running` while a process holds the run's lock, or `stopping` after
-    `evomerge stop`; `done` if all candidates have outcomes, the winner has test scores (a study has
-    none), and the budget asks for no more candidates; otherwise `stopped`. `latest` are the last
-    candidates, the newest last. `phase` is there during the final scores, the speed while the
-    search runs, and when it has stopped `go_on`, the command that continues it.
+    `evomerge stop`; `done` if all candidates have outcomes, the winner and the base have test
+    scores (a study has none), and the budget asks for no more candidates; otherwise `stopped`.
+    `latest` are the last candidates, the newest last. `phase` is there during the final scores, the
+    speed while the search runs, and when it has stopped `go_on`, the command that continues it.
     """
     config = run.search_file()
     running = run.is_running  # asked first: if it ends after this, the journal has its end
@@ -38,7 +38,7 @@ def progress(run: RunFolder) -> dict[str, Any]:
     done = winner is not None and all("test" in it.outcomes for it in to_test(history, ranking))
     if config.is_study:  # nothing is left to choose and test
         done = len(history.candidates) >= (budget["candidates"] or math.inf)
-    done = done and not history.open
+    done = done and not history.open and not history.lacks_base
     if done and budget["candidates"] and len(history.candidates) < budget["candidates"]:
         bounds = any(budget[name] is not None for name in ("target", "hours", "patience"))
         done = bounds and not run.stop_file.exists()

@@ -109,6 +109,7 @@ class History:
         told: those with an outcome on the search documents, in the order of the outcomes.
         winner: the candidate that was chosen on the validation documents.
         bases: the base with its outcome on the test documents, if it is none of the parents.
+        lacks_base: whether the base is to be tested, but has no outcome yet.
         tested: the merges that the test documents measured as winners, or as members of a front,
             in the order of the outcomes.
         front: the candidates that no other one dominates on the validation documents.
@@ -121,6 +122,7 @@ class History:
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self.candidates, self.told = list[Candidate](), list[Candidate]()
         self.bases, self.tested = list[Candidate](), list[Candidate]()
+        self.lacks_base = False
         self.winner: Candidate | None = None
         self.front, self.chunks = list[Candidate](), list[Event]()
         self.budget, self.oom_backoffs = dict[str, Any](), 0
@@ -161,9 +163,11 @@ class History:
             case "base":
                 base = Candidate(BASE, event["label"], event["digest"])
                 self.bases, base.outcomes["test"] = [base], outcome_of(event)
+                self.lacks_base = False
             case "winner":
                 self.winner = self.candidates[event["candidate"]]
                 self.front = [self.candidates[n] for n in event.get("front", ())]
+                self.lacks_base = "base" in event and not self.bases
             case "budget":
                 self.budget.update({k: v for k, v in event.items() if k != "event"})
             case "leg":

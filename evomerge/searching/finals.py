@@ -38,7 +38,10 @@ def choose_winner(session: Session, count: int | None) -> Candidate:
     front = winners if session.ranking.has_front else []
     if session.history.winner is not winner or session.history.front != front:
         event: Event = {"event": "winner", "candidate": winner.number}
-        session.logbook.write(event | ({"front": [m.number for m in front]} if front else {}))
+        event |= {"front": [member.number for member in front]} if front else {}
+        # A reader of the journal has no parents to ask whether the base is tested, too.
+        event |= {"base": session.bases[0].name} if session.bases else {}
+        session.logbook.write(event)
         session.publish(winners, winner)
     return winner
 

@@ -6,14 +6,14 @@ import time
 import pytest
 from judging import write_judged
 from run_folders import append, asked, scores, told, write_run
-from scripted import ScriptedExecutor, course, search
+from scripted import ScriptedExecutor, course, search, space
 from search_run import ended, evomerge, start
 
 from evomerge.__main__ import run as call
 from evomerge.errors import RunFolderError, SearchError
 from evomerge.report.progress import progress
 from evomerge.run.folder import RunFolder
-from evomerge.run.history import History, outcome_fields
+from evomerge.run.history import BASE, Candidate, History, outcome_fields
 
 
 def test_a_run_with_open_or_untested_candidates_is_not_done(tmp_path):
@@ -27,6 +27,23 @@ def test_a_run_with_open_or_untested_candidates_is_not_done(tmp_path):
     append(run, [told(1, scores(3))])
     assert progress(run)["state"] == "stopped"  # beside a parent that won, the best merge is tested
     append(run, [final | {"candidate": 1, "split": "test"}])
+    assert progress(run)["state"] == "done"
+
+
+def test_a_run_whose_base_is_not_tested_yet_is_not_done(tmp_path):
+    base, executor = Candidate(BASE, "zoo:base", "d" * 16), ScriptedExecutor(1, random.Random(0))
+    base.recipe = space().baselines()["a"]
+    search(tmp_path / "search", executor, candidates=6, bases=[base])
+    winner, tested = (
+        it for it in RunFolder(tmp_path / "search").events() if it["event"] in ("winner", "base")
+    )
+    final = {"event": "score", "candidate": 0, "split": "test", **outcome_fields(scores(9))}
+    events = [asked(0), told(0, scores(9)), winner | {"candidate": 0}, final]
+    run = write_run(tmp_path / "run", events, budget={"candidates": 1})
+    assert progress(run)["state"] == "stopped"
+    append(run, [tested])
+    assert progress(run)["state"] == "done"
+    append(run, [winner | {"candidate": 0}])  # once tested, the base has its scores
     assert progress(run)["state"] == "done"
 
 

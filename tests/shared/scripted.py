@@ -125,6 +125,7 @@ def search(
     searched: Space | None = None,
     make: Callable[[], Strategy] | None = None,
     stop: Callable[[], bool] = lambda: False,
+    bases: Sequence[Candidate] = (),
 ) -> History:
     """Start or continue a search in a folder, and return its history at the end."""
     searched = searched or space("ab")
@@ -135,6 +136,7 @@ def search(
         session = Session(
             logbook=logbook, make_executor=lambda: executor, ranking=ranking, races=races,
             recipe_of=partial(recipe_of, searched), publish=lambda front, best: None,
+            bases=bases,
         )  # fmt: skip
         make = make or (lambda: strategy(optimizer, ranking, searched))
         plan = Plan(
