@@ -1,14 +1,13 @@
 """Writing a candidate of a run as a checkpoint (`evomerge export`)."""
 
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.merging.tokenizers.templates import template_of
-from evomerge.run.atomic import TemporaryFolder, check_new_folder
+from evomerge.run.atomic import TemporaryFolder, check_new_folder, end_replacement, replace_folder
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.searching.ranking import best_merge, best_of
@@ -38,6 +37,7 @@ def export_candidate(
     overwrite: bool = False,
 ) -> Exported:
     """Write a candidate of a run as a Hugging Face checkpoint; see `Run.export`."""
+    end_replacement(Path(os.path.realpath(out)))
     if overwrite and os.path.lexists(out):
         out = Path(os.path.realpath(out))  # a link is followed
         parents = {os.path.realpath(it.folder) for it in reopen(run).checkpoints.values()}
@@ -47,14 +47,7 @@ def export_candidate(
             raise CheckpointError(f"{out} {why}; name another folder.")
         with TemporaryFolder(out.parent) as folder:
             exported = export_candidate(run, folder / "new", which, dtype, shard_size)
-            # Outside of the temporary folder, so that one of both stays if this process is killed.
-            old = out.rename(out.with_name(f"{out.name}.old-{folder.name[-8:]}"))
-            try:
-                (folder / "new").rename(out)
-            except OSError:
-                old.rename(out)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
+            replace_folder(folder / "new", out)
         return exported
     from evomerge.export.card import Merge, search_card, task_of
     from evomerge.export.parents import describe_parents

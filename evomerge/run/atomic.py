@@ -25,6 +25,9 @@ from evomerge.parsing.texts import is_special
 MARK = ".partial-"
 """Part of the hidden names of unfinished files and folders."""
 
+_REPLACED = ".evomerge-old-"
+"""Part of the names of folders that are being replaced; none that a user would give to a copy."""
+
 
 @contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
@@ -70,6 +73,46 @@ def write_output(path: Path, text: str, option: str) -> None:
         replace_text(path, text)
     except OSError as error:
         raise not_written(f"{option} {path}", error, "give another file") from error
+
+
+def replace_folder(new: Path, out: Path) -> None:
+    """Put the folder `new`, of the same file system, in the place of the folder `out`.
+
+    If this process is killed between the two renames, or before all of the old folder is removed,
+    `end_replacement` does the rest.
+
+    OSError: it cannot be renamed; `out` is as before.
+    """
+    lock = os.open(out, os.O_RDONLY)
+    with suppress(OSError):  # a file system without locks, where nothing is ever removed
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        old = out.rename(out.with_name(f"{out.name}{_REPLACED}{secrets.token_hex(4)}"))
+        try:
+            new.rename(out)
+        except OSError:
+            old.rename(out)
+            raise
+        _remove(old)
+    finally:
+        os.close(lock)
+
+
+def end_replacement(out: Path) -> None:
+    """Give `out` back what was there before a `replace_folder` that was killed, or remove that.
+
+    It comes back if nothing else is there now.
+    """
+    for old in out.parent.glob(f"{glob.escape(out.name)}{_REPLACED}*"):
+        with suppress(OSError):  # its writer is running, or this process may not rename it
+            lock = _lock_abandoned(old)
+            try:
+                if os.path.lexists(out):
+                    _remove(old)
+                else:
+                    old.rename(out)
+            finally:
+                os.close(lock)
 
 
 class TemporaryFolder:
@@ -137,12 +180,22 @@ def remove_abandoned(folder: Path, name: str | None = None) -> None:
     """Remove what killed writers have left in a folder, of this final name or of any."""
     for partial in folder.glob(f".{'*' if name is None else glob.escape(name)}{MARK}*"):
         with suppress(OSError):  # its writer is running, or this process may not remove it
-            lock = os.open(partial, os.O_RDONLY)
+            lock = _lock_abandoned(partial)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove(partial)
             finally:
                 os.close(lock)
+
+
+def _lock_abandoned(path: Path) -> int:
+    """Return a lock on a file or folder; OSError: another process has one, or there are none."""
+    lock = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
 
 
 def _remove(partial: Path) -> None:

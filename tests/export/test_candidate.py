@@ -79,6 +79,24 @@ def test_overwrite_replaces_what_evomerge_wrote_and_nothing_else(run, tmp_path):
     assert {item.name for item in tmp_path.iterdir()} == {"model", "thesis", "link"}
 
 
+def test_an_export_brings_back_what_a_killed_one_was_replacing(run, tmp_path):
+    out = tmp_path / "model"
+    evomerge("export", run, "--out", out, "--candidate", "0")
+    first = {item.name: item.read_bytes() for item in out.iterdir()}
+    killed = "from evomerge.run import atomic; import os; from pathlib import Path; "
+    killed += "rename = Path.rename; Path.rename = lambda path, to: "
+    killed += f"os._exit(9) if to == Path({str(out)!r}) else rename(path, to); "
+    killed += "from evomerge.__main__ import main; main()"
+    again = ["export", str(run), "--candidate", "1", "--out", str(out)]
+    done = subprocess.run([sys.executable, "-c", killed, *again, "--overwrite"], env=environment())
+    assert done.returncode == 9 and not out.exists()
+    assert "exists already" in evomerge(*again, code=2).stderr
+    assert first == {item.name: item.read_bytes() for item in out.iterdir()}
+    evomerge(*again, "--overwrite")
+    assert first != {item.name: item.read_bytes() for item in out.iterdir()}
+    assert [item.name for item in tmp_path.iterdir()] == ["model"]
+
+
 def test_overwrite_replaces_no_parent_of_the_search(tmp_path):
     shutil.copytree(zoo.path("maths"), out := tmp_path / "model")
     (out / RECIPE).touch()

@@ -7,7 +7,13 @@ import sys
 import pytest
 
 from evomerge.errors import RunFolderError
-from evomerge.run.atomic import TemporaryFolder, atomic_folder, create_folder, replace_text
+from evomerge.run.atomic import (
+    TemporaryFolder,
+    atomic_folder,
+    create_folder,
+    end_replacement,
+    replace_text,
+)  # fmt: skip
 from evomerge.run.folder import RunFolder
 
 STOPPED = """
@@ -70,6 +76,46 @@ def test_the_next_writer_removes_what_a_killed_one_has_left(tmp_path, kind):
     (tmp_path / "name").rename(tmp_path / "moved")
     write(tmp_path / "name")
     assert names(tmp_path) == ["a[1]*", "moved", "name"]
+
+
+REPLACES = """
+import sys, time
+from pathlib import Path
+from evomerge.run import atomic
+
+def stop(*arguments):
+    print("written", flush=True)
+    time.sleep(100)
+
+rename = Path.rename
+if sys.argv[1] == "between the renames":
+    Path.rename = lambda path, to: stop() if path.name == "new" else rename(path, to)
+else:
+    atomic._remove = stop
+atomic.replace_folder(Path("new"), Path("out"))
+"""
+"""A program that stops while it replaces a folder."""
+
+
+@pytest.mark.parametrize(
+    ("when", "comes_back"),
+    [("between the renames", True), ("before the old one is removed", False)],
+)
+def test_a_folder_that_was_being_replaced_is_there_or_comes_back(tmp_path, when, comes_back):
+    create_folder(tmp_path / "out", {"a": "old"})
+    create_folder(tmp_path / "new", {"a": "new"})
+    create_folder(tmp_path / "out.old-20261202", {"a": "a copy that the user made"})
+    words = [sys.executable, "-c", REPLACES, when]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert process.stdout.readline() == "written\n"
+    before = names(tmp_path)
+    end_replacement(tmp_path / "out")
+    assert names(tmp_path) == before, "the folder of a running writer was moved"
+    kill(process)
+    end_replacement(tmp_path / "out")
+    left = ["new"] if comes_back else []
+    assert names(tmp_path) == [*left, "out", "out.old-20261202"]
+    assert (tmp_path / "out" / "a").read_text() == ("old" if comes_back else "new")
 
 
 def test_opening_a_run_for_writing_removes_what_killed_writers_left(tmp_path):
