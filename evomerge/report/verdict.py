@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from statistics import NormalDist
 from typing import NamedTuple
 
 from evomerge.config.schema import Frozen, SearchConfig
-from evomerge.errors import listed
+from evomerge.config.space import ParametersConfig
+from evomerge.errors import RecipeError, listed
 from evomerge.report.confidence import Comparison
 from evomerge.report.standings import MERGE, Differences, Standings
 from evomerge.report.words import short_scores
@@ -17,6 +19,7 @@ from evomerge.run.folder import CONFIG
 from evomerge.run.history import BASE, Candidate, History
 from evomerge.scores import TOKENS, Split
 from evomerge.space.baselines import UNIFORM
+from evomerge.space.parameters import is_smooth
 
 
 class Verdict(NamedTuple):
@@ -174,16 +177,28 @@ def next_step(table: Standings, config: SearchConfig, history: History, run: Pat
         return f" Next: look at the answers, since all scores are alike: {show}."
     if not is_merge and values.get("searched") == 1.0 and table.factor(table.main_column) == 100:
         return " Next: a harder task, since the winner has a perfect score."
-    genes, descends = len((config.frozen or Frozen()).genes), config.optimizer.descends
+    frozen, descends = config.frozen or Frozen(), config.optimizer.descends
+    genes = len(frozen.genes)
     # A text that is only read has no answer, and needs none.
     has_answers = all(it.target or not it.answer for scores in known for it in scores.examples)
     has_answers &= not any(o.metric == TOKENS or ":" in (o.task or ":") for o in config.objectives)
-    if config.space.kind == "parameters" and has_answers and not descends:
+    if has_answers and not descends and _has_gradient(config, frozen):
         return " Next: gradients (`optimizer: {name: gradient}`), if `validate` takes them."
     if len(history.candidates) < 10 * genes and not descends:
         quoted = shlex.join([str(run), "--candidates", str(10 * genes)])
         return f" Next: {10 * genes} candidates, 10 a gene: `evomerge resume {quoted}`."
     return " Next: more search and validation documents, or other parents."
+
+
+def _has_gradient(config: SearchConfig, frozen: Frozen) -> bool:
+    """Return whether a gene has a gradient; of an old run, which names no kinds, it is taken so."""
+    space, ranges = config.space, frozen.gene_ranges
+    if not isinstance(space, ParametersConfig):
+        return False
+    real = [gene for it in ranges if it.kind == "real" for gene in it.genes]
+    with suppress(RecipeError):  # the package with a method was removed since
+        return not ranges or any(is_smooth(gene, space.methods) for gene in real)
+    return False
 
 
 def _verdict_of_front(table: Standings, best: Candidate) -> Verdict:

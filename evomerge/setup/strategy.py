@@ -12,7 +12,6 @@ from evomerge.config.schema import GRADIENT, Frozen, SearchConfig
 from evomerge.config.space import ParametersConfig
 from evomerge.errors import ConfigError, InputError, SearchError, among
 from evomerge.evaluation.inference.rows import ANY, Form
-from evomerge.merging.methods import get_method
 from evomerge.models.references import RUN, is_folder, place
 from evomerge.optimize import choose, create
 from evomerge.optimize.protocol import Optimizer
@@ -24,7 +23,7 @@ from evomerge.scores import TOKENS, Objective, violation
 from evomerge.searching.ranking import FINALISTS, ranking_of
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.memory import check_fit
-from evomerge.space.pool import PRIORITY
+from evomerge.space.parameters import is_smooth
 from evomerge.space.protocol import Gene, Genome, Space
 from evomerge.strategy import kinds
 from evomerge.strategy.genome import GenomeStrategy
@@ -250,12 +249,8 @@ def search_by_gradients(checked: CheckedSearch) -> CheckedSearch | None:
 def has_gradient(space: Space, config: SearchConfig) -> bool:
     """Whether a descent moves a gene: a number that does more than to select something."""
     methods = config.space.methods if isinstance(config.space, ParametersConfig) else ()
-    smooth = {PRIORITY: False}
-    for name in methods:
-        for knob in get_method(name).knobs:
-            smooth[knob.name] = smooth.get(knob.name, False) or knob.is_smooth
     return any(
-        gene.kind == "real" and not gene.switch and smooth.get(gene.name.rpartition(".")[2], True)
+        gene.kind == "real" and not gene.switch and is_smooth(gene.name, methods)
         for gene in space.genes
     )
 

@@ -16,12 +16,13 @@ from typing import Any, Literal, TypeAlias
 
 from evomerge.config.space import ParametersConfig
 from evomerge.errors import ConfigError, did_you_mean
+from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
 from evomerge.recipe import MODALITIES, Layer, Recipe
 from evomerge.space.baselines import baseline_recipes, experts_of, shares_of
 from evomerge.space.knobs import plan_knobs
 from evomerge.space.layer_genes import LayerGenes, MethodInputs, method_inputs, rounded
-from evomerge.space.pool import make_pool
+from evomerge.space.pool import PRIORITY, make_pool
 from evomerge.space.protocol import Gene, Genome
 
 REST = "rest"
@@ -253,6 +254,20 @@ def _check_components(
                 f"{', '.join(known) or 'none'}, and `rest` is always added."
                 f"{did_you_mean(name, known)}"
             )
+
+
+def is_smooth(gene: str, methods: Collection[str]) -> bool:
+    """Return whether weights merged by any of these methods have a gradient by a gene.
+
+    Args:
+        gene: name of a gene of a parameter space, a real number.
+
+    Raises:
+        RecipeError: there is no such method.
+    """
+    name = gene.rpartition(".")[2]
+    knobs = [knob for method in methods for knob in get_method(method).knobs if knob.name == name]
+    return name != PRIORITY and (not knobs or any(knob.is_smooth for knob in knobs))
 
 
 def _components(

@@ -233,6 +233,27 @@ def test_what_to_do_next_follows_from_the_figures(tmp_path):
     assert "Next: gradients" in behind.verdict.text
 
 
+@pytest.mark.parametrize(
+    ("space", "gene", "kind", "suits"),
+    [
+        ({"method": "linear"}, "zoo:maths.weight", "real", True),
+        ({"method": "linear"}, "zoo:maths.weight", "integer", False),
+        ({"method": "ties"}, "zoo:maths.density", "real", False),
+        ({"method": "ties", "most_parents": 1}, "zoo:maths.priority", "real", False),
+        ({"method": "removed_since"}, "zoo:maths.weight", "real", False),
+    ],
+)
+def test_gradients_are_advised_only_where_a_gene_has_one(tmp_path, space, gene, kind, suits):
+    ranges = [{"genes": [gene], "kind": kind, "low": 0, "high": 1}]
+    more = {
+        "space": {"kind": "parameters", **space},
+        "frozen": {"genes": [gene], "gene_ranges": ranges},
+    }
+    text = run_with(tmp_path, of_100(40, 38, 39), 0, **more).verdict.text
+    assert ("Next: gradients" in text) is suits
+    assert (" Next: 10 candidates" in text) is not suits
+
+
 def test_where_all_scores_are_alike_the_answers_are_to_be_looked_at(tmp_path):
     """Where answers are kept: a function has none."""
     answered = replace(scores(0), examples=(Example("t", 0, "1+1=", "3", "3", "2", {}),))
