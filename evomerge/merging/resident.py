@@ -134,12 +134,14 @@ class Resident:
 
         Raises:
             RecipeError: the recipe does not fit the parents, or has another host or dtype.
+            CheckpointError: the file of a parent was changed.
         """
         if (recipe.host, recipe.dtype) != (self.planner.host.reference, self.dtype):
             raise RecipeError(
                 f"The resident model has the host {self.planner.host.reference!r} in {self.dtype}, "
                 f"but the recipe has the host {recipe.host!r} in {recipe.dtype}."
             )
+        self.maker.reader.check_files()
         plans = list(self.planner.plan(recipe))
         layout = self._layout(recipe, plans)
         targets = self._targets(layout, plans)

@@ -1,5 +1,6 @@
 """The resident model: right after any sequence of candidates; unchanged tensors are not written."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -234,3 +235,39 @@ def test_an_integer_buffer_is_a_copy_that_may_be_written(tmp_path, monkeypatch):
         counts = Resident(checkpoints, "a", "float32").apply(recipe).model.counts
         assert counts.tolist() == [0, 1, 2, 3]
         counts.add_(1)  # writing to the mapped file would end the process
+
+
+@pytest.mark.parametrize("change", ["cut off", "written", "removed", "replaced"])
+def test_a_parent_that_is_written_to_is_an_error_and_a_new_file_of_its_name_is_none(
+    checkpoints, tmp_path, change
+):
+    """A file that was cut off ended the process by SIGBUS."""
+    copies = {}
+    for name, item in checkpoints.items():
+        shutil.copytree(item.folder, tmp_path / name)
+        copies[name] = Checkpoint.open(tmp_path / name, name)
+    resident, file = Resident(copies, "base"), tmp_path / "a" / "model.safetensors"
+    before = digest(resident.apply(single("linear")))
+    if change in ("removed", "replaced"):
+        content = file.read_bytes()
+        file.unlink()
+        if change == "replaced":
+            file.write_bytes(content[:-8])
+        resident.forget()
+        assert digest(resident.apply(single("linear"))) == before
+        return
+    with file.open("r+b") as stream:
+        if change == "cut off":
+            stream.truncate(4096)
+        else:
+            stream.write(file.read_bytes())
+    with pytest.raises(CheckpointError, match=r"a/model.safetensors was changed after it was op"):
+        resident.apply(single("linear", 0.25))
+
+
+def test_a_parent_that_is_cut_off_before_it_is_mapped_is_an_error(checkpoints, tmp_path):
+    shutil.copytree(checkpoints["a"].folder, tmp_path / "a")
+    opened = checkpoints | {"a": Checkpoint.open(tmp_path / "a", "a")}
+    os.truncate(tmp_path / "a" / "model.safetensors", 4096)
+    with pytest.raises(CheckpointError, match=r"a/model.safetensors was changed after it was op"):
+        Resident(opened, "base").apply(single("linear"))

@@ -27,7 +27,10 @@ if "ROOM" in os.environ:  # no file gets larger than so many bytes
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["ROOM"]),) * 2)
 
 def judge(model, tokenizer, documents):
-    """Mean size of the first weights; the sixth call moves a parent away and ends the search."""
+    """Mean size of the first weights; the sixth call moves a parent away and ends the search.
+
+    Or it cuts off the file of a parent.
+    """
     spread = float(next(model.parameters()).detach().abs().mean())
     if len(documents) == 1:  # before the search
         return [spread]
@@ -36,6 +39,8 @@ def judge(model, tokenizer, documents):
     if len(CALLS) == 6 and "PARENT" in os.environ:
         shutil.move(os.environ["PARENT"], os.environ["PARENT"] + ".away")
         raise KeyboardInterrupt
+    if len(CALLS) == 6 and "FILE" in os.environ:
+        os.truncate(os.environ["FILE"], 4096)
     if "DEVICE" in os.environ and len(CALLS) == 6:
         raise RuntimeError("CUDA error: device-side assert triggered")
     return [spread] * len(documents)
@@ -76,6 +81,24 @@ def test_a_search_does_not_go_on_without_a_parent(tmp_path: Path) -> None:
     shutil.move(f"{parent}.away", parent)
     evomerge("resume", run, **about)
     assert rows_of(run) == rows
+
+
+@pytest.mark.thorough
+def test_a_parent_that_is_cut_off_is_one_sentence(unbroken: Path, tmp_path: Path) -> None:
+    """The search ended by SIGBUS."""
+    parent = tmp_path / "maths"
+    shutil.copytree(zoo.path("maths"), parent)
+    file = write_judged(tmp_path, SOURCE, parents=["zoo:language", str(parent)])
+    weights, run = parent / "model.safetensors", tmp_path / "run"
+    about = {"PYTHONPATH": str(tmp_path)}
+    stopped = evomerge("search", file, "--run", run, code=2, **about, FILE=str(weights))
+    assert f"{weights} was changed" in said(stopped)
+    assert str(weights) in said(evomerge("resume", run, code=2, **about))
+    shutil.copy(zoo.path("maths") / weights.name, weights)
+    evomerge("resume", run, **about)
+    assert not any(b'"failure"' in row for row in rows_of(run))
+    told = [row for row in rows_of(run) if b'"tell"' in row]
+    assert len(told) == sum(b'"tell"' in row for row in rows_of(unbroken))
 
 
 @pytest.mark.thorough

@@ -1,6 +1,7 @@
 """Reading the parents' tensors: from their mapped files without copies, or changed on the way."""
 
 import mmap
+import os
 import threading
 from collections.abc import Mapping
 from functools import partial
@@ -43,6 +44,8 @@ class TensorReader:
         self._changes = (adapter_changes(checkpoints), _assemblies(checkpoints), rows or {})
         self._lock = threading.Lock()
         self._maps: dict[Path, mmap.mmap] = {}
+        self._states: dict[Path, os.stat_result] = {}
+        """How the mapped files were when they were mapped."""
 
     def read(self, source: SourceTensor, changes: int = 3) -> Array:
         """Return a tensor of a parent as an array of its bits, after the first `changes` of three.
@@ -77,11 +80,37 @@ class TensorReader:
                 if stop > start:
                     mapped.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
+    def check_files(self) -> None:
+        """Check that nobody has written to a mapped file, which takes microseconds for each.
+
+        A read of what was cut off would end the process by the signal SIGBUS, and other weights
+        would be those of a model that cannot be built again. A file that was removed, or replaced
+        by another, is still there for this process.
+
+        Raises:
+            CheckpointError: a file was changed, or its disk is gone.
+        """
+        for file, then in self._states.items():
+            try:
+                now = file.stat()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise CheckpointError(
+                    f"{file} cannot be read any more: {error.strerror}; see that its disk is "
+                    "there, then go on with `evomerge resume`."
+                ) from error
+            is_equal = (now.st_size, now.st_mtime_ns) == (then.st_size, then.st_mtime_ns)
+            if os.path.samestat(now, then) and not is_equal:
+                raise _changed(file)
+
     def _mapped(self, info: TensorInfo) -> Array:
         dtype = DTYPES[info.dtype]
         if not prod(info.shape):
             return np.empty(info.shape, dtype=dtype)
         mapped = self._map(info.file)
+        if len(mapped) < info.end:
+            raise _changed(info.file)
         if info.begin % dtype.itemsize:
             array = np.frombuffer(mapped[info.begin : info.end], dtype=dtype)
         else:
@@ -93,11 +122,19 @@ class TensorReader:
             if file not in self._maps:
                 try:
                     with file.open("rb") as stream:
+                        state = os.fstat(stream.fileno())
                         mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
                 except (OSError, ValueError) as error:
                     raise CheckpointError(f"{file} cannot be read: {error}.") from error
-                self._maps[file] = mapped
+                self._maps[file], self._states[file] = mapped, state
             return self._maps[file]
+
+
+def _changed(file: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{file} was changed after it was opened; put it back as it was, then go on with `evomerge "
+        "resume`."
+    )
 
 
 class _Unlocked:
