@@ -28,6 +28,11 @@ def reason_of(error: Exception) -> str:
     return one_line((detail or text).partition(" Some common causes")[0])
 
 
+def is_of_machine(error: Exception) -> bool:
+    """Return whether an actor died with its machine."""
+    return "its node has died" in str(error)
+
+
 def silence() -> None:
     """Keep Ray from printing on standard output, for example of each process that ends."""
     import ray

@@ -31,6 +31,10 @@ class LostWorkerError(Exception):
     """A worker ended before its job did; the message says how (`by the signal SIGKILL`)."""
 
 
+class LostMachineError(LostWorkerError):
+    """A worker ended with its machine, or cannot be reached."""
+
+
 class Worker(ABC):
     """A worker in another process, perhaps on another machine, that runs one job at a time.
 
@@ -110,7 +114,8 @@ class Pool:
     """Runs each job on the next free worker.
 
     A lost worker is started again, and its job is run again; after `MAX_ATTEMPTS` losses in the
-    middle of one job, earlier sessions of the run included, its outcome is a `Failure`. A job
+    middle of one job (`MAX_MACHINES`, if they were lost with their machines), earlier sessions of
+    the run included, its outcome is a `Failure`. A job
     that takes longer than `timeout` seconds (None: no limit) is a `Failure` at once, because each
     attempt would take as long. A worker that is lost `MAX_ATTEMPTS` times while it starts ends the
     search.
@@ -192,7 +197,8 @@ class Pool:
         """Start a lost worker again. Its job is run again too, or given up."""
         job = worker.job
         if job is not None:
-            self._attempts.note_loss(job)
+            with_machine = isinstance(error, LostMachineError)
+            self._attempts.note_loss(job, with_machine=with_machine)
         log.warning("Worker %d was lost (%s) and is started again.", worker.number, one_line(error))
         if not worker.is_ready:
             worker.failed_starts += 1

@@ -1,7 +1,7 @@
 """Jobs, the interface of executors, the executor in this process, and attempts at jobs."""
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import KW_ONLY, dataclass
@@ -16,6 +16,9 @@ from evomerge.scores import Failure, Outcome, Scores, Split
 
 MAX_ATTEMPTS = 3
 """Number of processes that end while they score a candidate, at which it counts as failed."""
+
+MAX_MACHINES = 10
+"""Number of machines that are lost meanwhile, at which it does: losing one is rarely its fault."""
 
 
 @dataclass(frozen=True)
@@ -79,26 +82,43 @@ class Attempts:
     They are in `attempts.jsonl`. A candidate can end the process that scores it, for example by a
     segmentation fault, and a resumed search would try it again, without end. One in the middle of
     whose job `MAX_ATTEMPTS` processes have ended counts as failed. A job that a signal interrupts
-    is withdrawn. Lines that do not fit are none.
+    is withdrawn. Lines that do not fit are ignored.
+
+    A process may also have ended with its machine, which is not the fault of the candidate: of the
+    processes on a machine that has been restarted since, or is another one, the last one may have.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file, self._begun = folder / "attempts.jsonl", Counter[str]()
+        self._file, self._machine = folder / "attempts.jsonl", _machine()
+        self._begun: dict[str, Counter[str | None]] = defaultdict(Counter)
+        """Job -> machine -> attempts; None: a machine that was lost; "": an unknown one."""
         for text in lines_of(self._file):
             with suppress(ValueError, RecursionError, TypeError, KeyError):
                 line = json.loads(text)
                 job, what = line["job"], line["what"]
-                self._begun[job] += {"begins": 1, "withdrawn": -1}.get(what, -self._begun[job])
+                if what == "ends":
+                    self._begun[job].clear()
+                else:
+                    change = {"begins": 1, "withdrawn": -1}[what]
+                    self._begun[job][line.get("machine", "")] += change
 
-    def count(self, job: Job) -> int:
-        """Return how many processes have ended in the middle of a job."""
-        return max(0, self._begun[_name(job)])
+    def count(self, job: Job) -> tuple[int, int]:
+        """Return how many processes have ended in the middle of a job, and how many machines."""
+        begun = +self._begun[_name(job)]
+        machines = sum(1 for name in begun if name not in (None, "", self._machine))
+        lost = machines + begun[None]
+        return begun.total() - lost, lost
 
     def given_up(self, job: Job, how: str = "without an error") -> Failure | None:
-        """Return the outcome of a job in whose middle `MAX_ATTEMPTS` processes ended."""
-        if (count := self.count(job)) < MAX_ATTEMPTS:
+        """Return a failure if too many processes or machines were lost while running a job."""
+        processes, machines = self.count(job)
+        if processes >= MAX_ATTEMPTS:
+            what = f"{processes} processes ended"
+        elif machines >= MAX_MACHINES:
+            what = f"{machines} machines were lost"
+        else:
             return None
-        return Failure("lost", f"{count} processes ended while this candidate was scored ({how}).")
+        return Failure("lost", f"{what} while this candidate was scored ({how}).")
 
     @contextmanager
     def trying(self, job: Job) -> Iterator[None]:
@@ -106,24 +126,26 @@ class Attempts:
 
         A DeviceError counts as an end of the process in the middle of the job.
         """
-        self._note(job, "begins")
+        self._note(job, "begins", self._machine)
         try:
             yield
         except DeviceError:
             raise
         except BaseException:
-            self._note(job, "withdrawn")
+            self._note(job, "withdrawn", self._machine)
             raise
-        self._note(job, "ends")
+        self._note(job, "ends", self._machine)
 
-    def note_loss(self, job: Job) -> None:
-        """Count a worker that was lost in the middle of a job."""
-        self._note(job, "begins")
-        self._begun[_name(job)] += 1
+    def note_loss(self, job: Job, *, with_machine: bool = False) -> None:
+        """Count a worker that was lost in the middle of a job, perhaps with its machine."""
+        machine = None if with_machine else self._machine
+        self._note(job, "begins", machine)
+        self._begun[_name(job)][machine] += 1
 
-    def _note(self, job: Job, what: str) -> None:
+    def _note(self, job: Job, what: str, machine: str | None) -> None:
+        line = {"job": _name(job), "what": what, "machine": machine}
         with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"job": _name(job), "what": what}) + "\n")
+            file.write(json.dumps(line) + "\n")
 
 
 class InlineExecutor:
@@ -146,3 +168,10 @@ class InlineExecutor:
 
 def _name(job: Job) -> str:
     return f"{job.candidate} {'leg' if job.chunk else job.split}"
+
+
+def _machine() -> str:
+    """Return what names this machine until it is restarted; empty if nothing does."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    return ""

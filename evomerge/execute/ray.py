@@ -11,11 +11,20 @@ from multiprocessing import Pipe
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import (
+    ActorUnavailableError,
+    GetTimeoutError,
+    NodeDiedError,
+    RayError,
+    RayTaskError,
+)
 
-from evomerge.compat.ray import not_importable, reason_of
-from evomerge.execute.pool import Host, LostWorkerError, Records, Worker
+from evomerge.compat.ray import is_of_machine, not_importable, reason_of
+from evomerge.execute.pool import Host, LostMachineError, LostWorkerError, Records, Worker
 from evomerge.execute.protocol import Job, Result, RunJob
+
+_UNTIL_KNOWN = 120.0
+"""Seconds in which Ray finds out that a machine is lost; by default it takes half a minute."""
 
 
 class Actor:
@@ -63,7 +72,8 @@ class RayWorker(Worker):
         """Wait in a thread for the answer to a call, and give a sign when it is there."""
         self._answer, (self._sign, wake) = Future(), Pipe(duplex=False)
         self._answer.add_done_callback(lambda _: wake.close())
-        threading.Thread(target=_wait, args=(call, self._answer), daemon=True).start()
+        arguments = self._actor, call, self._answer
+        threading.Thread(target=_wait, args=arguments, daemon=True).start()
 
     def signs(self) -> Sequence[Any]:
         """Return what is ready when there is an answer."""
@@ -83,13 +93,29 @@ class RayWorker(Worker):
             self._actor, self.place = None, ""
 
 
-def _wait(call: Any, answer: Future[Any]) -> None:
-    """Set what a call returns, or raises, as this package's errors."""
+def _wait(actor: Any, call: Any, answer: Future[Any]) -> None:
+    """Set what a call of an actor returns, or raises, as this package's errors."""
     try:
         answer.set_result(ray.get(call))
     except RayTaskError as error:
         answer.set_exception(error.cause or error)
     except RayError as error:
-        answer.set_exception(not_importable(error) or LostWorkerError(reason_of(error)))
+        answer.set_exception(not_importable(error) or _lost(actor, error))
     except BaseException as error:
         answer.set_exception(error)
+
+
+def _lost(actor: Any, error: RayError) -> LostWorkerError:
+    """Return how an actor was lost: with its machine, or alone.
+
+    When the connection to an actor is closed, Ray does not know yet which of both it is.
+    """
+    if isinstance(error, ActorUnavailableError):
+        try:
+            ray.get(actor.__ray_ready__.remote(), timeout=_UNTIL_KNOWN)
+        except GetTimeoutError:
+            pass
+        except RayError as known:
+            error = known
+    is_machine = isinstance(error, (ActorUnavailableError, NodeDiedError)) or is_of_machine(error)
+    return (LostMachineError if is_machine else LostWorkerError)(reason_of(error))

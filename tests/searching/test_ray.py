@@ -1,5 +1,6 @@
 """A search on a Ray cluster takes the course of an inline one, whatever is lost on the way."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -106,7 +107,27 @@ def test_a_job_is_run_again_on_another_machine(cluster: Cluster, tmp_path: Path)
     executor.close()
     cluster.remove_node(machines.pop())
     assert found == [(job_of(0), Pretend().outcome(job_of(0)))]
-    assert Attempts(tmp_path).count(job_of(0)) == 1
+    assert Attempts(tmp_path).count(job_of(0)) == (0, 1)
+
+
+@dataclass(frozen=True)
+class EndsOnce(HangsOnce):
+    """Runs jobs, and ends the process in the first one."""
+
+    def _run(self, job: Job) -> Outcome:
+        if not self.note.exists():
+            self.note.touch()
+            os._exit(3)
+        return Pretend().outcome(job)
+
+
+def test_a_process_that_ends_is_no_lost_machine(cluster: Cluster, tmp_path: Path) -> None:
+    ray.init(cluster.address, log_to_driver=False, ignore_reinit_error=True)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    executor = Pool([RayWorker(EndsOnce(tmp_path / "note"), {"CPU": 1})], Attempts(tmp_path))
+    assert list(executor.run([job_of(0)])) == [(job_of(0), Pretend().outcome(job_of(0)))]
+    executor.close()
+    assert Attempts(tmp_path).count(job_of(0)) == (1, 0)
 
 
 def test_a_machine_with_other_versions_or_parents_ends_the_search(cluster, tmp_path):

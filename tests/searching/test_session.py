@@ -1,5 +1,6 @@
 """What a session does with outcomes: followers, failures, finals, attempts."""
 
+import json
 import logging
 import math
 import random
@@ -10,7 +11,7 @@ from executor_laws import job_of
 from scripted import ScriptedExecutor, outcome_of, search, trajectory
 
 from evomerge.errors import SearchError
-from evomerge.execute.protocol import MAX_ATTEMPTS, Attempts, InlineExecutor
+from evomerge.execute.protocol import MAX_ATTEMPTS, MAX_MACHINES, Attempts, InlineExecutor
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.scores import Expected, Failure, Scores
@@ -121,22 +122,50 @@ def test_processes_that_end_in_a_job_are_counted(tmp_path):
     killed = []
     for lives in range(MAX_ATTEMPTS):
         attempts = Attempts(tmp_path)
-        assert attempts.count(job_of(7)) == lives
+        assert attempts.count(job_of(7)) == (lives, 0)
         with pytest.raises(KeyboardInterrupt), attempts.trying(job_of(7)):
             raise KeyboardInterrupt  # does not count: the job is withdrawn
         killed.append(attempts.trying(job_of(7)))
         killed[-1].__enter__()  # begun and never ended, as after a kill
-    assert Attempts(tmp_path).count(job_of(7)) == MAX_ATTEMPTS
-    assert Attempts(tmp_path).count(job_of(8)) == 0
+    assert Attempts(tmp_path).count(job_of(7)) == (MAX_ATTEMPTS, 0)
+    assert Attempts(tmp_path).count(job_of(8)) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("machines", "count", "said"),
+    [
+        (["one", "two", "three"], (0, 3), None),
+        (["one", "one", "one", "two"], (2, 2), None),  # one machine is not lost three times
+        (["one"] * 4, (3, 1), "3 processes ended"),
+        ([None, None, None], (0, 3), None),
+        ([None] * MAX_MACHINES, (0, MAX_MACHINES), f"{MAX_MACHINES} machines were lost"),
+        (["", "", ""], (3, 0), "3 processes ended"),
+    ],
+)
+def test_a_machine_that_is_lost_is_hardly_the_fault_of_a_candidate(tmp_path, machines, count, said):
+    """Three power cuts marked a candidate as failed."""
+    begins = [{"job": "7 validation", "what": "begins", "machine": name} for name in machines]
+    (tmp_path / "attempts.jsonl").write_text("\n".join(map(json.dumps, begins)) + "\n")
+    attempts = Attempts(tmp_path)
+    assert attempts.count(job_of(7)) == count
+    failure = attempts.given_up(job_of(7))
+    assert (failure is None) if said is None else failure.reason.startswith(said)
+    attempts.note_loss(job_of(7), with_machine=True)
+    attempts.note_loss(job_of(7))
+    grown = (count[0] + 1, count[1] + 1)
+    assert attempts.count(job_of(7)) == Attempts(tmp_path).count(job_of(7)) == grown
+    with attempts.trying(job_of(7)):
+        pass
+    assert Attempts(tmp_path).count(job_of(7)) == (0, 0)
 
 
 def test_attempts_ignore_broken_lines(tmp_path):
     path = tmp_path / "attempts.jsonl"
     path.write_bytes(b'\xff\n{"job": 3}\nnull\n{"job": "3 search", "what": "begins"}\n{"jo')
-    assert Attempts(tmp_path).count(job_of(3)) == 1
+    assert Attempts(tmp_path).count(job_of(3)) == (1, 0)
     with Attempts(tmp_path).trying(job_of(3)):
         pass
-    assert Attempts(tmp_path).count(job_of(3)) == 0
+    assert Attempts(tmp_path).count(job_of(3)) == (0, 0)
 
 
 @pytest.mark.parametrize("ended", [MAX_ATTEMPTS - 1, MAX_ATTEMPTS])

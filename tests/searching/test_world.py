@@ -129,7 +129,7 @@ def unfinished(run: Path) -> list[int]:
     """Return the candidates whose jobs began and did not end."""
     attempts = Attempts(run)
     jobs = (replace(job_of(number), split="search") for number in range(40))
-    return [job.candidate for job in jobs if attempts.count(job)]
+    return [job.candidate for job in jobs if any(attempts.count(job))]
 
 
 def send_when(arguments: list, run: Path, number: int, lines: int, **about: str) -> tuple[int, str]:
