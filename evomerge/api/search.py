@@ -23,16 +23,19 @@ def validate(
 ) -> dict[str, Any]:
     """Check a search file: parents, shapes, tasks, metrics, documents, memory.
 
-    Arguments are as of `search`. Returns what `evomerge validate --json` prints: documents, memory,
+    Weights are read if they have at most 4 GB; `search` reads them in any case. Arguments are as
+    for `search`. Returns what `evomerge validate --json` prints: documents, memory,
     `genes`, `warnings`. An InputError has a line for each mistake.
     """
     from evomerge.setup.preflight import gene_list, summary, warnings
     from evomerge.setup.runs import prepare
+    from evomerge.setup.search import READ_IN_SECONDS, check_weights_are_finite
     from evomerge.setup.search_file import folder_of, read_search
 
     data, source = content_of(config)
     allowed = Permissions(allow_code, trust_code)
     checked = prepare(read_search(data, source), folder_of(source), allowed)
+    check_weights_are_finite(checked, READ_IN_SECONDS)
     return {
         "valid": True,
         **summary(checked),

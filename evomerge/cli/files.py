@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from enum import StrEnum
 from pathlib import Path
@@ -78,10 +79,12 @@ def validate(
     from evomerge.config.schema import read
     from evomerge.setup.preflight import HEADERS, gene_list, gene_rows, summary, warnings
     from evomerge.setup.runs import prepare
+    from evomerge.setup.search import READ_IN_SECONDS, check_weights_are_finite
     from evomerge.setup.search_file import folder_of, read_search
 
     search = read_search(read(file, set_), file)
     checked = prepare(search, folder_of(file), Permissions(allow_code, trust_code))
+    check_weights_are_finite(checked, math.inf if time else READ_IN_SECONDS)
     notes = warnings(checked, allow_benchmarks)
     if as_json:
         cost = {"time": _cost(checked).to_dict()} if time else {}

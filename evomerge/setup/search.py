@@ -1,6 +1,7 @@
 """Running the search of a run folder, and scoring a model on a search's documents."""
 
 import logging
+import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -40,6 +41,9 @@ from evomerge.setup.strategy import make_strategy, recipe_of
 from evomerge.setup.worker import load_single, threads_of
 
 log = logging.getLogger(__name__)
+
+READ_IN_SECONDS = 4e9
+"""Bytes of weights up to which `evomerge validate` reads them, too."""
 
 
 def run_search(
@@ -102,13 +106,20 @@ def _run_search(
             search.session.close()
 
 
-def check_weights_are_finite(checked: CheckedSearch) -> None:
+def check_weights_are_finite(checked: CheckedSearch, most: float = math.inf) -> None:
     """Read all weights before the first candidate is scored, not when one of them is merged.
 
-    CheckpointError: a weight is NaN or infinite.
+    Args:
+        checked: the search.
+        most: largest number of bytes of weights that are read; if there are more, none is.
+
+    Raises:
+        CheckpointError: a weight is NaN or infinite.
     """
     from evomerge.merging.backend import check_finite
 
+    if sum(checkpoint.nbytes for checkpoint in checked.checkpoints.values()) > most:
+        return
     samples = sample_recipes(checked.space).values()
     check_finite(checked.checkpoints, (*checked.space.baselines().values(), *samples))
 

@@ -1,5 +1,6 @@
 """Configs, tasks and weights with which a search would fail later than at its start are refused."""
 
+import json
 import shutil
 
 import pytest
@@ -11,6 +12,7 @@ from search_run import SMALL
 
 import evomerge
 from evomerge import zoo
+from evomerge.__main__ import run as call
 from evomerge.errors import CheckpointError, ConfigError, InputError
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.loading import check_task
@@ -76,7 +78,7 @@ def test_a_task_may_not_generate_by_the_clock_or_by_code_from_elsewhere(key, val
     task = Harness(["zoo_maths"], [zoo.tasks_path()]).tasks["zoo_maths"]
     task.set_config(key="generation_kwargs", value={key: value}, update=True)
     with pytest.raises(ConfigError, match=sentence):
-        check_task(task, "objectives", allow_code=False)
+        check_task(task, "objectives")
 
 
 BAD = "model.layers.4.mlp.up_proj.weight"
@@ -98,17 +100,33 @@ PLACES = {
 }
 
 
+@pytest.mark.parametrize("command", ["search", "validate"])
 @pytest.mark.parametrize("place", PLACES)
-def test_a_weight_that_is_not_a_number_is_found_before_the_first_score(broken, tmp_path, place):
+def test_a_weight_that_is_not_a_number_is_found_before_the_first_score(
+    broken, tmp_path, place, command
+):
     changes = replaced(PLACES[place], lambda value: broken if value == "BROKEN" else value)
     with pytest.raises(CheckpointError) as caught:
-        evomerge.search(CONFIG | changes, tmp_path / "run", progress=False)
+        if command == "search":
+            evomerge.search(CONFIG | changes, tmp_path / "run", progress=False)
+        else:
+            evomerge.validate(CONFIG | changes)
     assert str(caught.value) == (
         f"{BAD}: 1 of 24576 weights of {broken!r} are NaN or infinite, and so is every merge of "
         "them; repair the file, or remove the parent."
     )
     assert caught.value.exit_code == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_validate_reads_the_weights_of_large_models_only_with_time(broken, tmp_path, monkeypatch):
+    """It says in seconds what it says; to read 100 GB takes minutes."""
+    file = tmp_path / "search.yaml"
+    file.write_text(json.dumps(CONFIG | {"parents": [broken, "zoo:language"]}))
+    monkeypatch.setattr("evomerge.setup.search.READ_IN_SECONDS", 1e6)
+    assert call(["validate", str(file)]) == 0
+    with pytest.raises(CheckpointError, match="are NaN or infinite"):
+        call(["validate", str(file), "--time"])
 
 
 def test_weights_that_no_recipe_reads_may_be_anything(tmp_path):
