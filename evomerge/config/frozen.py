@@ -36,6 +36,10 @@ class Frozen(Section):
 
     Attributes:
         folder: where relative paths in the search file start from.
+        linear_algebra: package -> the BLAS and LAPACK that it computed with; empty in a run of an
+            older version.
+        instructions: the environment variables that choose instructions, with their values; None in
+            a run of an older version.
         parents: parent -> fingerprint.
         unlike_merges: parents that differ from the merges beside their weights: on validation and
             test documents they are scored as themselves.
@@ -55,6 +59,8 @@ class Frozen(Section):
     folder: str = ""
     versions: dict[str, str] = {}
     processor: str = ""
+    linear_algebra: dict[str, str] = {}
+    instructions: dict[str, str] | None = None
     parents: dict[str, str] = {}
     unlike_merges: list[str] = []
     documents: dict[str, dict[str, list[Annotated[int, Field(ge=0)]]]] = {}

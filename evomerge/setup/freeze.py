@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from evomerge.compat.blas import instruction_variables, linear_algebra
 from evomerge.config.schema import Frozen, SearchConfig
-from evomerge.evaluation.inference.device import processor
+from evomerge.evaluation.inference.device import LIMITS, processor
 from evomerge.evaluation.inference.vllm_start import installed_vllm
 from evomerge.evaluation.objectives import kinds_of
 from evomerge.setup.checked import CheckedSearch
@@ -19,6 +20,9 @@ PACKAGES = (
 )  # fmt: skip
 """Packages whose versions may change the course of a search or the bits of a model."""
 
+_SEEN = {*LIMITS, "ATEN_CPU_CAPABILITY", "OPENBLAS_CORETYPE"}
+"""Environment variables whose effect is in `processor` or `linear_algebra` of a manifest."""
+
 
 def freeze(checked: CheckedSearch) -> dict[str, Any]:
     """Return the manifest of a run: `config`, with all that was resolved, and `Frozen`."""
@@ -30,6 +34,8 @@ def freeze(checked: CheckedSearch) -> dict[str, Any]:
         "config": plain,
         "versions": installed_versions(checked.config),
         "processor": processor(),
+        "linear_algebra": linear_algebra(),
+        "instructions": instruction_variables(),
         "parents": {name: item.fingerprint for name, item in checked.checkpoints.items()},
         "unlike_merges": list(checked.unlike_merges),
         "documents": {
@@ -72,7 +78,10 @@ def installed_versions(config: SearchConfig) -> dict[str, str]:
 
 
 def changes_since(config: SearchConfig) -> Iterator[str]:
-    """Yield a warning if a run goes on with other versions, or on another kind of processor."""
+    """Yield a warning if a run goes on with other versions or libraries, or on another processor.
+
+    What the manifest of an older run does not name is not compared.
+    """
     began, versions, here = config.frozen or Frozen(), installed_versions(config), processor()
     changed = [
         f"{name} {then} (now {now})"
@@ -81,6 +90,19 @@ def changes_since(config: SearchConfig) -> Iterator[str]:
     ]
     if began.processor not in ("", here):
         changed.append(f"another kind of processor, {began.processor} (now {here})")
+    libraries = linear_algebra()
+    changed += [
+        f"{then} in {package} (now {libraries[package]})"
+        for package, then in began.linear_algebra.items()
+        if libraries.get(package, then) != then
+    ]
+    if began.instructions is not None:
+        variables = instruction_variables()
+        changed += [
+            f"{name} {began.instructions.get(name, 'unset')} (now {variables.get(name, 'unset')})"
+            for name in sorted({*began.instructions, *variables} - _SEEN)
+            if began.instructions.get(name) != variables.get(name)
+        ]
     if changed:
         yield (
             f"The run began with {', '.join(changed)}. Scores are as right here, but their last "
