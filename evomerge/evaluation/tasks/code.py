@@ -1,16 +1,17 @@
 """Tasks that run code which the model writes (`unsafe_code: true` in their YAML).
 
 A process without the model, in bubblewrap where it is installed, loads such a task once. It scores
-each document in a child of its own with limits on time and memory, by the task's own functions and
+each document in a child of its own with limits (`confined.py`), by the task's own functions and
 lm-eval's metrics. So an answer that hangs, crashes or fills the memory is one wrong document. The
 limits stop accidents; a program that means harm is stopped by a container only.
 """
 
 import json
+import math
 import os
-import resource
+import re
+import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -24,27 +25,29 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import psutil
-
 from evomerge.compat.lm_eval import filters_of
 from evomerge.errors import SearchError, one_line
 from evomerge.evaluation.inference.calls import SEED, calling
+from evomerge.evaluation.tasks.confined import adopt_orphans, end_children, run_watched
 from evomerge.evaluation.tasks.loading import TaskLoader
 from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, document_metrics
 from evomerge.run.atomic import TemporaryFolder
 
 SECONDS, SECONDS_MORE = 30, 2  # of a document, and of each of its answers
-_MEMORY = 2 << 30  # bytes of address space, beside what libraries have taken
-_FILE_SIZE = 64 << 20
-_OUTCOME = ".outcome"  # a file in the folder of a child
 _TOGETHER = min(4, os.cpu_count() or 1)  # children at a time
-_PATIENCE = 300.0  # seconds beside the limits, for imports and a busy machine
+_PATIENCE = 300.0  # seconds besides the limits, for imports and a busy machine
+_GRACE = 5.0  # seconds for a process to end what it has started
+_IDLE = 2.0  # seconds between looks at whether the search still runs
 _KEPT = (
     *("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "HOME", "XDG_CACHE_HOME", "HF_HOME"),
     *("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE"),
 )
 _SET_TO_1 = ("OMP_NUM_THREADS", "HF_ALLOW_CODE_EVAL", "HF_HUB_OFFLINE", "HF_EVALUATE_OFFLINE")
 _ALONE = ("bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--unshare-all")
+_SHARE = re.compile(
+    r"acc(_norm)?|exact_match|math_verify|pass(@|_at_)(\d+|k)|(\w+_)?(accuracy|rate)"
+)
+"""Names of metrics that lie between 0 and 1."""
 
 Outcome: TypeAlias = list[Any] | None
 """The metrics of a document and its filtered answers; None: it gave none."""
@@ -82,6 +85,7 @@ class CodeProcess:
             group = documents[first : first + _TOGETHER]
             for requests, outcome in zip(group, self._outcomes(origin, group), strict=True):
                 row, answers = outcome or (dict(worst), [{}] * len(requests))
+                row = row if all(map(_is_possible, row, row.values())) else dict(worst)
                 for instance, filtered in zip(requests, answers, strict=False):
                     instance.filtered_resps = filtered
                 rows.append(row)
@@ -98,8 +102,8 @@ class CodeProcess:
                 if isinstance(reply, list):
                     return reply
                 raise SearchError(
-                    f"Task {origin[1]!r} cannot be loaded in the process that scores code "
-                    f"({reply}); correct its files, then resume."
+                    f"task {origin[1]!r} cannot be loaded in the process that scores code "
+                    f"({reply}); correct its files."
                 )
         self._close()
         self._connection = None
@@ -128,7 +132,6 @@ class CodeProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                cwd=folder.path,
                 env=environment,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # Ctrl-C is for the search
@@ -138,17 +141,31 @@ class CodeProcess:
 
 
 def _close(process: subprocess.Popen[bytes], ours: Connection, folder: TemporaryFolder) -> None:
+    with suppress(OSError):
+        ours.send(None)
     ours.close()
-    process.kill()
-    process.wait()
+    try:  # it ends what it has started
+        process.wait(_GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
     folder.close()
 
 
+def _is_possible(key: str, value: float) -> bool:
+    """Return whether a metric may have this value; programs can set their own score."""
+    is_share = _SHARE.fullmatch(key.split(",")[0])
+    return 0 <= value <= 1 if is_share else math.isfinite(value)
+
+
 def main(descriptor: int) -> None:
-    """Serve a `CodeProcess`, as its other process, until it closes the connection."""
-    tasks: dict[Origin, Any] = {}
+    """Serve a `CodeProcess`, as its other process, until that ends or asks for no more."""
+    search, tasks = os.getppid(), dict[Origin, Any]()
+    adopt_orphans()
     with Connection(descriptor) as connection, suppress(EOFError, OSError):
         while True:
+            while not connection.poll(_IDLE):
+                _check_parent(search)
             include, origin, documents, seconds = connection.recv()
             reply: list[Outcome] | str
             try:
@@ -156,60 +173,73 @@ def main(descriptor: int) -> None:
                     if origin not in tasks:
                         loader = TaskLoader(include, allow_code=True)
                         tasks[origin] = loader.load(origin[0], "objectives")[0][origin[1]]
-                    children = [_begin(tasks[origin], item, seconds) for item in documents]
-                    deadline = time.monotonic() + seconds + 1
-                    reply = [_end(*child, deadline) for child in children]
+                    children = [_Child(tasks[origin], item, seconds) for item in documents]
+                    _wait(children, time.monotonic() + seconds + _GRACE, connection, search)
+                    reply = [child.outcome() for child in children]
+            except EOFError:
+                break
             except Exception as error:
                 reply = f"{type(error).__name__}: {one_line(error)}"
             connection.send_bytes(json.dumps(reply).encode())
+    end_children()
+    shutil.rmtree(tempfile.gettempdir(), ignore_errors=True)  # the search may have been killed
+    os._exit(0)
 
 
-def _begin(task: Any, requests: Sequence[Instance], seconds: int) -> tuple[int, Path]:
-    """Begin to score a document in a forked process; return its id and the folder it works in."""
-    folder = Path(tempfile.mkdtemp())
-    if process := os.fork():
-        return process, folder
-    try:
-        _limit(folder, seconds)
-        (row,) = document_metrics(task, filters_of(task), [requests])
-        outcome = [row, [dict(instance.filtered_resps) for instance in requests]]
-        (folder / _OUTCOME).write_text(json.dumps(outcome, default=str))
-    finally:
-        os._exit(0)
+def _check_parent(search: int) -> None:
+    """Raise an EOFError if the process that started this one has ended.
+
+    Its end of the connection may still be open in processes that it has forked.
+    """
+    if os.getppid() != search:
+        raise EOFError
 
 
-def _end(process: int, folder: Path, deadline: float) -> Outcome:
-    """Wait for a child, kill it and what it has started, and return what it has written."""
-    file, is_over = folder / _OUTCOME, False
-    while not is_over and time.monotonic() < deadline:  # it may have stopped its own alarm
-        is_over = os.waitpid(process, os.WNOHANG)[0] == process
-        time.sleep(0 if is_over else 0.005)
-    with suppress(OSError):
-        os.killpg(process, signal.SIGKILL)
-    if not is_over:
-        os.kill(process, signal.SIGKILL)  # it may have no group of its own yet
-        os.waitpid(process, 0)
-    outcome = None
-    with suppress(Exception):  # the program may have changed or written anything
-        row, answers = json.loads(file.read_bytes() if file.is_file() else b"")
-        outcome = [{key: float(value) for key, value in row.items()}, [*map(dict, answers)]]
-    shutil.rmtree(folder, ignore_errors=True)
-    return outcome
+def _wait(
+    children: Sequence["_Child"], deadline: float, connection: Connection, search: int
+) -> None:
+    """Wait until all children end, at the deadline by force; EOFError: the search has ended."""
+    running = {child.watcher for child in children}
+    while running and time.monotonic() < deadline:
+        running = {watcher for watcher in running if os.waitpid(watcher, os.WNOHANG)[0] == 0}
+        if connection.poll():
+            raise EOFError
+        _check_parent(search)
+        time.sleep(0.005 if running else 0)
+    end_children()
 
 
-def _limit(folder: Path, seconds: int) -> None:
-    """Limit this process and all that it starts."""
-    os.setsid()
-    os.chdir(folder)
-    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
-    signal.alarm(seconds)
-    limits = {
-        resource.RLIMIT_AS: psutil.Process().memory_info().vms + _MEMORY,
-        resource.RLIMIT_CPU: seconds,
-        resource.RLIMIT_FSIZE: _FILE_SIZE,
-        resource.RLIMIT_CORE: 0,
-    }
-    os.closerange(3, 1 << 16)
-    for name, limit in limits.items():
-        with suppress(ValueError, OSError):  # a lower limit holds already
-            resource.setrlimit(name, (limit, limit))
+class _Child:
+    """A document that is being scored in a process of its own.
+
+    The process has the file for its outcome by a descriptor only. What it writes counts if it
+    begins with a token that is new for each document, so a program does not set its own score by
+    writing into all files; one that looks into the memory of its process can.
+    """
+
+    def __init__(self, task: Any, requests: Sequence[Instance], seconds: int) -> None:
+        self._folder = Path(tempfile.mkdtemp())
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - a child writes, `outcome` closes it
+        self._token = secrets.token_bytes(16)
+
+        def score() -> None:
+            (row,) = document_metrics(task, filters_of(task), [requests])
+            outcome = [row, [dict(instance.filtered_resps) for instance in requests]]
+            self._file.seek(0)
+            self._file.truncate()
+            self._file.write(self._token + json.dumps(outcome, default=str).encode())
+            self._file.flush()
+
+        self.watcher = run_watched(score, self._folder, seconds, self._file.fileno())
+
+    def outcome(self) -> Outcome:
+        """Return what the process has written, and remove its folder."""
+        outcome = None
+        with self._file, suppress(Exception):  # the program may have changed or written anything
+            self._file.seek(0)
+            text = self._file.read()
+            if text.startswith(self._token):
+                row, answers = json.loads(text[len(self._token) :])
+                outcome = [{key: float(value) for key, value in row.items()}, [*map(dict, answers)]]
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return outcome

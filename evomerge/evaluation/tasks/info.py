@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from evomerge.compat.lm_eval import Group, filters_of
-from evomerge.errors import ConfigError, did_you_mean
+from evomerge.errors import ConfigError, SearchError, did_you_mean
 from evomerge.evaluation.inference.generation import is_sampled
 from evomerge.evaluation.tasks.loading import shows_images
 from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance
@@ -210,16 +210,24 @@ def _is_mean(aggregation: Any, value: Any) -> bool:
 
 
 def _probe(task: Any, measure: Callable[[Sequence[Instance]], DocumentMetrics]) -> DocumentMetrics:
-    """Return metric key -> value of the first document, computed from made-up answers."""
+    """Return metric key -> value of the first document, computed from made-up answers.
+
+    ConfigError: the task cannot be loaded in the process that scores code.
+    """
     made_up = {"generate_until": "", "loglikelihood_rolling": -1.0}
     shots, metrics = task.get_config("num_fewshot"), DocumentMetrics()
-    with suppress(Exception):  # a task's own code may fail on made-up answers
+    try:
         task.set_config(key="num_fewshot", value=0)
         task.build_all_requests(samples=[0])
         for item in task.instances:
             item.resps = [made_up.get(item.request_type, (-1.0, False))] * item.repeats
         metrics = measure(task.instances)
-    task.set_config(key="num_fewshot", value=shots)
+    except SearchError as error:
+        raise ConfigError(f"objectives: {error}") from error
+    except Exception:  # a task's own code may fail on made-up answers
+        metrics = {}
+    finally:
+        task.set_config(key="num_fewshot", value=shots)
     return metrics or dict.fromkeys(task.aggregation(), 0.0)
 
 

@@ -4,7 +4,10 @@ import gc
 import json
 import os
 import re
+import subprocess
 import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import lm_eval
@@ -15,6 +18,7 @@ from lm_eval.api.model import LM
 
 from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks import code
+from evomerge.evaluation.tasks.confined import namespaces
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.scoring import summarized
 
@@ -127,6 +131,10 @@ def stock(by_lm_eval, monkeypatch, folder, name):
     return [{key: row[key] for key in aggregates} for row in rows], aggregates
 
 
+def harness_of(names, folder):
+    return Harness(names, [folder], allow_code=True)
+
+
 def measure(harness, name, answers):
     reference = SimpleNamespace(chat_template=None, tokenizer_name="")
     documents = harness.build(name, range(len(answers)), reference)
@@ -212,6 +220,16 @@ HARMFUL = {
     "sleeps in a child": "import os, time\nos.fork()\ntime.sleep(600)",
     "replaces what scores it": "import builtins\nbuiltins.float = str\nx = -1",
     "looks for a token": "import os\nx = 12 if os.getenv('HF_TOKEN') else -1",
+    "writes a score into all open files": """
+import json, os
+for descriptor in range(3, 1000):
+    try: os.write(descriptor, json.dumps([{"right": 1e9, "wrong": 0.0}, []]).encode())
+    except OSError: pass
+os._exit(0)""",
+    "writes a score into a file": """
+import json
+open(".outcome", "w").write(json.dumps([{"right": 1e9, "wrong": 0.0}, []]))
+raise SystemExit""",
 }
 
 
@@ -231,6 +249,89 @@ def test_a_harmful_answer_is_one_wrong_document_and_leaves_nothing(tmp_path, mon
     del harness
     gc.collect()
     assert set(psutil.Process().children(recursive=True)) <= set(before)
+
+
+def test_a_program_cannot_read_the_environment_of_other_processes(executed):
+    if not (code.has_bubblewrap() or namespaces()):
+        pytest.skip("this machine permits no namespaces")
+    reads = """
+import glob
+x = 0
+for name in glob.glob("/proc/[0-9]*/environ"):
+    try: x -= b"hf_secret_of_a_search" in open(name, "rb").read()
+    except OSError: pass"""
+    with subprocess.Popen(["sleep", "600"], env={"HF_TOKEN": "hf_secret_of_a_search"}) as other:
+        environ = Path(f"/proc/{other.pid}/environ")
+        while b"hf_secret_of_a_search" not in environ.read_bytes():  # before it is `sleep`
+            time.sleep(0.01)
+        try:
+            assert measure(executed, "executed", [[reads]]) == [RIGHT]
+        finally:
+            other.kill()
+
+
+IMPOSSIBLE = """
+def run(doc, results):
+    return {"accuracy": float(results[0]), "size": float(results[0])}
+"""
+
+
+def test_a_value_that_a_metric_cannot_have_counts_as_wrong(tmp_path):
+    (tmp_path / "impossible.py").write_text(IMPOSSIBLE)
+    kind = {"aggregation": "mean", "higher_is_better": True}
+    metrics = [{"metric": name, **kind} for name in ("accuracy", "size")]
+    changes = {"process_results": "!function impossible.run", "metric_list": metrics}
+    name = write_executed(tmp_path, **changes)
+    rows = measure(harness_of([name], tmp_path), name, [["1"], ["1e9"], ["nan"], ["-0.5"]])
+    assert [row["accuracy"] for row in rows] == [1.0, 0.0, 0.0, 0.0]
+    assert [row["size"] for row in rows] == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_relative_data_files_start_in_the_working_folder_of_the_search(tmp_path, monkeypatch):
+    data = {"data_files": {"test": "relative.jsonl"}}
+    name = write_executed(tmp_path, "relative", dataset_kwargs=data)
+    monkeypatch.chdir(tmp_path)
+    harness = harness_of([name], tmp_path)
+    assert measure(harness, name, [["x = 0"], ["x = 0"]]) == [RIGHT, WRONG]
+
+
+def test_a_task_that_the_code_process_cannot_load_is_bad_input(tmp_path, monkeypatch):
+    name = write_executed(tmp_path)
+    with (tmp_path / "checks.py").open("a") as file:
+        file.write("import os\nassert 'ONLY_HERE' in os.environ, 'not here'\n")
+    monkeypatch.setenv("ONLY_HERE", "1")
+    with pytest.raises(ConfigError, match=r"'executed' cannot be loaded in.*not here.*; correct"):
+        harness_of([name], tmp_path)
+
+
+SEARCH = """
+import sys
+from types import SimpleNamespace
+
+from evomerge.evaluation.tasks.code import CodeProcess
+
+instance = SimpleNamespace(doc={"a": 0}, resps=[sys.argv[2]], doc_id=0)
+CodeProcess([sys.argv[1]]).metrics(("executed", "executed"), [[instance]], {})
+"""
+
+
+def test_all_processes_and_folders_of_a_killed_search_are_gone(tmp_path):
+    name = write_executed(tmp_path)
+    mark, temporary = tmp_path / "mark", tmp_path / "temporary"
+    temporary.mkdir()
+    sleeps = f"import os, time\nos.fork() or os.setsid()\nopen({str(mark)!r}, 'w')\ntime.sleep(600)"
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    command = [sys.executable, "-c", SEARCH, str(tmp_path), sleeps]
+    with subprocess.Popen(command, env=environment) as search:
+        while not mark.exists():
+            assert search.poll() is None, name
+            time.sleep(0.05)
+        processes = psutil.Process(search.pid).children(recursive=True)
+        assert len(processes) > 2
+        search.kill()
+    psutil.wait_procs(processes, timeout=120)
+    assert not [process for process in processes if process.is_running()]
+    assert not list(temporary.iterdir())
 
 
 def test_bubblewrap_is_used_where_it_is_installed(executed, tmp_path):
