@@ -39,6 +39,7 @@ from evomerge.setup.parents_as_themselves import (
 from evomerge.setup.space import sample_recipes
 from evomerge.setup.strategy import make_strategy, recipe_of
 from evomerge.setup.worker import load_single, threads_of
+from evomerge.setup.workers import device_change
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +90,12 @@ def _run_search(
     followers: Sequence[Follower],
 ) -> Candidate:
     with run.writing() as journal, run.logged():
-        for warning in changes_since(checked.config):
-            log.warning(warning)
+        for warning in (
+            *changes_since(checked.config),
+            device_change(checked.config, run.timings.peak()),
+        ):
+            if warning is not None:
+                log.warning(warning)
         logbook = Logbook(run, journal, followers)
         check_search_file(run, logbook)
         note_budget(checked, logbook, new_budget)

@@ -81,6 +81,36 @@ def _accelerator(config: SearchConfig) -> str:
     return choose_device("auto" if beside else evaluation.device)
 
 
+def device_change(config: SearchConfig, peak: Mapping[str, int]) -> str | None:
+    """Return a warning if models were scored on an accelerator before and are not now, or reversed.
+
+    Args:
+        config: the search file of a run.
+        peak: largest memory of the run so far, in bytes; see `Timings.peak`. An engine of vLLM is a
+            process of its own, whose accelerator is not in it.
+
+    Returns:
+        None: it is the same device, or nothing is known, as for machines of Ray.
+    """
+    if not peak or config.executor.kind == "ray":
+        return None
+    try:
+        device, was_used = _accelerator(config).partition(":")[0], peak.get("accelerator", 0) > 0
+    except ConfigError:  # there is no such device here, which matters only if models are scored
+        return None
+    if was_used and device == "cpu":
+        then, here = "an accelerator", "the CPU"
+    elif not was_used and device == "cuda" and config.evaluation.backend == "hf":
+        then, here = "the CPU", "an accelerator"
+    else:
+        return None
+    return (
+        f"Candidates of this run were scored on {then}, and are scored on {here} now. Scores are "
+        "as right, but their last digits and the course of the search may differ; for the same "
+        f"search, go on where {then} scores them."
+    )
+
+
 def resolve_order(config: SearchConfig, generation: int) -> SearchConfig:
     """Return the search file with `executor.order` set, if it is `auto`."""
     if config.executor.order != "auto":

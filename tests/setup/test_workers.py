@@ -4,13 +4,16 @@ import importlib.util
 from typing import Any
 
 import pytest
+from search_run import SMALL
 
+import evomerge
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import ConfigError
 from evomerge.setup import workers
 from evomerge.setup.runs import check_move
 from evomerge.setup.workers import (
     check_workers,
+    device_change,
     ray_workers,
     worker_devices,
     workers_of,
@@ -112,3 +115,44 @@ def test_workers_are_placed_where_all_their_resources_are(monkeypatch: pytest.Mo
     assert workers_of(on_ray(workers=3, ray={"resources": {"GPU": 0.5}})).on_a_machine == 3
     assert ray_workers(on_ray()).needed == {"CPU": 1.0, "GPU": 1.0}
     assert ray_workers(on_ray({"device": "cpu"})).needed == {"CPU": 1.0}
+
+
+CPU_TIMES, GPU_TIMES = {"process": 9}, {"process": 9, "accelerator": 9}
+
+
+@pytest.mark.parametrize(
+    ("peak", "accelerators", "options", "words"),
+    [
+        (GPU_TIMES, 0, {}, "scored on an accelerator, and are scored on the CPU now"),
+        (CPU_TIMES, 1, {}, "scored on the CPU, and are scored on an accelerator now"),
+        (GPU_TIMES, 1, {}, None),
+        (CPU_TIMES, 0, {}, None),
+        ({}, 1, {}, None),  # nothing was scored yet
+        (CPU_TIMES, 1, {"evaluation": {"backend": "vllm"}}, None),
+        (GPU_TIMES, 0, {"kind": "ray"}, None),
+    ],
+)
+def test_a_run_that_moves_to_another_device_is_warned_of(
+    monkeypatch, peak, accelerators, options, words
+):
+    machine(monkeypatch, 1, accelerators)
+    warning = device_change(config(**options), peak)
+    assert warning is None if words is None else words in str(warning)
+
+
+def test_a_device_that_is_not_there_is_no_matter_of_a_warning() -> None:
+    assert device_change(config({"device": "nowhere"}), GPU_TIMES) is None
+
+
+@pytest.mark.thorough
+def test_resume_says_that_a_run_has_moved_from_an_accelerator_to_the_cpu(tmp_path):
+    data = {**SMALL, "evaluation": {**SMALL["evaluation"], "device": "cpu"}}
+    run = evomerge.search(data, tmp_path / "run", candidates=4, progress=False)
+    moved = "were scored on an accelerator"
+    assert moved not in (run.folder / "log.txt").read_text()
+    run = evomerge.resume(run.folder, candidates=5, progress=False)
+    assert moved not in (run.folder / "log.txt").read_text()
+    with (run.folder / "timings.jsonl").open("a") as file:
+        file.write('{"peak": {"accelerator": 1000000}}\n')
+    evomerge.resume(run.folder, candidates=6, progress=False)
+    assert (run.folder / "log.txt").read_text().count(moved) == 1
