@@ -2,9 +2,26 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from evomerge.compat import need
+
+
+class Entry(NamedTuple):
+    """Where lm-eval has a task or a group from: a file, or the tasks that have a tag."""
+
+    file: Path | None
+    tagged: tuple[str, ...]
+
+
+def index_of(manager: Any) -> dict[str, Entry]:
+    """Return where a `TaskManager` has each task, group and tag from; nothing of them is loaded."""
+    index = need("lm_eval", manager, "task_index")
+    return {
+        str(name): Entry(entry.yaml_path, () if entry.yaml_path else tuple(sorted(entry.tags)))
+        for name, entry in index.items()
+    }
 
 
 class Group(NamedTuple):

@@ -19,8 +19,9 @@ from evomerge.models.references import is_file
 from evomerge.parsing.values import shown
 from evomerge.registry import Registry
 from evomerge.scores import ENCODER_METRICS, MODEL, MODEL_METRICS, NLL, SPLITS, TOKENS, Split
-from evomerge.trust.code import code_of_module, code_of_tasks
+from evomerge.trust.code import code_of_module
 from evomerge.trust.consent import NOTHING, Permissions
+from evomerge.trust.task_files import code_of_tasks
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
@@ -217,7 +218,7 @@ def _load_lm_eval(config: SearchConfig, tasks: Sequence[str], allowed: Permissio
         fewshot=evaluation.fewshot,
         apply_chat_template=evaluation.chat_template,
         generation=evaluation.generation.changes,
-        allow_code=allowed.allow_code,
+        allowed=allowed,
     )
     plain = [name for name, it in harness.info.tasks.items() if not it.generates]
     if evaluation.enable_thinking and plain:

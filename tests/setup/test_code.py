@@ -127,17 +127,21 @@ def test_without_the_flag_a_command_names_the_task_and_the_flag(tmp_path, folder
 
 
 def test_a_run_that_did_not_allow_code_never_runs_it(tmp_path, folder):
-    """Not even if the YAML of its task is changed later."""
+    """Not even if the YAML of its task is changed later, or the Python beside it."""
     own = shutil.copytree(folder, tmp_path / "tasks")
-    yaml = own / "says.yaml"
-    unsafe = yaml.read_text()
-    safe = unsafe.replace("unsafe_code: true\n", "")
-    yaml.write_text(safe.replace("!function programs.pass_at_1", "exact_match"))
+    files = {name: own / name for name in ("says.yaml", "programs.py")}
+    unsafe = {name: file.read_text() for name, file in files.items()}
+    safe = unsafe["says.yaml"].replace("unsafe_code: true\n", "")
+    files["says.yaml"].write_text(safe.replace("!function programs.pass_at_1", "exact_match"))
+    files["programs.py"].write_text("def says" + unsafe["programs.py"].partition("def says")[2])
+    before = {name: file.read_text() for name, file in files.items()}
     file = file_in(tmp_path, own, "exact_match")
     run = package.search(file, tmp_path / "run", progress=False, trust_code=True)
-    yaml.write_text(unsafe)
-    with pytest.raises(InputError, match="--allow-code"):
-        package.resume(run, candidates=6, progress=False, trust_code=True)
+    for name, path in files.items():
+        path.write_text(unsafe[name])
+        with pytest.raises(InputError, match="--allow-code"):
+            package.resume(run, candidates=6, progress=False, trust_code=True)
+        path.write_text(before[name])
 
 
 def test_validate_says_what_code_can_do_here(tmp_path, folder, monkeypatch):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from evomerge import zoo
-from evomerge.trust.code import code_of_tasks
+from evomerge.trust.task_files import code_of_tasks
 
 CODE = "raise SystemExit('this was run')\n"
 
@@ -25,12 +25,18 @@ def test_yaml_with_a_function_is_code_also_where_it_is_included(tmp_path):
     folder = write(
         tmp_path / "tasks",
         plain__yaml="task: plain\ndoc_to_text: '{{x}}'\ninclude: ../part\n",
-        unused__py=CODE,
     )
     write(folder / "deeper", own__yaml="process_docs: !function own.docs\n", own__py=CODE)
     write(tmp_path, part="doc_to_text: !function part.text\ninclude: part\n", part__py=CODE)
     assert found(folder / "deeper") == {"own.yaml", "own.py"}
     assert found(folder) == {"own.yaml", "own.py", "part", "part.py"}
+
+
+def test_python_beside_yaml_is_code(tmp_path):
+    write(tmp_path, own__yaml="task: own\n")
+    assert found(tmp_path) == set()
+    write(tmp_path, unused__py=CODE)
+    assert found(tmp_path) == {"own.yaml", "unused.py"}
 
 
 @pytest.mark.parametrize(
@@ -50,7 +56,13 @@ def test_yaml_with_a_function_is_code_also_where_it_is_included(tmp_path):
         "dataset_kwargs: {data_files: {test: ['reference://rows.jsonl']}}",
         "dataset_kwargs: {data_files: 'https://a.b/c.json::x'}",
         "task: [{task: inner, dataset_path: pandas}]",
-        "a: &a {metric: b/c}\nx: {<<: *a}",
+        "a: &a {metric: b/c}\nmetric_list: [{<<: *a}]",
+        "metric_list: [{metric: .}]",
+        "metric_list: [{metric: acc, hf_evaluate: true}]",
+        "use_prompt: 'prompts.yaml:own'",
+        "dataset_path: sql",
+        "dataset_path: somewhere://else",
+        "dataset_kwargs: {data_dir: 'x::y'}",
     ],
 )
 def test_whatever_lets_lm_eval_run_something_is_code(tmp_path, text):
@@ -59,10 +71,11 @@ def test_whatever_lets_lm_eval_run_something_is_code(tmp_path, text):
 
 
 def test_a_local_script_of_a_metric_or_data_set_is_code(tmp_path):
+    (tmp_path / "tasks").mkdir()
     write(tmp_path, tool__py=CODE)
-    for key in ("metric", "dataset_path"):
-        write(tmp_path, own__yaml=f"{key}: {tmp_path}/tool.py\n")
-        assert found(tmp_path) == {"own.yaml"}
+    for text in ("metric_list: [{{metric: {}}}]", "dataset_path: {}"):
+        write(tmp_path / "tasks", own__yaml=text.format(tmp_path / "tool.py"))
+        assert found(tmp_path / "tasks") == {"own.yaml"}
 
 
 def test_plain_and_installed_tasks_are_no_code(tmp_path):
@@ -73,7 +86,7 @@ def test_plain_and_installed_tasks_are_no_code(tmp_path):
         broken__yaml="task: [!function own.docs\n",
         bomb__yaml="a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n",
         names__yaml='include: ["x\\0y", "' + "z" * 5000 + '"]\n',
-        tool__py=CODE,
+        group__yaml="group: g\ntask: [a]\naggregate_metric_list: [{metric: theirs}]\n",
     )
     assert found(tmp_path) == set()
     assert code_of_tasks([zoo.tasks_path()]) == []

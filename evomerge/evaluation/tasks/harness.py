@@ -13,9 +13,10 @@ from evomerge.evaluation.inference.calls import SEED, calling
 from evomerge.evaluation.inference.reference import ReferenceLM
 from evomerge.evaluation.tasks.code import CodeProcess, Origin
 from evomerge.evaluation.tasks.info import TaskInfo, describe
-from evomerge.evaluation.tasks.loading import TaskLoader, runs_code
+from evomerge.evaluation.tasks.loading import TaskLoader
 from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, document_metrics
 from evomerge.scores import NLL, TOKENS
+from evomerge.trust.consent import NOTHING, Permissions
 
 
 class Harness:
@@ -28,11 +29,12 @@ class Harness:
         apply_chat_template: apply the tokenizer's chat template to prompts, with few-shot examples
             as turns, as lm-eval's command line does.
         generation: changes to the `generation_kwargs` of all tasks that generate texts.
-        allow_code: accept tasks that run code which the model writes (`code.py`).
+        allowed: what the user allows: tasks that run text as code (`code.py`), and changes of what
+            installed functions read.
 
     Attributes:
         tasks: lm-eval's task objects by the objectives' names, which may differ from lm-eval's.
-        origins: of the tasks that run code which the model writes.
+        origins: of the tasks that may run text as code.
 
     Raises:
         ConfigError: a folder or a task does not exist, or a task cannot be loaded.
@@ -46,7 +48,7 @@ class Harness:
         fewshot: int | None = None,
         apply_chat_template: bool = False,
         generation: Mapping[str, Any] | None = None,
-        allow_code: bool = False,
+        allowed: Permissions = NOTHING,
     ) -> None:
         self.apply_chat_template = apply_chat_template
         self.tasks: dict[str, Any] = {}
@@ -54,7 +56,7 @@ class Harness:
         self._filters: dict[str, list[Any]] = {}
         folders = [str(folder) for folder in include]
         self._code = CodeProcess(folders)
-        self._loader = TaskLoader(folders, fewshot, generation or {}, allow_code, tasks)
+        self._loader = TaskLoader(folders, fewshot, generation or {}, allowed, tasks)
         self.origins: dict[str, Origin] = {}
         with calling(SEED):
             self._loader.manager(tasks, "objectives")
@@ -92,7 +94,8 @@ class Harness:
 
     def _load(self, name: str, source: str, where: str) -> None:
         """Load the task or group `source` and store it under `name`."""
-        tasks, groups = self._loader.load(source, where)
+        tasks, groups, evaluating = self._loader.load(source, where)
+        origins = {leaf: (source, leaf) for leaf in evaluating & tasks.keys()}
         if name != source:
             top = groups if source in groups else tasks
             if (name in self._groups) != (top is groups):
@@ -101,10 +104,9 @@ class Harness:
                     "other a single task; replace a task by a task, and a group by a group."
                 )
             top[name] = top.pop(source)
-        for leaf, task in tasks.items():
-            self.origins.pop(leaf, None)
-            if runs_code(task):
-                self.origins[leaf] = source, source if leaf == name else leaf
+            origins |= {name: origins.pop(source)} if source in origins else {}
+        self.origins = {leaf: own for leaf, own in self.origins.items() if leaf not in tasks}
+        self.origins |= origins
         self.tasks |= tasks
         self._filters |= {leaf: filters_of(task) for leaf, task in tasks.items()}
         self._groups |= groups

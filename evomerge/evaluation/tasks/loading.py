@@ -1,22 +1,21 @@
 """Loading lm-eval's tasks and groups by name, and refusing those that cannot be scored."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from evomerge.compat.lm_eval import Group, load_tasks
+from evomerge.compat.lm_eval import Group, index_of, load_tasks
 from evomerge.errors import ConfigError, did_you_mean, one_line
 from evomerge.models.references import is_folder
+from evomerge.trust.code import is_installed
+from evomerge.trust.consent import NOTHING, Permissions
+from evomerge.trust.task_files import find_change, find_leaves, read_chain, task_files
 
 _CODE_EVAL = "HF_ALLOW_CODE_EVAL"
-_CODE = (
-    "runs code that the model writes; read in docs/evaluation.md what the processes in which it "
-    "runs may do, then allow it with --allow-code"
-)
 
 
 @cache
@@ -50,6 +49,14 @@ def check_folders(include: Iterable[str | Path]) -> None:
             )
 
 
+class Loaded(NamedTuple):
+    """Objects of lm-eval by name, and the tasks whose functions may run text as code."""
+
+    tasks: dict[str, Any]
+    groups: dict[str, Group]
+    evaluating: frozenset[str]
+
+
 @dataclass(frozen=True)
 class TaskLoader:
     """Loads tasks with the few-shot examples and the generation of a search; see `Harness`.
@@ -60,7 +67,7 @@ class TaskLoader:
     include: Sequence[str]
     fewshot: int | None = None
     generation: Mapping[str, Any] = field(default_factory=dict)
-    allow_code: bool = False
+    allowed: Permissions = NOTHING
     names: Sequence[str] = ()
     _managers: dict[bool, Any] = field(default_factory=dict)
 
@@ -87,33 +94,38 @@ class TaskLoader:
             missing = [name for name in tasks if name not in known]
             if not missing:
                 return self._managers[defaults]
+        for chain in map(read_chain, task_files(map(Path, self.include))):
+            if chain[0].name == missing[0] and (
+                lost := [path for f in chain for path in f.missing]
+            ):
+                raise ConfigError(
+                    f"{where}: task {missing[0]!r} is in {str(chain[0].path)!r}, which includes "
+                    f"{str(lost[0])!r}, and there is no such file; correct `include` in its YAML."
+                )
         raise ConfigError(
             f"{where}: there is no task {missing[0]!r} in lm-eval"
             f"{' or in ' + ', '.join(self.include) if self.include else ''}; put its YAML into a "
             f"folder named in evaluation.include.{did_you_mean(missing[0], known)}"
         )
 
-    def load(
-        self, name: str, where: str, changes: Mapping[str, str] | None = None
-    ) -> tuple[dict[str, Any], dict[str, Group]]:
+    def load(self, name: str, where: str, changes: Mapping[str, str] | None = None) -> Loaded:
         """Return lm-eval's objects by name: a task, or a group and its tasks.
 
         `where` is the key of the search file that asks for it; `changes` has other values of some
         keys of a task.
 
         Raises:
-            ConfigError: it cannot be loaded or scored.
+            ConfigError: it cannot be loaded or scored, or its code is not allowed.
         """
         changed = {"group": "changed", "task": [{"task": name, **(changes or {})}]}
         try:
-            with _code_may_load(self.allow_code):
-                manager = self.manager([*self.names, name], where)
+            manager = self.manager([*self.names, name], where)
+            evaluating = self._look_at(manager, name, where, changes or {})
+            with _code_may_load(self.allowed.allow_code):
                 tasks, groups = load_tasks(manager, changed if changes else name)
         except (ConfigError, KeyboardInterrupt):
             raise
         except BaseException as error:  # a SystemExit in a task's code would end evomerge silently
-            if "code_eval" in str(error).lower() and not self.allow_code:
-                raise ConfigError(f"{where}: task {name!r} {_CODE}.") from error
             raise ConfigError(
                 f"{where}: task {name!r} could not be loaded: {type(error).__name__}: "
                 f"{one_line(error).rstrip('.')}; check its YAML and that its data set can be "
@@ -131,11 +143,53 @@ class TaskLoader:
             own_shots = task.get_config("num_fewshot")
             shots = own_shots if self.fewshot is None or own_shots == 0 else self.fewshot
             task.set_config(key="num_fewshot", value=shots or 0)
-            check_task(task, where, self.allow_code)
-        return tasks, groups
+            check_task(task, where)
+            if evaluates(task) and task.task_name not in evaluating:  # its Python says so
+                evaluating |= {self._consented(task.task_name, where, "unsafe_code")}
+        return Loaded(tasks, groups, evaluating)
+
+    def _look_at(
+        self, manager: Any, name: str, where: str, changes: Collection[str]
+    ) -> frozenset[str]:
+        """Look at the files of a task or group, before lm-eval imports or loads anything of them.
+
+        Returns:
+            The tasks whose functions may run text as code.
+
+        Raises:
+            ConfigError: a task may run text as code; or a stranger, or the search file, changes
+                what functions of an installed task read. Neither is allowed.
+        """
+        own = dict.fromkeys(changes, where)
+        own |= {"generation_kwargs": "evaluation.generation"} if self.generation else {}
+        evaluating = set()
+        for leaf in find_leaves(index_of(manager), name):
+            reason = next(filter(None, (file.find_evaluation() for file in leaf.chain)), None)
+            key = find_change(leaf.chain, {*leaf.changed, *own})
+            if key and not self.allowed.trust_code:
+                strange = (file.path for file in leaf.chain if not is_installed(file.path))
+                files = ", ".join(map(str, (*leaf.groups, *strange)))
+                raise ConfigError(
+                    f"{where}: `{own.get(key) or key}`{f' in {files}' if key not in own else ''} "
+                    f"changes what the functions of task {leaf.name!r} read, which "
+                    f"{f'may run text as code ({reason})' if reason else 'are those of lm-eval'}; "
+                    "remove it, or read it and allow it with --trust-code."
+                )
+            evaluating |= {self._consented(leaf.name, where, reason)} if reason else set()
+        return frozenset(evaluating)
+
+    def _consented(self, task: str, where: str, reason: str) -> str:
+        """Return the name of a task that runs text as code; ConfigError: that is not allowed."""
+        if self.allowed.allow_code:
+            return task
+        raise ConfigError(
+            f"{where}: task {task!r} runs code that the model writes, or may do so ({reason}); read "
+            "in docs/evaluation.md what the processes in which it runs may do, then allow it with "
+            "--allow-code."
+        )
 
 
-def check_task(task: Any, where: str, allow_code: bool) -> None:
+def check_task(task: Any, where: str) -> None:
     """Raise a ConfigError unless a task can be scored, with the few-shot examples that it shows."""
     name, kind = task.get_config("task"), task.get_config("output_type")
     options = task.get_config("generation_kwargs") or {}
@@ -148,7 +202,6 @@ def check_task(task: Any, where: str, allow_code: bool) -> None:
         f"shows images, and lm-eval does not offer its output_type {kind!r} with them; let the "
         "model write its answer (`output_type: generate_until`)": shows_images(task)
         and kind != "generate_until",
-        _CODE: runs_code(task) and not allow_code,
     }
     for problem, is_so in problems.items():
         if is_so:
@@ -174,6 +227,6 @@ def shows_images(task: Any) -> bool:
     return bool(task.get_config("doc_to_image"))
 
 
-def runs_code(task: Any) -> bool:
+def evaluates(task: Any) -> bool:
     """Return whether a task says that it runs code which the model writes."""
     return bool(getattr(task, "UNSAFE_CODE", False) or task.get_config("unsafe_code"))

@@ -1,0 +1,178 @@
+"""Whether a function of a task can run text as code, decided from syntax trees.
+
+Text is what stands in documents and answers. To decide, the module of the function is parsed, and
+so is each module of lm-eval that it imports; nothing is imported. A module that cannot be read, and
+a library that is not known to leave text alone, count as code that runs text.
+"""
+
+import ast
+from collections.abc import Iterator
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from sys import stdlib_module_names
+
+from evomerge.compat.lm_eval_code import CLEARED, LIBRARIES
+from evomerge.models.references import is_file
+
+_BUILTINS = frozenset({"__builtins__", "__import__", "breakpoint", "compile", "eval", "exec"})
+
+_ATTRIBUTES = frozenset(
+    {
+        *("__builtins__", "__code__", "__globals__", "__subclasses__", "eval", "exec", "query"),
+        *("exec_module", "import_module", "load_module", "run_module", "run_path"),
+        *("lambdify", "parse_expr", "parse_latex", "sympify"),
+        *("fork", "forkpty", "popen", "posix_spawn", "posix_spawnp", "startfile", "system"),
+        *("full_load", "read_pickle", "unsafe_load"),
+    }
+)
+_STARTS_A_PROGRAM = ("execl", "execv", "spawnl", "spawnv")
+
+_RUNS_TEXT = frozenset(
+    {
+        *("_pickle", "marshal", "pickle", "shelve", "concurrent", "multiprocessing", "subprocess"),
+        *("_posixsubprocess", "_winapi", "nt", "posix", "pty", "builtins", "ctypes", "imp"),
+        *("importlib", "code", "codeop", "runpy", "zipimport", "zipapp", "xmlrpc", "unittest"),
+        *("bdb", "cProfile", "doctest", "pdb", "profile", "pydoc", "timeit", "trace", "venv"),
+    }
+)
+"""Modules of Python that run text, or objects that text describes."""
+
+_RUNS_NO_TEXT = ("importlib.metadata", "importlib.resources")
+
+
+def find_evaluation(file: Path) -> str | None:
+    """Return why the functions of a module may run text as code; None: they do not.
+
+    Args:
+        file: the source of the module.
+
+    Returns:
+        A file and what it uses, such as `tasks/cruxeval/utils.py uses exec`.
+    """
+    waiting, seen = [file.resolve()], set[Path]()
+    while waiting:
+        module = waiting.pop()
+        if module not in seen:
+            seen.add(module)
+            uses, imported = _read(module, module.stat().st_mtime_ns if is_file(module) else 0)
+            if uses:
+                return f"{_short(module)} {uses[0]}"
+            waiting += imported
+    return None
+
+
+def list_uses(file: Path) -> list[str]:
+    """Return everything by which one module could run text, cleared or not."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return ["cannot be read"]
+    uses = dict.fromkeys(use for node in ast.walk(tree) for use in _uses(node, file))
+    return sorted(uses, reverse=True)  # what is used says more than what is imported
+
+
+@cache
+def registered_metrics() -> frozenset[str]:
+    """Return the metrics that lm-eval itself has; for others it runs a script of the Hub."""
+    file = _lm_eval() / "api" / "metrics.py"
+    calls = (node for node in ast.walk(ast.parse(file.read_bytes())) if isinstance(node, ast.Call))
+    named = (call for call in calls if getattr(call.func, "id", "") == "register_metric")
+    values = (word.value for call in named for word in call.keywords if word.arg == "metric")
+    return frozenset(str(value.value) for value in values if isinstance(value, ast.Constant))
+
+
+@lru_cache(maxsize=1000)
+def _read(file: Path, changed: int) -> tuple[list[str], list[Path]]:
+    """Return what of a module may run text, if it is not cleared, and its modules of lm-eval."""
+    cleared = CLEARED.get(_short(file), {}) if file.is_relative_to(_lm_eval()) else {}
+    if uses := [use for use in list_uses(file) if use not in cleared]:
+        return uses, []
+    nodes = ast.walk(ast.parse(file.read_bytes()))
+    return [], [path for node in nodes for name in _imported(node) for path in _files(name, file)]
+
+
+def _uses(node: ast.AST, file: Path) -> Iterator[str]:
+    """Yield by what a node of a syntax tree could run text."""
+    if isinstance(node, ast.Name) and node.id in _BUILTINS:
+        yield f"uses {node.id}"
+    elif isinstance(node, ast.Attribute) and _may_run(node.attr):
+        yield f"uses {node.attr}"
+    elif isinstance(node, ast.Call):
+        yield from _uses_of_call(node)
+    elif isinstance(node, ast.ImportFrom):
+        yield from (f"uses {alias.name}" for alias in node.names if _may_run(alias.name))
+    for name in _imported(node):
+        first = name.partition(".")[0]
+        is_beside = not first and any(True for _ in _files(name, file))
+        if is_beside or first in LIBRARIES or first in ("lm_eval", "evomerge"):
+            continue
+        is_plain = first in stdlib_module_names and first not in _RUNS_TEXT
+        if not is_plain and not name.startswith(_RUNS_NO_TEXT):
+            yield f"imports {name if first in _RUNS_TEXT or not first else first}"
+
+
+def _may_run(name: str) -> bool:
+    return name in _ATTRIBUTES or name.startswith(_STARTS_A_PROGRAM)
+
+
+def _uses_of_call(node: ast.Call) -> Iterator[str]:
+    """Yield by what a call could run text: its function is chosen by text, or told to."""
+    function = node.func
+    name = getattr(function, "id", getattr(function, "attr", ""))
+    texts = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
+    if name in ("attrgetter", "getattr", "methodcaller"):
+        chosen = node.args[name == "getattr" : 1 + (name == "getattr")]
+        attributes = [arg.value if isinstance(arg, ast.Constant) else None for arg in chosen]
+        if not attributes or not isinstance(attributes[0], str) or _may_run(attributes[0]):
+            yield f"uses {name}"
+    if name == "load" and "code_eval" in texts:
+        yield "uses code_eval"
+    if name == "load" and isinstance(function, ast.Attribute):
+        yield from ["uses torch.load"] if getattr(function.value, "id", "") == "torch" else []
+    for keyword in node.keywords:
+        is_false = isinstance(keyword.value, ast.Constant) and not keyword.value.value
+        if keyword.arg in ("allow_pickle", "shell") and not is_false:
+            yield f"uses {keyword.arg}"
+
+
+def _imported(node: ast.AST) -> Iterator[str]:
+    """Yield the names of modules that a statement imports; relative ones begin with dots."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        name = "." * node.level + (node.module or "")
+        if node.level or name.partition(".")[0] == "lm_eval":  # a name may be a module, too
+            package = name if name.endswith(".") else f"{name}."
+            yield from (package + alias.name for alias in node.names)
+        else:
+            yield name
+
+
+def _files(name: str, importer: Path) -> Iterator[Path]:
+    """Yield the files of lm-eval that Python runs to import a module."""
+    root = folder = _lm_eval()
+    names = name.lstrip(".").split(".")
+    if dots := len(name) - len(name.lstrip(".")):
+        folder = importer.parents[dots - 1]
+    elif names.pop(0) != "lm_eval":
+        return
+    for count in range(1, len(names) + 1):
+        path = folder.joinpath(*names[:count])
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if is_file(file) and file.resolve().is_relative_to(root):
+                yield file.resolve()
+
+
+@cache
+def _lm_eval() -> Path:
+    """Return the folder of lm-eval's code."""
+    spec = find_spec("lm_eval")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    return Path(folders[0]).resolve() if folders else Path("lm_eval").resolve()
+
+
+def _short(file: Path) -> str:
+    """Return the name of a file, from lm-eval's folder on where it is in there."""
+    root = _lm_eval()
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)

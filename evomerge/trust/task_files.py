@@ -1,0 +1,287 @@
+"""What files of task YAML say, and which of a stranger's may run code. Nothing of them runs.
+
+A task of a stranger runs no code if its YAML, and all YAML that it includes or names, only
+describes. What else runs something: a function (`!function`) or any other tag of its own; Python
+beside the YAML; a metric or a data set with a script; data files in a file system of fsspec, of
+which some run templates; and a change of what functions of an installed task get to read
+(documents, filters, processing, flags), since some run text as code.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from evomerge.compat.lm_eval import Entry
+from evomerge.models.references import is_file
+from evomerge.trust.code import files_of_module, is_installed
+from evomerge.trust.data_sets import runs_code, texts_in
+from evomerge.trust.evaluated_text import find_evaluation, registered_metrics
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # lm-eval takes that of C too
+_PLAIN = "tag:yaml.org,2002:"
+_GROUP = frozenset({"aggregate_metric_list", "group", "group_alias", "metadata", "task"})
+"""Keys of a group that are its own; it gives all others to each task in it."""
+
+_NAMES = frozenset(
+    {
+        *("aggregate_metric_list", "group", "group_alias", "include", "num_fewshot"),
+        *("tag", "task", "task_alias", "task_list"),
+    }
+)
+"""Keys that change nothing that a function reads."""
+
+_SELECTS = frozenset(
+    {
+        *("description", "fewshot_split", "generation_kwargs"),
+        *("test_split", "training_split", "validation_split"),
+    }
+)
+"""Keys that choose among a task's own documents, or change what a model is asked.
+
+They are harmless unless a function runs text as code.
+"""
+
+
+class Member(NamedTuple):
+    """A task or group that a group names, and the keys that the group changes for it."""
+
+    name: str
+    changed: frozenset[str]
+
+
+class TaskFile(NamedTuple):
+    """What a file of task YAML says.
+
+    Attributes:
+        path: the file, with symbolic links resolved.
+        keys: the keys at its top; `metadata` is missing if it has a version only.
+        name: the task or group that it describes.
+        includes: the files that it includes and that exist.
+        missing: other files that it includes.
+        functions: the names of its functions (`module.function`).
+        members: what it names, if it is a group.
+        allows_code: whether it says that answers are run as code (`unsafe_code`).
+        runs: whether lm-eval runs code for the file itself, whoever wrote it.
+    """
+
+    path: Path
+    keys: frozenset[str] = frozenset()
+    name: str = ""
+    includes: tuple[Path, ...] = ()
+    missing: tuple[Path, ...] = ()
+    functions: tuple[str, ...] = ()
+    members: tuple[Member, ...] = ()
+    allows_code: bool = False
+    runs: bool = False
+
+    def modules(self) -> Iterator[tuple[str, Path | None]]:
+        """Yield the name and the source of each module whose functions it names."""
+        for name in dict.fromkeys(text.rpartition(".")[0] for text in self.functions):
+            beside = self.path.parent / f"{name.replace('.', '/')}.py"
+            files = [beside] if is_file(beside) else files_of_module(name)
+            is_whole = is_file(beside) or len(files) > min(1, name.count("."))
+            yield name, files[-1].resolve() if is_whole else None
+
+    def find_evaluation(self) -> str | None:
+        """Return why the file lets lm-eval run text as code; None: it does not."""
+        if self.allows_code:
+            return f"{self.path.name} says so"
+        for name, file in self.modules():
+            if reason := find_evaluation(file) if file else f"{name} cannot be read":
+                return reason
+        return None
+
+
+def read_task_file(path: Path) -> TaskFile:
+    """Return what a file says: nothing if it is no valid YAML, since lm-eval does not take it."""
+    file = path.resolve()
+    try:
+        return _read(file, file.stat().st_mtime_ns)
+    except (OSError, yaml.YAMLError, ValueError, RecursionError):
+        return TaskFile(file)
+
+
+@lru_cache(maxsize=20_000)
+def _read(file: Path, changed: int) -> TaskFile:
+    root = yaml.compose(file.read_bytes(), Loader=_Loader)
+    nodes = list(_inside(root))
+    pairs = list(_pairs(root))
+    flags = [text.lower() for node in nodes for text in texts_in(node, "unsafe_code")]
+    metrics = {text for node in nodes for text in texts_in(node, "metric")}
+    names = {key: str(value.value) for key, value in pairs if isinstance(value, yaml.ScalarNode)}
+    included = [file.parent / text for node in nodes for text in texts_in(node, "include")]
+    return TaskFile(
+        path=file,
+        keys=frozenset(key for key, value in pairs if not _is_version(key, value)),
+        name=names.get("group", names.get("task", "")),
+        includes=tuple(dict.fromkeys(path.resolve() for path in included if is_file(path))),
+        missing=tuple(path for path in included if not is_file(path)),
+        functions=tuple(str(node.value) for node in nodes if node.tag == "!function"),
+        members=tuple(_members(root, frozenset())),
+        allows_code="code_eval" in metrics or not {*flags} <= {"false", "no", "off", ""},
+        runs=any(map(_runs, nodes)),
+    )
+
+
+def read_chain(path: Path) -> list[TaskFile]:
+    """Return a file and all that it includes, each once."""
+    waiting, chain = [path.resolve()], dict[Path, TaskFile]()
+    while waiting:
+        if (file := waiting.pop()) not in chain:
+            chain[file] = read_task_file(file)
+            waiting += chain[file].includes
+    return list(chain.values())
+
+
+class Leaf(NamedTuple):
+    """A task or group, with what a stranger changes for it.
+
+    Attributes:
+        name: its name in lm-eval.
+        chain: its file, and all that this includes.
+        changed: the keys that groups of a stranger change for it.
+        groups: the files of these groups.
+    """
+
+    name: str
+    chain: tuple[TaskFile, ...]
+    changed: frozenset[str] = frozenset()
+    groups: tuple[Path, ...] = ()
+
+
+def find_leaves(index: Mapping[str, Entry], name: str) -> Iterator[Leaf]:
+    """Yield the tasks and groups that lm-eval loads for the name of a task, a group or a tag."""
+    waiting, seen = [Leaf(name, ())], set[Leaf]()
+    while waiting:
+        leaf = waiting.pop()
+        if leaf in seen or (entry := index.get(leaf.name)) is None:
+            continue  # a task that is written down in a group has no file, and no functions
+        seen.add(leaf)
+        waiting += [leaf._replace(name=tagged) for tagged in entry.tagged]
+        chain = read_chain(entry.file) if entry.file else []
+        if chain:  # a group, too, since what it includes may make a task of it
+            yield leaf._replace(chain=tuple(chain))
+        strange = [file for file in chain if not is_installed(file.path)]
+        keys = leaf.changed.union(*(file.keys - _GROUP - _NAMES for file in strange))
+        groups = (*leaf.groups, *(file.path for file in strange))
+        for file in chain:
+            for member in file.members:
+                changed = keys | member.changed if file in strange else keys
+                waiting.append(Leaf(member.name, (), changed, groups))
+
+
+def find_change(chain: Iterable[TaskFile], changed: Iterable[str] = ()) -> str | None:
+    """Return a key by which a stranger changes what installed functions read, or None.
+
+    Args:
+        chain: the files of a task; those that are not installed are the stranger's.
+        changed: the keys that are changed elsewhere: by groups or by the search file.
+    """
+    files = list(chain)
+    installed = [file for file in files if file.functions and is_installed(file.path)]
+    strange = (file.keys for file in files if not is_installed(file.path))
+    keys = frozenset(changed).union(*strange) - _NAMES
+    if not installed or not keys:
+        return None
+    if keys <= _SELECTS and not any(file.find_evaluation() for file in files):
+        return None
+    return min(keys - _SELECTS or keys)
+
+
+def task_files(folders: Iterable[Path]) -> Iterator[Path]:
+    """Yield the files that lm-eval reads in folders of tasks."""
+    for folder in folders:
+        yield from filter(is_file, sorted(folder.rglob("*.yaml")))
+
+
+def code_of_tasks(folders: Iterable[Path]) -> list[Path]:
+    """Return the files with code: YAML in folders, what it includes, Python beside them.
+
+    Installed files have none, also where others include them. What a task changes of installed ones
+    is looked at when it is loaded (`find_change`).
+    """
+    found: list[Path] = []
+    for path in task_files(folder for folder in folders if not is_installed(folder)):
+        for file in read_chain(path):
+            if not is_installed(file.path):
+                modules = [module for _, module in file.modules() if module]
+                beside = (*modules, *sorted(file.path.parent.glob("*.py")))
+                code = [module for module in beside if not is_installed(module)]
+                found += [file.path, *code] if file.runs or code else []
+    return list(dict.fromkeys(found))
+
+
+def _inside(root: yaml.Node | None) -> Iterator[yaml.Node]:
+    """Yield a node and all nodes inside of it, each once."""
+    waiting, seen = [root], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        yield node
+        if not isinstance(node, yaml.ScalarNode):
+            for child in node.value:  # a mapping has pairs of a key and a value
+                waiting += child if isinstance(child, tuple) else [child]
+
+
+def _pairs(node: yaml.Node | None) -> Iterator[tuple[str, yaml.Node]]:
+    """Yield keys and values of a mapping, also of other mappings that it takes over (`<<`)."""
+    waiting, seen = [node], set[int]()
+    while waiting:
+        mapping = waiting.pop()
+        if isinstance(mapping, yaml.SequenceNode):  # `<<: [*a, *b]`
+            waiting += mapping.value
+        if not isinstance(mapping, yaml.MappingNode) or id(mapping) in seen:
+            continue
+        seen.add(id(mapping))
+        for key, value in mapping.value:
+            if key.tag == f"{_PLAIN}merge":
+                waiting.append(value)
+            else:
+                yield str(key.value), value
+
+
+def _is_version(key: str, value: yaml.Node) -> bool:
+    """Whether a key is `metadata` with nothing but a version; functions may get all of it."""
+    if key != "metadata" or not isinstance(value, yaml.MappingNode):
+        return False
+    return all(
+        name == "version" and isinstance(own, yaml.ScalarNode) for name, own in _pairs(value)
+    )
+
+
+def _members(node: yaml.Node | None, changed: frozenset[str]) -> Iterator[Member]:
+    """Yield what a group names, with the keys that it changes; also of groups inside of it."""
+    pairs = list(_pairs(node))
+    changed |= {key for key, _ in pairs} - _GROUP - {"include", "tag", "task_list"}
+    for value in (value for key, value in pairs if key == "task"):
+        for child in value.value if isinstance(value, yaml.SequenceNode) else ():
+            if isinstance(child, yaml.ScalarNode):
+                yield Member(str(child.value), changed)
+            own = dict(_pairs(child))
+            keys = {key for key, value in own.items() if not _is_version(key, value)}
+            for name in (own[key] for key in ("task", "group") if key in own):
+                if isinstance(name, yaml.ScalarNode):
+                    yield Member(str(name.value), changed | keys - {"task", "group"})
+            yield from _members(child, changed)
+
+
+def _runs(node: yaml.Node) -> bool:
+    """Whether lm-eval runs code for a node."""
+    is_plain = node.tag.startswith(_PLAIN) and not node.tag.startswith(f"{_PLAIN}python/")
+    if not is_plain or runs_code(node):
+        return True
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    metrics = (value for key, value in pairs if key.value == "metric_list")
+    return any(map(_is_elsewhere, (inner for value in metrics for inner in _inside(value))))
+
+
+def _is_elsewhere(node: yaml.Node) -> bool:
+    """Whether lm-eval takes a metric from the Hub or from a file, as it does with unknown names."""
+    flags = {text.lower() for text in texts_in(node, "hf_evaluate")}
+    names = texts_in(node, "metric")
+    return not flags <= {"false", "no", "off"} or not registered_metrics().issuperset(names)
