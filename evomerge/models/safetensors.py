@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 
@@ -37,6 +37,8 @@ FLOATING = frozenset({"F16", "BF16", "F32", "F64"})
 """The dtypes of tensors that can be merged; other tensors are copied."""
 
 _LFS_POINTER = b"version https://git-lfs"
+_MOST_BYTES, _MOST_TENSORS = 25_000_000, 200_000
+"""Limits of a header; one tensor takes about 100 bytes of it, and a shard rarely has 10,000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +98,13 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
     """Return all tensors of one safetensors file, by name.
 
     CheckpointError: the file is truncated, or its header is wrong (unknown dtype, data outside of
-    the file, a size that does not match the shape, tensors with an overlap or a gap).
+    the file, a size that does not match the shape, tensors with an overlap or a gap) or too large.
     """
     try:
         with file.open("rb") as stream:
             start = stream.read(len(_LFS_POINTER))
+            if start != _LFS_POINTER:
+                _check_size(stream, int.from_bytes(start[:8], "little"), file)
             with safe_open(file, "numpy"):  # checks the header
                 pass
             stream.seek(8)
@@ -127,6 +131,20 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         shape = tuple(item["shape"])
         tensors[name] = TensorInfo(item["dtype"], shape, file, begin + first, begin + last)
     return tensors
+
+
+def _check_size(stream: BinaryIO, size: int, file: Path) -> None:
+    """Raise a CheckpointError if a header takes much time and memory to parse."""
+    if size > file.stat().st_size:  # the library says what is wrong
+        return
+    stream.seek(8)
+    count = stream.read(min(size, _MOST_BYTES)).count(b'"dtype"')
+    if size > _MOST_BYTES or count > _MOST_TENSORS:
+        raise CheckpointError(
+            f"{file} has {count:,} tensors or more and a header of {size:,} bytes, and at most "
+            f"{_MOST_TENSORS:,} tensors and {_MOST_BYTES:,} bytes are read; save the model in "
+            "several shards, with `save_pretrained(..., max_shard_size=...)`."
+        )
 
 
 def read_folder(folder: Path) -> dict[str, TensorInfo]:

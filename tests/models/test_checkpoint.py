@@ -14,6 +14,7 @@ from huggingface_hub import errors
 from safetensors.torch import load_file
 
 from evomerge.errors import CheckpointError
+from evomerge.models import safetensors as safetensors_file
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
 from evomerge.models.references import open_parent, split_adapter
@@ -71,6 +72,18 @@ def test_pointers_and_dtypes_of_no_merge_are_refused(tmp_path):
         read_header(file)
     file.write_bytes(stored({"a": entry("F12", [2], 0, 3)}, b"xyz"))  # unknown to safetensors, too
     with pytest.raises(CheckpointError, match=f"a tensor has dtype F12; known are BOOL{unknown}"):
+        read_header(file)
+
+
+def test_headers_that_take_long_to_parse_are_refused(tmp_path, monkeypatch):
+    file = tmp_path / "x.safetensors"
+    many = {f"{number}": entry("F32", [0], 0, 0) for number in range(200_001)}
+    file.write_bytes(stored(many))
+    monkeypatch.setattr(safetensors_file, "safe_open", None)  # it would parse the header
+    with pytest.raises(CheckpointError, match=r"has 200,001 tensors or more .* 200,000 tensors"):
+        read_header(file)
+    file.write_bytes(stored({"__metadata__": {"a": "x" * 25_000_000}}))
+    with pytest.raises(CheckpointError, match=r"a header of 25,0\d\d,\d+ bytes, and at most .*"):
         read_header(file)
 
 
