@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from evomerge import zoo
 from evomerge.errors import CheckpointError
+from evomerge.merging.tensors import adapters
 from evomerge.merging.tensors.adapters import Adapter
 from evomerge.models.checkpoint import Checkpoint
 
@@ -62,3 +63,12 @@ def test_patterns_mean_what_they_mean_in_peft(folder, pattern, expected):
 def test_what_is_no_pattern_of_peft_is_refused(folder, pattern):
     with pytest.raises(CheckpointError, match=r"which is not a regular expression"):
         opened(folder, alpha_pattern={pattern: 8})
+
+
+def test_patterns_that_take_without_end_hang_nothing(folder, monkeypatch):
+    endless = dict.fromkeys(["(([a-z_.0-9]+)+)+!", "((.|.)+)+!", "(.*)*(.*)*(.*)*!"], 8)
+    changes = opened(folder, alpha_pattern=endless).changes.values()
+    assert {it.scale for it in changes} == {2.0}
+    monkeypatch.setattr(adapters, "_SECONDS", 0.2)
+    with pytest.raises(CheckpointError, match=r"takes more than 0.2 s to match; write out the"):
+        opened(folder, alpha_pattern={"(.|.|..)" * 26 + "[!y]": 8})

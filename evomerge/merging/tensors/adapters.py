@@ -6,12 +6,14 @@ modules that are saved whole. All else is refused.
 """
 
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import regex
 from safetensors import safe_open
 
 from evomerge.errors import CheckpointError
@@ -24,6 +26,7 @@ from evomerge.parsing.values import Values, shown
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _VALUES = Values(CheckpointError)
+_SECONDS = 10.0  # for all matches of patterns, each of which takes microseconds
 _REMEDY = "merge the adapter into its model with PEFT first, and use the merged model as parent."
 _UNSUPPORTED = (
     *("use_dora", "lora_bias", "trainable_token_indices", "target_parameters", "use_qalora"),
@@ -86,6 +89,7 @@ class Adapter:
         _check_supported(self.config, folder)
         self.shapes = {name: info.shape for name, info in read_header(self.file).items()}
         self.changes: dict[str, _Change] = {}
+        self._seconds = _SECONDS
         names = {normal(name, checkpoint): name for name in checkpoint.tensors}
         for key in self.shapes:
             self._add(key, names)
@@ -169,21 +173,39 @@ class Adapter:
             divisor = shapes["A"][0] ** (0.5 if self.config.get("use_rslora") else 1)
             change.scale = self._alpha(change.module) / divisor
 
-    def _alpha(self, module: str) -> float:
-        """Return the alpha of a module: by the first pattern of its whole name, else the common."""
-        where, value = f"{self.file.with_name(_CONFIG)}: ", self.config.get("lora_alpha", 8)
-        alpha = _VALUES.real(value, f"{where}lora_alpha")
-        where += "alpha_pattern"
-        patterns = _VALUES.mapping(self.config.get("alpha_pattern") or {}, where)
-        for pattern, value in patterns.items():
+    @cached_property
+    def _patterns(self) -> list[tuple[Any, float]]:
+        """Compiled `alpha_pattern`, as PEFT reads it: patterns of the ends of names -> alpha."""
+        where, patterns = f"{self.file.with_name(_CONFIG)}: alpha_pattern", []
+        alphas = _VALUES.mapping(self.config.get("alpha_pattern") or {}, where)
+        for pattern, value in alphas.items():
             try:
-                if re.fullmatch(rf"(.*\.)?({pattern})", module):
-                    return _VALUES.real(value, f"{where}.{pattern}")
-            except (re.error, OverflowError, RecursionError) as error:
+                re.compile(rf"(.*\.)?({pattern})")
+                compiled = regex.compile(rf"(.*\.)?({pattern})")
+            except (re.error, regex.error, OverflowError, RecursionError) as error:
                 raise CheckpointError(
                     f"`{where}` has the pattern {shown(pattern)}, which is not a regular "
                     "expression; write out the names of the modules."
                 ) from error
+            patterns.append((compiled, _VALUES.real(value, f"{where}.{pattern}")))
+        return patterns
+
+    def _alpha(self, module: str) -> float:
+        """Return the alpha of a module: by the first pattern of its whole name, else the common."""
+        where = self.file.with_name(_CONFIG)
+        alpha = _VALUES.real(self.config.get("lora_alpha", 8), f"{where}: lora_alpha")
+        for pattern, value in self._patterns:
+            begin = time.monotonic()
+            try:  # unlike `re`, it can be stopped
+                matches = pattern.fullmatch(module, timeout=max(1e-3, self._seconds))
+            except TimeoutError:
+                raise CheckpointError(
+                    f"`{where}: alpha_pattern` has the pattern {shown(pattern.pattern)}, which "
+                    f"takes more than {_SECONDS} s to match; write out the names of the modules."
+                ) from None
+            self._seconds -= time.monotonic() - begin
+            if matches:
+                return value
         return alpha
 
 
