@@ -129,7 +129,8 @@ class SearchDisplay:
             case "ask" if number == len(history.baselines):  # the first one of the optimizer
                 if doubt := doubt_about_baselines(history):
                     log.warning("%s", doubt[0])
-                    terminal.say("\n".join([f"warning: {doubt[0]}", *doubt[1]]))
+                    for line in (f"warning: {doubt[0]}", *doubt[1]):
+                        terminal.say(line)
             case "tell":
                 best = self._bar.best and f"; {self._bar.best}"
                 leader = None if ranking.has_front else ranking.best(self._bar.incumbents)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import printable
+from evomerge.errors import printable, without_controls
 from evomerge.report.confidence import Interval
 from evomerge.report.rows import rows_in_per_cent, score_keys
 from evomerge.report.words import short_names, short_scores
@@ -94,26 +94,31 @@ def latex_table(heads: Sequence[str], rows: Iterable[Sequence[str]], title: str)
     return "\n".join(parts) + "\n"
 
 
-def _no_formula(cell: Any) -> Any:
-    """Return a cell that a spreadsheet shows and does not run."""
-    if not isinstance(cell, str) or not cell.startswith(_FORMULA):
+def _harmless(cell: Any) -> Any:
+    """Return a cell that a spreadsheet and a terminal show and do not run."""
+    if not isinstance(cell, str):
         return cell
+    mark = "'" if cell.startswith(_FORMULA) and not _is_number(cell) else ""
+    return mark + without_controls(cell)
+
+
+def _is_number(text: str) -> bool:
     try:
-        float(cell)
+        float(text)
     except ValueError:
-        return f"'{cell}"
-    return cell
+        return False
+    return True
 
 
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Write rows as CSV with a header line. InputError: the file cannot be written.
 
     A text that a spreadsheet would take for a formula gets an apostrophe before it (OWASP, CSV
-    injection). Texts of numbers stay as they are.
+    injection). Texts of numbers stay as they are. Control characters are replaced.
     """
     text = io.StringIO(newline="")
     names = list(rows[0]) if rows else ["candidate"]
     writer = csv.writer(text)
-    writer.writerow(map(_no_formula, names))
-    writer.writerows([_no_formula(row[name]) for name in names] for row in rows)
+    writer.writerow(map(_harmless, names))
+    writer.writerows([_harmless(row[name]) for name in names] for row in rows)
     write_output(path, text.getvalue(), "--csv")

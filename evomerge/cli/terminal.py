@@ -11,7 +11,6 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -151,16 +150,15 @@ def text_of(value: Any) -> str:
 
 
 def say(message: str, *, unbroken: bool = False) -> None:
-    """Print a message to standard error; a terminal breaks lines, but no path and no command.
+    """Print a message of one line to standard error.
 
-    `unbroken`: not even lines.
+    A terminal breaks it into lines at spaces, but no path and no command; `unbroken`: not at all.
     """
-    message = without_controls(message)
+    message = one_cell(message)
     if err.is_terminal and not unbroken:
         whole = re.sub("`[^`]+`", lambda code: code[0].replace(" ", "\0"), message)
-        fill = partial(textwrap.fill, break_long_words=False, break_on_hyphens=False)
-        lines = (fill(line, err.width) for line in whole.splitlines())
-        message = "\n".join(lines).replace("\0", " ")
+        filled = textwrap.fill(whole, err.width, break_long_words=False, break_on_hyphens=False)
+        message = filled.replace("\0", " ")
     err.print(message)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from evomerge.cli.rows import brief_rows, latex_table, write_csv
+from evomerge.errors import without_controls
 from evomerge.report.rows import rows_in_per_cent
 from evomerge.scores import Objective
 
@@ -57,10 +58,12 @@ def test_signs_of_latex_are_escaped_and_minus_is_no_hyphen() -> None:
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "@=", "-1+"])
 def test_a_text_like_a_formula_gets_an_apostrophe_and_others_stay(tmp_path, start):
-    formula = f"{start}cmd|' /C calc'!A0"
+    formula = f"{start}cmd|' /C calc'!A0\x1b[2J"
+    shown = without_controls(formula)
     cells = [-1.5, None, True, "-1.5", "+2", "-1e-3", "a=b", " - ", "'", "", f"merge: {formula}"]
     write_csv([{formula: formula} | dict(zip("abcdefghijk", cells, strict=True))], tmp_path / "t")
     with (tmp_path / "t").open(newline="") as file:
         head, line = csv.reader(file)
-    assert head == [f"'{formula}", *"abcdefghijk"]
-    assert line == [f"'{formula}", *("" if cell is None else str(cell) for cell in cells)]
+    assert head == [f"'{shown}", *"abcdefghijk"]
+    texts = [*cells[:-1], f"merge: {shown}"]
+    assert line == [f"'{shown}", *("" if cell is None else str(cell) for cell in texts)]

@@ -3,7 +3,7 @@
 from run_folders import FAILED, KEY, asked, scores, told
 
 from evomerge.cli.live import SearchDisplay
-from evomerge.cli.terminal import example_lines
+from evomerge.cli.terminal import example_lines, say
 from evomerge.run.history import History
 from evomerge.scores import Example, Objective
 from evomerge.searching.ranking import WeightedSum
@@ -42,3 +42,8 @@ def test_local_parents_have_the_names_of_their_folders(capsys):
 def test_a_document_without_values_of_its_own_ends_in_its_number():
     """That of a correlation, of which the score is made of all documents, ended in `: `."""
     assert example_lines(Example("sts", 1, "a", "0.9", "0.9", "1", {}))[0] == "sts, document 1"
+
+
+def test_a_message_with_text_of_a_file_is_one_line(capsys):
+    say("a parent named x\n\rwarning: y\x1b[2J\x85z")
+    assert capsys.readouterr().err == "a parent named x warning: y\ufffd[2J\ufffdz\n"
