@@ -21,10 +21,12 @@ from evomerge.evaluation.tasks import code
 from evomerge.evaluation.tasks.confined import namespaces
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.scoring import summarized
+from evomerge.trust.consent import Permissions
 
 pytestmark = pytest.mark.thorough
 
 LM_EVAL = lm_eval.__path__[0]
+ALLOWED = Permissions(allow_code=True, trust_code=True)
 
 PROMPT = 'def add(a, b):\n    """Return the sum."""\n'
 HUMANEVAL = [
@@ -117,7 +119,7 @@ def harness(folder, tmp_path_factory):
         for module in [known for known in sys.modules if known.endswith("humaneval.utils")]:
             patch.delitem(sys.modules, module)  # lm-eval keeps them, with the metric
         patch.delenv("HF_ALLOW_CODE_EVAL", raising=False)
-        yield Harness(list(ANSWERS), [folder], allow_code=True)
+        yield Harness(list(ANSWERS), [folder], allowed=ALLOWED)
 
 
 def stock(by_lm_eval, monkeypatch, folder, name):
@@ -132,7 +134,7 @@ def stock(by_lm_eval, monkeypatch, folder, name):
 
 
 def harness_of(names, folder):
-    return Harness(names, [folder], allow_code=True)
+    return Harness(names, [folder], allowed=ALLOWED)
 
 
 def measure(harness, name, answers):
@@ -201,7 +203,7 @@ def executed(tmp_path_factory):
     own = {"function": "custom", "filter_fn": "!function checks.turned"}
     filters = [{"name": "own", "filter": [own, {"function": "take_first"}]}]
     names = [write_executed(folder), write_executed(folder, "filtered", filter_list=filters)]
-    return Harness(names, [folder], allow_code=True)
+    return Harness(names, [folder], allowed=ALLOWED)
 
 
 RIGHT, WRONG = {"right": 1.0, "wrong": 0.0}, {"right": 0.0, "wrong": 1.0}
@@ -240,7 +242,7 @@ def test_a_harmful_answer_is_one_wrong_document_and_leaves_nothing(tmp_path, mon
     before = psutil.Process().children(recursive=True)  # of other tests
     answers = ["x = 0", *HARMFUL.values(), f"x = {len(HARMFUL) + 1}"]
     name = write_executed(tmp_path, documents=len(answers))
-    harness = Harness([name], [tmp_path], allow_code=True)
+    harness = Harness([name], [tmp_path], allowed=ALLOWED)
     rows = measure(harness, name, [[text] for text in answers])
     right = [place for place, row in enumerate(rows) if row == RIGHT]
     assert right == [0, len(answers) - 1]
@@ -316,22 +318,23 @@ CodeProcess([sys.argv[1]]).metrics(("executed", "executed"), [[instance]], {})
 
 
 def test_all_processes_and_folders_of_a_killed_search_are_gone(tmp_path):
-    name = write_executed(tmp_path)
-    mark, temporary = tmp_path / "mark", tmp_path / "temporary"
+    write_executed(tmp_path)
+    temporary = tmp_path / "temporary"
     temporary.mkdir()
-    sleeps = f"import os, time\nos.fork() or os.setsid()\nopen({str(mark)!r}, 'w')\ntime.sleep(600)"
+    sleeps = "import os, time\nos.fork() or os.setsid()\nopen('mark', 'w')\ntime.sleep(600)"
     environment = {**os.environ, "TMPDIR": str(temporary)}
     command = [sys.executable, "-c", SEARCH, str(tmp_path), sleeps]
     with subprocess.Popen(command, env=environment) as search:
-        while not mark.exists():
-            assert search.poll() is None, name
+        while not list(temporary.glob("**/mark")):
+            assert search.poll() is None
             time.sleep(0.05)
         processes = psutil.Process(search.pid).children(recursive=True)
         assert len(processes) > 2
         search.kill()
     psutil.wait_procs(processes, timeout=120)
     assert not [process for process in processes if process.is_running()]
-    assert not list(temporary.iterdir())
+    left = list(temporary.glob("**/*"))
+    assert len(left) == 1 if code.has_bubblewrap() else not left  # it keeps the empty folder
 
 
 def test_bubblewrap_is_used_where_it_is_installed(executed, tmp_path):
