@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
-from evomerge.errors import CandidateError, one_line
-from evomerge.evaluation.inference.device import is_device_failure
+from evomerge.errors import CandidateError, EvomergeError, one_line
+from evomerge.evaluation.inference.device import is_device_failure, is_exhausted
 from evomerge.evaluation.tasks.info import TasksInfo
 from evomerge.evaluation.tasks.objective import Documents, Merges, Objective
 from evomerge.evaluation.tasks.scoring import DocumentMetrics
@@ -276,7 +276,7 @@ def score_single(
 
     Raises:
         InputError: the model or the tokenizer cannot be loaded, or the tasks not be used with them.
-        CandidateError: the model cannot be run on the documents.
+        CandidateError: the model cannot be run on the documents, or code of a task raised an error.
     """
 
     def make() -> Any:
@@ -285,9 +285,20 @@ def score_single(
         evaluator.prepare(model, tokenizer, {split: documents})
         return model
 
-    loaded = make()
-    ready(loaded)
-    evaluator.set_callbacks(make)
-    scores = evaluator.score(loaded, split)
-    scored_documents = evaluator.examples(scores, split, examples)
+    try:
+        loaded = make()
+        ready(loaded)
+        evaluator.set_callbacks(make)
+        scores = evaluator.score(loaded, split)
+        scored_documents = evaluator.examples(scores, split, examples)
+    except (EvomergeError, OSError):
+        raise
+    except Exception as error:  # a metric of lm-eval raises anything
+        if is_device_failure(error) or is_exhausted(error):
+            raise
+        raise CandidateError(
+            f"The model could not be scored on the {split} documents ({type(error).__name__}: "
+            f"{one_line(error).rstrip('.')}); see whether the task can be used with them "
+            "(--debug shows the traceback)."
+        ) from error
     return replace(scores, oom_backoffs=evaluator.oom_backoffs, examples=scored_documents)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from search_run import SMALL, evomerge, evomerge_json, write_search
+from task_files import write_task
 
 from evomerge.config.schema import parse
 from evomerge.run.folder import RunFolder
@@ -52,3 +53,31 @@ def test_show_prints_documents_with_prompt_answer_and_target(tmp_path):
     for item in found:
         right = item["answer"].strip() == item["target"].strip()
         assert item["values"]["exact_match"] == float(right)
+
+
+CORPUS = """
+def by_document(values):
+    numbers = {"first": values[0], "ninth": values[8]} if len(values) > 8 else {}
+    return numbers["ninth"]
+"""
+
+
+def test_what_code_of_a_task_raises_is_one_sentence(tmp_path):
+    """It was `evomerge: KeyError: 'ninth'`."""
+    (tmp_path / "tasks").mkdir()
+    metric = {"metric": "exact_match", "aggregation": "AGGREGATION", "higher_is_better": True}
+    rows = [{"q": f"{number}+1=", "a": str(number + 1)} for number in range(20)]
+    write_task(tmp_path / "tasks", "corpus", rows, metric_list=[metric])
+    file = tmp_path / "tasks" / "corpus.yaml"
+    file.write_text(file.read_text().replace('"AGGREGATION"', "!function corpus.by_document"))
+    (tmp_path / "tasks" / "corpus.py").write_text(CORPUS)
+    few = {split: {"documents": 4} for split in ("search", "validation", "test")}
+    search = write_search(
+        tmp_path,
+        objectives=[{"task": "corpus", "metric": "exact_match"}],
+        evaluation={"include": ["tasks"], **few},
+    )
+    trusted = ("--config", search, "--trust-code")
+    said = evomerge("evaluate", "zoo:language", *trusted, code=1).stderr.splitlines()[-1]
+    assert said.startswith("evomerge: The model could not be scored on the test documents (KeyErr")
+    assert "; see whether the task can be used with them" in said
