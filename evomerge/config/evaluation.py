@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from evomerge.config.fields import Documents, Section
+from evomerge.config.fields import Documents, FilePath, Section
 
 TaskSplit = Literal["training", "validation", "test"]
 
@@ -62,13 +62,13 @@ class GenerationConfig(Section):
     """draw tokens at random; false: always take the likeliest one"""
     temperature: float | None = Field(None, ge=0, le=100)
     """divides the logits before a token is drawn"""
-    top_k: int | None = Field(None, ge=0)
+    top_k: int | None = Field(None, ge=0, le=10**9)
     """only so many of the likeliest tokens can be drawn; 0: all"""
     top_p: float | None = Field(None, gt=0, le=1)
     """only the likeliest tokens of this total probability"""
     min_p: float | None = Field(None, ge=0, le=1)
     """only tokens with this share of the highest probability"""
-    max_gen_toks: int | None = Field(None, ge=1)
+    max_gen_toks: int | None = Field(None, ge=1, le=10**9)
     """largest number of new tokens"""
 
     rules = (
@@ -96,7 +96,7 @@ class GenerationConfig(Section):
 class EvaluationConfig(Section):
     """How candidates are scored, on which documents."""
 
-    include: list[str] = Field(default_factory=list)
+    include: list[FilePath] = Field(default_factory=list)
     """folders with lm-eval task YAML"""
     search: SearchSplit = SearchSplit()
     """candidates are compared on these"""

@@ -1,10 +1,19 @@
 """The base class of the sections of a search file, and types of values with their checks."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
 
 Rule: TypeAlias = tuple[Callable[[Any], object], str]
 """What breaks it, given the section, and the sentence about that (`{0.key}`: a value of it)."""
@@ -60,7 +69,24 @@ class Section(BaseModel):
         return self
 
 
-Documents = Annotated[int, Field(ge=1)] | Literal["all"]
+Documents = Annotated[int, Field(ge=1, le=10**9)] | Literal["all"]
+
+
+def _path(value: str) -> str:
+    try:
+        names = os.fsencode(value).split(b"/")
+    except UnicodeEncodeError:  # a half of a pair
+        names = [b"\0"]
+    if any(b"\0" in name or len(name) > _LONGEST_NAME for name in names):
+        raise ValueError(
+            f"must be a path of valid text, with names of at most {_LONGEST_NAME} bytes and no NUL"
+        )
+    return value
+
+
+_LONGEST_NAME = 255  # bytes, of a file or folder
+
+FilePath = Annotated[str, AfterValidator(_path)]
 
 
 def _is_finite(value: Any) -> bool:

@@ -100,7 +100,9 @@ class _Reader:
         if not text.isascii() and _HALF.search(text):
             raise self.refused("text has an unpaired surrogate", line)
         try:
-            return self.scalars.construct_object(node)
+            value = self.scalars.construct_object(node)
+            repr(value)  # of an integer with 5,000 hexadecimal digits no text can be made
+            return value
         except (ValueError, LookupError, OverflowError):  # `!!bool maybe`, 5,000 digits
             why = f"{shown(text)} is not a value of the YAML type {kind}"
             raise self.refused(why, line) from None

@@ -37,10 +37,16 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     """
     out = out.absolute()
     check_new_folder(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    _make_parents(out)
     with _unfinished(out, folder=True) as folder:
         yield folder
         check_new_folder(out)  # another process may have created it meanwhile
+
+
+def _make_parents(path: Path) -> None:
+    """Make the folders above a path; `mkdir` would call itself for each of a thousand levels."""
+    for folder in reversed(path.parents):
+        folder.mkdir(exist_ok=True)
 
 
 def create_folder(path: Path, texts: Mapping[str, str]) -> None:
@@ -49,7 +55,7 @@ def create_folder(path: Path, texts: Mapping[str, str]) -> None:
     An empty folder of this name is replaced; a symbolic link is followed.
     """
     path = Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_parents(path)
     with _unfinished(path, folder=True) as folder:
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")

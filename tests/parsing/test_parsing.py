@@ -72,6 +72,7 @@ BOMBS = [
         ("a: 1\nb: !!set {x}", r"line 2: the YAML type 'set' is not supported"),
         ("a: !!python/object/apply:os.getcwd []", r"line 1: the YAML type 'python/object/apply:"),
         ("a: 1\nb: !!int x", r", line 2: 'x' is not a value of the YAML type int"),
+        ("a: 0x" + "f" * 4000, "line 1: '0xfff.*' is not a value of the YAML type int"),
         ("\n\n? [1]\n: 2", r"line 3: a key must be a word or a number"),
         ("a: &a [*a]", r"line 1: lists or mappings are nested more than 64 deep"),
         ("a: 1\n<<: 1", r"line 2: `<<` needs a mapping"),
