@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evomerge.merging.methods.blocks import View, blocks, columns, flat, row_products, rows, total
+from evomerge.merging.methods.blocks import (
+    View,
+    blocks,
+    columns,
+    flat,
+    row_products,
+    rows,
+    slices,
+    total,
+)
 from evomerge.merging.methods.method import WEIGHT, Floats, KnobKey, Operands, flag, knob, method
 
 if TYPE_CHECKING:
@@ -119,7 +128,8 @@ def nuslerp(
 ) -> None:
     """Write slerp at t = w_2 / (w_1 + w_2), between two sources or their task vectors.
 
-    The vectors are whole tensors (`nuslerp_flatten`), their rows, or their columns.
+    The vectors are whole tensors (`nuslerp_flatten`), or lie along the last dimension, or along the
+    first one (`nuslerp_row_wise`).
     """
     import torch
 
@@ -214,8 +224,14 @@ def _unit(cosines: Array, weights: Array) -> Array:
     return weights if length <= 1e-8 else weights / length
 
 
-def _rows_or_flat(operands: Operands) -> View:
-    return rows if operands.base.ndim > 1 else flat
+def _rows_of_stock(operands: Operands, filter_wise: bool) -> View:
+    """Return the view whose rows have a product each; without `filter_wise` these are summed.
+
+    Sums over the rows of another view would have other bits than those of earlier runs.
+    """
+    if operands.base.ndim < 2:
+        return flat
+    return rows if filter_wise else slices
 
 
 @method(
@@ -223,18 +239,20 @@ def _rows_or_flat(operands: Operands) -> View:
     parents=(2, None),
     base="required",
     paper="Jang et al. 2024, arXiv 2403.19522",
-    preparation=lambda operands: row_products(operands, _rows_or_flat(operands)),
+    preparation=lambda operands: cache(partial(row_products, operands)),
     torch=True,
 )
 def model_stock(operands: Operands, out: Tensor, *, filter_wise: bool = flag(False)) -> None:
     """Write base + t mean_i(x_i - base) with t = N c / (1 + (N - 1) c).
 
     c is the mean cosine between the N task vectors: one number for the tensor or, with
-    `filter_wise`, one for each row. If the denominator is about 0 (1e-8), the result is the base.
+    `filter_wise`, one for each row along the last dimension. If the denominator is about 0 (1e-8),
+    the result is the base.
     """
     import torch
 
-    products, count = operands.prepared, len(operands.tensors)
+    view, count = _rows_of_stock(operands, filter_wise), len(operands.tensors)
+    products = operands.prepared(view)
     pairs = products if filter_wise else products.sum(-1, keepdim=True)
     one, two = torch.tril_indices(count, count, -1)
     lengths = pairs.diagonal().T.sqrt()
@@ -244,5 +262,5 @@ def model_stock(operands: Operands, out: Tensor, *, filter_wise: bool = flag(Fal
     denominator = 1 + (count - 1) * cosine
     ratio = torch.where(denominator.abs() <= 1e-8, 0.0, count * cosine / denominator)
     ratio = ratio.float().expand(products.shape[-1])
-    for at, base, changes, target in blocks(operands, out, _rows_or_flat(operands)):
+    for at, base, changes, target in blocks(operands, out, view):
         target.copy_(base + ratio[at[0], None] * (total(changes) / count))

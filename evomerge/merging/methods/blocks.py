@@ -30,13 +30,18 @@ def flat(tensor: Tensor) -> Tensor:
 
 
 def rows(tensor: Tensor) -> Tensor:
-    """Show a tensor of one or more dimensions as a matrix: first dimension times all others."""
+    """Show a tensor of two or more dimensions as a matrix: all others times the last dimension."""
+    return tensor.flatten(0, -2)
+
+
+def slices(tensor: Tensor) -> Tensor:
+    """Show a tensor of two or more dimensions as a matrix: first dimension times all others."""
     return tensor.reshape(len(tensor), -1)
 
 
 def columns(tensor: Tensor) -> Tensor:
-    """Show the columns of `rows` as rows."""
-    return rows(tensor).T
+    """Show a tensor of two or more dimensions with the vectors along the first one as rows."""
+    return slices(tensor).T
 
 
 def blocks(operands: Operands, out: Tensor | None = None, view: View = flat) -> Iterator[Block]:

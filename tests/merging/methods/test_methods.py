@@ -98,6 +98,22 @@ def test_bits_are_the_same_on_any_number_of_threads(name, knobs, shape, threads)
         assert same_bits(merged(name, sources, base, knobs=knobs, reuse=reuse), expected)
 
 
+@pytest.mark.parametrize(("name", "knobs"), ROWS)
+def test_rows_of_stacked_experts_are_those_of_each_expert(name, knobs):
+    """As in mergekit, whose vectors lie along the last dimension, or row-wise along the first."""
+    base, *sources = tensors((4, 6, 8), count_of(name), 4)
+    own = [{"weight": 0.75}, {"weight": 0.25}] if name == "nuslerp" else None
+    stacked = merged(name, sources, base, own, knobs)
+    along_experts = knobs.get("nuslerp_row_wise", 0.0)
+    parts = [[it] if along_experts else it for it in (base, *sources)]
+    shape = (4, 48) if along_experts else (6, 8)
+    experts = [
+        merged(name, [it.reshape(shape) for it in rest], first.reshape(shape), own, knobs)
+        for first, *rest in zip(*parts, strict=True)
+    ]
+    torch.testing.assert_close(stacked, torch.stack(experts).view_as(stacked))
+
+
 METHODS = map(get_method, ALL)
 ORDERLESS = [it.name for it in METHODS if it.parents[1] is None and not it.random]
 
