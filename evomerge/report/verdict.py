@@ -42,6 +42,8 @@ def verdict(table: Standings, best: Candidate | None, advice: str = "") -> Verdi
     """Return whether the best candidate is better than the parents and the uniform merge.
 
     It is, if on the test documents the p-value of "not better" is at most `level` for each of them.
+    It is worse if that of "not worse" is at most `level` divided by their number for one of them:
+    each comparison is another chance for luck (Bonferroni), whereas better it must be in all.
     A front has no verdict, but a sentence of its knee and each parent. `advice` ends the answer if
     there is no evidence.
     """
@@ -80,7 +82,8 @@ def _verdict_of_winner(table: Standings, best: Candidate, advice: str) -> Verdic
     if not table.comparisons:
         return Verdict(None, f"No verdict: {missing}.{losses}")
     largest, where = level(table.earlier + 1), "on the test documents the searched merge"
-    worse = {k: item for k, item in table.comparisons.items() if item.probability <= largest}
+    each = largest / len(table.comparisons)
+    worse = {k: item for k, item in table.comparisons.items() if item.probability <= each}
     doubtful = {k: item for k, item in table.comparisons.items() if 1 - item.probability > largest}
     nearest, closest = _nearest(worse or doubtful or table.comparisons)
     figures = f"{names[nearest]} ({closest.text})."

@@ -11,10 +11,11 @@ from evomerge.cli.live import in_words
 from evomerge.report.confidence import compare
 from evomerge.report.page import page
 from evomerge.report.progress import points
-from evomerge.report.verdict import level, next_step
+from evomerge.report.standings import Standing, Standings
+from evomerge.report.verdict import level, next_step, verdict
 from evomerge.report.view import View
 from evomerge.run.folder import RunFolder
-from evomerge.run.history import BASE, History, outcome_fields
+from evomerge.run.history import BASE, Candidate, History, outcome_fields
 from evomerge.scores import Example, Failure, Objective, Scores
 from evomerge.searching.ranking import WeightedSum
 
@@ -136,6 +137,33 @@ def test_many_winners_are_falsely_better_as_rarely_as_one(monkeypatch: pytest.Mo
     said, plain = benchmark.shares_of_yes(200, 1000)
     assert said[-1] < 0.025 + 2 * np.sqrt(0.025 / 1000)
     assert plain[-1] > 0.1
+
+
+@pytest.mark.parametrize("documents", [100, 1000])
+def test_a_merge_as_good_as_three_parents_is_rarely_called_worse(monkeypatch, documents):
+    """Each parent is another chance for luck: at the level of one, 4 to 5 % were called worse."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import winners as benchmark
+
+    generator, runs, parents = np.random.default_rng(1), 2000, ("one", "two", "three")
+    rows = [Standing(name, number, {}) for number, name in enumerate((*parents, "searched"))]
+    of_one, said = 0, 0
+    for _ in range(runs):
+        rights = generator.random((5, documents)) < benchmark.RIGHT
+        alike = generator.random((4, documents)) < benchmark.AGREE
+        *theirs, ours = np.where(alike, rights[-1], rights[:-1])
+        counts = [(int((ours & ~it).sum()), int((it & ~ours).sum())) for it in theirs]
+        compared = [benchmark.compared(*pair, documents) for pair in counts]
+        table = Standings(
+            rows=rows,
+            columns=[benchmark.OBJECTIVE.key],
+            objectives=[benchmark.OBJECTIVE],
+            comparisons=dict(zip(parents, compared, strict=True)),
+            compared_on="test",
+        )
+        said += "is worse than" in verdict(table, Candidate(3, None, "")).text
+        of_one += any(comparison.probability <= level(1) for comparison in compared)
+    assert said / runs < level(1) + 2 * np.sqrt(level(1) / runs) < 0.03 < of_one / runs
 
 
 def two(first: int, second: int, of: int = 100) -> Scores:
