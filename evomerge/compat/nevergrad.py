@@ -22,3 +22,12 @@ def population_of(optimizer: Any, *, is_evolution_strategy: bool) -> int:
     sizes = [getattr(optimizer, name, None) for name in ("llambda", "popsize", "_popsize")]
     sizes = [getattr(size, "llambda", size) for size in sizes]
     return max(1, int(next((size for size in sizes if isinstance(size, int | np.integer)), 1)))
+
+
+def mixes_steps(optimizer: Any) -> bool:
+    """Return whether it is an EMNA that ends with a ValueError when its population adapts.
+
+    Then it replaces a step for each coordinate by one for all, while points with both are open.
+    """
+    adapts = getattr(optimizer, "population_size_adaptation", False)
+    return bool(adapts) and not getattr(optimizer, "isotropic", True)

@@ -16,7 +16,7 @@ import nevergrad
 import numpy as np
 from nevergrad.optimization.utils import UidQueue
 
-from evomerge.compat.nevergrad import population_of, replace_queue
+from evomerge.compat.nevergrad import mixes_steps, population_of, replace_queue
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.optimize.base import INJECTED_SHARE, REPLACED, BaseOptimizer, Choices, Cube, Vector
 from evomerge.optimize.protocol import Setting
@@ -159,8 +159,9 @@ def create_named(genes: Sequence[Gene], setting: Setting, name: str) -> Nevergra
     if not _keeps_the_laws(name):
         raise ConfigError(
             f"optimizer.name is 'nevergrad:{name}', which combines algorithms by the budget, runs "
-            "one in a thread, draws from global random numbers, or repeats points because of "
-            "noise; choose another one, for example `nevergrad:OnePlusOne` or `nevergrad:DE`."
+            "one in a thread, draws from global random numbers, repeats points because of noise, "
+            "or ends with an error of its own; choose another one, for example "
+            "`nevergrad:OnePlusOne` or `nevergrad:DE`."
         )
     return Nevergrad(genes, setting, registry[name])
 
@@ -179,13 +180,14 @@ def _keeps_the_laws(name: str) -> bool:
 
 
 def _try_out(name: str) -> list[bytes]:
-    """Return the proposals of a short search with four open points; none unless in `ALGORITHMS`."""
+    """Return the proposals of a short search with four open points; none unless it is sound."""
     high = np.full(8, 3.0)
     inner = _instance(nevergrad.optimizers.registry[name], -high, high, seed=5)
     asked: list[Any] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for number in range(100 if _is_of(inner, ALGORITHMS) else 0):
+        is_sound = _is_of(inner, ALGORITHMS) and not mixes_steps(inner)
+        for number in range(100 if is_sound else 0):
             trials = [asked[-4]] if number > 3 else []
             if number % 25 < 2 and not _is_of(inner, OWN_SAMPLES):
                 value = np.full(8, number / 50 - 1)

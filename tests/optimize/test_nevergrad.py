@@ -72,6 +72,24 @@ def test_it_proposes_what_nevergrad_proposes(name, width):
             optimizer.tell(genome, [-loss])
 
 
+MIXING = ("AnisoEMNATBPSA", "NaiveAnisoEMNATBPSA")
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_an_optimizer_that_is_refused_for_its_error_has_it_in_nevergrad(name):
+    """Where this fails, nevergrad is repaired: then it need not be refused."""
+    with pytest.raises(ValueError, match="inhomogeneous shape"):
+        for seed in range(12):
+            space, waiting = nevergrad.p.Array(shape=(6,)), []
+            space.random_state = np.random.RandomState(seed)
+            plain = nevergrad.optimizers.registry[name](space, budget=None, num_workers=1)
+            for _ in range(150):
+                waiting.append(plain.ask())
+                if len(waiting) == 12:
+                    candidate = waiting.pop(0)
+                    plain.tell(candidate, float(((candidate.value - 1) ** 2).sum()))
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
@@ -82,8 +100,8 @@ def test_it_proposes_what_nevergrad_proposes(name, width):
             for name in ("NGOpt", "Portfolio", "Cobyla", "LHSSearch", "DiscreteBSOOnePlusOne")
         ),
         *(
-            (name, "draws from global random numbers, or repeats points because of noise")
-            for name in ("LognormalDiscreteOnePlusOne", "LhsDE", "NoisyOnePlusOne")
+            (name, "draws from global random numbers, repeats points because of noise, or ends")
+            for name in ("LognormalDiscreteOnePlusOne", "LhsDE", "NoisyOnePlusOne", *MIXING)
         ),
     ],
 )
