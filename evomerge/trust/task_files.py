@@ -166,7 +166,7 @@ def find_leaves(index: Mapping[str, Entry], name: str) -> Iterator[Leaf]:
             yield leaf._replace(chain=tuple(chain))
         strange = [file for file in chain if not is_installed(file.path)]
         keys = leaf.changed.union(*(file.keys - _GROUP - _NAMES for file in strange))
-        groups = (*leaf.groups, *(file.path for file in strange))
+        groups = tuple(dict.fromkeys((*leaf.groups, *(file.path for file in strange))))
         for file in chain:
             for member in file.members:
                 changed = keys | member.changed if file in strange else keys

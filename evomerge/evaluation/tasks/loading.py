@@ -183,9 +183,9 @@ class TaskLoader:
         if self.allowed.allow_code:
             return task
         raise ConfigError(
-            f"{where}: task {task!r} runs code that the model writes, or may do so ({reason}); read "
-            "in docs/evaluation.md what the processes in which it runs may do, then allow it with "
-            "--allow-code."
+            f"{where}: task {task!r} runs code that the model writes, or may do so ({reason}); "
+            "read in docs/evaluation.md what the processes in which it runs may do, then allow it "
+            "with --allow-code."
         )
 
 
