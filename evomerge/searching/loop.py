@@ -24,6 +24,10 @@ Order: TypeAlias = Literal["generation", "arrival"]
 the number of jobs at a time does not matter; or as soon as there is one."""
 
 
+MOST_HELD = 10
+"""Maximum number of consecutive candidates that wait for the scores of equal ones."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """When the search ends (None: no such end), and when the strategy is told outcomes.
@@ -105,10 +109,17 @@ class Search:
             self.session.score(self.arriving())
 
     def arriving(self) -> Iterator[Candidate]:
-        """Yield the open candidates, then new ones until the plan is spent."""
+        """Yield the open candidates, then new ones until the plan is spent.
+
+        If the strategy has no other recipes than those that are being scored, no more are asked
+        for until all of these have outcomes.
+        """
         yield from self.history.open
-        while (candidate := self.ask_after_arrivals()) is not None:
+        held = 0
+        while held < MOST_HELD and (candidate := self.ask_after_arrivals()) is not None:
             yield candidate
+            is_held = candidate.told is None and self.session.is_held(candidate)
+            held = held + 1 if is_held else 0
 
     def ask_after_arrivals(self) -> Candidate | None:
         """Tell the strategy the outcomes that are new, and ask; None: the plan is spent."""

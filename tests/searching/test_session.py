@@ -15,6 +15,7 @@ from evomerge.execute.protocol import MAX_ATTEMPTS, MAX_MACHINES, Attempts, Inli
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.scores import Expected, Failure, Scores
+from evomerge.searching.loop import MOST_HELD
 from evomerge.searching.ranking import WeightedSum
 from evomerge.searching.session import SAME_FAILURES
 
@@ -215,6 +216,24 @@ def test_a_recipe_is_scored_once(tmp_path, order, width):
     assert sum(split == "search" for _, split, _ in executor.scored) == 3 + 2
     assert len(history.told) == 12
     assert len({str(item.told) for item in history.candidates[3:]}) == 2
+
+
+class Same(Alternating):
+    def ask(self, number):
+        genome = (0.5,) * len(self.space.genes)
+        return self.space.decode(genome), {"genome": list(genome)}
+
+
+def test_by_arrival_few_equal_candidates_wait_for_one_that_is_being_scored(tmp_path):
+    """All were asked for, without an end in a search whose candidates have no limit."""
+    executor = ScriptedExecutor(3, random.Random(0))
+    options = {"searched": scripted.space(), "make": Same, "races": False, "order": "arrival"}
+    history = search(tmp_path / "run", executor, candidates=60, **options)
+    events = [it for it in RunFolder(tmp_path / "run").events() if it.get("candidate", 0) > 2]
+    first = next(n for n, event in enumerate(events) if event["event"] == "tell")
+    assert first == 1 + MOST_HELD
+    assert len(history.told) == 60
+    assert sum(split == "search" for _, split, _ in executor.scored) == 3 + 1
 
 
 class OneTwice(Alternating):
