@@ -1,8 +1,12 @@
 """What is private in transformers, or differs between its versions from 4.56 on."""
 
 import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
+
+from evomerge.compat import need
 
 
 @cache
@@ -66,3 +70,22 @@ def keeps_settings_of_old_configs() -> bool:
     import transformers
 
     return not hasattr(transformers.GenerationMixin, "adjust_generation_fn")
+
+
+@contextmanager
+def compiling_chat_templates_by(compiled: Callable[[Any, str], Any]) -> Iterator[None]:
+    """Within, transformers renders the chat templates that `compiled` returns.
+
+    It gets transformers' own environment and the text of a template. Neither is changed, and
+    afterwards transformers compiles templates itself again.
+    """
+    from transformers.utils import chat_template_utils as module
+
+    name = "_compile_jinja_template"
+    stock = need("transformers", module, name)
+    environment = stock("").environment  # of an empty template, since compiling may take all memory
+    setattr(module, name, lambda template: compiled(environment, template))
+    try:
+        yield
+    finally:
+        setattr(module, name, stock)

@@ -61,6 +61,8 @@ def render(text):
         "{{ messages[7]['role'].x.y }}",
         "{% for %}",
         "{{ cycler.__init__.__globals__.os.popen('x') }}",
+        "{% for a in range(99999) %}{{ 'x' * 100000 }}{% endfor %}",
+        "{{ 'x' * 10**10 }}",
     ],
 )
 def test_a_nasty_template_is_one_sentence(template):

@@ -1,8 +1,4 @@
-"""Calls of lm-eval: silent, from its own seeds, with the Jinja templates of tasks in a sandbox.
-
-In Jinja's sandbox a template cannot reach other Python objects, so a task of a stranger cannot run
-code by its template.
-"""
+"""Calls of lm-eval: silent, from its own seeds, with the Jinja templates of tasks in a sandbox."""
 
 import io
 import logging
@@ -14,10 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from jinja2 import Environment
-from jinja2.sandbox import SandboxedEnvironment
 
 from evomerge.compat import need
 from evomerge.errors import ConfigError, one_line
+from evomerge.evaluation.inference.templates import LimitedEnvironment
 from evomerge.parsing.values import shown
 
 SEED = 1234
@@ -68,7 +64,7 @@ def seeded(seed: int = SEED) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-class TaskTemplates(SandboxedEnvironment):
+class TaskTemplates(LimitedEnvironment):
     """Renders as another environment does, in the sandbox, and keeps compiled templates.
 
     lm-eval compiles a template at each use.
@@ -81,6 +77,7 @@ class TaskTemplates(SandboxedEnvironment):
             keep_trailing_newline=plain.keep_trailing_newline,
         )
         self.filters.update(plain.filters)
+        self.limit()
         self._compiled = lru_cache(maxsize=1000)(super().from_string)
 
     def from_string(self, source: Any, *_: Any, **__: Any) -> Any:

@@ -16,6 +16,7 @@ from evomerge.evaluation.inference.calls import SEED, calling
 from evomerge.evaluation.inference.generation import SETTINGS, Prompt, Sampling, is_sampled
 from evomerge.evaluation.inference.likelihood import LogLikelihood
 from evomerge.evaluation.inference.rows import Continuation
+from evomerge.evaluation.inference.templates import limited_chat_templates
 from evomerge.models.files import PROCESSOR_FILES
 
 Instance: TypeAlias = Any
@@ -118,7 +119,8 @@ class ReferenceLM:
             ConfigError: the template of the model cannot be used.
         """
         try:
-            return str(self._lm.apply_chat_template(*arguments, **options))
+            with limited_chat_templates():
+                return str(self._lm.apply_chat_template(*arguments, **options))
         except Exception as error:  # a template may call raise_exception, or divide by zero
             reason = f"{type(error).__name__}: {one_line(error)}".rstrip(".")
             raise ConfigError(

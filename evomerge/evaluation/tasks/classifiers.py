@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from evomerge.errors import CandidateError, CheckpointError, ConfigError, did_you_mean, one_line
 from evomerge.evaluation.inference.batches import batching
+from evomerge.evaluation.inference.templates import limited_chat_templates
 from evomerge.evaluation.tasks.objective import Measured, Merges
 from evomerge.evaluation.tasks.rows import ANSWER, VALUES, BatchSize, Columns, Row, RowsObjective
 from evomerge.models.heads import class_of, classified, in_words, labels_of
@@ -240,7 +241,8 @@ class Pairwise(ClassifierObjective):
         answers = row["chosen"], row["rejected"]
         if self.are_chats:
             chats = ([*row.get("prompt", ()), *answer] for answer in answers)
-            return [(tokenizer.apply_chat_template(chat, tokenize=False),) for chat in chats]
+            with limited_chat_templates():
+                return [(tokenizer.apply_chat_template(chat, tokenize=False),) for chat in chats]
         prompt = row.get("prompt", "")
         if prompt and tokenizer.sep_token is not None:  # it separates two texts
             return [(prompt, answer) for answer in answers]
