@@ -32,6 +32,7 @@ from evomerge.evaluation.tasks.confined import adopt_orphans, end_children, run_
 from evomerge.evaluation.tasks.loading import TaskLoader
 from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, document_metrics
 from evomerge.run.atomic import TemporaryFolder
+from evomerge.trust.consent import Permissions
 
 SECONDS, SECONDS_MORE = 30, 2  # of a document, and of each of its answers
 _TOGETHER = min(4, os.cpu_count() or 1)  # children at a time
@@ -171,7 +172,7 @@ def main(descriptor: int) -> None:
             try:
                 with calling(SEED):
                     if origin not in tasks:
-                        loader = TaskLoader(include, allow_code=True)
+                        loader = TaskLoader(include, allowed=Permissions(True, True))
                         tasks[origin] = loader.load(origin[0], "objectives")[0][origin[1]]
                     children = [_Child(tasks[origin], item, seconds) for item in documents]
                     _wait(children, time.monotonic() + seconds + _GRACE, connection, search)
