@@ -8,7 +8,6 @@ which some run templates; and a change of what functions of an installed task ge
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,13 +98,12 @@ def read_task_file(path: Path) -> TaskFile:
     """Return what a file says: nothing if it is no valid YAML, since lm-eval does not take it."""
     file = path.resolve()
     try:
-        return _read(file, file.stat().st_mtime_ns)
+        return _read(file)
     except (OSError, yaml.YAMLError, ValueError, RecursionError):
         return TaskFile(file)
 
 
-@lru_cache(maxsize=20_000)
-def _read(file: Path, changed: int) -> TaskFile:
+def _read(file: Path) -> TaskFile:
     root = yaml.compose(file.read_bytes(), Loader=_Loader)
     nodes = list(_inside(root))
     pairs = list(_pairs(root))

@@ -2,12 +2,14 @@
 
 import importlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import executor_laws
+import lm_eval
 import pytest
 import yaml
 from judging import SPLITS
@@ -121,6 +123,107 @@ def test_whatever_lets_lm_eval_run_something_is_refused(tmp_path, mark, case, wh
         (tasks / "theirs.yaml").write_text("include: part\ntask: theirs\n")
     said = refused("validate", file, names="part" if where == "included" else "theirs.yaml")
     assert said.startswith("This search runs code of its own: ") and not mark.exists()
+
+
+LM_EVAL = Path(lm_eval.__path__[0], "tasks")
+OUTPUT = LM_EVAL / "cruxeval" / "cruxeval_output.yaml"
+# Files of a stranger, by their names in `theirs`. DATA and OUTPUT stand for rows of theirs, with
+# code in them, and for a task of lm-eval that runs such code.
+CHANGES = {
+    "an absolute path": {"t.yaml": "include: OUTPUT\ntask: theirs\nDATA"},
+    "a relative path": {"t.yaml": "include: RELATIVE\ntask: theirs\nDATA"},
+    "a list": {"t.yaml": "include: [OUTPUT]\ntask: theirs\nDATA"},
+    "an alias": {"t.yaml": "x: &x OUTPUT\ninclude: *x\ntask: theirs\nDATA"},
+    "a merged key": {"t.yaml": "x: &x {include: OUTPUT}\n<<: *x\ntask: theirs\nDATA"},
+    "two steps": {"t.yaml": "include: part\ntask: theirs\nDATA", "part": "include: OUTPUT\n"},
+    "a change in the middle": {
+        "t.yaml": "include: part\ntask: theirs\n",
+        "part": "include: OUTPUT\nDATA",
+    },
+    "a linked file": {"t.yaml": "include: linked.yaml\ntask: theirs\nDATA"},
+    "a linked folder": {"t.yaml": f"include: linked/{OUTPUT.name}\ntask: theirs\nDATA"},
+    "a group of it": {
+        "t.yaml": "include: OUTPUT\ntask: inner\n",
+        "g.yaml": "group: theirs\ntask: [inner]\nDATA",
+    },
+    "a group of its tag": {
+        "t.yaml": "include: OUTPUT\ntask: inner\ntag: tagged\n",
+        "g.yaml": "group: theirs\ntask: [{task: tagged, FLOW}]\n",
+    },
+    "a group in a group": {
+        "t.yaml": "include: OUTPUT\ntask: inner\n",
+        "g.yaml": "group: theirs\ntask: [{group: own, task: [{task: inner, FLOW}]}]\n",
+    },
+    "a group that is a task, too": {
+        "t.yaml": "include: [part, OUTPUT]\ntask: theirs\nDATA",
+        "part": "task: [other]\n",
+    },
+    "an answer by a filter": {
+        "t.yaml": f"include: {LM_EVAL}/longproc/countdown_0.5k.yaml\ntask: theirs\n"
+        "filter_list: [{name: a, filter: [{function: map, mapping_dict: {}, default_value: x}]}]\n"
+    },
+    "a function without a flag": {
+        "t.yaml": f"include: {LM_EVAL}/score/math/non_greedy_robustness_math_algebra.yaml\n"
+        "task: theirs\nDATA"
+    },
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_no_stranger_chooses_what_code_of_lm_eval_reads(tmp_path, mark, case):
+    """Functions of lm-eval run text of documents and answers."""
+    file = write_task(tmp_path)
+    tasks = tmp_path / "theirs"
+    (tasks / "theirs.yaml").unlink()
+    (tasks / "linked.yaml").symlink_to(OUTPUT)
+    (tasks / "linked").symlink_to(OUTPUT.parent)
+    code = f"open({str(mark)!r}, 'w')\ndef f(x): return x"
+    row = {"code": code, "input": "1)==1 #", "output": "1", "id": "0"}
+    (tasks / "rows.jsonl").write_text((json.dumps(row) + "\n") * 12)
+    keys = [
+        *("dataset_path: json", "dataset_name: null", "unsafe_code: false", "repeats: 1"),
+        f"dataset_kwargs: {{data_files: {{test: {tasks}/rows.jsonl}}}}",
+    ]
+    put = {"FLOW": ", ".join(keys), "DATA": "\n".join(keys) + "\n", "OUTPUT": str(OUTPUT)}
+    put["RELATIVE"] = os.path.relpath(OUTPUT, tasks)
+    for name, text in CHANGES[case].items():
+        for word, value in put.items():
+            text = text.replace(word, value)
+        (tasks / name).write_text(text)
+    for words in (["validate"], ["search", "--run", str(tmp_path / "run")]):
+        with pytest.raises(ConfigError, match=r"changes what the functions of task.*--trust-code"):
+            run([words[0], str(file), *words[1:]])
+    with pytest.raises(ConfigError, match="--trust-code"):
+        evomerge_package.evaluate("zoo:base", file, allow_code=True)
+    with pytest.raises(ConfigError, match="--allow-code"):
+        run(["validate", str(file), "--trust-code"])
+    assert not mark.exists() and not (tmp_path / "run").exists()
+
+
+CARD = """---
+configs:
+- config_name: default
+  data_files:
+  - split: test
+    path: "reference:\\u002F/*.jsonl::INDEX"
+---
+# Data
+"""
+
+
+@pytest.mark.parametrize("name", ["README.md", ".huggingface.yaml"])
+def test_the_card_of_a_local_data_set_is_looked_at(tmp_path, mark, name):
+    index = {"version": 1, "templates": {"u": ESCAPE.replace("MARK", str(mark))}, "refs": {}}
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    (tmp_path / "data").mkdir()
+    text = CARD.replace("INDEX", str(tmp_path / "index.json"))
+    text = text if name == "README.md" else text.split("---")[1]
+    file = write_task(tmp_path, dataset_path=str(tmp_path / "data"), dataset_kwargs={})
+    shutil.copy(tmp_path / "theirs" / "rows.jsonl", tmp_path / "data" / "test.jsonl")
+    assert run(["validate", str(file)]) == 0
+    (tmp_path / "data" / name).write_text(text)
+    refused("validate", file, names="theirs.yaml")
+    assert not mark.exists()
 
 
 @pytest.mark.parametrize("text", [ESCAPE, "{% if '7' in question %}" + ESCAPE + "{% endif %}"])
