@@ -1,5 +1,9 @@
 """The laws of optimizers."""
 
+from __future__ import annotations
+
+import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeAlias
@@ -7,7 +11,8 @@ from typing import TypeAlias
 import numpy as np
 
 from evomerge import optimize
-from evomerge.optimize.protocol import Optimizer
+from evomerge.optimize import Factory
+from evomerge.optimize.protocol import Optimizer, Setting
 from evomerge.space.protocol import Gene, Genome
 
 Create: TypeAlias = Callable[[Sequence[Gene], int], Optimizer]
@@ -24,7 +29,7 @@ GENES = (
 
 
 def check_optimizer(
-    create: str | Create, genes: Sequence[Gene] = GENES, trials: int = 200, objectives: int = 1
+    create: str | Factory, genes: Sequence[Gene] = GENES, trials: int = 200, objectives: int = 1
 ) -> None:
     """Check the laws of `evomerge.optimize.protocol.Optimizer`, and say if all hold.
 
@@ -33,30 +38,51 @@ def check_optimizer(
     break constraints, some are never told.
 
     Args:
-        create: the name that an optimizer is registered by, so that it is made as in a search; or a
-            function of genes and a seed that returns a new optimizer.
+        create: what is registered, a function or class of genes and a `Setting`; or the name
+            that it is registered by. A function whose second parameter is called `seed` gets the
+            seed alone, with a DeprecationWarning.
+        genes: genes to search.
         trials: number of proposals of a search.
+        objectives: number of values that the optimizer is told of a genome.
 
     Raises:
         AssertionError: a law is broken; the message says which.
         ConfigError: there is no optimizer of this name, or it cannot be made.
     """
-    if isinstance(create, str):
-        create = partial(optimize.create, create, objectives=objectives)
+    make = _maker(create, objectives)
     genes = tuple(genes)
-    assert create(genes, 3).population >= 1, "The population is below 1."
+    assert make(genes, 3).population >= 1, "The population is below 1."
     for width, failures in ((1, 0.0), (4, 0.0), (4, 0.2), (4, 1.0), (50, 0.2)):
         state, plan = np.random.get_state(), (genes, trials, width, failures, objectives)
         np.random.seed(1)
-        genomes = play(create(genes, 3), *plan)
+        genomes = play(make(genes, 3), *plan)
         drawn = np.random.uniform()
         np.random.seed(1)
         assert drawn == np.random.uniform(), "The optimizer draws from numpy's global generator."
-        assert genomes == play(create(genes, 3), *plan), (
+        assert genomes == play(make(genes, 3), *plan), (
             "The same calls gave different proposals, so a run could not be resumed."
         )
         np.random.set_state(state)
     print(f"the optimizer keeps the laws: 5 searches of {trials} trials, all is well.")
+
+
+def _maker(create: str | Factory, objectives: int) -> Create:
+    """Return what makes the optimizer of genes with a seed, as a search makes it."""
+    if isinstance(create, str):
+        return partial(optimize.create, create, objectives=objectives)
+    try:
+        second = [*inspect.signature(create).parameters][1:2]
+    except (TypeError, ValueError):  # of C, whose parameters nobody knows
+        second = []
+    if second == ["seed"]:
+        warnings.warn(
+            "check_optimizer got a function of (genes, seed), but what is registered is a function "
+            "of (genes, setting); give it that one.",
+            DeprecationWarning,
+            stacklevel=3,
+        )
+        return create
+    return lambda genes, seed: create(genes, Setting(seed=seed, objectives=objectives))
 
 
 def play(

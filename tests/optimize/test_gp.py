@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState, create_trial
 
 from evomerge.optimize import create
-from evomerge.optimize.gp import FIRST
+from evomerge.optimize.gp import FIRST, GaussianProcess
 from evomerge.space.protocol import Gene
 from evomerge.testing import check_optimizer
 
@@ -109,7 +109,7 @@ def test_a_proposal_does_not_depend_on_the_number_of_threads():
 )
 def test_the_laws_hold(genes):
     genes = [dataclasses.replace(gene, name=f"g{i}") for i, gene in enumerate(genes)]
-    check_optimizer(lambda genes, seed: create("gp", genes, seed), genes, FIRST + 2)
+    check_optimizer(GaussianProcess, genes, FIRST + 2)
 
 
 def test_failures_and_violations_rank_last_and_outliers_are_cut():

@@ -59,7 +59,10 @@ def test_another_process_replays_a_search_bit_for_bit(name, here, elsewhere):
 def test_the_laws_hold_with_a_single_gene_and_with_hundreds(name, genes):
     """pycma and cmaes need two dimensions; with 300, pycma uses the global generator by itself."""
     check_optimizer(
-        lambda genes, seed: make(name, genes, seed), genes, 60, objectives=COUNTS[name][-1]
+        lambda genes, setting: make(name, genes, setting.seed),
+        genes,
+        60,
+        objectives=COUNTS[name][-1],
     )
 
 

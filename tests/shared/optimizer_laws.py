@@ -20,7 +20,7 @@ def check_laws(
     seeds: int = 10,
 ) -> None:
     """Check all laws of an optimizer that learns; see `check_search`."""
-    check_optimizer(create, genes, trials, objectives)
+    check_optimizer(lambda genes, setting: create(genes, setting.seed), genes, trials, objectives)
     check_learning(create, genes, objectives)
     kinds, short = {gene.kind for gene in genes}, ("sphere", "mixed", "one-max", "zdt1", "dtlz2")
     names = [name for name in short if {gene.kind for gene in PROBLEMS[name].genes} <= kinds]

@@ -8,8 +8,8 @@ from optimizer_runs import COUNTS
 from spaces import parameters
 
 from evomerge.merging.methods import get_method, method_names
-from evomerge.merging.methods.method import Knob, knob, method
-from evomerge.optimize import create
+from evomerge.merging.methods.method import Knob, flag, knob, method
+from evomerge.optimize import OPTIMIZERS, create
 from evomerge.space.protocol import Gene
 from evomerge.testing import check_method, check_optimizer, check_space
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.thorough
 def test_optimizers_that_learn_nothing_keep_the_laws(name):
     for objectives in COUNTS[name]:
         check_optimizer(
-            lambda genes, seed: create(name, genes, seed, objectives=objectives),  # noqa: B023
+            OPTIMIZERS.get(name),
             trials=60,
             objectives=objectives,
         )
@@ -71,9 +71,23 @@ class Flawed:
 )
 def test_a_flawed_optimizer_is_caught(flaw, error, sentence):
     genes = [Gene("x", "real", 0.0, 1.0, 0.5), Gene("y", "real", -1.0, 1.0, 0.5)]
-    check_optimizer(lambda genes, seed: Flawed(genes, None), genes)
+    check_optimizer(lambda genes, setting: Flawed(genes, None), genes)
     with pytest.raises(error, match=sentence):
-        check_optimizer(lambda genes, seed: Flawed(genes, flaw), genes)
+        check_optimizer(lambda genes, setting: Flawed(genes, flaw), genes)
+
+
+def test_what_is_registered_is_checked_and_a_function_of_a_seed_with_a_warning():
+    genes = [Gene(name, "real", 0.0, 1.0, 0.5) for name in "ab"]
+    settings = []
+
+    def registered(genes, setting, *, shorter=1.0):
+        settings.append(setting)
+        return create("cma", genes, setting.seed, sigma=setting.sigma * shorter)
+
+    check_optimizer(registered, genes, 30)
+    assert {(setting.seed, setting.objectives) for setting in settings} == {(3, 1)}
+    with pytest.warns(DeprecationWarning, match=r"function of \(genes, setting\)"):
+        check_optimizer(lambda genes, seed: create("cma", genes, seed), genes, 30)
 
 
 class FlawedSpace:
@@ -130,9 +144,27 @@ def test_a_flawed_space_is_caught(flaw, sentence):
 
 def flawed_method(flaw):
     @method("", parents=(1, None), preparation=lambda operands: [], torch=True)
-    def flawed(operands, out, *, weight=knob(1.0, 0, 1, per="source", search=(0.1, 0.9))):
+    def flawed(
+        operands,
+        out,
+        *,
+        weight=knob(1.0, 0, 1, per="source", search=(0.1, 0.9)),
+        power=knob(1, 1, 10**6, kind="integer"),
+        switch=flag(False),
+    ):
         operands.prepared.append(weight)
-        total = sum(w * tensor.float() for w, tensor in zip(weight, operands.tensors, strict=True))
+        tensors = [tensor.float() for tensor in operands.tensors]
+        if flaw == "dtype":
+            tensors = operands.tensors
+        if flaw == "bfloat16":
+            tensors = [tensor.bfloat16() for tensor in tensors]
+        total = sum(w * tensor for w, tensor in zip(weight, tensors, strict=True))
+        if flaw == "zero":
+            total = total / sum(weight)
+        if flaw == "switch" and switch:
+            operands.tensors[0].zero_()
+        if flaw == "power" and power > 1:
+            operands.tensors[0].zero_()
         if flaw == "reuse":
             total = total + operands.reuse
         if flaw == "memory":
@@ -158,6 +190,11 @@ def flawed_method(flaw):
         ("memory", "different bits|depends on"),
         ("infinite", "not finite"),
         ("writes", "writes into"),
+        ("switch", "writes into the tensors it merges, with the knobs .*'switch': 1.0"),
+        ("power", "writes into"),
+        ("dtype", "bfloat16 sources give another result than float32 ones"),
+        ("bfloat16", "each element of the result is a torch.bfloat16 number"),
+        ("zero", "'weight': 0.0.* is NaN"),
         ("rounds", "rounded once"),
         ("shape", "flawed raises RuntimeError .* 1 sources of shape .* must merge .* into `out`"),
         ("nothing", "is NaN, as `out` is at first; write it there"),
