@@ -134,6 +134,14 @@ def stock_tasks(config: SearchConfig) -> list[str]:
     return [n for n in config.tasks if n not in config.rows and not _is_function(n)]
 
 
+def function_names(config: SearchConfig) -> list[str]:
+    """Return the names of the objective functions of a search file, also of single splits."""
+    names = [n for n in config.tasks if n not in config.rows and _is_function(n)]
+    splits = [getattr(config.evaluation, split).tasks for split in SPLITS]
+    names += [tasks[name] for tasks in splits for name in tuple(names) if name in tasks]
+    return list(dict.fromkeys(names))
+
+
 def check_files(config: SearchConfig) -> Iterator[str]:
     """Yield a sentence about each file of rows that is not there.
 

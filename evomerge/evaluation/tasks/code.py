@@ -1,9 +1,10 @@
-"""Tasks that run code which the model writes (`unsafe_code: true` in their YAML).
+"""Tasks whose functions run text as code: what the model writes, or what documents have.
 
 A process without the model, in bubblewrap where it is installed, loads such a task once. It scores
 each document in a child of its own with limits (`confined.py`), by the task's own functions and
-lm-eval's metrics. So an answer that hangs, crashes or fills the memory is one wrong document. The
-limits stop accidents; a program that means harm is stopped by a container only.
+lm-eval's metrics, and aggregates in a child, too. So an answer that hangs, crashes or fills the
+memory is one wrong document. The limits stop accidents; a program that means harm is stopped by a
+container only.
 """
 
 import json
@@ -19,6 +20,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -26,11 +28,17 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from evomerge.compat.lm_eval import filters_of
-from evomerge.errors import SearchError, one_line
+from evomerge.errors import CandidateError, SearchError, one_line
 from evomerge.evaluation.inference.calls import SEED, calling
 from evomerge.evaluation.tasks.confined import adopt_orphans, end_children, run_watched
 from evomerge.evaluation.tasks.loading import TaskLoader
-from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, document_metrics
+from evomerge.evaluation.tasks.objective import Summary
+from evomerge.evaluation.tasks.scoring import (
+    DocumentMetrics,
+    Instance,
+    document_metrics,
+    summarized,
+)
 from evomerge.run.atomic import TemporaryFolder
 from evomerge.trust.consent import Permissions
 
@@ -51,10 +59,18 @@ _SHARE = re.compile(
 """Names of metrics that lie between 0 and 1."""
 
 Outcome: TypeAlias = list[Any] | None
-"""The metrics of a document and its filtered answers; None: it gave none."""
+"""The metrics of a document and its filtered answers, or a summary; None: it gave none."""
 
 Origin: TypeAlias = tuple[str, str]
 """How another process loads a task: the task or group of lm-eval, and the task in it."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The metrics of all documents of a task of a kind, to be aggregated."""
+
+    kind: str
+    rows: Sequence[DocumentMetrics]
 
 
 @cache
@@ -76,7 +92,9 @@ class CodeProcess:
     def metrics(
         self, origin: Origin, documents: Sequence[Sequence[Instance]], worst: DocumentMetrics
     ) -> list[DocumentMetrics]:
-        """Return the metrics of each document, all of them numbers; `worst` where it gives none.
+        """Return the metrics of each document; `worst` where it gives none.
+
+        A metric that is None in `worst` may have other values than numbers, for its aggregation.
 
         Raises:
             SearchError: the task cannot be loaded there.
@@ -84,20 +102,42 @@ class CodeProcess:
         rows = []
         for first in range(0, len(documents), _TOGETHER):
             group = documents[first : first + _TOGETHER]
-            for requests, outcome in zip(group, self._outcomes(origin, group), strict=True):
+            most = max(sum(len(item.resps) for item in requests) for requests in group)
+            for requests, outcome in zip(group, self._outcomes(origin, group, most), strict=True):
                 row, answers = outcome or (dict(worst), [{}] * len(requests))
-                row = row if all(map(_is_possible, row, row.values())) else dict(worst)
+                parts = (key for key in row if worst.get(key, 0.0) is None)
+                numbers = {key: row[key] for key in row.keys() - {*parts}}
+                row = row if all(map(_is_possible, numbers, numbers.values())) else dict(worst)
                 for instance, filtered in zip(requests, answers, strict=False):
-                    instance.filtered_resps = filtered
+                    instance.filtered_resps = dict(filtered)
                 rows.append(row)
         return rows
 
-    def _outcomes(self, origin: Origin, documents: Sequence[Sequence[Instance]]) -> list[Outcome]:
+    def summary(self, origin: Origin, kind: str, rows: Sequence[DocumentMetrics]) -> Summary:
+        """Return what `summarized` does of a task of a kind, computed there.
+
+        Raises:
+            CandidateError: the metrics cannot be aggregated.
+            SearchError: the task cannot be loaded there.
+        """
+        (outcome,) = self._outcomes(origin, [Rows(kind, rows)], len(rows))
+        with suppress(Exception):  # a program may have written anything
+            numbers, scores = outcome or ({}, {})
+            scores = {key: float(value) for key, value in scores.items()}
+            if scores and all(map(_is_possible, scores, scores.values())):
+                return {key: tuple(map(float, row)) for key, row in numbers.items()}, scores
+        raise CandidateError(
+            f"The metrics of task {origin[1]!r} cannot be aggregated within the limits of the "
+            "process that scores code; see how the model answers."
+        )
+
+    def _outcomes(
+        self, origin: Origin, work: Sequence[Sequence[Instance] | Rows], answers: int
+    ) -> list[Outcome]:
         connection = self._connection = self._connection or self._start()
-        most = max(sum(len(item.resps) for item in requests) for requests in documents)
-        seconds = SECONDS + SECONDS_MORE * most
+        seconds = SECONDS + SECONDS_MORE * answers
         with suppress(OSError, EOFError):
-            connection.send((self._include, origin, documents, seconds))
+            connection.send((self._include, origin, work, seconds))
             if connection.poll(seconds + _PATIENCE):
                 reply: list[Outcome] | str = json.loads(connection.recv_bytes())
                 if isinstance(reply, list):
@@ -108,10 +148,10 @@ class CodeProcess:
                 )
         self._close()
         self._connection = None
-        if len(documents) == 1:
+        if len(work) == 1:
             return [None]
         # One of them has ended the process.
-        return [self._outcomes(origin, [document])[0] for document in documents]
+        return [self._outcomes(origin, [one], answers)[0] for one in work]
 
     def _start(self) -> Connection:
         (ours, theirs), folder = Pipe(), TemporaryFolder()
@@ -153,8 +193,10 @@ def _close(process: subprocess.Popen[bytes], ours: Connection, folder: Temporary
     folder.close()
 
 
-def _is_possible(key: str, value: float) -> bool:
+def _is_possible(key: str, value: Any) -> bool:
     """Return whether a metric may have this value; programs can set their own score."""
+    if not isinstance(value, (float, int)):
+        return False
     is_share = _SHARE.fullmatch(key.split(",")[0])
     return 0 <= value <= 1 if is_share else math.isfinite(value)
 
@@ -167,14 +209,14 @@ def main(descriptor: int) -> None:
         while True:
             while not connection.poll(_IDLE):
                 _check_parent(search)
-            include, origin, documents, seconds = connection.recv()
+            include, origin, work, seconds = connection.recv()
             reply: list[Outcome] | str
             try:
                 with calling(SEED):
                     if origin not in tasks:
                         loader = TaskLoader(include, allowed=Permissions(True, True))
                         tasks[origin] = loader.load(origin[0], "objectives")[0][origin[1]]
-                    children = [_Child(tasks[origin], item, seconds) for item in documents]
+                    children = [_Child(tasks[origin], one, seconds) for one in work]
                     _wait(children, time.monotonic() + seconds + _GRACE, connection, search)
                     reply = [child.outcome() for child in children]
             except EOFError:
@@ -211,24 +253,28 @@ def _wait(
 
 
 class _Child:
-    """A document that is being scored in a process of its own.
+    """A document that is being scored, or rows that are being aggregated, in a process of its own.
 
     The process has the file for its outcome by a descriptor only. What it writes counts if it
     begins with a token that is new for each document, so a program does not set its own score by
     writing into all files; one that looks into the memory of its process can.
     """
 
-    def __init__(self, task: Any, requests: Sequence[Instance], seconds: int) -> None:
+    def __init__(self, task: Any, work: Sequence[Instance] | Rows, seconds: int) -> None:
         self._folder = Path(tempfile.mkdtemp())
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - a child writes, `outcome` closes it
         self._token = secrets.token_bytes(16)
 
         def score() -> None:
-            (row,) = document_metrics(task, filters_of(task), [requests])
-            outcome = [row, [dict(instance.filtered_resps) for instance in requests]]
+            outcome: Any
+            if isinstance(work, Rows):
+                outcome = summarized(task, work.kind, work.rows)
+            else:
+                outcome = document_metrics(task, filters_of(task), [work])
+                outcome += [[dict(instance.filtered_resps) for instance in work]]
             self._file.seek(0)
             self._file.truncate()
-            self._file.write(self._token + json.dumps(outcome, default=str).encode())
+            self._file.write(self._token + json.dumps(outcome, default=_plain).encode())
             self._file.flush()
 
         self.watcher = run_watched(score, self._folder, seconds, self._file.fileno())
@@ -240,7 +286,12 @@ class _Child:
             self._file.seek(0)
             text = self._file.read()
             if text.startswith(self._token):
-                row, answers = json.loads(text[len(self._token) :])
-                outcome = [{key: float(value) for key, value in row.items()}, [*map(dict, answers)]]
+                first, second = json.loads(text[len(self._token) :])
+                outcome = [{**first}, second]
         shutil.rmtree(self._folder, ignore_errors=True)
         return outcome
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of numpy as one of Python, anything else as text."""
+    return value.item() if hasattr(value, "item") else str(value)

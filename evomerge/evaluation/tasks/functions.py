@@ -14,7 +14,8 @@ whether higher is better. A search file names a function as `module:function`, o
 package registers in the entry-point group `evomerge.objectives`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, TypeAlias
 
@@ -28,6 +29,21 @@ Body: TypeAlias = Callable[
 ]
 
 FUNCTIONS: Registry[Body] = Registry("objective function", "evomerge.objectives", {})
+
+
+_given: dict[str, Body] = {}
+
+
+@contextmanager
+def given(functions: Mapping[str, Body]) -> Iterator[None]:
+    """Let `find` return these functions for their names until the block ends, also in threads."""
+    before = dict(_given)
+    _given.update(functions)
+    try:
+        yield
+    finally:
+        _given.clear()
+        _given.update(before)
 
 
 class ObjectiveFunction(SingleTask):
@@ -44,20 +60,28 @@ class ObjectiveFunction(SingleTask):
 
 
 def find(name: str) -> ObjectiveFunction:
-    """Return the objective function with this name.
+    """Return the objective function with this name: one that is `given`, else an imported one.
 
     Raises:
         ConfigError: it cannot be imported, is not a function, or has wrong attributes.
     """
     module, _, attribute = name.partition(":")
     try:
-        body: Any = getattr(import_module(module), attribute) if attribute else FUNCTIONS.get(name)
+        body: Any = _given.get(name)
+        if body is None:
+            body = getattr(import_module(module), attribute) if attribute else FUNCTIONS.get(name)
     except (KeyboardInterrupt, InputError):
         raise
     except BaseException as error:  # SystemExit would end evomerge without a word
+        short = attribute or name
+        fix = f"`evomerge.resume(RUN, objectives={{{short!r}: FUNCTION}})` in Python"
+        if module == "__main__":
+            fix = f"a script or notebook had it, so go on with {fix}"
+        else:
+            fix = f"give `module:function` of a module on PYTHONPATH, or go on with {fix}"
         raise ConfigError(
             f"objectives: {name!r} could not be imported: {type(error).__name__}: "
-            f"{one_line(error).rstrip('.')}; give `module:function` of a module on PYTHONPATH."
+            f"{one_line(error).rstrip('.')}; {fix}."
         ) from error
     count: Any = getattr(body, "documents", None)
     metrics: Any = getattr(body, "metrics", {"score": True})

@@ -14,7 +14,13 @@ from evomerge.evaluation.inference.reference import ReferenceLM
 from evomerge.evaluation.tasks.code import CodeProcess, Origin
 from evomerge.evaluation.tasks.info import TaskInfo, describe
 from evomerge.evaluation.tasks.loading import TaskLoader
-from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, document_metrics
+from evomerge.evaluation.tasks.objective import Summary
+from evomerge.evaluation.tasks.scoring import (
+    DocumentMetrics,
+    Instance,
+    document_metrics,
+    summarized,
+)
 from evomerge.scores import NLL, TOKENS
 from evomerge.trust.consent import NOTHING, Permissions
 
@@ -175,10 +181,25 @@ class Harness:
     def measure(self, task: str, documents: Sequence[Sequence[Instance]]) -> list[DocumentMetrics]:
         """Return the metrics of each document, from the answers (`resps`) in its requests."""
         if task in self.origins:
-            metrics = {**self.info.tasks[task].metrics, NLL: None, TOKENS: None}
-            worst = {key: 1.0 - item.higher_is_better for key, item in metrics.items() if item}
+            metrics = self.info.tasks[task].metrics.items()
+            worst = {
+                key: 1.0 - metric.higher_is_better if metric.is_mean else None
+                for key, metric in metrics
+                if key not in (NLL, TOKENS)
+            }
             return self._code.metrics(self.origins[task], documents, worst)
         return document_metrics(self.tasks[task], self._filters[task], documents)
+
+    def summary(self, task: str, rows: Sequence[DocumentMetrics]) -> Summary:
+        """Return the numbers of documents, and lm-eval's own aggregates of all.
+
+        Raises:
+            CandidateError: code of the task gives no result.
+        """
+        kind = self.info.tasks[task].kind
+        if task in self.origins:
+            return self._code.summary(self.origins[task], kind, rows)
+        return summarized(self.tasks[task], kind, rows)
 
     def reference_answer(self, task: str, document: Any) -> tuple[str, str]:
         """Return the reference answer of a document, and the task's delimiter before it.

@@ -25,7 +25,7 @@ from evomerge.evaluation.tasks.digests import RENDERED, plain_value, task_digest
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.loading import shows_images
 from evomerge.evaluation.tasks.objective import Documents, MetricRows, Summary
-from evomerge.evaluation.tasks.scoring import DocumentMetrics, example, plain, summarized
+from evomerge.evaluation.tasks.scoring import DocumentMetrics, example, plain
 from evomerge.evaluation.tasks.suitable import Suitable
 from evomerge.models.causal import is_encoder_decoder
 from evomerge.models.checkpoint import Checkpoint
@@ -257,7 +257,7 @@ class LmEval(Suitable):
 
     def summary(self, task: str, rows: Sequence[DocumentMetrics]) -> Summary:
         """Return the numbers of documents, and lm-eval's own aggregates of all."""
-        return summarized(self.harness.tasks[task], self.info.tasks[task].kind, rows)
+        return self.harness.summary(task, rows)
 
     def requests(self, task: str, document: int) -> list[Request]:
         """Return the requests of a document; those of its split are built in the first call.

@@ -16,11 +16,10 @@ import pytest
 import yaml
 from lm_eval.api.model import LM
 
-from evomerge.errors import ConfigError
+from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.tasks import code
 from evomerge.evaluation.tasks.confined import namespaces
 from evomerge.evaluation.tasks.harness import Harness
-from evomerge.evaluation.tasks.scoring import summarized
 from evomerge.trust.consent import Permissions
 
 pytestmark = pytest.mark.thorough
@@ -45,6 +44,7 @@ BODIES = [
     *("    import os; os.getcwd()\n", "    print('said'); return sum([a, b])\n"),
 ]
 CRUXEVAL = [{"id": "0", "code": "def f(n):\n    return n + 1", "input": "4", "output": "5"}] * 3
+MATHS = [{"problem": f"2 + {n}", "solution": f"\\boxed{{{2 + n}}}"} for n in range(4)]
 
 
 def write(folder, name, documents, include=None, **body):
@@ -63,6 +63,10 @@ def folder(tmp_path_factory):
     write(folder, "add", HUMANEVAL, "humaneval/humaneval.yaml")
     write(folder, "add_often", HUMANEVAL[:2], "humaneval/humaneval_64.yaml", repeats=4)
     write(folder, "next", CRUXEVAL, "cruxeval/cruxeval_output.yaml", repeats=3)
+    for name, kind in (("formulas", "non_greedy"), ("prompts", "prompt")):
+        include = f"score/math/{kind}_robustness_math_algebra.yaml"
+        write(folder, name, MATHS[: 4 if name == "formulas" else 1], include)
+    write(folder, "minerva", MATHS, "minerva_math/minerva_math_algebra.yaml")
     return folder
 
 
@@ -70,6 +74,13 @@ ANSWERS = {
     "add": [[body] for body in BODIES],
     "add_often": [[ADDS, MULTIPLIES, BROKEN, ADDS], [MULTIPLIES] * 4],
     "next": [["5"] * 2 + ["6"], ["assert f(4) == 5"] * 3, ["x"] * 3],
+    "minerva": [
+        ["Final Answer: The final answer is $1+1$. I hope it is correct."],
+        *(["so \\boxed{3}"], ["Final Answer: The final answer is $x$. I hope"], ["five"]),
+    ],
+    # Its aggregation evaluates the answers.
+    "formulas": [["\\boxed{1+1}"], ["\\boxed{3}"], ["\\boxed{x}"], ["five"]],
+    "prompts": [[f"\\boxed{{{text}}}"] for text in ("2", "1+1", "3", "x", *["2"] * 6)],
 }
 
 
@@ -130,7 +141,7 @@ def stock(by_lm_eval, monkeypatch, folder, name):
     results = found["results"][name].items()
     named = ((key, value) for key, value in results if "," in key and "stderr" not in key)
     aggregates = {key.split(",")[0]: value for key, value in named}
-    return [{key: row[key] for key in aggregates} for row in rows], aggregates
+    return [{key: row[key] for key in aggregates if key in row} for row in rows], aggregates
 
 
 def harness_of(names, folder):
@@ -152,12 +163,19 @@ def test_scores_of_lm_evals_code_tasks_are_those_of_lm_eval(
     assert "HF_ALLOW_CODE_EVAL" not in os.environ
     rows = measure(harness, name, ANSWERS[name])
     expected, aggregates = stock(by_lm_eval, monkeypatch, folder, name)
-    _, scores = summarized(harness.tasks[name], "generate_until", rows)
+    _, scores = harness.summary(name, rows)
     assert scores == pytest.approx(aggregates)
     for row, own in zip(rows, expected, strict=True):
-        assert row == pytest.approx(own)
+        own = {key: json.loads(json.dumps(value)) for key, value in own.items()}
+        assert row == (own if name in ("formulas", "prompts") else pytest.approx(own))
     assert len({json.dumps(row) for row in rows}) > 1
-    assert set(harness.info.tasks[name].metrics) == {*aggregates, "nll", "tokens"}
+    if name != "prompts":  # the first document has the metrics of its own prompt
+        assert set(harness.info.tasks[name].metrics) == {*aggregates, "nll", "tokens"}
+
+
+def test_metrics_that_cannot_be_aggregated_fail_the_candidate(harness):
+    with pytest.raises(CandidateError, match="'formulas' cannot be aggregated"):
+        harness.summary("formulas", [{"non_greedy_accuracy": 0.0}])
 
 
 CHECKS = """
@@ -357,4 +375,4 @@ def test_a_filter_that_executes_answers_loses_only_the_one_that_ends_it(executed
 def test_without_permission_a_sentence_names_the_task_and_the_flag(folder, tmp_path):
     for task, place in (("add", folder), (write_executed(tmp_path), tmp_path)):
         with pytest.raises(ConfigError, match=rf"'{task}' runs code.*--allow-code"):
-            Harness([task], [place])
+            Harness([task], [place], allowed=Permissions(trust_code=True))
