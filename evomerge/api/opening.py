@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from evomerge.errors import ConfigError, RunFolderError
+from evomerge.errors import ConfigError, RunFolderError, among
 from evomerge.parsing.values import path_of, replaced
 from evomerge.run.atomic import check_writable
 from evomerge.run.folder import RunFolder, is_begun
@@ -88,6 +88,52 @@ def _name(function: Callable[..., Any]) -> str:
             "script or notebook, so `resume` could not find it again; define it there with `def`."
         )
     return f"{module}:{name}"
+
+
+def functions_given(
+    run: RunFolder, moves: Sequence[str], objectives: Mapping[str, Callable[..., Any]]
+) -> dict[str, Callable[..., Any]]:
+    """Return functions by the names that the objectives of a run have.
+
+    Args:
+        run: the run that goes on.
+        moves: `executor.KEY=VALUE` for this session.
+        objectives: name -> function; the name is `module:function` as in the run's manifest, or
+            what is after the colon.
+
+    Raises:
+        ConfigError: the run has no such function, a name fits two, or workers in other processes
+            would need it.
+    """
+    from evomerge.evaluation.objectives import function_names
+
+    config, functions = run.search_file(moves), dict[str, Callable[..., Any]]()
+    names = function_names(config)
+    for key, function in objectives.items():
+        fitting = [name for name in names if key in (name, name.partition(":")[2])]
+        if len(fitting) > 1:
+            raise ConfigError(
+                f"objectives names {key!r}, but the run {run.path} has several functions of that "
+                f"name; give the whole one of {', '.join(fitting)}."
+            )
+        if not fitting:
+            short = [name.rpartition(":")[2] for name in names]
+            raise ConfigError(
+                f"objectives names {key!r}, but the run {run.path} has no such function; allowed "
+                f"are {among(str(key), short)}"
+            )
+        if not callable(function):
+            raise ConfigError(
+                f"objectives has {function!r:.80} for {key!r}, which is no function; give one "
+                "that returns a score for each document."
+            )
+        functions[fitting[0]] = function
+    if functions and config.executor.kind != "inline":
+        raise ConfigError(
+            f"objectives has the function {next(iter(objectives))!r}, but `executor.kind` is "
+            f"{config.executor.kind!r}, whose processes cannot get it; add kind='inline'."
+        )
+    return functions
 
 
 def start(

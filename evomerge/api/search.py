@@ -1,12 +1,12 @@
 """Checking a search file, starting a search and continuing it, from Python."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from os import PathLike
 from typing import Any
 
-from evomerge.api.opening import OpenRun, content_of, go_on, start, warn
+from evomerge.api.opening import OpenRun, content_of, functions_given, go_on, start, warn
 from evomerge.api.run import Run
 from evomerge.parsing.values import path_of
 from evomerge.run.folder import RunFolder
@@ -96,6 +96,7 @@ def resume(
     hours: float | None = None,
     patience: int | None = None,
     target: float | None = None,
+    objectives: Mapping[str, Callable[..., Any]] | None = None,
     progress: bool = True,
     followers: Sequence[Follower] = (),
     allow_code: bool = False,
@@ -109,18 +110,25 @@ def resume(
 
     Args:
         run: the run, or its folder.
+        objectives: functions of objectives by name, where this program cannot import them from
+            where the run had them, such as another notebook. A name is `module:function` as in
+            `manifest.json`, or `function` alone. The functions must score as those before.
         **executor: keys of the section `executor` for this session, for example
             `kind="processes", workers=4`.
 
     Raises:
-        InputError: the folder is not a run, a parent has changed, or a bound has been reached.
+        InputError: the folder is not a run, a parent has changed, a bound has been reached, or the
+            run has no such objective.
         SearchError: the search cannot go on.
     """
+    from evomerge.evaluation.tasks.functions import given
+
     folder = RunFolder(run.folder if isinstance(run, Run) else path_of(run, "run"))
     bounds = {"candidates": candidates, "hours": hours, "patience": patience, "target": target}
     moves = [f"executor.{key}={json.dumps(value)}" for key, value in executor.items()]
     allowed = Permissions(allow_code, trust_code)
-    return _run(go_on(folder, bounds, moves, allowed), progress, followers)
+    with given(functions_given(folder, moves, objectives) if objectives else {}):
+        return _run(go_on(folder, bounds, moves, allowed), progress, followers)
 
 
 def _run(opened: OpenRun, progress: bool, followers: Sequence[Follower]) -> Run:

@@ -1,6 +1,8 @@
 """Searches from Python: with a function as objective, interrupted and continued, exported."""
 
 import copy
+import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -15,10 +17,18 @@ from evomerge.api.opening import with_named_functions
 from evomerge.api.run import Run
 from evomerge.api.search import resume, search
 from evomerge.errors import ConfigError, RunFolderError
+from evomerge.evaluation.tasks.functions import find
 from evomerge.run.history import History
 from evomerge.run.journal import Event
 
 pytestmark = pytest.mark.thorough
+
+
+def size(model, tokenizer, documents):
+    return [float(next(model.parameters()).detach().abs().mean())] * len(documents)
+
+
+size.documents = 30
 
 SCRIPT = '''
 import sys
@@ -58,6 +68,45 @@ def test_a_function_of_a_script_is_an_objective(tmp_path: Path) -> None:
     number, digest = done.stdout.split()
     row = Run(tmp_path / "run").candidates.loc[int(number)]
     assert row["digest"] == digest
+
+
+def test_a_run_with_a_function_of_a_notebook_goes_on_elsewhere(tmp_path: Path) -> None:
+    """The program that goes on has another `__main__`; the journal is the one of the script."""
+    (tmp_path / "own.py").write_text(SCRIPT)
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    words = [sys.executable, str(tmp_path / "own.py"), str(whole)]
+    subprocess.run(words, capture_output=True, check=True, env=environment())
+    shutil.copytree(whole, run)
+    journal = run / "journal.jsonl"
+    events = [json.loads(line) for line in journal.read_text().splitlines()]
+    (last,) = (n for n, event in enumerate(events) if event.get("event") == "budget")
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[: last + 1]))
+
+    sentence = r"'__main__:size' could not be imported: .* go on with `evomerge.resume\(RUN, "
+    sentence += r"objectives={'size': FUNCTION}\)` in Python\.$"
+    with pytest.raises(ConfigError, match=sentence):
+        resume(run, progress=False)
+    assert (
+        "evomerge.resume(RUN, objectives={'size': FUNCTION})"
+        in evomerge("resume", run, code=2).stderr
+    )
+    for given, fault in (
+        (
+            {"sise": size},
+            "names 'sise', but .* has no such function; allowed are size. Did you mean",
+        ),
+        ({"size": 3}, "has 3 for 'size', which is no function"),
+    ):
+        with pytest.raises(ConfigError, match=fault):
+            resume(run, objectives=given, progress=False)
+    with pytest.raises(ConfigError, match=r"is 'processes', whose processes cannot"):
+        resume(run, objectives={"size": size}, kind="processes", progress=False)
+
+    resume(run, objectives={"__main__:size": size}, progress=False)
+    assert journal.read_bytes() == (whole / "journal.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match="could not be imported"):
+        find("__main__:size")
 
 
 def test_a_search_is_that_of_the_command_line_and_its_winner_scores_the_same(tmp_path) -> None:
