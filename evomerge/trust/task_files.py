@@ -32,6 +32,8 @@ _NAMES = frozenset(
 )
 """Keys that change nothing that a function reads."""
 
+_NAMING = ("group", "tag", "task")
+
 _SELECTS = frozenset(
     {
         *("description", "fewshot_split", "generation_kwargs"),
@@ -60,6 +62,7 @@ class TaskFile(NamedTuple):
         name: the task or group that it describes.
         includes: the files that it includes and that exist.
         missing: other files that it includes.
+        misnamed: the first of `group`, `tag` and `task` that is no text, or an empty text.
         functions: the names of its functions (`module.function`).
         members: what it names, if it is a group.
         allows_code: whether it says that answers are run as code (`unsafe_code`).
@@ -71,6 +74,7 @@ class TaskFile(NamedTuple):
     name: str = ""
     includes: tuple[Path, ...] = ()
     missing: tuple[Path, ...] = ()
+    misnamed: str = ""
     functions: tuple[str, ...] = ()
     members: tuple[Member, ...] = ()
     allows_code: bool = False
@@ -117,6 +121,7 @@ def _read(file: Path) -> TaskFile:
         name=names.get("group", names.get("task", "")),
         includes=tuple(dict.fromkeys(path.resolve() for path in included if is_file(path))),
         missing=tuple(path for path in included if not is_file(path)),
+        misnamed=next((key for key, value in pairs if key in _NAMING and _is_no_name(value)), ""),
         functions=tuple(str(node.value) for node in nodes if node.tag == "!function"),
         members=tuple(_members(root, frozenset())),
         allows_code="code_eval" in metrics or not {*flags} <= {"false", "no", "off", ""},
@@ -241,6 +246,13 @@ def _pairs(node: yaml.Node | None) -> Iterator[tuple[str, yaml.Node]]:
                 waiting.append(value)
             else:
                 yield str(key.value), value
+
+
+def _is_no_name(value: yaml.Node) -> bool:
+    """Whether a name, or one of a list of tags, is a number, a date or nothing."""
+    values = value.value if isinstance(value, yaml.SequenceNode) else [value]
+    scalars = (node for node in values if isinstance(node, yaml.ScalarNode))
+    return any(node.tag != f"{_PLAIN}str" for node in scalars)
 
 
 def _is_version(key: str, value: yaml.Node) -> bool:

@@ -13,7 +13,14 @@ from evomerge.errors import ConfigError, did_you_mean, one_line
 from evomerge.models.references import is_folder
 from evomerge.trust.code import is_installed
 from evomerge.trust.consent import NOTHING, Permissions
-from evomerge.trust.task_files import find_change, find_leaves, read_chain, task_files
+from evomerge.trust.task_files import (
+    TaskFile,
+    find_change,
+    find_leaves,
+    read_chain,
+    read_task_file,
+    task_files,
+)
 
 _CODE_EVAL = "HF_ALLOW_CODE_EVAL"
 
@@ -85,21 +92,26 @@ class TaskLoader:
         check_folders(self.include)
         for defaults in (False, True) if self.include else (True,):
             if defaults not in self._managers:
-                self._managers[defaults] = (
-                    TaskManager(include_path=[*self.include], include_defaults=defaults)
-                    if self.include
-                    else _built_in(TaskManager)
-                )
+                try:
+                    self._managers[defaults] = (
+                        TaskManager(include_path=[*self.include], include_defaults=defaults)
+                        if self.include
+                        else _built_in(TaskManager)
+                    )
+                except TypeError as error:  # it sorts all names
+                    files = map(read_task_file, task_files(map(Path, self.include)))
+                    raise _no_name(next(file for file in files if file.misnamed), where) from error
             known = self._managers[defaults].all_tasks
             missing = [name for name in tasks if name not in known]
             if not missing:
                 return self._managers[defaults]
         for chain in map(read_chain, task_files(map(Path, self.include))):
-            if chain[0].name == missing[0] and (
-                lost := [path for f in chain for path in f.missing]
-            ):
+            own, lost = chain[0], [path for file in chain for path in file.missing]
+            if own.misnamed:
+                raise _no_name(own, where)
+            if own.name == missing[0] and lost:
                 raise ConfigError(
-                    f"{where}: task {missing[0]!r} is in {str(chain[0].path)!r}, which includes "
+                    f"{where}: task {missing[0]!r} is in {str(own.path)!r}, which includes "
                     f"{str(lost[0])!r}, and there is no such file; correct `include` in its YAML."
                 )
         raise ConfigError(
@@ -189,15 +201,25 @@ class TaskLoader:
         )
 
 
+def _no_name(file: TaskFile, where: str) -> ConfigError:
+    return ConfigError(
+        f"{where}: `{file.misnamed}` in {str(file.path)!r} is no text; write it in quotes."
+    )
+
+
 def check_task(task: Any, where: str) -> None:
     """Raise a ConfigError unless a task can be scored, with the few-shot examples that it shows."""
     name, kind = task.get_config("task"), task.get_config("output_type")
+    repeats = task.get_config("repeats")
     options = task.get_config("generation_kwargs") or {}
     code = next((key for key in ("custom_generate", "trust_remote_code") if key in options), None)
     problems = {
         f"has generation_kwargs with {code!r}, which runs code from elsewhere; remove it": code,
         "has generation_kwargs with 'max_time', so its scores would depend on the speed of the "
         "machine; remove it, and set max_gen_toks": options.get("max_time") is not None,
+        f"has `repeats` {repeats!r}; set it to a whole number of 1 or more": not (
+            repeats is None or (type(repeats) is int and repeats >= 1)
+        ),
         "needs sound; only texts and images are scored": task.get_config("doc_to_audio"),
         f"shows images, and lm-eval does not offer its output_type {kind!r} with them; let the "
         "model write its answer (`output_type: generate_until`)": shows_images(task)

@@ -67,6 +67,10 @@ UNUSED = [
     ({"dataset_kwargs": {"data_files": {"test": "/nowhere.jsonl"}}}, "could not be loaded"),
     ({"test_split": "tset"}, "could not be loaded"),
     ({"unsafe_code": True}, "runs code that the model writes"),
+    *(({"repeats": value}, "whole number of 1 or more") for value in ("a", 0, 1.5, float("nan"))),
+    ({"include": "nowhere"}, r"includes '.*nowhere', and there is no such file"),
+    ({"task": 5}, r"`task` in '.*' is no text; write it in quotes"),
+    ({"tag": [3]}, r"`tag` in '.*' is no text"),
     ({"doc_to_audio": ["q"]}, "only texts and images are scored"),
     ({"doc_to_image": ["q"], **CHOICES}, "shows images, .* let the model write its answer"),
 ]
