@@ -42,7 +42,8 @@ test-long: $(BIN)/.tested
 	-o faulthandler_timeout=7200
 
 # The quickstart and the core tests, on the oldest and on the newest releases that pyproject.toml allows.
-CORE := tests/evaluation tests/merging tests/models tests/optimize tests/run tests/space tests/strategy
+CORE := tests/evaluation tests/merging tests/models tests/optimize tests/run tests/space tests/strategy \
+	tests/trust
 
 test-oldest: .venv-oldest/.installed
 	rm -rf runs/oldest && .venv-oldest/bin/evomerge search configs/quickstart.yaml --run runs/oldest

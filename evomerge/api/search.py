@@ -72,11 +72,11 @@ def search(
         progress: whether to show a progress bar, in a notebook too.
         followers: functions that are called with the history and the event after every event. One
             that raises is not called again, and the search goes on.
-        allow_code: accept tasks that run code which models write (`unsafe_code` in lm-eval:
-            HumanEval, MBPP); it runs in processes with limits.
+        allow_code: accept tasks that may run what models write (HumanEval, minerva_math), in
+            processes with limits.
         trust_code: run code that the search file names and that is in no installed package:
-            modules of functions, and task YAML with functions. Functions that are passed as Python
-            objects need no consent.
+            modules of functions, task YAML with functions, and YAML that changes what functions
+            of lm-eval read. Functions that are passed as Python objects need no consent.
 
     Raises:
         InputError: the search file, a parent or the folder is wrong; nothing was computed.

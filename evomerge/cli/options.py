@@ -28,7 +28,7 @@ AllowCodeOption = Annotated[
     bool,
     typer.Option(
         "--allow-code",
-        help="run code that models write, in processes with limits (HumanEval, MBPP)",
+        help="let tasks run what models write, in processes with limits (HumanEval, minerva_math)",
     ),
 ]
 TrustCodeOption = Annotated[
