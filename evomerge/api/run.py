@@ -236,8 +236,9 @@ def results(runs: Iterable[Run | str | PathLike[str]]) -> pd.DataFrame:
     The index is the name of the folders without the seed. `score` is the mean fitness of the
     winners, of which `merges_won` are merges, on test documents, with its 95 % interval (`low`,
     `high`) over `seeds` runs that have ended; `best_parent` and `uniform` are in the same unit:
-    fractions, not per cent. All work of a run is in `cpu_seconds`. InputError: a folder is no run,
-    or two are the same search with the same seed.
+    fractions, not per cent. `cpu_seconds` are those of proposing, merging and scoring, for final
+    scores too (runs of older versions: without proposing). InputError: a folder is no run, or two
+    are the same search with the same seed.
     """
     import pandas as pd
 

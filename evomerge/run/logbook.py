@@ -3,13 +3,15 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeAlias
 
 from evomerge.errors import one_line
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.journal import Event, Journal
+from evomerge.run.notes import Spent
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,8 @@ class Logbook:
         self._stop_file = run.stop_file
         self._session, self._began = time.time(), time.monotonic()
         self._hours_before = self._timings.hours()
+        self._proposing = Spent(0.0, 0.0)
+        """Time of the strategy that is not in the notes yet."""
         self._note({})  # `status` shows no speed of an earlier session any more
 
     @property
@@ -76,6 +80,18 @@ class Logbook:
             event = {**event, **times}
         self._call_followers(event)
 
+    @contextmanager
+    def proposing(self) -> Iterator[None]:
+        """Count the time of a block as the strategy's; it is noted with the next outcome."""
+        before, began, cpu_began = self._proposing, time.monotonic(), time.process_time()
+        try:
+            yield
+        finally:  # what a block inside of this one has counted is in these times
+            self._proposing = Spent(
+                before.seconds + time.monotonic() - began,
+                before.cpu_seconds + time.process_time() - cpu_began,
+            )
+
     def note_threads(self, threads: int) -> None:
         """Write the number of CPU threads that score models to the journal, if it is new."""
         if threads != self.history.threads:
@@ -88,7 +104,14 @@ class Logbook:
 
     def _note(self, entry: Mapping[str, Any]) -> None:
         elapsed = round(time.monotonic() - self._began, 3)
-        self._timings.note({"session": self._session, "elapsed": elapsed, **entry})
+        note: dict[str, Any] = {"session": self._session, "elapsed": elapsed, **entry}
+        # Followers do not get it with an outcome: it is not the time of one candidate.
+        if self._proposing.seconds:
+            for key in ("seconds", "cpu_seconds"):
+                seconds = round(getattr(self._proposing, key), 4)
+                note[key] = {**note.get(key, {}), "propose": seconds}
+            self._proposing = Spent(0.0, 0.0)
+        self._timings.note(note)
 
     def _call_followers(self, event: Event) -> None:
         for follower in list(self._followers):

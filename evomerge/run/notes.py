@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-PHASES = ("descend", "prepare", "merge", "evaluate")
-"""What a search spends time in: the steps of descents, then the phases of a candidate. A
-preparation is kept for later candidates, such as the order of all magnitudes."""
+PHASES = ("propose", "descend", "prepare", "merge", "evaluate")
+"""What a search spends time in: the optimizer, the steps of descents, then the phases of a
+candidate. A preparation is kept for later candidates, such as the order of all magnitudes."""
 
 _RECENT = 100  # candidates that the speed of a search is computed from, at most
 
@@ -100,7 +100,7 @@ class Timings:
         return peak
 
     def cpu_seconds(self) -> float:
-        """Return the CPU seconds of all work: of all phases, descents and final scores too."""
+        """Return the CPU seconds of all phases, also of the optimizer, descents and final scores."""
         return sum(sum(line.cpu_seconds.values()) for line in self._lines())
 
     def _lines(self) -> Iterator[_Line]:

@@ -67,7 +67,8 @@ class Search:
     @cached_property
     def strategy(self) -> Strategy:
         """The strategy that proposes candidates, made at the first use."""
-        return self.make_strategy()
+        with self.session.logbook.proposing():
+            return self.make_strategy()
 
     def run(self) -> Candidate:
         """Search, choose the winner on the validation documents, score it on the test documents."""
@@ -143,7 +144,8 @@ class Search:
 
     def repeat(self, candidate: Candidate) -> None:
         """Repeat the call that a candidate came from."""
-        self.strategy.repeat(candidate.number, candidate.label, candidate.origin)
+        with self.session.logbook.proposing():
+            self.strategy.repeat(candidate.number, candidate.label, candidate.origin)
 
     def repeat_chunks(self, chunks: list[Event], number: int) -> None:
         """Tell the strategy the recorded chunks before a candidate, and take them off the list."""
@@ -175,7 +177,8 @@ class Search:
     def tell(self, candidate: Candidate) -> None:
         """Tell the strategy the first outcome of a candidate."""
         assert candidate.told is not None
-        self.strategy.tell(candidate.number, candidate.told)
+        with self.session.logbook.proposing():
+            self.strategy.tell(candidate.number, candidate.told)
 
     def ask_baselines(self) -> None:
         """Make candidates of the baselines that the journal does not have yet."""
@@ -216,7 +219,8 @@ class Search:
         A race compares it with the first incumbent; its samples depend on the number `known`.
         """
         fields: Event = {"generation": self.generation}
-        recipe, origin = self.strategy.ask(len(self.history.candidates))
+        with self.session.logbook.proposing():
+            recipe, origin = self.strategy.ask(len(self.history.candidates))
         if self.session.races and incumbents:
             fields |= {"incumbent": incumbents[0].number, "known": known}
         return self.journal(recipe, origin, fields)
