@@ -18,6 +18,7 @@ from evomerge.setup.runs import prepare
 from evomerge.setup.strategy import make_optimizer, make_strategy
 from evomerge.strategy.kinds import strategy_names
 from evomerge.testing import check_optimizer
+from scripts.site.__main__ import WRITTEN
 
 MODULE = """
 from evomerge.config.fields import Section
@@ -187,6 +188,14 @@ def test_wrong_options_of_an_own_optimizer_are_told(name, options, sentence) -> 
     if not options:
         with pytest.raises(ConfigError, match=sentence):
             check_optimizer(name)
+
+
+@pytest.mark.usefixtures("package")
+def test_the_committed_reference_has_nothing_of_an_installed_package() -> None:
+    for page, text in WRITTEN.items():
+        written = text()
+        names = ("t_scaled", "t_optimizer", "t_any", "t_module", "t_steps")
+        assert not [name for name in names if f"`{name}`" in written], page
 
 
 @pytest.mark.usefixtures("package")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from typer.testing import CliRunner
 
 from evomerge.cli.commands import app
+from evomerge.merging.methods import METHODS
+from evomerge.optimize import OPTIMIZERS
+from evomerge.registry import Registry
+from evomerge.strategy.kinds import STRATEGIES
 
 _START = """# Methods, optimizers, spaces
 
@@ -17,10 +22,22 @@ mergekit's; other packages can add methods and optimizers of their own
 """
 
 
+_REGISTRIES: Mapping[str, tuple[Registry[Any], ...]] = {
+    "methods": (METHODS,),
+    "optimizers": (OPTIMIZERS, STRATEGIES),
+}
+
+
 def rows(what: str) -> list[dict[str, object]]:
-    """Return what `evomerge list WHAT --json` prints."""
-    found = CliRunner().invoke(app, ["list", what, "--json"], catch_exceptions=False)
-    return list(json.loads(found.stdout))
+    """Return what `evomerge list WHAT --json` prints, without what other packages have added.
+
+    The page is committed, so it must not depend on what is installed where it is written.
+    """
+    listed = CliRunner().invoke(app, ["list", what, "--json"], catch_exceptions=False)
+    registries = _REGISTRIES.get(what, ())
+    added = {name for registry in registries for name in registry.names()}
+    added -= {name for registry in registries for name in registry.builtin}
+    return [row for row in json.loads(listed.stdout) if row["name"] not in added]
 
 
 def catalogue() -> str:
