@@ -1,6 +1,7 @@
 """What is private in transformers, or differs between its versions from 4.56 on."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -18,6 +19,25 @@ def cache_arguments(kind: type[Any]) -> tuple[str, dict[str, int]]:
     names = inspect.signature(kind.forward).parameters
     last = {"logits_to_keep": 1} if "logits_to_keep" in names else {}
     return "cache" if "cache" in names else "past_key_values", last
+
+
+def longest_uniform_text(config: Any) -> float:
+    """Return up to how many tokens texts are computed alike, alone or together; mostly infinity.
+
+    `config` is that of the language model. With longrope (arXiv 2402.13753), the longest text of a
+    batch decides with which factors all are computed, and keys that were cached before it passed
+    the length have the other ones. With chunked attention, no token sees the chunk before its own.
+    """
+    changes = [getattr(config, "attention_chunk_size", None)]
+    for name in ("rope_parameters", "rope_scaling"):  # of transformers 5 and 4
+        table = getattr(config, name, None) or {}
+        for rope in (table, *table.values()):  # one, or one for each type of layers
+            kind = (rope.get("rope_type") or rope.get("type")) if isinstance(rope, dict) else None
+            if kind == "longrope":
+                key = "original_max_position_embeddings"
+                known = list(filter(None, (rope.get(key), getattr(config, key, None))))
+                changes += known or [config.max_position_embeddings]
+    return min(filter(None, changes), default=math.inf)
 
 
 def checkpoint_weights(model: Any) -> dict[str, Any]:

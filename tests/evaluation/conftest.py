@@ -44,7 +44,15 @@ ARCHITECTURES = {
     "gpt_neox": {"num_key_value_heads": None},
     "bloom": {"n_layer": 3, "n_head": 4},
     "mamba": {"state_size": 8, "intermediate_size": 64},
-}
+    "phi3": {
+        "original_max_position_embeddings": 36,
+        "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4},
+    },
+    "llama4_text": {
+        "attention_chunk_size": 36, "head_dim": 8, "intermediate_size_mlp": 64,
+        "num_local_experts": 2, "interleave_moe_layer_step": 2,
+    },
+}  # fmt: skip
 COMMON = {
     "dataset_path": "json",
     "test_split": "test",

@@ -81,7 +81,7 @@ def test_every_request_type_gives_lm_evals_scores(llama, tokenizer, tasks, refer
     assert_equal(evaluator, scores, expected)
 
 
-KINDS = ["mistral", "qwen2", "qwen3", "gemma2", "gpt_neox", "bloom", "mamba"]
+KINDS = ["mistral", "qwen2", "qwen3", "gemma2", "gpt_neox", "bloom", "mamba", "phi3", "llama4_text"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -91,7 +91,22 @@ def test_every_architecture_gives_lm_evals_scores(make_model, tokenizer, tasks, 
     assert_equal(evaluator, scores, reference(model, tasks, names))
 
 
-@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+@pytest.mark.parametrize("kind", ["phi3", "llama4_text"])
+def test_texts_up_to_a_change_are_run_in_all_fast_ways(make_model, tokenizer, tasks, kind):
+    """Longer ones, whose positions or attention are others, are left to plain passes."""
+    model, names = make_model(kind), ("t_choice", "t_rolling", "t_generate")
+    evaluator, _ = ours(model, tokenizer, tasks, names)
+    forward, change = runner_of(evaluator).forward, 36
+    assert forward.packed and forward.gather and forward.own_loop
+    for plan in forward._plans.values():
+        assert plan.left and plan.prompted
+        lengths = [(batch.tokens.shape, int(batch.positions is not None)) for batch in plan.batches]
+        assert any(packed for _, packed in lengths)
+        long = [rows for (rows, width), packed in lengths if width > change and not packed]
+        assert long == [1] * len(long) != []
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "phi3"])
 def test_at_batch_size_1_every_bit_is_lm_evals_in_bfloat16(
     make_model, tokenizer, tasks, reference, kind
 ):

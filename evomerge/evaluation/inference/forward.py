@@ -3,11 +3,16 @@
 The fast ways (packed rows, a shared prefix, the output head on few positions, own generation) do
 not work with every architecture, and a wrong attention mask is silent. So `Forward.check` compares
 each with a plain way on a few documents.
+
+Some models compute a text that passes a length in another way: longrope takes other factors for all
+texts of a batch that has one, chunked attention begins a new chunk. So the fast ways are for texts
+up to that length only: a longer one is scored in a plain pass of its own, and lm-eval generates it.
 """
 
 import inspect
 import itertools
 import logging
+import math
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,14 +21,34 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 
+from evomerge.compat.transformers import longest_uniform_text
 from evomerge.errors import CandidateError, ConfigError, EvomergeError, one_line
 from evomerge.evaluation.inference import generation, likelihood
 from evomerge.evaluation.inference.batches import batching
 from evomerge.evaluation.inference.device import is_device_failure, is_exhausted
 from evomerge.evaluation.inference.generation import Prompt, unsupported_setting
 from evomerge.evaluation.inference.likelihood import Batch
+from evomerge.evaluation.inference.probes import (
+    SHORT,
+    agree,
+    last_of,
+    number_of,
+    part_of,
+    positions_of,
+    probes,
+    reach,
+    within,
+)
 from evomerge.evaluation.inference.reference import ReferenceLM, Request
-from evomerge.evaluation.inference.rows import MIN_ROWS, Row, by_prefix, pack, separate, spread
+from evomerge.evaluation.inference.rows import (
+    MIN_ROWS,
+    Continuation,
+    Row,
+    by_prefix,
+    pack,
+    separate,
+    spread,
+)
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +57,7 @@ DocumentRequests: TypeAlias = Sequence[Request]
 
 _MAX_PLANS = 8  # sets of documents whose batches are kept
 _CACHED_PER_TOKEN = 4  # cached tokens that take about as much memory as one computed token
-_COMPARED, _NEW = 8, 3  # scored and generated tokens by which ways of running are compared
-_SHORT = 32  # tokens of a short context there
-_CHANGES = ("sliding_window", "attention_chunk_size", "original_max_position_embeddings")
+_COMPARED = 8  # scored tokens by which ways of running are compared
 
 
 class _Plan(NamedTuple):
@@ -65,6 +88,7 @@ class Forward:
         shared: whether a prefix that documents share is computed only once.
         gather: whether the output head is applied only to scored positions.
         own_loop: whether our own loop generates; otherwise lm-eval's `generate_until` does.
+        limit: most tokens of a text that is run in the fast ways.
         batching: the size limits of batches.
         oom_backoffs: how often these were halved because memory ran out.
     """
@@ -77,6 +101,7 @@ class Forward:
         self.own_loop = takes_positions and unsupported_setting(model.generation_config) is None
         self.packed = self.gather = batch_size != 1
         self.shared = False
+        self.limit = longest_uniform_text(model.config.get_text_config())
         self.batching, self.oom_backoffs = batching(model, batch_size), 0
         self.pad = int(tokenizer.pad_token_id or 0)
         self._plans: dict[Hashable, _Plan] = {}
@@ -112,7 +137,7 @@ class Forward:
         Raises:
             ConfigError: the model cannot be run in the plain way, that of lm-eval, either.
         """
-        documents = [document for task in tasks for document in task]
+        documents = [within(document, self.limit) for task in tasks for document in task]
         if self.packed:
             self._check_scoring(model, documents)
         prompts = [request.prompts[0] for of in documents for request in of if request.prompts]
@@ -127,29 +152,33 @@ class Forward:
     def _is_left(self, request: Request) -> bool:
         """Return whether lm-eval itself answers a request."""
         is_ours = self.own_loop and bool(request.prompts)
+        is_ours = is_ours and all(reach(prompt) <= self.limit for prompt in request.prompts)
         return self.reference.is_alone or (request.kind == "generate_until" and not is_ours)
 
     def _check_scoring(self, model: Any, documents: Sequence[DocumentRequests]) -> None:
         """Compare a few rows in each way with plain passes of their last continuations.
 
-        They are the longest row with branches, and short rows side by side, padded. A long row
-        without branches is always a plain pass, so that it only has to be possible.
+        They are the longest row with branches, that with the longest continuation, and short rows
+        side by side, padded. A long row without branches is always a plain pass, so that it only
+        has to be possible.
         """
         rows = sorted(continuation_rows(documents, packed=True), key=len)
         kinds = [[row for row in rows if bool(row.branches) == branches] for branches in (0, 1)]
         runs, long = list[list[Row]](), list[Row]()
         for unused, of in enumerate(filter(None, kinds), 2):
-            short = min(_SHORT, len(of[0].start))
-            runs.append([_part(of[0], -1, short), _part(of[0], -unused, max(1, short // 2))])
-            (runs[-1] if of[0].branches else long).append(_part(of[-1], _number(of[-1])))
+            short = min(SHORT, len(of[0].start))
+            runs.append([part_of(of[0], -1, short), part_of(of[0], -unused, max(1, short // 2))])
+            longest = {number_of(row): row for row in (of[-1], max(of, key=positions_of))}
+            parts = [part_of(row, number) for number, row in longest.items()]
+            (runs[-1] if of[0].branches else long).extend(parts)
         groups = [group for group in by_prefix(rows) if group[0]]
         prefix, group = max(groups, key=lambda group: len(group[0]), default=((), []))
         sharing = [
-            _part(replace(row, start=prefix + row.start), _number(row))
+            part_of(replace(row, start=prefix + row.start), number_of(row))
             for row in spread(sorted(group, key=len, reverse=True), MIN_ROWS)
         ]
         compared = itertools.chain(*runs, long, sharing[:1])
-        plain = {_number(row): _last(row) for row in compared if _number(row) != -1}
+        plain = {number_of(row): last_of(row) for row in compared if number_of(row) != -1}
         with _refusing(model):
             single = [Batch.of([row], self.pad, model.device) for row in plain.values()]
             truth = likelihood.last_logits(model, single, False, _COMPARED)
@@ -157,7 +186,7 @@ class Forward:
         def is_right(packed: bool, gather: bool, shared: bool) -> bool:
             batches = list[Batch]()
             for run in [sharing] if shared else runs:
-                of_run = run if packed else [*map(_last, run)]
+                of_run = run if packed else [*map(last_of, run)]
                 batches += self._batches(of_run, model.device, shared)
             if shared and not any(batch.prefix for batch in batches):
                 return False
@@ -166,30 +195,23 @@ class Forward:
             except Exception as error:
                 log.debug("packed=%s gather=%s shared=%s: %s", packed, gather, shared, error)
                 return False
-            return all(_agree(logits[n], truth[n], model) for n in truth if n in logits)
+            return all(agree(logits[n], truth[n], model) for n in truth if n in logits)
 
         ways = ((True, True), (True, False), (False, True), (False, False))
         self.packed, self.gather = next((way for way in ways if is_right(*way, False)), ways[-1])
         self.shared = is_right(self.packed, self.gather, True)
 
     def _generates(self, model: Any, prompts: Sequence[Prompt]) -> bool:
-        """Return whether our own loop has the logits of passes without a cache.
-
-        It continues the longest prompt, and two short ones side by side.
-        """
-        longest, limit = max(prompts, key=_reach), min(_NEW, max(it.limit for it in prompts))
-        short = longest.tokens[-_SHORT:]
-        most = max(1, _reach(longest) - limit)  # positions may end behind the longest text
-        parts = dict.fromkeys((_stretched(model, longest)[:most], short, short[len(short) // 2 :]))
-        probes = [Prompt(tokens, (), limit) for tokens in parts]
+        """Return whether our own loop has the logits of passes without a cache."""
+        texts = probes(model, prompts)
         try:
-            for group in generation.make_batches(probes, self.batching):
-                batch = [probes[index] for index in group]
+            for group in generation.make_batches(texts, self.batching):
+                batch = [texts[index] for index in group]
                 found = generation.continue_for_check(model, batch, self.pad)
                 for probe, (text, logits) in zip(batch, found, strict=True):
-                    if probe in (probes[0], probes[-1]):
+                    if probe in (*texts[:-2], texts[0], texts[-1]):
                         plain = generation.plain_logits(model, probe, text)
-                        if not _agree(logits, plain, model):
+                        if not agree(logits, plain, model):
                             return False
         except Exception as error:
             log.debug("own generation: %s", error)
@@ -197,7 +219,9 @@ class Forward:
         return True
 
     def _batches(self, rows: Sequence[Row], device: torch.device, shared: bool) -> list[Batch]:
-        batches = []
+        alone = [row for row in rows if len(row.start) > self.limit]
+        rows = [row for row in rows if len(row.start) <= self.limit]
+        batches = [Batch.of([row], self.pad, device) for row in alone]
         for prefix, rest in by_prefix(rows) if shared else [((), rows)]:
             cached = len(prefix) // _CACHED_PER_TOKEN
             for group in self.batching.cut([cached + len(row) for row in rest]):
@@ -224,9 +248,9 @@ class Forward:
     def _plan(self, documents: Sequence[DocumentRequests], device: torch.device) -> _Plan:
         requests = [request for document in documents for request in document]
         left = [request for request in requests if self._is_left(request)]
-        prompted = [request for request in requests if request.prompts and self.own_loop]
+        prompted = [r for r in requests if r.prompts and not self._is_left(r)]
         scored = [r for r in requests if r.kind != "generate_until" and not self._is_left(r)]
-        rows = continuation_rows(documents, self.packed)
+        rows = continuation_rows(documents, self.packed, self.limit)
         prompts = [prompt for request in prompted for prompt in request.prompts]
         groups = generation.make_batches(prompts, self.batching)
         return _Plan(
@@ -253,72 +277,25 @@ class Forward:
         return generated
 
 
-def continuation_rows(documents: Sequence[DocumentRequests], packed: bool) -> list[Row]:
-    """Return the rows that score the documents' continuations, indexed one after the other."""
+def continuation_rows(
+    documents: Sequence[DocumentRequests], packed: bool, limit: float = math.inf
+) -> list[Row]:
+    """Return the rows that score the documents' continuations, indexed one after the other.
+
+    A continuation of more than `limit` tokens gets a row of its own, without branches.
+    """
     rows, numbers = list[Row](), itertools.count()
     for requests in documents:
-        if continuations := [c for request in requests for c in request.continuations]:
-            indices = list(itertools.islice(numbers, len(continuations)))
-            share = packed and requests[0].kind == "loglikelihood"
-            rows += (pack if share else separate)(continuations, indices)
+        share = packed and bool(requests) and requests[0].kind == "loglikelihood"
+        lengths: dict[bool, list[tuple[int, Continuation]]] = {False: [], True: []}
+        for continuation in (c for request in requests for c in request.continuations):
+            lengths[len(continuation.tokens) > limit].append((next(numbers), continuation))
+        for is_long, numbered in lengths.items():
+            if numbered:
+                indices, continuations = zip(*numbered, strict=True)
+                make = pack if share and not is_long else separate
+                rows += make(continuations, indices)
     return rows
-
-
-def _number(row: Row) -> int:
-    return row.scored[-1][0]
-
-
-def _part(row: Row, number: int, most: int | None = None) -> Row:
-    """Return a row with the last continuation of one, by this number.
-
-    Beside its branch is one with its last tokens and its last target (-1): a model that saw these
-    would repeat them. At most the `most` last tokens come before the branches.
-    """
-    start = row.start[-most:] if most else row.start
-    _, last, targets = max(row.scored, key=lambda item: len(item[1]))
-    part, predicted = Row(start), targets[-len(start + last) :]
-    if last:
-        seen = (*last, targets[-1])[-max(2, len(last)) :]  # no longer, as positions may end
-        part.add(-1, seen, targets[-len(start + seen) :])
-    part.add(number, last, predicted)
-    return part
-
-
-def _last(row: Row) -> Row:
-    """Return a row of the last continuation alone."""
-    number, branch, targets = row.scored[-1]
-    return Row(row.start + branch, scored=[(number, (), targets)])
-
-
-def _reach(prompt: Prompt) -> int:
-    return len(prompt.tokens) + prompt.limit
-
-
-def _stretched(model: Any, prompt: Prompt) -> tuple[int, ...]:
-    """Return a prompt's tokens, repeated up to where attention changes if it does so behind them.
-
-    So a few new tokens tell what happens there.
-    """
-    tokens, config = prompt.tokens, model.config.get_text_config()
-    for name in _CHANGES:
-        change = getattr(config, name, None) or 0
-        if len(tokens) < change <= _reach(prompt) - _NEW:
-            tokens = (tokens * change)[:change]
-    return tokens
-
-
-def _agree(one: torch.Tensor, other: torch.Tensor, model: Any) -> bool:
-    """Return whether logits, (positions, vocabulary), differ only by rounding.
-
-    In bfloat16 rounding makes up to 0.11 of their spread with models of 18 to 30 layers, and 0.016
-    with 3; a mask without effect makes 0.4 or more, a position that is off by one mostly more than
-    0.2, in small models less.
-    """
-    layers = getattr(model.config.get_text_config(), "num_hidden_layers", 24)
-    rounding = 5 * layers**0.5 * torch.finfo(model.dtype).eps
-    scale = (other - other.mean(-1, keepdim=True)).norm(dim=-1)
-    off = (one.to(other.device) - other).norm(dim=-1)
-    return bool((off <= max(1e-3, rounding) * scale).all())
 
 
 @contextmanager
