@@ -100,7 +100,7 @@ class Timings:
         return peak
 
     def cpu_seconds(self) -> float:
-        """Return the CPU seconds of all phases, also of the optimizer, descents and final scores."""
+        """Return the CPU seconds of all phases, with the optimizer, descents and final scores."""
         return sum(sum(line.cpu_seconds.values()) for line in self._lines())
 
     def _lines(self) -> Iterator[_Line]:
