@@ -10,6 +10,7 @@ from asking import asking, requests_of, runner_of
 from evomerge.evaluation.tasks.harness import Harness
 
 NAMES = ("t_choice", "t_letter", "t_rolling", "t_generate")
+WORDS = ("green", "blue", "dog", "fish")
 DOCUMENTS = dict.fromkeys(NAMES, range(12))
 
 
@@ -149,3 +150,35 @@ def test_a_window_behind_the_longest_prompt_is_looked_at(ways, make_model):
     model = make_model("llama")
     model.config.sliding_window = longest + 6
     assert chosen == ALL and "own_loop" not in ways(model=model)[1]
+
+
+def test_the_longest_continuation_is_looked_at_where_another_row_is_longer(
+    make_model, tokenizer, tasks, tmp_path
+):
+    """Here the row with the most tokens has four long branches after a short question."""
+    body = json.loads((tasks / "t_choice.yaml").read_text())
+    rows = [
+        {"question": "the cat?", "choices": [f"{word} " + "red " * 18 for word in WORDS]},
+        {"question": "the bird eats " * 10, "choices": list(WORDS)},
+    ]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row | {"label": 0}) + "\n" for row in rows))
+    body["dataset_kwargs"] = {"data_files": {"test": str(data), "train": str(data)}}
+    (tmp_path / "t_choice.yaml").write_text(json.dumps(body))
+    model, plain = make_model("llama"), make_model("llama").forward
+
+    def forward(**options):
+        positions = options.get("position_ids")
+        if positions is not None:
+            options["position_ids"] = positions.clamp(max=40)
+        return plain(**options)
+
+    model.forward = functools.wraps(plain)(forward)
+    evaluator = asking(Harness(["t_choice"], [tmp_path]))
+    evaluator.prepare(model, tokenizer, {"search": {"t_choice": range(2)}})
+    lengths = [
+        [len(c.tokens) for request in requests for c in request.continuations]
+        for requests in requests_of(evaluator, "t_choice").values()
+    ]
+    assert max(lengths[0]) <= 40 < max(lengths[1]) and sum(lengths[0]) > sum(lengths[1])
+    assert not runner_of(evaluator).forward.packed
