@@ -7,6 +7,8 @@ import pytest
 import torch
 from asking import asking, requests_of, runner_of
 
+from evomerge.evaluation.inference.forward import continuation_rows
+from evomerge.evaluation.inference.probes import positions_of
 from evomerge.evaluation.tasks.harness import Harness
 
 NAMES = ("t_choice", "t_letter", "t_rolling", "t_generate")
@@ -159,7 +161,7 @@ def test_the_longest_continuation_is_looked_at_where_another_row_is_longer(
     body = json.loads((tasks / "t_choice.yaml").read_text())
     rows = [
         {"question": "the cat?", "choices": [f"{word} " + "red " * 18 for word in WORDS]},
-        {"question": "the bird eats " * 10, "choices": list(WORDS)},
+        {"question": "the bird eats " * 10, "choices": [f"{word} big fish" for word in WORDS]},
     ]
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps(row | {"label": 0}) + "\n" for row in rows))
@@ -176,9 +178,7 @@ def test_the_longest_continuation_is_looked_at_where_another_row_is_longer(
     model.forward = functools.wraps(plain)(forward)
     evaluator = asking(Harness(["t_choice"], [tmp_path]))
     evaluator.prepare(model, tokenizer, {"search": {"t_choice": range(2)}})
-    lengths = [
-        [len(c.tokens) for request in requests for c in request.continuations]
-        for requests in requests_of(evaluator, "t_choice").values()
-    ]
-    assert max(lengths[0]) <= 40 < max(lengths[1]) and sum(lengths[0]) > sum(lengths[1])
+    requests = [requests_of(evaluator, "t_choice")[document] for document in range(2)]
+    wide, long = continuation_rows(requests, packed=True)
+    assert len(wide) > len(long) and positions_of(wide) <= 40 < positions_of(long)
     assert not runner_of(evaluator).forward.packed
