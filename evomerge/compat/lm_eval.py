@@ -15,13 +15,17 @@ class Entry(NamedTuple):
     tagged: tuple[str, ...]
 
 
-def index_of(manager: Any) -> dict[str, Entry]:
-    """Return where a `TaskManager` has each task, group and tag from; nothing of them is loaded."""
-    index = need("lm_eval", manager, "task_index")
-    return {
-        str(name): Entry(entry.yaml_path, () if entry.yaml_path else tuple(sorted(entry.tags)))
-        for name, entry in index.items()
-    }
+class Index:
+    """Where a `TaskManager` has its tasks, groups and tags from; nothing of them is loaded."""
+
+    def __init__(self, manager: Any) -> None:
+        self._entries = need("lm_eval", manager, "task_index")
+
+    def get(self, name: str) -> Entry | None:
+        """Return where a task, group or tag is from; None: there is none of this name."""
+        entry = self._entries.get(name)
+        tagged = () if entry is None or entry.yaml_path else tuple(sorted(entry.tags))
+        return None if entry is None else Entry(entry.yaml_path, tagged)
 
 
 class Group(NamedTuple):

@@ -7,13 +7,13 @@ which some run templates; and a change of what functions of an installed task ge
 (documents, filters, processing, flags), since some run text as code.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 
-from evomerge.compat.lm_eval import Entry
+from evomerge.compat.lm_eval import Index
 from evomerge.models.references import is_file
 from evomerge.trust.code import files_of_module, is_installed
 from evomerge.trust.data_sets import runs_code, texts_in
@@ -155,7 +155,7 @@ class Leaf(NamedTuple):
     groups: tuple[Path, ...] = ()
 
 
-def find_leaves(index: Mapping[str, Entry], name: str) -> Iterator[Leaf]:
+def find_leaves(index: Index, name: str) -> Iterator[Leaf]:
     """Yield the tasks and groups that lm-eval loads for the name of a task, a group or a tag."""
     waiting, seen = [Leaf(name, ())], set[Leaf]()
     while waiting:

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from evomerge.compat.lm_eval import Group, index_of, load_tasks
+from evomerge.compat.lm_eval import Group, Index, load_tasks
 from evomerge.errors import ConfigError, did_you_mean, one_line
 from evomerge.models.references import is_folder
 from evomerge.trust.code import is_installed
@@ -175,7 +175,7 @@ class TaskLoader:
         own = dict.fromkeys(changes, where)
         own |= {"generation_kwargs": "evaluation.generation"} if self.generation else {}
         evaluating = set()
-        for leaf in find_leaves(index_of(manager), name):
+        for leaf in find_leaves(Index(manager), name):
             reason = next(filter(None, (file.find_evaluation() for file in leaf.chain)), None)
             key = find_change(leaf.chain, {*leaf.changed, *own})
             if key and not self.allowed.trust_code:
