@@ -254,9 +254,10 @@ def test_any_names_leave_lines_columns_blocks_and_values_as_they_are(harmless, n
         found = json.loads(text())["candidates"]
         assert [row["origin"] for row in found[:2]] == [f"{name}p", f"{name}o"]
         for row, letter in zip(rows, "po", strict=False):  # no cell is a formula
-            assert row["origin"] in (f"{name}{letter}", f"'{name}{letter}")
+            origin = without_controls(f"{name}{letter}")
+            assert row["origin"] in (origin, f"'{origin}")
             assert not row["origin"].startswith(("=", "+", "-", "@"))
-    assert f"test {name}t/{name}m" in rows[0] and len(rows) == 5
+    assert without_controls(f"test {name}t/{name}m") in rows[0] and len(rows) == 5
 
 
 MARKUP = "[/bold][red][link=a]:smile:"

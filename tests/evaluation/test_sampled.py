@@ -13,6 +13,7 @@ from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.calls import seeded
 from evomerge.evaluation.inference.generation import seed_of
 from evomerge.evaluation.tasks.harness import Harness
+from evomerge.trust.consent import Permissions
 
 pytestmark = pytest.mark.thorough
 
@@ -88,7 +89,7 @@ def stock(by_lm_eval):
 
 
 def ours(model, tokenizer, tasks, name, batch_size="auto", **options):
-    harness = Harness([name], [tasks], **options)
+    harness = Harness([name], [tasks], allowed=Permissions(trust_code=True), **options)
     evaluator = asking(harness, batch_size=batch_size, counted={name}, seed=7)
     evaluator.prepare(model, tokenizer, {"search": {name: IDS}})
     return evaluator, evaluator.score(model)

@@ -25,6 +25,7 @@ from evomerge.merging.resident import Resident
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.scores import Failure, Objective, Scores
+from evomerge.trust.consent import Permissions
 
 KEEPS = {"function": "take_first"}
 ODD = {"function": "regex", "regex_pattern": "([13579] items)"}
@@ -139,7 +140,7 @@ def test_an_answer_is_right_if_all_objectives_of_its_task_say_so(tmp_path: Path)
     average = {"metric": "exact_match", "filter_list": ["odd"]}
     group = {"group": "g", "task": ["two_filters"], "aggregate_metric_list": [average]}
     (tmp_path / "g.yaml").write_text(yaml.safe_dump(group))
-    evaluator = asking(Harness(["g"], [tmp_path]))
+    evaluator = asking(Harness(["g"], [tmp_path], allowed=Permissions(trust_code=True)))
     model = AutoModelForCausalLM.from_pretrained(zoo.path("maths"), dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(zoo.path("maths"))
     evaluator.prepare(model, tokenizer, {"search": {"two_filters": range(60)}})

@@ -105,7 +105,7 @@ open("slept", "w").close()"""
     assert run(program.format(**sizes), tmp_path, seconds=100) == 0
     assert (tmp_path / "slept").exists()
     (tmp_path / "slept").unlink()
-    sizes = {"shared": 1 << 10, "own": 80 << 20, "seconds": 60}
+    sizes = {"shared": 1 << 10, "own": 250 << 20, "seconds": 60}
     assert run(program.format(**sizes), tmp_path, seconds=100) == 0
     assert not (tmp_path / "slept").exists()
 
