@@ -53,6 +53,21 @@ def texts_in(node: yaml.Node, key: str) -> Iterator[str]:
                 waiting += child if isinstance(child, tuple) else [child]
 
 
+def find_script(name: str) -> Path | None:
+    """Return the script in the working folder that a data set or metric of a name would be."""
+    path = Path(name)
+    beside = path / f"{path.name}.py"
+    return next(filter(is_file, (path, beside)), None) if name else None
+
+
+def find_data(name: str, is_all: bool) -> Path | None:
+    """Return the folder that a data set of a name would be: any, or one that runs code."""
+    path = Path(name)
+    if name in _kinds() or not (is_folder(path) or is_file(path)):
+        return None
+    return path if is_all or _is_code(name) else None
+
+
 def _is_elsewhere(place: str) -> bool:
     """Whether a place of data files is in a file system that may run code."""
     protocol, separator, _ = place.partition("://")
@@ -64,8 +79,7 @@ def _is_code(name: str) -> bool:
     if name in _PLAIN:
         return False
     path = Path(name)
-    is_script = is_file(path) or is_file(path / f"{path.name}.py")
-    if name in _kinds() or is_script or _is_elsewhere(name):
+    if name in _kinds() or find_script(name) or _is_elsewhere(name):
         return True
     cards = [path / card for card in _CARDS if is_file(path / card)]
     if not is_sandboxed() and (cards or not is_folder(path)):  # on the Hub there is a card, too

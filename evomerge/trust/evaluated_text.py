@@ -38,6 +38,7 @@ _RUNS_TEXT = frozenset(
 )
 """Modules of Python that run text, or objects that text describes."""
 
+_UNREAD = ast.Module([], [])
 _RUNS_NO_TEXT = ("importlib.metadata", "importlib.resources")
 
 
@@ -50,23 +51,31 @@ def find_evaluation(file: Path) -> str | None:
     Returns:
         A file and what it uses, such as `tasks/cruxeval/utils.py uses exec`.
     """
+    for module in _reachable(file):
+        if uses := _read(module)[0]:
+            return f"{_short(module)} {uses[0]}"
+    return None
+
+
+def find_loads(file: Path) -> set[str]:
+    """Return the data sets and metrics that a module, or one that it imports, loads by a name."""
+    return {name for module in _reachable(file) for name in _read(module)[2]}
+
+
+def _reachable(file: Path) -> Iterator[Path]:
+    """Yield a module, and each one of lm-eval that it imports."""
     waiting, seen = [file.resolve()], set[Path]()
     while waiting:
         module = waiting.pop()
         if module not in seen:
             seen.add(module)
-            uses, imported = _read(module, module.stat().st_mtime_ns if is_file(module) else 0)
-            if uses:
-                return f"{_short(module)} {uses[0]}"
-            waiting += imported
-    return None
+            yield module
+            waiting += _read(module)[1]
 
 
 def list_uses(file: Path) -> list[str]:
     """Return everything by which one module could run text, cleared or not."""
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+    if (tree := _tree(file)) is _UNREAD:
         return ["cannot be read"]
     uses = dict.fromkeys(use for node in ast.walk(tree) for use in _uses(node, file))
     return sorted(uses, reverse=True)  # what is used says more than what is imported
@@ -82,14 +91,34 @@ def registered_metrics() -> frozenset[str]:
     return frozenset(str(value.value) for value in values if isinstance(value, ast.Constant))
 
 
+def _read(file: Path) -> tuple[list[str], list[Path], list[str]]:
+    """Return what of a module may run text, its modules of lm-eval, and what it loads by names."""
+    return _read_once(file, file.stat().st_mtime_ns if is_file(file) else 0)
+
+
 @lru_cache(maxsize=1000)
-def _read(file: Path, changed: int) -> tuple[list[str], list[Path]]:
-    """Return what of a module may run text, if it is not cleared, and its modules of lm-eval."""
+def _read_once(file: Path, changed: int) -> tuple[list[str], list[Path], list[str]]:
     cleared = CLEARED.get(_short(file), {}) if file.is_relative_to(_lm_eval()) else {}
-    if uses := [use for use in list_uses(file) if use not in cleared]:
-        return uses, []
-    nodes = ast.walk(ast.parse(file.read_bytes()))
-    return [], [path for node in nodes for name in _imported(node) for path in _files(name, file)]
+    uses = [use for use in list_uses(file) if use not in cleared]
+    nodes = list(ast.walk(_tree(file)))
+    calls = (node for node in nodes if isinstance(node, ast.Call))
+    loads = [call for call in calls if _name_of(call.func) in ("load", "load_dataset")]
+    texts = (arg.value for call in loads for arg in call.args if isinstance(arg, ast.Constant))
+    names = [name for node in nodes for name in _imported(node)]
+    imported = [path for name in names for path in _files(name, file)]
+    return uses, imported, [text for text in texts if isinstance(text, str)]
+
+
+def _tree(file: Path) -> ast.Module:
+    """Return the syntax tree of a module, which is empty if it cannot be read."""
+    try:
+        return ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return _UNREAD
+
+
+def _name_of(function: ast.expr) -> str:
+    return str(getattr(function, "id", getattr(function, "attr", "")))
 
 
 def _uses(node: ast.AST, file: Path) -> Iterator[str]:
@@ -119,7 +148,7 @@ def _may_run(name: str) -> bool:
 def _uses_of_call(node: ast.Call) -> Iterator[str]:
     """Yield by what a call could run text: its function is chosen by text, or told to."""
     function = node.func
-    name = getattr(function, "id", getattr(function, "attr", ""))
+    name = _name_of(function)
     texts = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
     if name in ("attrgetter", "getattr", "methodcaller"):
         chosen = node.args[name == "getattr" : 1 + (name == "getattr")]

@@ -16,8 +16,8 @@ import yaml
 from evomerge.compat.lm_eval import Index
 from evomerge.models.references import is_file
 from evomerge.trust.code import files_of_module, is_installed
-from evomerge.trust.data_sets import runs_code, texts_in
-from evomerge.trust.evaluated_text import find_evaluation, registered_metrics
+from evomerge.trust.data_sets import find_data, find_script, runs_code, texts_in
+from evomerge.trust.evaluated_text import find_evaluation, find_loads, registered_metrics
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # lm-eval takes that of C too
 _PLAIN = "tag:yaml.org,2002:"
@@ -66,6 +66,7 @@ class TaskFile(NamedTuple):
         functions: the names of its functions (`module.function`).
         members: what it names, if it is a group.
         allows_code: whether it says that answers are run as code (`unsafe_code`).
+        data_sets, metrics: the names of them that it has.
         runs: whether lm-eval runs code for the file itself, whoever wrote it.
     """
 
@@ -78,6 +79,8 @@ class TaskFile(NamedTuple):
     functions: tuple[str, ...] = ()
     members: tuple[Member, ...] = ()
     allows_code: bool = False
+    data_sets: frozenset[str] = frozenset()
+    metrics: frozenset[str] = frozenset()
     runs: bool = False
 
     def modules(self) -> Iterator[tuple[str, Path | None]]:
@@ -87,6 +90,17 @@ class TaskFile(NamedTuple):
             files = [beside] if is_file(beside) else files_of_module(name)
             is_whole = is_file(beside) or len(files) > min(1, name.count("."))
             yield name, files[-1].resolve() if is_whole else None
+
+    def find_stand_in(self, evaluates: bool) -> Path | None:
+        """Return what would run, or be run, from the working folder in place of the Hub's.
+
+        Both `datasets` and `evaluate` look there first, and run a script that they find. Documents
+        from there matter if a function of the task `evaluates` text.
+        """
+        loaded = (find_loads(file) for _, file in self.modules() if file)
+        scripts = map(find_script, sorted(self.metrics.union(*loaded)))
+        data = (find_data(name, evaluates) for name in sorted(self.data_sets))
+        return next(filter(None, (*scripts, *data)), None)
 
     def find_evaluation(self) -> str | None:
         """Return why the file lets lm-eval run text as code; None: it does not."""
@@ -125,6 +139,8 @@ def _read(file: Path) -> TaskFile:
         functions=tuple(str(node.value) for node in nodes if node.tag == "!function"),
         members=tuple(_members(root, frozenset())),
         allows_code="code_eval" in metrics or not {*flags} <= {"false", "no", "off", ""},
+        data_sets=frozenset(text for node in nodes for text in texts_in(node, "dataset_path")),
+        metrics=frozenset(metrics),
         runs=any(map(_runs, nodes)),
     )
 

@@ -104,6 +104,7 @@ def test_the_metrics_are_those_of_lm_eval():
 
 
 HELLASWAG = TASKS / "hellaswag" / "hellaswag.yaml"
+HUMANEVAL = TASKS / "humaneval" / "humaneval.yaml"
 CRUXEVAL = TASKS / "cruxeval" / "cruxeval_output.yaml"
 
 
@@ -157,3 +158,21 @@ def test_a_group_changes_tasks_by_their_names(tmp_path):
         leaves = [leaf for leaf in find_leaves(index, "own") if leaf.name == "cruxeval_output"]
         assert set().union(*(leaf.changed for leaf in leaves)) - {"x"} == changed, text
         assert all(leaf.groups[0] == group for leaf in leaves) and leaves
+
+
+def test_what_stands_in_the_working_folder_for_the_hub_is_noticed(tmp_path, monkeypatch):
+    """`datasets` and `evaluate` look there before they ask the Hub."""
+    monkeypatch.chdir(tmp_path)
+    chain = [*read_chain(CRUXEVAL), *read_chain(HELLASWAG), *read_chain(HUMANEVAL)]
+
+    def found(evaluates):
+        return {str(path) for file in chain if (path := file.find_stand_in(evaluates))}
+
+    assert found(True) == found(False) == set()
+    (tmp_path / "openai" / "openai_humaneval").mkdir(parents=True)
+    assert (found(True), found(False)) == ({"openai/openai_humaneval"}, set())
+    (tmp_path / "openai" / "openai_humaneval" / "openai_humaneval.py").touch()
+    assert found(False) == {"openai/openai_humaneval"}
+    (tmp_path / "code_eval").mkdir()
+    (tmp_path / "code_eval" / "code_eval.py").touch()
+    assert "code_eval/code_eval.py" in found(False)

@@ -187,6 +187,16 @@ class TaskLoader:
                     f"{f'may run text as code ({reason})' if reason else 'are those of lm-eval'}; "
                     "remove it, or read it and allow it with --trust-code."
                 )
+            installed = (file for file in leaf.chain if is_installed(file.path))
+            local = next(
+                filter(None, (file.find_stand_in(bool(reason)) for file in installed)), None
+            )
+            if local and not self.allowed.trust_code:
+                raise ConfigError(
+                    f"{where}: task {leaf.name!r} loads {str(local)!r}, which would be the one in "
+                    f"the working folder ({local.resolve()}) and might run code; give the command "
+                    "elsewhere, or read it and allow it with --trust-code."
+                )
             evaluating |= {self._consented(leaf.name, where, reason)} if reason else set()
         return frozenset(evaluating)
 
