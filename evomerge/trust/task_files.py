@@ -21,6 +21,7 @@ from evomerge.trust.evaluated_text import find_evaluation, find_loads, registere
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # lm-eval takes that of C too
 _PLAIN = "tag:yaml.org,2002:"
+_SCALARS = frozenset({"bool", "float", "int", "merge", "null", "str", "timestamp"})
 _GROUP = frozenset({"aggregate_metric_list", "group", "group_alias", "metadata", "task"})
 """Keys of a group that are its own; it gives all others to each task in it."""
 
@@ -86,7 +87,7 @@ class TaskFile(NamedTuple):
     def modules(self) -> Iterator[tuple[str, Path | None]]:
         """Yield the name and the source of each module whose functions it names."""
         for name in dict.fromkeys(text.rpartition(".")[0] for text in self.functions):
-            beside = self.path.parent / f"{name.replace('.', '/')}.py"
+            beside = (self.path.parent / f"{name.replace('.', '/')}.py").resolve()
             files = [beside] if is_file(beside) else files_of_module(name)
             is_whole = is_file(beside) or len(files) > min(1, name.count("."))
             yield name, files[-1].resolve() if is_whole else None
@@ -113,27 +114,36 @@ class TaskFile(NamedTuple):
 
 
 def read_task_file(path: Path) -> TaskFile:
-    """Return what a file says: nothing if it is no valid YAML, since lm-eval does not take it."""
+    """Return what a file says: nothing if it is no valid YAML, since lm-eval does not take it.
+
+    A file that cannot be understood counts as code that runs text.
+    """
     file = path.resolve()
     try:
-        return _read(file)
-    except (OSError, yaml.YAMLError, ValueError, RecursionError):
+        root = yaml.compose(file.read_bytes(), Loader=_Loader)
+    except (OSError, yaml.YAMLError):
         return TaskFile(file)
+    except (ValueError, RecursionError):
+        return TaskFile(file, allows_code=True, runs=True)
+    try:
+        return _read(file, root)
+    except (ValueError, RecursionError):
+        return TaskFile(file, allows_code=True, runs=True)
 
 
-def _read(file: Path) -> TaskFile:
-    root = yaml.compose(file.read_bytes(), Loader=_Loader)
+def _read(file: Path, root: yaml.Node | None) -> TaskFile:
     nodes = list(_inside(root))
     pairs = list(_pairs(root))
     flags = [text.lower() for node in nodes for text in texts_in(node, "unsafe_code")]
     metrics = {text for node in nodes for text in texts_in(node, "metric")}
     names = {key: str(value.value) for key, value in pairs if isinstance(value, yaml.ScalarNode)}
-    included = [file.parent / text for node in nodes for text in texts_in(node, "include")]
+    texts = [text for node in nodes for text in texts_in(node, "include")]
+    included = [path for text in texts if (path := _resolved(file.parent / text))]
     return TaskFile(
         path=file,
         keys=frozenset(key for key, value in pairs if not _is_version(key, value)),
         name=names.get("group", names.get("task", "")),
-        includes=tuple(dict.fromkeys(path.resolve() for path in included if is_file(path))),
+        includes=tuple(dict.fromkeys(filter(is_file, included))),
         missing=tuple(path for path in included if not is_file(path)),
         misnamed=next((key for key, value in pairs if key in _NAMING and _is_no_name(value)), ""),
         functions=tuple(str(node.value) for node in nodes if node.tag == "!function"),
@@ -143,6 +153,14 @@ def _read(file: Path) -> TaskFile:
         metrics=frozenset(metrics),
         runs=any(map(_runs, nodes)),
     )
+
+
+def _resolved(path: Path) -> Path | None:
+    """Return a path as lm-eval opens it, so `nowhere/../part` is `part`; None: it cannot be one."""
+    try:
+        return path.expanduser().resolve()
+    except (OSError, RuntimeError, ValueError):
+        return None
 
 
 def read_chain(path: Path) -> list[TaskFile]:
@@ -297,9 +315,13 @@ def _members(node: yaml.Node | None, changed: frozenset[str]) -> Iterator[Member
 
 
 def _runs(node: yaml.Node) -> bool:
-    """Whether lm-eval runs code for a node."""
-    is_plain = node.tag.startswith(_PLAIN) and not node.tag.startswith(f"{_PLAIN}python/")
-    if not is_plain or runs_code(node):
+    """Whether lm-eval runs code for a node, or reads a text that is not seen here.
+
+    A mapping that is called a text, or has the key `=`, becomes a text.
+    """
+    kind = "map" if isinstance(node, yaml.MappingNode) else "seq"
+    kinds = _SCALARS if isinstance(node, yaml.ScalarNode) else {kind}
+    if node.tag.removeprefix(_PLAIN) not in kinds or runs_code(node):
         return True
     pairs = node.value if isinstance(node, yaml.MappingNode) else []
     metrics = (value for key, value in pairs if key.value == "metric_list")

@@ -135,6 +135,10 @@ CHANGES = {
     "a list": {"t.yaml": "include: [OUTPUT]\ntask: theirs\nDATA"},
     "an alias": {"t.yaml": "x: &x OUTPUT\ninclude: *x\ntask: theirs\nDATA"},
     "a merged key": {"t.yaml": "x: &x {include: OUTPUT}\n<<: *x\ntask: theirs\nDATA"},
+    "a way by a folder that is not there": {
+        "t.yaml": "include: nowhere/../part\ntask: theirs\n",
+        "part": "include: OUTPUT\nDATA",
+    },
     "two steps": {"t.yaml": "include: part\ntask: theirs\nDATA", "part": "include: OUTPUT\n"},
     "a change in the middle": {
         "t.yaml": "include: part\ntask: theirs\n",

@@ -32,6 +32,14 @@ def test_yaml_with_a_function_is_code_also_where_it_is_included(tmp_path):
     assert found(folder) == {"own.yaml", "own.py", "part", "part.py"}
 
 
+def test_an_include_is_found_as_lm_eval_finds_it(tmp_path):
+    (tmp_path / "tasks").mkdir()
+    write(tmp_path, part="process_docs: !function deep.own.f\n")
+    for text in ("nowhere/../../part", "../part", str(tmp_path / "x" / ".." / "part")):
+        write(tmp_path / "tasks", own__yaml=f"include: {text}\n")
+        assert "part" in found(tmp_path / "tasks")
+
+
 def test_python_beside_yaml_is_code(tmp_path):
     write(tmp_path, own__yaml="task: own\n")
     assert found(tmp_path) == set()
@@ -58,6 +66,12 @@ def test_python_beside_yaml_is_code(tmp_path):
         "task: [{task: inner, dataset_path: pandas}]",
         "a: &a {metric: b/c}\nmetric_list: [{<<: *a}]",
         "metric_list: [{metric: .}]",
+        "metric_list: [{? !!str {=: metric} : own.py}]",
+        "? !!str {=: include}\n: part",
+        "task: [!!str {=: inner}]",
+        "task: &a [{task: *a}]",
+        "task:\n- &a0 {task: [x]}\n"
+        + "".join(f"- &a{n} {{task: [*a{n - 1}]}}\n" for n in range(1, 1500)),
         "metric_list: [{metric: acc, hf_evaluate: true}]",
         "use_prompt: 'prompts.yaml:own'",
         "dataset_path: sql",

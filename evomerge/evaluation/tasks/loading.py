@@ -176,11 +176,12 @@ class TaskLoader:
         own |= {"generation_kwargs": "evaluation.generation"} if self.generation else {}
         evaluating = set()
         for leaf in find_leaves(Index(manager), name):
+            strange = [file for file in leaf.chain if not is_installed(file.path)]
+            self.allowed.require([file.path for file in strange if file.runs])
             reason = next(filter(None, (file.find_evaluation() for file in leaf.chain)), None)
             key = find_change(leaf.chain, {*leaf.changed, *own})
             if key and not self.allowed.trust_code:
-                strange = (file.path for file in leaf.chain if not is_installed(file.path))
-                files = ", ".join(map(str, (*leaf.groups, *strange)))
+                files = ", ".join(map(str, (*leaf.groups, *(file.path for file in strange))))
                 raise ConfigError(
                     f"{where}: `{own.get(key) or key}`{f' in {files}' if key not in own else ''} "
                     f"changes what the functions of task {leaf.name!r} read, which "
