@@ -33,6 +33,8 @@ _NAMES = frozenset(
 )
 """Keys that change nothing that a function reads."""
 
+_DEEPEST = 8  # groups one in the other
+
 _NAMING = ("group", "tag", "task")
 
 _SELECTS = frozenset(
@@ -298,8 +300,13 @@ def _is_version(key: str, value: yaml.Node) -> bool:
     )
 
 
-def _members(node: yaml.Node | None, changed: frozenset[str]) -> Iterator[Member]:
-    """Yield what a group names, with the keys that it changes; also of groups inside of it."""
+def _members(node: yaml.Node | None, changed: frozenset[str], depth: int = 0) -> Iterator[Member]:
+    """Yield what a group names, with the keys that it changes; also of groups inside of it.
+
+    RecursionError: it has itself inside, or too many groups one in the other.
+    """
+    if depth > _DEEPEST:
+        raise RecursionError
     pairs = list(_pairs(node))
     changed |= {key for key, _ in pairs} - _GROUP - {"include", "tag", "task_list"}
     for value in (value for key, value in pairs if key == "task"):
@@ -311,7 +318,7 @@ def _members(node: yaml.Node | None, changed: frozenset[str]) -> Iterator[Member
             for name in (own[key] for key in ("task", "group") if key in own):
                 if isinstance(name, yaml.ScalarNode):
                     yield Member(str(name.value), changed | keys - {"task", "group"})
-            yield from _members(child, changed)
+            yield from _members(child, changed, depth + 1)
 
 
 def _runs(node: yaml.Node) -> bool:
