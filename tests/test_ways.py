@@ -84,7 +84,7 @@ def search(folder: Path, **changes: Any) -> None:
     few = {split: {"documents": 6} for split in ("search", "validation", "test")}
     config = {
         **SMALL,
-        "evaluation": {"include": ["zoo:tasks"], **few, "racing": {"enabled": False}},
+        "evaluation": {"include": ["zoo:tasks"], **few},
         "optimizer": {"name": "cma", "population": GENERATION},
         "space": {"kind": "parameters", "method": "ties", "embeddings": True},
         "budget": {"candidates": CANDIDATES},

@@ -28,3 +28,8 @@ def normal_with_categories_of(optimizer: Any) -> Normal:
         need("cmaes", optimizer, name) for name in ("_mean", "_C", "_A", "_sigma")
     )
     return Normal(mean, covariance * np.outer(lengths, lengths), sigma)
+
+
+def probabilities_of(optimizer: Any) -> NDArray[np.float64]:
+    """Return the probability of each value of each choice of a `CatCMAwM`, (choices, values)."""
+    return np.asarray(need("cmaes", optimizer, "_q"))

@@ -22,7 +22,14 @@ class _Split(Section):
 class SearchSplit(_Split):
     """The documents that candidates are scored on."""
 
-    documents: Documents = Field(200, description=_NUMBER)
+    documents: Documents | Literal["auto"] = Field(
+        200,
+        description="number of documents of each task, or all that no other split takes; auto: as "
+        "many as find the best merges in the same time, by the task, genes, optimizer and budget",
+    )
+    fresh: Annotated[int, Field(ge=1, le=10**9)] | Literal["auto"] | None = "auto"
+    """each generation is scored on so many of the documents of each task, drawn anew; null: all
+    candidates are scored on all of them; auto: null, unless `documents` is auto, too"""
 
 
 class ValidationSplit(_Split):
@@ -41,18 +48,14 @@ class TestSplit(_Split):
 
 
 class RacingConfig(Section):
-    """Racing: a candidate that is unlikely to beat the best one is scored on fewer documents."""
+    """Racing of earlier versions, which `search.documents: auto` replaces: false or auto."""
 
     enabled: bool | Literal["auto"] = "auto"
-    """auto: where it saves time and no loss was measured, that is in parameter spaces with backend
-    hf, an optimizer other than gp, 40 generations of 10 candidates or more (or a budget without
-    `candidates`), means over documents as metrics, and enough documents to fill batches"""
+    """false or auto, which have no effect; true is refused"""
     confidence: float = Field(0.8, gt=0.5, lt=1)
-    """probability of being worse at which a candidate is stopped, and of being better at which all
-    documents are scored"""
+    """no effect"""
     minimum: int = Field(25, ge=2)
-    """documents that are scored at least before a candidate may be stopped; with auto it is raised
-    if several tasks generate texts"""
+    """no effect"""
 
 
 class GenerationConfig(Section):
@@ -119,7 +122,7 @@ class EvaluationConfig(Section):
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """largest number of rows in a batch; 1 gives lm-eval's bits in any dtype"""
     racing: RacingConfig = RacingConfig()
-    """stop candidates that are worse"""
+    """no effect: `search.documents: auto` takes its place"""
     backend: Literal["hf", "vllm"] = "hf"
     """what generates texts: transformers, or a vLLM engine"""
     tensor_parallel: int = Field(1, ge=1, le=64)

@@ -113,11 +113,6 @@ class SearchConfig(Section):
             "there is none; remove it",
         ),
         (
-            lambda it: it.evaluation.racing.enabled is True and it.beside_fitness,
-            "has `evaluation.racing.enabled` true, which compares candidates by one fitness, but "
-            "{0.beside_fitness}; change it, or set `enabled` to false",
-        ),
-        (
             lambda it: it.optimizer.descends and it.executor.order == "arrival",
             "has `optimizer.name` gradient, but `executor.order` is arrival; set it to generation",
         ),

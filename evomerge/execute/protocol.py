@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from evomerge.errors import DeviceError
 from evomerge.optimize.descent import Chunk, Reached
 from evomerge.recipe import Recipe
 from evomerge.run.notes import lines_of
-from evomerge.scores import Failure, Outcome, Scores, Split
+from evomerge.scores import Failure, Outcome, Split
 
 MAX_ATTEMPTS = 3
 """Number of processes that end while they score a candidate, at which it counts as failed."""
@@ -28,9 +28,7 @@ class Job:
     Attributes:
         candidate: number of the candidate that the job belongs to.
         split: the documents to score the recipe's model on.
-        incumbent: scores of the incumbent, for a race, which may score fewer documents.
-            None: score all documents.
-        known: number of outcomes that were known when it was proposed, for a race.
+        documents: task -> ids of the documents of the split to score; None: all.
         examples: number of documents of each task whose prompt and answer come with the scores.
         oom_backoffs: how often the batch size is halved, because memory ran out in earlier jobs.
         as_itself: whether the host of the recipe, which is the host unchanged, is scored with its
@@ -42,8 +40,7 @@ class Job:
     recipe: Recipe
     split: Split = "search"
     _: KW_ONLY
-    incumbent: Scores | None = None
-    known: int = 0
+    documents: Mapping[str, Sequence[int]] | None = None
     examples: int = 0
     oom_backoffs: int = 0
     as_itself: bool = False

@@ -28,7 +28,6 @@ from evomerge.evaluation.inference.device import (
 )
 from evomerge.evaluation.inference.features import ImageFeatures
 from evomerge.evaluation.loss import Loss
-from evomerge.evaluation.racing import Race, score_in_race
 from evomerge.evaluation.tasks.objective import traceback_lines
 from evomerge.execute.chunk import Stepper
 from evomerge.execute.protocol import Job, Result
@@ -72,7 +71,6 @@ class Worker:
             tries out which ways to score are correct, and takes the fastest.
         deepest: a recipe with as many blocks as a candidate can have, for engines whose depth is
             fixed; None: the baselines are.
-        race: decides how many documents are scored for a job with an incumbent; None: all.
         load_parent: loads a parent as itself: reference -> model, tokenizer.
         space: the genes that the chunks of descents move.
         keeps_right: whether scores have the answers that are right (`Scores.right`).
@@ -87,7 +85,6 @@ class Worker:
     _: KW_ONLY
     deepest: Recipe | None = None
     objectives: Sequence[Objective] = ()
-    race: Race | None = None
     load_parent: Callable[[str], tuple[Any, Any]] | None = None
     space: Space | None = None
     keeps_right: bool = False
@@ -232,13 +229,9 @@ class Worker:
         return self._resident
 
     def score(self, job: Job, model: Any) -> Scores:
-        """Score a model on the documents of a job; a race may leave some of them out."""
+        """Score a model on the documents of a job."""
         self.evaluator.halve_batches(job.oom_backoffs)
-        if job.incumbent is None or self.race is None:
-            scores = self.evaluator.score(model, job.split)
-        else:
-            others = (job.incumbent, job.known, self.objectives)
-            scores = score_in_race(self.race, self.evaluator, model, job.split, *others)
+        scores = self.evaluator.score(model, job.split, job.documents)
         examples = self.evaluator.examples(scores, job.split, job.examples)
         if self.keeps_right and job.split == "search":
             scores = replace(scores, right=self._right(scores))

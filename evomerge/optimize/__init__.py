@@ -46,7 +46,7 @@ BUILTIN: Mapping[str, Builtin] = {
     "gp": Builtin("gp:GaussianProcess", has_population=True, most_workers=4, objectives="any"),
     "cma": Builtin("cma:CMA", has_population=True, most_workers=16),
     "diagonal-cma": Builtin("cma:DiagonalCMA", has_population=True, most_workers=16),
-    "cma-margin": Builtin("cma:create_margin", has_population=True, most_workers=16),
+    "cma-margin": Builtin("margin:create_margin", has_population=True, most_workers=16),
     "two-points-de": Builtin("evolution:create_two_points", has_population=True, most_workers=16),
     "discrete-lengler": Builtin("evolution:create_discrete_lengler", most_workers=4),
     "nsga2": Builtin("pareto:NondominatedSorting", has_population=True, objectives="several"),
@@ -141,6 +141,8 @@ def create(
     budget: int | None = None,
     objectives: int = 1,
     options: Mapping[str, Any] | None = None,
+    *,
+    is_fresh: bool = False,
 ) -> Optimizer:
     """Return a new optimizer; `name` is one of `optimizer_names()`, and for the rest see `Setting`.
 
@@ -152,8 +154,9 @@ def create(
     options = dict(options or {})
     check_setting(name, objectives, population, options)
     setting = Setting(
-        seed=seed, population=population, sigma=sigma, budget=budget, objectives=objectives
-    )
+        seed=seed, population=population, sigma=sigma, budget=budget, objectives=objectives,
+        is_fresh=is_fresh,
+    )  # fmt: skip
     name = choose(genes, population, budget, objectives) if name == "auto" else name
     if name.startswith(NEVERGRAD):
         from evomerge.optimize.evolution import create_named

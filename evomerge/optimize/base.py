@@ -13,10 +13,9 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
-from typing import Generic, Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -213,8 +212,10 @@ class BaseOptimizer(ABC):
 
     learns_repeats = True
 
-    def __init__(self, cube: Cube, population: int, objectives: int = 1) -> None:
-        self.cube = cube
+    def __init__(
+        self, cube: Cube, population: int, objectives: int = 1, *, is_fresh: bool = False
+    ) -> None:
+        self.cube, self.is_fresh = cube, is_fresh
         self.population, self._objectives = population, objectives
         self._open: dict[bytes, list[tuple[object, Vector]]] = {}
         """Samples and points of each genome that waits for its outcome, by key."""
@@ -260,7 +261,7 @@ class BaseOptimizer(ABC):
             sample, point = self.propose()
             genome = self.cube.genome(point)
             key = _key(genome)
-            is_tried = key in self._known or key in self._open
+            is_tried = not self.is_fresh and (key in self._known or key in self._open)
             if not is_tried or repeats == SKIPPED_GENOMES:
                 break
             if key not in self._known:
@@ -284,64 +285,6 @@ class BaseOptimizer(ABC):
         self._known[key] = outcome
         for sample, point in samples if self.learns_repeats else samples[:1]:
             self.learn_all(sample, point, np.array(outcome[0]), outcome[1])
-
-
-Sample = TypeVar("Sample")
-
-
-@dataclass(frozen=True)
-class Trial(Generic[Sample]):
-    """A point and its loss; `sample` is None if the algorithm did not sample exactly this point."""
-
-    sample: Sample | None
-    point: Vector
-    loss: float
-
-
-class Generations(BaseOptimizer, Generic[Sample]):
-    """Collects the losses of a generation (None: of 4 + floor(3 ln n), for n genes), and learns it.
-
-    Points that it did not propose do not count: a first one could be of baselines only, which say
-    nothing about the distribution. The best of them, up to `INJECTED_SHARE`, take the places of the
-    worst samples if they are better (injection, Hansen 2011, arXiv 1110.4181). Points that were
-    tried in place of its samples count as samples.
-    """
-
-    def __init__(self, cube: Cube, population: int | None) -> None:
-        genes = max(2, len(cube.genes))
-        super().__init__(cube, population or 4 + int(3 * math.log(genes)))
-        self._trials: list[Trial[Sample]] = []
-        self._injected: list[Trial[Sample]] = []
-
-    @abstractmethod
-    def update(self, trials: list[Trial[Sample]]) -> None:
-        """Learn a generation."""
-
-    def learn(self, sample: object, point: Vector, loss: float) -> None:
-        """Collect a loss; with the last one of a generation, the distribution is updated.
-
-        A generation of equal losses says nothing, and would move the distribution at random.
-        """
-        if sample is None:
-            # The start is the first mean. As a sample it would be a step of no length, by which
-            # steps are shortened.
-            if not np.array_equal(point, self.cube.start):
-                self._injected.append(Trial(None, point, loss))
-            return
-        exact = None if sample is REPLACED else sample
-        self._trials.append(Trial(exact, point, loss))  # type: ignore[arg-type]
-        if len(self._trials) == self.population:
-            generation = self._with_injected()
-            self._trials, self._injected = [], []
-            if len({trial.loss for trial in generation}) > 1:
-                self.update(generation)
-
-    def _with_injected(self) -> list[Trial[Sample]]:
-        """Return the generation, in which injected points have replaced the worst samples."""
-        most = max(1, math.floor(INJECTED_SHARE * self.population))
-        every = [*self._trials, *sorted(self._injected, key=lambda trial: trial.loss)[:most]]
-        best = sorted(range(len(every)), key=lambda index: every[index].loss)[: self.population]
-        return [every[index] for index in sorted(best)]
 
 
 def _key(genome: Genome) -> bytes:

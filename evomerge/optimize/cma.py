@@ -1,13 +1,12 @@
-"""CMA-ES (Hansen & Ostermeier 2001): of real genes by the package pycma, of others by cmaes.
+"""CMA-ES (Hansen & Ostermeier 2001) of real genes, by the package pycma.
 
-Both packages work in units of the initial steps, and learn a generation at a time.
+It works in units of the initial steps, and learns a generation at a time.
 """
 
 import math
 import signal
 import threading
 import warnings
-from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.compat.cmaes import Normal, normal_of, normal_with_categories_of
 from evomerge.compat.pycma import extend_path
-from evomerge.optimize.base import Cube, Generations, Trial, Vector
+from evomerge.optimize.base import Cube, Vector
+from evomerge.optimize.generations import Generations, Trial
 from evomerge.optimize.protocol import Setting
 from evomerge.space.protocol import Gene
 
@@ -76,7 +75,7 @@ class CMA(Generations[_Sample]):
 
     def __init__(self, genes: Sequence[Gene], setting: Setting) -> None:
         cube = Cube(genes, setting.sigma)
-        super().__init__(cube, setting.population)
+        super().__init__(cube, setting)
         # pycma needs two dimensions: a single gene gets a second one that has no effect.
         self._idle = np.zeros(max(0, 2 - len(cube.start)))
         self._low = np.append((cube.low - cube.start) / cube.step, self._idle - 1)
@@ -139,6 +138,11 @@ class CMA(Generations[_Sample]):
         self._sampled = False
         if self._two_point:
             self._samples.clear()  # so that the next samples begin with a mirrored pair again
+
+    @property
+    def mean(self) -> Vector:
+        """The point around which samples are drawn, inside the bounds."""
+        return self.cube.start + self.cube.step * self._current_mean()[: len(self.cube.start)]
 
     def _current_mean(self) -> Vector:
         return np.array(self._es.gp.pheno(self._es.mean))
@@ -204,133 +208,3 @@ class DiagonalCMA(CMA):
     """CMA-ES that learns variances only (Ros & Hansen 2008)."""
 
     diagonal = True
-
-
-class _Cmaes(Generations[Any]):
-    """An optimizer of cmaes, which works in the coordinates z = point of the cube / initial step.
-
-    With plain CMA-ES, a discrete gene can become stuck at one value, since a small step does not
-    change it. The margin is a lower limit on the probability of the other values.
-    """
-
-    _inner: Any
-
-    def update(self, trials: list[Trial[Any]]) -> None:
-        """Learn a generation."""
-        samples = [self._sample(x.point) if x.sample is None else x.sample for x in trials]
-        with warnings.catch_warnings():
-            # While half of the losses of each generation are equal, it takes the median of nothing.
-            warnings.simplefilter("ignore")
-            self._inner.tell(list(zip(samples, (x.loss for x in trials), strict=True)))
-
-    @abstractmethod
-    def _sample(self, point: Vector) -> Any:
-        """Return a point that cmaes did not propose as one of its samples."""
-
-
-class MarginCMA(_Cmaes):
-    """CMA-ES with margin (Hamano et al. 2022, arXiv 2205.13482), for genomes without choices."""
-
-    def __init__(self, cube: Cube, setting: Setting) -> None:
-        from cmaes import CMAwM
-
-        super().__init__(cube, setting.population)
-        cells = cube.levels
-        edges = [(0.5 / k, 1 - 0.5 / k) if k else (0.0, 1.0) for k in cells]
-        steps = np.array([1 / k if k else 0.0 for k in cells])
-        # cmaes needs two dimensions: a single gene gets a second one that has no effect.
-        self._idle = np.zeros(max(0, 2 - len(cells)))
-        ends = [np.array(edges) / cube.step[:, None], np.tile((-1.0, 1.0), (len(self._idle), 1))]
-        self._inner = CMAwM(
-            mean=np.append(cube.start / cube.step, self._idle),
-            sigma=1.0,
-            bounds=np.concatenate(ends),
-            steps=np.append(steps / cube.step, self._idle),
-            # Clip samples at once. By default they are drawn again up to 100 times until all genes
-            # are inside, which is slow if many optima lie on bounds, and no better.
-            n_max_resampling=0,
-            seed=setting.seed % 2**32,
-            population_size=self.population,
-        )
-
-    def propose(self) -> tuple[object, Vector]:
-        """Return a sample of cmaes, and its point, in which discrete genes are rounded."""
-        point, sample = self._inner.ask()
-        return sample, point[: len(self.cube.genes)] * self.cube.step
-
-    def _sample(self, point: Vector) -> Vector:
-        return _shortened(np.append(point / self.cube.step, self._idle), normal_of(self._inner))
-
-
-class CategoryCMA(_Cmaes):
-    """CatCMA with margin (Hamano et al. 2025, arXiv 2504.07884), for genomes with choices.
-
-    It learns a normal distribution of numbers, and a probability of each value of a choice, which
-    is a one-hot vector to cmaes.
-    """
-
-    def __init__(self, cube: Cube, setting: Setting) -> None:
-        from cmaes import CatCMAwM
-
-        super().__init__(cube, setting.population)
-        counts = [count or 1 for count in cube.levels]
-        self._choices = [at for at, gene in enumerate(cube.genes) if _is_choice(gene)]
-        self._sizes = np.array([counts[at] for at in self._choices])
-        numbers = [at for at in range(len(counts)) if at not in self._choices]
-        # cmaes has real numbers first, then whole ones; a gene with one value is like a real one.
-        self._reals = [at for at in numbers if counts[at] == 1]
-        self._whole = [at for at in numbers if counts[at] > 1]
-        self._numbers = [*self._reals, *self._whole]
-        step, start, numbers = cube.step.tolist(), cube.start / cube.step, self._numbers
-        middles = [(np.arange(counts[at]) + 0.5) / counts[at] / step[at] for at in self._whole]
-        self._inner = CatCMAwM(
-            x_space=[(0.0, 1 / step[at]) for at in self._reals] or None,
-            z_space=middles or None,
-            c_space=self._sizes.tolist(),
-            population_size=self.population,
-            mean=start[numbers] if numbers else None,
-            sigma=1.0,
-            cov=np.eye(len(numbers)) if numbers else None,
-            seed=setting.seed % 2**32,
-        )
-
-    def propose(self) -> tuple[object, Vector]:
-        """Return a sample of cmaes, and its point, in which discrete genes are rounded."""
-        sample = self._inner.ask()
-        point = np.empty(len(self.cube.genes))
-        for values, places in ((sample.x, self._reals), (sample.z, self._whole)):
-            if values is not None:
-                point[places] = values * self.cube.step[places]
-        point[self._choices] = (sample.c.argmax(axis=1) + 0.5) / self._sizes
-        return sample, point
-
-    def _sample(self, point: Vector) -> Any:
-        values = np.floor(point[self._choices] * self._sizes).astype(int)
-        one_hot = np.arange(self._sizes.max()) == values[:, None]
-        if not self._numbers:
-            return self._inner.Solution(c=one_hot)
-        numbers = (point / self.cube.step)[self._numbers]
-        normal = normal_with_categories_of(self._inner)
-        return self._inner.Solution(c=one_hot, _v_raw=_shortened(numbers, normal))
-
-
-def _shortened(sample: Vector, normal: Normal) -> Vector:
-    """Return a point that cmaes did not propose, moved to the length of a likely step.
-
-    A step of a hundred standard deviations would make the next ones as long (Hansen 2011,
-    arXiv 1110.4181; with the limit of pycma).
-    """
-    step, count = sample - normal.mean, len(sample)
-    length = math.sqrt(step @ np.linalg.solve(normal.covariance, step)) / normal.sigma
-    most = math.sqrt(count) + 2 * count / (count + 2)
-    return np.asarray(sample if length <= most else normal.mean + step * most / length)
-
-
-def _is_choice(gene: Gene) -> bool:
-    return gene.kind == "choice" and gene.high > 0
-
-
-def create_margin(genes: Sequence[Gene], setting: Setting) -> MarginCMA | CategoryCMA:
-    """Return CMA-ES with margin, by probabilities where a gene is a choice."""
-    cube = Cube(genes, setting.sigma, choices="cells")
-    return CategoryCMA(cube, setting) if any(map(_is_choice, genes)) else MarginCMA(cube, setting)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from evomerge.space.protocol import Genome
 
@@ -18,6 +18,8 @@ class Setting:
         budget: planned number of genomes; None: unknown. Proposals must not depend on it, so that
             it can be raised later.
         objectives: number of values that `tell` gets, 1 unless with `mode: pareto`.
+        is_fresh: whether each generation is scored on documents of its own. Then a genome may be
+            asked again, and what was told of it before does not count.
     """
 
     seed: int = 0
@@ -25,6 +27,7 @@ class Setting:
     sigma: float = 1 / 6
     budget: int | None = None
     objectives: int = 1
+    is_fresh: bool = False
 
 
 class Optimizer(Protocol):
@@ -66,3 +69,11 @@ class Optimizer(Protocol):
             ValueError: the genome does not belong to the space, or the optimizer takes another
                 number of values.
         """
+
+
+@runtime_checkable
+class Believing(Optimizer, Protocol):
+    """An optimizer that compares the genomes of one generation only."""
+
+    def believed(self) -> Genome:
+        """Return the genome that is the best one as far as it knows, such as its mean."""

@@ -18,7 +18,10 @@ from evomerge.scores import Failure, Outcome, Scores, Split
 BASE = -1
 """Number of the base in events, which is no candidate: no strategy and no ranking knows of it."""
 
-_ASKED = ("label", "origin", "generation", "incumbent", "known")  # of a candidate, in its event
+_ASKED = ("label", "origin", "generation", "fresh")  # of a candidate, in its event
+
+BELIEVED = "believed"
+"""Key in the origin of a candidate that the strategy believes in (`Candidate.is_believed`)."""
 
 
 @dataclass(repr=False)
@@ -30,8 +33,8 @@ class Candidate:
         label: that of a baseline (a parent's reference, `uniform`); None for what was proposed.
         digest: digest of the recipe.
         origin: what the strategy made the recipe from, for example a genome.
-        incumbent: number of the incumbent that a race compares it with; None: no race.
-        known: how many outcomes were known when it was proposed, if it races.
+        fresh: number of documents of each task in the sample of its generation, on which it is
+            scored; None: on all search documents.
         outcomes: the latest outcome on each split.
         told: the first outcome on the search documents, which the strategy was told.
         as_itself: the splits on which a parent was scored with its own settings and dtype.
@@ -45,8 +48,7 @@ class Candidate:
     _: KW_ONLY
     origin: Mapping[str, Any] = field(default_factory=dict)
     generation: int | None = None
-    incumbent: int | None = None
-    known: int = 0
+    fresh: int | None = None
     outcomes: dict[Split, Outcome] = field(default_factory=dict)
     told: Outcome | None = None
     as_itself: set[Split] = field(default_factory=set)
@@ -72,6 +74,16 @@ class Candidate:
         return self.values[0] if self.values is not None and len(self.values) == 1 else None
 
     @property
+    def is_believed(self) -> bool:
+        """Whether it is what the strategy believes in, of no generation, and it is told nothing."""
+        return bool(self.origin.get(BELIEVED))
+
+    @property
+    def sample(self) -> tuple[int | None, int] | None:
+        """What determines the documents that it is scored on; None: all search documents."""
+        return None if self.fresh is None else (self.generation, self.fresh)
+
+    @property
     def is_estimate(self) -> bool:
         """Whether its values are estimated from a part of the search documents."""
         scores = self.scores("search")
@@ -79,7 +91,7 @@ class Candidate:
 
     @property
     def was_estimate(self) -> bool:
-        """Whether the strategy was told an estimate, which finals may have completed since."""
+        """Whether its first scores were estimates; the end of a race may have completed them."""
         return isinstance(self.told, Scores) and bool(self.told.expected)
 
     @property
@@ -188,9 +200,10 @@ class History:
         return [item for item in self.candidates if item.label is not None]
 
     def earlier_equals(self, candidate: Candidate) -> Iterator[Candidate]:
-        """Return the earlier candidates with the same recipe, by number."""
+        """Return the earlier candidates with the same recipe and documents, by number."""
         equals = self._by_digest[candidate.digest]
-        return takewhile(lambda item: item.number < candidate.number, equals)
+        earlier = takewhile(lambda item: item.number < candidate.number, equals)
+        return (item for item in earlier if item.sample == candidate.sample)
 
     def chosen(self, which: str, best: Candidate | None) -> Candidate:
         """Return the candidate that `best`, `knee` or a number means; RunFolderError: none."""

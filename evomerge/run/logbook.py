@@ -20,8 +20,7 @@ Follower: TypeAlias = Callable[[History, Event], None]
 
 Events with an outcome also have the fields `seconds` and `cpu_seconds`, by phase, which are not in
 the journal. Nor is another event that it is called with: `finals` comes before final scores, with
-`purpose` (`validation`, `test`, or `complete` for estimates that are completed) and `total`
-(candidates that get such a score now).
+`purpose` (`validation` or `test`) and `total` (candidates that get such a score now).
 """
 
 

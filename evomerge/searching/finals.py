@@ -54,15 +54,9 @@ def untested(session: Session) -> list[Candidate]:
 
 
 def _finalists(session: Session, count: int | None) -> list[Candidate]:
-    """Return the best candidates on the search documents; SearchError: none could be scored.
-
-    One that is among the best by an estimate is scored on all search documents first.
-    """
+    """Return the best candidates on the search documents; SearchError: none could be scored."""
     candidates = session.history.candidates
     finalists = session.ranking.finalists(candidates, count)
-    while estimated := [item for item in finalists if item.is_estimate]:
-        session.score(estimated, "complete")
-        finalists = session.ranking.finalists(candidates, count)
     if not finalists and session.history.open:
         raise SearchError(
             "The search was stopped before a candidate was scored; go on with `evomerge resume`."

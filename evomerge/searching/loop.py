@@ -12,12 +12,14 @@ from typing import Literal, TypeAlias
 
 from evomerge.optimize.descent import Reached
 from evomerge.recipe import Recipe
-from evomerge.run.history import Candidate
+from evomerge.run.history import BELIEVED, Candidate
 from evomerge.run.journal import Event
+from evomerge.scores import Scores
 from evomerge.searching.finals import choose_winner, is_finished, untested
-from evomerge.searching.ranking import leading, reached, unimproved
+from evomerge.searching.fresh import BELIEF, restricted
+from evomerge.searching.ranking import reached, unimproved
 from evomerge.searching.session import Session
-from evomerge.strategy.protocol import Descending, Origin, Strategy
+from evomerge.strategy.protocol import Believing, Descending, Origin, Strategy
 
 Order: TypeAlias = Literal["generation", "arrival"]
 """When the strategy is told outcomes: when a generation is scored, in the order of asking, so that
@@ -61,6 +63,8 @@ class Search:
         self.history = self.session.history
         self.pending: list[Candidate] = []
         """Candidates whose outcomes the strategy was not told yet, in the order of asking."""
+        self.generations = 0
+        """Number of generations that the strategy was told, in a search by generation."""
         self.told = 0
         """Number of outcomes that the strategy was told, in a search by arrival."""
 
@@ -127,7 +131,7 @@ class Search:
         while self.told < len(self.history.told):
             self.tell(self.history.told[self.told])
             self.told += 1
-        return None if self.is_spent else self.ask(self.session.incumbents, self.told)
+        return None if self.is_spent else self.ask()
 
     def replay_generations(self) -> None:
         """Repeat the calls that the journal records, telling outcomes generation by generation."""
@@ -135,6 +139,8 @@ class Search:
         for candidate in self.history.candidates:
             if candidate.label is None and self.is_full:
                 self.tell_pending()
+            if candidate.is_believed:
+                continue
             self.repeat_chunks(chunks, candidate.number)
             self.repeat(candidate)
             self.pending.append(candidate)
@@ -172,13 +178,21 @@ class Search:
         """Tell the strategy the outcomes of all pending candidates, in the order of asking."""
         for candidate in self.pending:
             self.tell(candidate)
+        self.generations += any(item.fresh is not None for item in self.pending)
         self.pending.clear()
 
     def tell(self, candidate: Candidate) -> None:
-        """Tell the strategy the first outcome of a candidate."""
+        """Tell the strategy the first outcome of a candidate.
+
+        With fresh documents, baselines and starts are learned with the first generation, so what is
+        told is their scores on its documents.
+        """
         assert candidate.told is not None
+        outcome, fresh = candidate.told, self.session.fresh
+        if fresh is not None and candidate.fresh is None and isinstance(outcome, Scores):
+            outcome = restricted(outcome, fresh.sample(self.first_fresh, fresh.count))
         with self.session.logbook.proposing():
-            self.strategy.tell(candidate.number, candidate.told)
+            self.strategy.tell(candidate.number, outcome)
 
     def ask_baselines(self) -> None:
         """Make candidates of the baselines that the journal does not have yet."""
@@ -186,20 +200,15 @@ class Search:
         for label, recipe in self.baselines.items():
             if label not in labels and self.has_room:
                 origin = self.strategy.add_baseline(len(self.history.candidates), label)
-                self.journal(recipe, origin, {"label": label})
+                self.pending.append(self.journal(recipe, origin, {"label": label}))
 
     def ask_generation(self) -> None:
         """Ask for the rest of a generation, as far as the plan allows.
 
         One that has begun is asked for whatever its first outcomes are: with more room from the
-        start, they would not have been known. All its candidates are compared with the same
-        incumbent, that before its first candidate.
+        start, they would not have been known.
         """
-        first, incumbents = len(self.history.candidates), self.session.incumbents
-        begun = [item.number for item in self.pending if item.label is None]
-        if begun:  # later candidates may have outcomes already
-            first = begun[0]
-            incumbents = leading(self.session.ranking, self.history.candidates[:first])
+        begun = any(item.label is None for item in self.pending)
 
         def may_ask() -> bool:
             if begun:
@@ -210,20 +219,35 @@ class Search:
             for place, result in self.session.descend(self.strategy.chunks()):
                 self.strategy.reach(place, result)
         if may_ask():
+            if not begun:
+                self.ask_believed()
             while not self.is_full and self.has_room:
-                self.ask(incumbents, first)
+                self.ask()
 
-    def ask(self, incumbents: list[Candidate], known: int) -> Candidate:
-        """Ask the strategy for a candidate and journal it.
+    def ask_believed(self) -> None:
+        """After some generations, make a candidate of what the strategy believes in.
 
-        A race compares it with the first incumbent; its samples depend on the number `known`.
+        It is scored on all documents, of no generation, and the strategy is not told of it.
         """
+        is_due = (
+            self.session.fresh is not None and self.generations % BELIEF == 0 < self.generations
+        )
+        if is_due and not self.history.candidates[-1].is_believed:
+            assert isinstance(self.strategy, Believing)
+            with self.session.logbook.proposing():
+                recipe, origin = self.strategy.believed()
+            self.journal(recipe, {**origin, BELIEVED: True}, {})
+
+    def ask(self) -> Candidate:
+        """Ask the strategy for a candidate and journal it."""
         fields: Event = {"generation": self.generation}
         with self.session.logbook.proposing():
             recipe, origin = self.strategy.ask(len(self.history.candidates))
-        if self.session.races and incumbents:
-            fields |= {"incumbent": incumbents[0].number, "known": known}
-        return self.journal(recipe, origin, fields)
+        if self.session.fresh is not None and fields["generation"] >= self.first_fresh:
+            fields["fresh"] = self.session.fresh.count
+        candidate = self.journal(recipe, origin, fields)
+        self.pending.append(candidate)
+        return candidate
 
     def journal(self, recipe: Recipe, origin: Origin, fields: Event) -> Candidate:
         """Write the `ask` event of a new candidate, with further fields of the event."""
@@ -232,15 +256,21 @@ class Search:
         self.session.logbook.write(event | fields | {"origin": dict(origin)})
         candidate = self.history.candidates[number]
         candidate.recipe = recipe
-        self.pending.append(candidate)
         return candidate
 
     @property
     def generation(self) -> int:
         """Number of the generation of the next proposal, from 0."""
-        last = self.history.candidates[-1].generation if self.history.candidates else None
+        latest = (item for item in reversed(self.history.candidates) if not item.is_believed)
+        last = next((item.generation for item in latest), None)
         begins = self.strategy.left == self.strategy.generation
         return 0 if last is None else last + begins
+
+    @property
+    def first_fresh(self) -> int:
+        """Number of the first generation with fresh documents: starts come before it."""
+        assert isinstance(self.strategy, Believing)
+        return 1 if self.strategy.start else 0
 
     @property
     def has_room(self) -> bool:

@@ -23,6 +23,9 @@ from evomerge.searching.front import knee, nondominated, spread
 FINALISTS = 5
 """The usual number of finalists in a search for one fitness."""
 
+BELIEVED_FINALISTS = 2
+"""How many finalists are genomes that the strategy believed in, besides the best one."""
+
 
 @dataclass(frozen=True)
 class Ranking(ABC):
@@ -102,10 +105,22 @@ class WeightedSum(Ranking):
         return next(iter(incumbents), None)
 
     def finalists(self, candidates: Iterable[Candidate], count: int | None) -> list[Candidate]:
-        """Return the `count` best candidates with different recipes; None: `FINALISTS`."""
+        """Return the `count` best candidates with different recipes; None: `FINALISTS`.
+
+        Scores on fresh documents compare within a generation only. With these, finalists are the
+        best candidate on all documents, the two genomes that the strategy believed in last, and the
+        best candidate of each of the last generations.
+        """
         scored = self._scored(candidates, "search", estimates=True)
+        ranked = [item for item, *_ in sorted(scored, key=lambda row: (row[2], -row[1][0]))]
+        if any(item.fresh is not None for item in ranked):
+            whole = [item for item in ranked if not item.is_estimate]
+            best = {item.generation: item for item in reversed(ranked) if item.is_estimate}
+            latest = sorted((*whole, *best.values()), key=lambda item: -item.number)
+            believed = [item for item in latest if item.is_believed][:BELIEVED_FINALISTS]
+            ranked = [*whole[:1], *believed, *(item for item in latest if item.is_estimate)]
         first: dict[str, Candidate] = {}
-        for item, *_ in sorted(scored, key=lambda row: (row[2], -row[1][0])):
+        for item in ranked:
             first.setdefault(item.digest, item)
         return list(first.values())[: FINALISTS if count is None else count]
 

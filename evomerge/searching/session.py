@@ -3,10 +3,9 @@
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Literal, TypeAlias
 
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Executor, Job
@@ -15,14 +14,11 @@ from evomerge.recipe import Recipe
 from evomerge.run.history import BASE, Candidate, outcome_fields
 from evomerge.run.journal import Event
 from evomerge.run.logbook import Logbook
-from evomerge.scores import Failure, Outcome, Scores, violation
+from evomerge.scores import Failure, Outcome, Scores, Split, violation
+from evomerge.searching.fresh import FreshDocuments
 from evomerge.searching.ranking import Ranking, best_of, front_of, leading
 
 log = logging.getLogger(__name__)
-
-Purpose: TypeAlias = Literal["search", "complete", "validation", "test"]
-"""What a job is for: the first scores of a candidate, scores on all search documents in place of an
-estimate, or the scores of a finalist on a split."""
 
 EXAMPLES = 3
 """Documents of each task whose prompts and answers are kept, of baselines and of the winner."""
@@ -39,7 +35,7 @@ class Session:
         make_executor: makes the executor, when there is something to score; None: whoever scores
             candidates calls `record`.
         recipe_of: decodes the recipe of a candidate of an earlier session.
-        races: whether a candidate may be scored on a part of the documents only.
+        fresh: draws the search documents of each generation; None: all candidates have all.
         publish: is called with the incumbents and the best of them whenever they change, and with
             the final front and the winner.
         as_itself: returns the recipe of the parent itself, which is scored on validation and test
@@ -52,7 +48,7 @@ class Session:
     make_executor: Callable[[], Executor] | None
     recipe_of: Callable[[Candidate], Recipe]
     ranking: Ranking
-    races: bool
+    fresh: FreshDocuments | None
     publish: Callable[[Sequence[Candidate], Candidate], None]
     as_itself: Callable[[Candidate], Recipe | None] = lambda candidate: None
     bases: Sequence[Candidate] = ()
@@ -80,10 +76,10 @@ class Session:
         if best is not None:
             self.publish(front, best)
 
-    def score(self, candidates: Iterable[Candidate], purpose: Purpose = "search") -> None:
+    def score(self, candidates: Iterable[Candidate], split: Split = "search") -> None:
         """Score candidates, and journal their outcomes.
 
-        They are taken one by one, when the executor has room. A recipe is scored on the search
+        They are taken one by one, when the executor has room. A recipe is scored on the same search
         documents once: further candidates with it get the same scores. If the search is asked to
         stop, candidates that have not begun stay open.
 
@@ -91,18 +87,18 @@ class Session:
             EvomergeError: the search cannot go on.
         """
         held: list[Candidate] = []
-        if purpose == "search":
+        if split == "search":
             candidates = self._unscored(candidates, held)
         else:  # a worker drops its model for a parent as itself, so these come last
-            candidates = sorted(candidates, key=lambda it: self._itself(it, purpose) is not None)
-            self.logbook.note_finals(purpose, len(candidates))
-        for candidate, outcome in self._run(candidates, purpose):
-            self.record(candidate, outcome, purpose)
+            candidates = sorted(candidates, key=lambda it: self._itself(it, split) is not None)
+            self.logbook.note_finals(split, len(candidates))
+        for candidate, outcome in self._run(candidates, split):
+            self.record(candidate, outcome, split)
         if held:  # an equal one has failed
             self.score(held)
 
     def _run(
-        self, candidates: Iterable[Candidate], purpose: Purpose
+        self, candidates: Iterable[Candidate], split: Split
     ) -> Iterator[tuple[Candidate, Outcome]]:
         """Yield candidates with their outcomes; the executor is made when there is a first one."""
         running: dict[int, Candidate] = {}
@@ -110,7 +106,7 @@ class Session:
         def make_jobs() -> Iterator[Job]:
             for candidate in candidates:
                 running[candidate.number] = candidate
-                yield self._job(candidate, purpose)
+                yield self._job(candidate, split)
 
         jobs = make_jobs()
         for first in jobs:
@@ -146,23 +142,19 @@ class Session:
                 return True
         return False
 
-    def record(self, candidate: Candidate, outcome: Outcome, purpose: Purpose = "search") -> None:
+    def record(self, candidate: Candidate, outcome: Outcome, split: Split = "search") -> None:
         """Journal an outcome, for the open candidates with the same recipe too."""
-        if purpose == "search":
+        if split == "search":
             self._tell(candidate, outcome)
             for item in self.history.open:
                 if item.digest == candidate.digest:
                     self.take_scores(item)
             return
-        event: Event = {"event": "score", "candidate": candidate.number, "split": purpose}
-        if self._itself(candidate, purpose) is not None:
+        event: Event = {"event": "score", "candidate": candidate.number, "split": split}
+        if self._itself(candidate, split) is not None:
             event["as_itself"] = True
         if candidate.number == BASE:
             event |= {"event": "base", "label": candidate.label, "digest": candidate.digest}
-        if purpose == "complete":
-            event = {"event": "complete", "candidate": candidate.number}
-            outcome, values = self._with_values(outcome)
-            event |= values
         self._write(event | outcome_fields(outcome), outcome)
 
     def descend(self, chunks: Mapping[int, Chunk]) -> Iterator[tuple[int, Reached]]:
@@ -190,30 +182,32 @@ class Session:
         """Return the recipe of a candidate."""
         return candidate.recipe or self.recipe_of(candidate)
 
-    def _job(self, candidate: Candidate, purpose: Purpose) -> Job:
-        itself = self._itself(candidate, purpose)
-        is_baseline = purpose == "search" and candidate.label is not None
-        job = Job(
+    def _job(self, candidate: Candidate, split: Split) -> Job:
+        itself = self._itself(candidate, split)
+        is_baseline = split == "search" and candidate.label is not None
+        documents = None
+        if self.fresh is not None and split == "search" and candidate.fresh is not None:
+            documents = self.fresh.sample(candidate.generation or 0, candidate.fresh)
+        return Job(
             candidate.number,
             itself or self.recipe(candidate),
-            "search" if purpose == "complete" else purpose,
-            examples=EXAMPLES if is_baseline or purpose == "test" else 0,
+            split,
+            documents=documents,
+            examples=EXAMPLES if is_baseline or split == "test" else 0,
             oom_backoffs=self.history.oom_backoffs,
             as_itself=itself is not None,
         )
-        if purpose != "search" or candidate.incumbent is None or not self.races:
-            return job
-        incumbent = self.history.candidates[candidate.incumbent].scores("search")
-        return replace(job, incumbent=incumbent, known=candidate.known)
 
-    def _itself(self, candidate: Candidate, purpose: Purpose) -> Recipe | None:
+    def _itself(self, candidate: Candidate, split: Split) -> Recipe | None:
         """Return the recipe of the parent that is scored in place of the candidate, if any."""
-        return self.as_itself(candidate) if purpose in ("validation", "test") else None
+        return self.as_itself(candidate) if split != "search" else None
 
     def _tell(
         self, candidate: Candidate, outcome: Outcome, scored: Candidate | None = None
     ) -> None:
-        """Journal a candidate's first outcome, perhaps that of an earlier one with its recipe."""
+        """Journal a candidate's outcome, perhaps that of an earlier one with its recipe."""
+        if self.fresh is not None and candidate.fresh is not None and isinstance(outcome, Scores):
+            outcome = self.fresh.estimate(outcome)
         outcome, values = self._with_values(outcome)
         event: Event = {"event": "tell", "candidate": candidate.number}
         event |= outcome_fields(outcome) if scored is None else {"same_as": scored.number}

@@ -70,8 +70,7 @@ class Estimate(CostProbe):
     machine_bytes: int  # of the workers of one machine together
     assumes: str = (
         "every candidate and document takes as long as the one that was tried, the optimizer no "
-        "time, workers neither wait nor slow each other down, racing saves nothing, and nothing "
-        "ends the search early"
+        "time, workers neither wait nor slow each other down, and nothing ends the search early"
     )
 
     def to_dict(self) -> dict[str, Any]:

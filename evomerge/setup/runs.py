@@ -19,6 +19,7 @@ from evomerge.scores import TOLD
 from evomerge.searching.ranking import leading, ranking_of, reached, unimproved
 from evomerge.setup.check import check_search
 from evomerge.setup.checked import CheckedSearch
+from evomerge.setup.documents import RACED
 from evomerge.setup.freeze import freeze
 from evomerge.setup.memory import check_fit
 from evomerge.setup.parents import absolute_config, open_parents
@@ -133,6 +134,9 @@ def continued(
         check_move(item)
     config = run.search_file(moves)
     refuse_study(config)
+    if config.evaluation.racing.enabled is True:
+        fix = "go on with evomerge at its commit 6ea4dca7, or start a new run"
+        raise RunFolderError(RACED.format(f"The candidates of {run.path} raced", fix))
     checked = restore(config, run.path, allowed)
     allowed.require(code_files(checked.config))
     check_workers(checked.config)

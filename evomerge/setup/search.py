@@ -24,6 +24,7 @@ from evomerge.run.folder import MANIFEST, MERGEKIT, NOT_IN_MERGEKIT, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.logbook import Follower, Logbook
 from evomerge.scores import SPLITS, Scores
+from evomerge.searching.fresh import FreshDocuments
 from evomerge.searching.loop import Plan, Search
 from evomerge.searching.session import Session
 from evomerge.setup.checked import CheckedSearch
@@ -149,7 +150,7 @@ def make_search(
         make_executor=make_executor,
         recipe_of=partial(recipe_of, checked.space),
         ranking=checked.ranking,
-        races=config.evaluation.racing.enabled is True,
+        fresh=fresh_documents(checked),
         publish=partial(publish, checked, run),
         as_itself=partial(parent_itself, checked),
         bases=base_to_test(checked),
@@ -160,6 +161,12 @@ def make_search(
         order="arrival" if config.executor.order == "arrival" else "generation",
     )
     return Search(session, partial(make_strategy, checked), checked.space.baselines(), plan)
+
+
+def fresh_documents(checked: CheckedSearch) -> FreshDocuments | None:
+    """Return what draws the documents of each generation; None: all candidates have the same."""
+    count, seed = checked.config.evaluation.search.fresh, checked.config.seed
+    return FreshDocuments(checked.splits["search"], count, seed) if isinstance(count, int) else None
 
 
 def check_search_file(run: RunFolder, logbook: Logbook) -> None:

@@ -54,6 +54,7 @@ def make_strategy(checked: CheckedSearch) -> Strategy:
         checked.ranking.ordered,
         violation=lambda scores: violation(checked.constraints, scores),
         start=checked.start,
+        is_fresh=is_fresh(config),
     )
 
 
@@ -86,7 +87,13 @@ def make_optimizer(config: SearchConfig, genes: Sequence[Gene]) -> Optimizer:
         budget=config.budget.candidates,
         objectives=config.fitness_values,
         options=optimizer.options,
+        is_fresh=is_fresh(config),
     )
+
+
+def is_fresh(config: SearchConfig) -> bool:
+    """Whether each generation has search documents of its own."""
+    return isinstance(config.evaluation.search.fresh, int)
 
 
 def resolve_optimizer(config: SearchConfig, space: Space) -> SearchConfig:

@@ -14,6 +14,7 @@ from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks.documents import DocumentPool, choose_documents
 from evomerge.scores import MODEL, SPLITS, TOLD, Constraint, Objective, Split
+from evomerge.setup.documents import search_size
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
@@ -82,7 +83,8 @@ def find_splits(config: SearchConfig, evaluator: Evaluator) -> Mapping[Split, Do
         return found
 
     sizes = {split: getattr(config.evaluation, split).documents for split in SPLITS}
-    return choose_documents(sizes, {split: pools(split) for split in SPLITS}, config.seed)
+    wanted = search_size(config, evaluator)
+    return choose_documents(sizes, {split: pools(split) for split in SPLITS}, config.seed, wanted)
 
 
 def leaves_of(config: SearchConfig, info: TasksInfo) -> list[str]:

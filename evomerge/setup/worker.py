@@ -24,7 +24,6 @@ from evomerge.setup.checked import CheckedSearch
 from evomerge.space.protocol import Space
 
 if TYPE_CHECKING:
-    from evomerge.evaluation.racing import Race
     from evomerge.execute.worker import Worker
     from evomerge.merging.architecture.placement import Placement
     from evomerge.merging.resident import Resident
@@ -71,15 +70,6 @@ def threads_of(config: SearchConfig, checkpoint: Checkpoint, cores: int | None =
     return choose_threads(checkpoint.parameters, cores) if wanted == "auto" else wanted
 
 
-def make_race(config: SearchConfig) -> Race | None:
-    """Return the race of candidates; None if each is scored on all search documents."""
-    from evomerge.evaluation.racing import Race
-
-    wanted = config.evaluation.racing
-    is_on = wanted.enabled is True
-    return Race(wanted.confidence, wanted.minimum, config.seed) if is_on else None
-
-
 def make_worker(
     checked: CheckedSearch, workers: int = 1, threads: int | None = None, *, is_new: bool = False
 ) -> Worker:
@@ -122,7 +112,6 @@ def make_worker(
         baselines,
         deepest=_deepest(checked.space, first, host.decoder_stack.prefix),
         objectives=checked.objectives,
-        race=make_race(config),
         space=checked.space,
         keeps_right=config.optimizer.loss == "successes",
         features=cache_memory(workers) // 2 if shows_images else 0,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
-from evomerge.optimize.protocol import Optimizer
+from evomerge.optimize.protocol import Believing, Optimizer
 from evomerge.recipe import Recipe
 from evomerge.scores import Outcome, Scores
 from evomerge.space.protocol import Genome, Space
@@ -50,6 +50,8 @@ class GenomeStrategy:
         values: returns the values that the optimizer maximises (`Ranking.ordered`).
         violation: returns by how much a candidate breaks constraints, 0 if it breaks none.
         start: genomes that are proposed first, after the baselines.
+        is_fresh: whether each generation has documents of its own, so that a known recipe is
+            proposed again rather than skipped.
     """
 
     space: Space
@@ -58,6 +60,7 @@ class GenomeStrategy:
     _: KW_ONLY
     violation: Callable[[Scores], float] = lambda scores: 0.0
     start: Sequence[Genome] = ()
+    is_fresh: bool = False
 
     def __post_init__(self) -> None:
         self._baselines, self._start = self.space.baseline_genomes(), deque(self.start)
@@ -102,12 +105,19 @@ class GenomeStrategy:
             genome, is_repeat = self._next()
             recipe = self.space.decode(genome)
             # An optimizer proposes a genome again only if it finds no other one.
-            if recipe.digest not in self._known or is_repeat or skipped == SKIPPED_RECIPES:
+            is_known = recipe.digest in self._known and not self.is_fresh
+            if not is_known or is_repeat or skipped == SKIPPED_RECIPES:
                 break
             self._skip(genome, recipe.digest)
         self._note(number, genome, recipe.digest)
         origin = {"genome": list(genome)}
         return recipe, origin | {SKIPPED: skipped} if skipped else origin
+
+    def believed(self) -> tuple[Recipe, Origin]:
+        """Return the recipe of the genome that the optimizer believes in; see `Believing`."""
+        assert isinstance(self.optimizer, Believing)
+        genome = self.optimizer.believed()
+        return self.space.decode(genome), {"genome": list(genome)}
 
     def repeat(self, number: int, label: str | None, origin: Origin) -> None:
         """Propose the same genome again, whatever this machine computes: it is what was scored."""

@@ -1,11 +1,12 @@
 """The ask/tell interface of search strategies."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from evomerge.optimize.descent import Chunk, Reached
 from evomerge.recipe import Recipe
 from evomerge.scores import Outcome
+from evomerge.space.protocol import Genome
 
 Origin: TypeAlias = Mapping[str, Any]
 """Where a recipe came from, as plain JSON that the journal keeps: for example a genome."""
@@ -37,6 +38,21 @@ class Strategy(Protocol):
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """Tell the outcome of a candidate or baseline."""
+
+
+@runtime_checkable
+class Believing(Strategy, Protocol):
+    """A strategy that compares the candidates of one generation only.
+
+    So each generation may be scored on documents of its own, and a recipe may come again.
+    """
+
+    @property
+    def start(self) -> Sequence[Genome]:
+        """What is proposed before the first generation."""
+
+    def believed(self) -> tuple[Recipe, Origin]:
+        """Return the recipe that is the best one as far as the strategy knows, and its origin."""
 
 
 @runtime_checkable

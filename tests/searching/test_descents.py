@@ -62,7 +62,6 @@ def test_a_document_without_an_answer_is_found_before_the_search(optimizer, more
             "search": {"documents": 22},
             "validation": {"documents": 1},
             "test": {"documents": 1},
-            "racing": {"enabled": False},
         },
     }
     said = evomerge("validate", write_search(tmp_path, **data), code=code).stderr

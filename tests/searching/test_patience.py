@@ -14,7 +14,7 @@ from evomerge.setup.runs import check_budget
 
 ONE = WeightedSum(OBJECTIVES)
 TWO = ParetoFront((*OBJECTIVES, Objective("task", "size", higher_is_better=False)))
-OPTIONS = {"candidates": 400, "races": False}
+OPTIONS = {"candidates": 400}
 
 
 def run(folder: Path, **options):

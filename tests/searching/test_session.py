@@ -93,30 +93,10 @@ def test_no_parent_wins_where_nothing_can_be_validated(tmp_path):
 
 def test_a_value_that_is_not_finite_is_a_failure(tmp_path):
     executor = AnsweringExecutor(lambda job: one(math.nan) if job.candidate == 5 else None)
-    history = search(tmp_path / "run", executor, races=False)
+    history = search(tmp_path / "run", executor)
     failed = history.candidates[5]
     assert failed.status == "failed" and failed.values is None
     assert failed not in WeightedSum(scripted.OBJECTIVES).finalists(history.candidates, 99)
-
-
-@pytest.mark.parametrize("completed", [0.9, math.nan])
-def test_a_completed_estimate_is_ranked_by_its_complete_score(tmp_path, completed):
-    def answer(job):
-        if job.candidate == 20 and job.split == "search":
-            return one(completed) if job.incumbent is None else one(5.0, expected=True)
-        return None
-
-    history = search(tmp_path / "run", AnsweringExecutor(answer))
-    ranking = WeightedSum(scripted.OBJECTIVES)
-    candidate = history.candidates[20]
-    assert candidate.told == one(5.0, expected=True)
-    if math.isnan(completed):
-        assert candidate.status == "failed"
-        assert ranking.incumbents(history.candidates) != [candidate]
-    else:
-        others = [item for item in history.candidates if item is not candidate]
-        best = ranking.incumbents(others)[0].fitness
-        assert (ranking.incumbents(history.candidates) == [candidate]) is (best < completed)
 
 
 def test_processes_that_end_in_a_job_are_counted(tmp_path):
@@ -175,7 +155,7 @@ def test_a_lost_candidate_fails_and_the_others_are_the_same(tmp_path, ended):
         notes = tmp_path / f"notes of {name}"
         notes.mkdir(exist_ok=True)
         executor = InlineExecutor(outcome_of, Attempts(notes))
-        return search(tmp_path / name, executor, races=False, **options)
+        return search(tmp_path / name, executor, **options)
 
     whole = go("whole")
     go("run", candidates=6)
@@ -211,9 +191,9 @@ class Alternating:
 @pytest.mark.parametrize(("order", "width"), [("generation", 1), ("arrival", 1), ("arrival", 5)])
 def test_a_recipe_is_scored_once(tmp_path, order, width):
     executor = ScriptedExecutor(width, random.Random(0))
-    options = {"searched": scripted.space(), "make": Alternating, "races": False, "order": order}
+    options = {"searched": scripted.space(), "make": Alternating, "order": order}
     history = search(tmp_path / "run", executor, candidates=12, **options)
-    assert sum(split == "search" for _, split, _ in executor.scored) == 3 + 2
+    assert sum(split == "search" for _, split in executor.scored) == 3 + 2
     assert len(history.told) == 12
     assert len({str(item.told) for item in history.candidates[3:]}) == 2
 
@@ -227,13 +207,13 @@ class Same(Alternating):
 def test_by_arrival_few_equal_candidates_wait_for_one_that_is_being_scored(tmp_path):
     """All were asked for, without an end in a search whose candidates have no limit."""
     executor = ScriptedExecutor(3, random.Random(0))
-    options = {"searched": scripted.space(), "make": Same, "races": False, "order": "arrival"}
+    options = {"searched": scripted.space(), "make": Same, "order": "arrival"}
     history = search(tmp_path / "run", executor, candidates=60, **options)
     events = [it for it in RunFolder(tmp_path / "run").events() if it.get("candidate", 0) > 2]
     first = next(n for n, event in enumerate(events) if event["event"] == "tell")
     assert first == 1 + MOST_HELD
     assert len(history.told) == 60
-    assert sum(split == "search" for _, split, _ in executor.scored) == 3 + 1
+    assert sum(split == "search" for _, split in executor.scored) == 3 + 1
 
 
 class OneTwice(Alternating):
@@ -247,6 +227,6 @@ def test_by_arrival_what_waits_for_a_failure_is_scored_at_once(tmp_path):
         return Failure("evaluate", "twice") if job.candidate in (4, 5) else outcome_of(job)
 
     executor = ScriptedExecutor(3, random.Random(0), score=fails)
-    options = {"searched": scripted.space(), "make": OneTwice, "races": False, "order": "arrival"}
+    options = {"searched": scripted.space(), "make": OneTwice, "order": "arrival"}
     told = [item.number for item in search(tmp_path / "run", executor, **options).told]
     assert told.index(5) < told.index(4) + 4

@@ -1,10 +1,13 @@
 """`validate` finds mistakes without running a model; each is one sentence that names the key."""
 
+import pytest
 from search_run import SMALL
 
 from evomerge.config.schema import parse, parse_manifest
+from evomerge.errors import ConfigError
 from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare
+from evomerge.setup.search import fresh_documents
 
 
 def prepared(folder, **changes):
@@ -16,14 +19,66 @@ def test_scales_that_are_too_large_only_in_some_paths_are_accepted(tmp_path):
     assert prepared(tmp_path, base=None, space=space).space.genes
 
 
-def test_a_run_keeps_why_candidates_are_scored_on_fewer_documents(tmp_path):
-    evaluation = SMALL["evaluation"] | {"search": {"documents": 200}}
-    problem = prepared(tmp_path, evaluation=evaluation, budget={"candidates": 400})
-    assert problem.fewer_documents.startswith("racing, since 200 documents make")
+@pytest.mark.parametrize(
+    ("search", "changes", "documents", "fresh", "why"),
+    [
+        ({"documents": "auto"}, {}, 400, 12, "12 of 400 documents a candidate, others for each"),
+        ({"documents": "auto"}, {"optimizer": {"name": "gp"}}, 50, None, "the optimizer gp comp"),
+        (
+            {"documents": "auto"},
+            {"constraints": [{"metric": "layers", "at_most": 4}]},
+            50,
+            None,
+            "50 documents, the same for all: there are `constraints`",
+        ),
+        (
+            {"documents": "auto"},
+            {"executor": {"order": "arrival"}},
+            50,
+            None,
+            "`executor.order` is arrival",
+        ),
+        ({"documents": 30}, {}, 30, None, "30 documents, the same for all: the search file says"),
+        ({"documents": 30, "fresh": 7}, {}, 30, 7, "7 of 30 documents a candidate"),
+        ({}, {}, 200, None, "200 documents, the same for all: the search file says it"),
+    ],
+)
+def test_a_run_keeps_which_documents_a_candidate_has_and_why(
+    tmp_path, search, changes, documents, fresh, why
+):
+    evaluation = SMALL["evaluation"] | {"search": search}
+    problem = prepared(tmp_path, evaluation=evaluation, budget={"candidates": 400}, **changes)
+    assert problem.config.evaluation.search.documents == documents
+    assert problem.config.evaluation.search.fresh == fresh
+    assert why in problem.fewer_documents
     frozen = parse_manifest(freeze(problem), "manifest.json")
-    assert frozen.evaluation.racing.enabled is True
-    assert frozen.frozen.fewer_documents == problem.fewer_documents
-    assert prepare(frozen, tmp_path).fewer_documents == problem.fewer_documents
+    again = prepare(frozen, tmp_path)
+    assert again.fewer_documents == problem.fewer_documents
+    assert again.config.evaluation.search == problem.config.evaluation.search
+    assert (fresh_documents(again) is None) == (fresh is None)
+    assert fresh_documents(again) == fresh_documents(problem)
+
+
+def test_validation_and_test_documents_are_the_usual_ones_with_auto(tmp_path):
+    """So results of searches with fewer documents compare; what no split uses is taken, too."""
+    some = {split: {"documents": 40} for split in ("validation", "test")}
+    usual = prepared(tmp_path, evaluation={"include": ["zoo:tasks"], **some})
+    wide = {"include": ["zoo:tasks"], **some, "search": {"documents": "auto", "fresh": 5}}
+    auto = prepared(tmp_path, evaluation=wide)
+    assert auto.splits["validation"] == usual.splits["validation"]
+    assert auto.splits["test"] == usual.splits["test"]
+    (pool,), (first,) = (x.splits["search"].values() for x in (auto, usual))
+    assert len(pool) == 400 and len(first) == 200 and {*first} < {*pool}
+    taken = [i for split in ("validation", "test") for i in next(iter(auto.splits[split].values()))]
+    assert {*pool}.isdisjoint(taken)
+
+
+def test_racing_is_refused_where_a_file_asks_for_it_and_a_raced_run_opens(tmp_path):
+    for enabled in (False, "auto"):
+        evaluation = SMALL["evaluation"] | {"racing": {"enabled": enabled}}
+        assert prepared(tmp_path, evaluation=evaluation).splits["search"]
+    with pytest.raises(ConfigError, match=r"racing\.enabled` is true, but racing is gone.*false"):
+        prepared(tmp_path, evaluation=SMALL["evaluation"] | {"racing": {"enabled": True}})
 
 
 def test_a_goal_turns_the_direction_of_a_metric_and_fronts_have_nsga2(tmp_path):

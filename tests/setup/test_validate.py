@@ -131,7 +131,7 @@ def test_hopeless_searches_are_warned_of_with_figure_and_fix(tmp_path):
         return warnings(prepare(load(file, list(changes)), tmp_path), allow_benchmarks=True)
 
     assert not told()
-    assert told("evaluation.search.documents=3", "evaluation.racing.enabled=false") == [
+    assert told("evaluation.search.documents=3") == [
         "a score of 'zoo_l2_maths' is known to ±57 points on 3 search documents (95 % interval of "
         "50 % right answers); take 100 documents or more in each split, which give ±10."
     ]

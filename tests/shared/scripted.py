@@ -17,18 +17,20 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Journal
 from evomerge.run.logbook import Logbook
-from evomerge.scores import Expected, Failure, Objective, Outcome, Scores, violation
+from evomerge.scores import Failure, Objective, Outcome, Scores, violation
+from evomerge.searching.fresh import FreshDocuments
 from evomerge.searching.loop import Plan, Search
 from evomerge.searching.ranking import Ranking, WeightedSum
 from evomerge.searching.session import Session
 from evomerge.setup.strategy import recipe_of
 from evomerge.space.parameters import ParameterSpace
-from evomerge.space.protocol import Space
+from evomerge.space.protocol import Genome, Space
 from evomerge.strategy.genome import GenomeStrategy
 from evomerge.strategy.protocol import Strategy
 
 OBJECTIVES = (Objective("task", "acc"),)
 DOCUMENTS = 8
+POOL = {"task": tuple(range(DOCUMENTS))}
 
 
 def space(parents: Sequence[str] = ("a", "b")) -> ParameterSpace:
@@ -44,17 +46,14 @@ def unit(*parts: object) -> float:
 
 def outcome_of(job: Job) -> Outcome:
     """Return the outcome of a job; it depends only on the job."""
-    against = job.incumbent and sorted(job.incumbent.aggregates.items())
-    key = (job.recipe.digest, job.split, against, job.known)
+    key = (job.recipe.digest, job.split)
     weights = [s.knobs["weight"] for s in job.recipe.every_layer().__next__().sources]
-    right = round((1 - abs(weights[0] - 0.7) + 0.2 * unit(*key)) * DOCUMENTS) / DOCUMENTS
-    size = round(8 * sum(weights)) / 8
-    both = {"task/acc": right, "task/size": size}
-    scores = Scores({"task": tuple(range(DOCUMENTS))}, {}, both)
-    if job.incumbent is not None and right < job.incumbent.aggregates["task/acc"] - 0.2:
-        fewer = {"task": tuple(range(DOCUMENTS // 2))}
-        return Scores(fewer, {}, both, expected={"task/acc": Expected(right, 0.1)})
-    return scores
+    right = round((1 - abs(weights[0] - 0.7) + 0.2 * unit(*key)) * DOCUMENTS)
+    easy = sorted(POOL["task"], key=lambda document: unit(*key, document))[:right]
+    ids = tuple((job.documents or POOL)["task"])
+    acc = tuple(float(document in easy) for document in ids)
+    both = {"task/acc": sum(acc) / len(acc), "task/size": round(8 * sum(weights)) / 8}
+    return Scores({"task": ids}, {"task/acc": acc}, both)
 
 
 class ScriptedExecutor:
@@ -70,7 +69,7 @@ class ScriptedExecutor:
     ) -> None:  # fmt: skip
         self.score, self.width, self.ends = score, width, ends
         self.failing, self.dies_after = failing, dies_after
-        self.scored: list[tuple[int, str, bool]] = []
+        self.scored: list[tuple[int, str]] = []
 
     def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Outcome]]:
         left, running = iter(jobs), list[Job]()
@@ -83,7 +82,7 @@ class ScriptedExecutor:
             if self.dies_after is not None:
                 self.dies_after -= 1
             job = running.pop(self.ends.randrange(len(running)))
-            self.scored.append((job.candidate, job.split, job.incumbent is None))
+            self.scored.append((job.candidate, job.split))
             if unit("fails", job.recipe.digest, job.split) < self.failing:
                 yield job, Failure("evaluate", f"made to fail: {job.recipe.digest[:8]}")
             else:
@@ -103,11 +102,15 @@ class StoppedLogbook(Logbook):
         return self.stop()
 
 
-def strategy(optimizer: str, ranking: Ranking, searched: ParameterSpace) -> GenomeStrategy:
+def strategy(
+    optimizer: str, ranking: Ranking, searched: ParameterSpace, **how: Any
+) -> GenomeStrategy:
+    """Return a strategy; `how` are `is_fresh` and `start`."""
     count = len(ranking.objectives) if ranking.has_front else 1
-    made = create(optimizer, searched.genes, 3, objectives=count)
-    bounds = ranking.constraints
-    return GenomeStrategy(searched, made, ranking.values, violation=partial(violation, bounds))
+    is_fresh = how.get("is_fresh", False)
+    made = create(optimizer, searched.genes, 3, objectives=count, is_fresh=is_fresh)
+    broken = partial(violation, ranking.constraints)
+    return GenomeStrategy(searched, made, ranking.values, violation=broken, **how)
 
 
 def search(
@@ -119,7 +122,8 @@ def search(
     candidates: int | None = 30,
     target: float | None = None,
     patience: int | None = None,
-    races: bool = True,
+    fresh: int | None = None,
+    start: Sequence[Genome] = (),
     followers: Sequence[Any] = (),
     ranking: Ranking = WeightedSum(OBJECTIVES),
     searched: Space | None = None,
@@ -134,11 +138,13 @@ def search(
         logbook = StoppedLogbook(run, journal, followers)
         logbook.stop = stop
         session = Session(
-            logbook=logbook, make_executor=lambda: executor, ranking=ranking, races=races,
+            logbook=logbook, make_executor=lambda: executor, ranking=ranking,
+            fresh=None if fresh is None else FreshDocuments(POOL, fresh),
             recipe_of=partial(recipe_of, searched), publish=lambda front, best: None,
             bases=bases,
         )  # fmt: skip
-        make = make or (lambda: strategy(optimizer, ranking, searched))
+        how = {"is_fresh": fresh is not None, "start": start}
+        make = make or (lambda: strategy(optimizer, ranking, searched, **how))
         plan = Plan(
             candidates=candidates, hours=None, target=target, finalists=3, order=order,
             patience=patience,
@@ -150,7 +156,7 @@ def search(
 def course(history: History) -> list[tuple[Any, ...]]:
     """Return what the search itself has found, without the final scores."""
     return [
-        (item.digest, item.origin, item.generation, item.incumbent, item.known, item.told)
+        (item.digest, item.origin, item.generation, item.fresh, item.told)
         for item in history.candidates
     ]
 
@@ -160,7 +166,7 @@ def trajectory(history: History) -> list[tuple[Any, ...]]:
 
     def of(item: Candidate) -> tuple[Any, ...]:
         place = (item.number, item.label, item.digest, item.origin, item.generation)
-        return (*place, item.incumbent, item.known, item.told, item.outcomes, item.values)
+        return (*place, item.fresh, item.told, item.outcomes, item.values)
 
     winner = None if history.winner is None else history.winner.number
     return [*map(of, history.candidates), (winner, *(item.number for item in history.front))]

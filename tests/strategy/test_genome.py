@@ -134,7 +134,6 @@ def slots_search(
         ScriptedExecutor(width, random.Random(width), 0.1, dies_after, path_score),
         order=order,
         candidates=120,
-        races=False,
         ranking=ranking,
         searched=SLOTS,
         make=make,

@@ -3,13 +3,17 @@
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Literal, TypeAlias
 
 from evomerge.errors import ConfigError
 from evomerge.scores import Split
 
-Size: TypeAlias = int | Literal["all"]
+Size: TypeAlias = int | Literal["all", "auto"]
+
+USUAL, MOST = 200, 400
+"""Search documents of each task by which `auto` leaves documents to the other splits, and how many
+it takes at most, if documents are left that no split uses."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,10 @@ class DocumentPool:
 
 
 def choose_documents(
-    sizes: Mapping[Split, Size], pools: Mapping[Split, Mapping[str, DocumentPool]], seed: int
+    sizes: Mapping[Split, Size],
+    pools: Mapping[Split, Mapping[str, DocumentPool]],
+    seed: int,
+    wanted: int | None = None,
 ) -> dict[Split, dict[str, tuple[int, ...]]]:
     """Choose the documents of every split, so that no two splits share one.
 
@@ -47,8 +54,9 @@ def choose_documents(
     of them. (To find these in other data sets, too, hundreds of thousands might be rendered.)
 
     `sizes` has the number of documents per task; `all` takes every document that the other splits
-    do not use. Together with the names of the tasks, the seed determines the choice. The result is
-    split -> task -> ascending ids.
+    do not use. With `auto`, the other splits have the same documents as beside `USUAL` ones, and
+    this one has `wanted` documents of each task, None: up to `MOST`. Together with the names of the
+    tasks, the seed determines the choice. The result is split -> task -> ascending ids.
 
     Raises:
         ConfigError: there are too few documents, or two splits ask for all of them.
@@ -57,7 +65,9 @@ def choose_documents(
     owners: dict[str, Split] = {}
     for split in sorted(sizes, key=lambda split: sizes[split] == "all"):
         for task, pool in pools[split].items():
-            order, size = in_order(pool.count, f"{seed}/{task}"), sizes[split]
+            order, asked = in_order(pool.count, f"{seed}/{task}"), sizes[split]
+            sharing = sum(i.source == pool.source for of in pools.values() for i in of.values())
+            size = min(USUAL, max(1, pool.count // sharing)) if asked == "auto" else asked
             first = all(pools[split][other].dataset != pool.dataset for other in chosen[split])
             unused = (i for i in order if pool.users(i, owners) <= {split})
             free: Iterable[int] = unused
@@ -66,7 +76,6 @@ def choose_documents(
             ids = list(free if size == "all" else islice(free, size))
             if len(ids) < (1 if size == "all" else size):
                 different = len({pool.known_as(document)[-1] for document in order})
-                sharing = sum(i.source == pool.source for of in pools.values() for i in of.values())
                 raise ConfigError(
                     f"`evaluation.{split}.documents` is {size!r}, but {len(ids)} of {pool.count} "
                     f"documents of {pool.source!r} are left for it, since no two splits share one; "
@@ -74,6 +83,13 @@ def choose_documents(
                     "`all`), or take another source (`task_split`, `tasks`)."
                 )
             owners |= {form: split for document in ids for form in pool.known_as(document)}
+            chosen[split][task] = tuple(sorted(ids))
+    for split in (split for split in sizes if sizes[split] == "auto"):
+        for task, pool in pools[split].items():
+            order, own = in_order(pool.count, f"{seed}/{task}"), set(chosen[split][task])
+            mine = [i for i in order if i in own]
+            more = (i for i in order if i not in own and pool.users(i, owners) <= {split})
+            ids = list(islice(chain(mine, more), MOST if wanted is None else wanted))
             chosen[split][task] = tuple(sorted(ids))
     return chosen
 

@@ -89,7 +89,7 @@ def encoded(
 class EncoderObjective(RowsObjective):
     """A kind of objective of sentence encoders."""
 
-    is_foreign, can_race, needs_modules, uses_templates = False, False, True, False
+    is_foreign, is_divisible, needs_modules, uses_templates = False, False, True, False
     packages = ("sentence-transformers", "scikit-learn")
     imports = ("sentence_transformers.sentence_transformer.modules",)
 

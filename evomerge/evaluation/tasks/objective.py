@@ -73,7 +73,7 @@ class Objective:
     is_foreign: ClassVar[bool] = True
     """Whether code of others scores. It runs with seeds, is tried before the first candidate, and
     may change a model, which is built again behind it."""
-    can_race: ClassVar[bool] = True
+    is_divisible: ClassVar[bool] = True
     """Whether documents can be scored a few at a time at about their share of the cost."""
     has_answers: ClassVar[bool] = False
     """Whether documents have answers that models can learn, as those of lm-eval's tasks have; see

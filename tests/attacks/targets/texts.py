@@ -24,7 +24,7 @@ SEARCH: dict[str, Any] = {
     "optimizer": {"name": "cma", "population": "auto"},
     "objectives": [{"task": "zoo_maths", "metric": "exact_match", "weight": 1.0}],
     "evaluation": {
-        "include": ["zoo:tasks"], "test": {"documents": 4}, "racing": {"enabled": False},
+        "include": ["zoo:tasks"], "test": {"documents": 4},
         "search": {"documents": 4, "task_split": {"zoo_maths": "test"}},
         "validation": {"documents": 4, "finalists": 1},
     },

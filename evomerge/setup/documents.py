@@ -1,0 +1,123 @@
+"""How many search documents a candidate is scored on, and whether each generation has others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from evomerge.config.schema import SearchConfig
+from evomerge.errors import ConfigError
+from evomerge.evaluation.objectives import kinds_of
+from evomerge.scores import Objective
+
+if TYPE_CHECKING:
+    from evomerge.config.frozen import Documents
+    from evomerge.evaluation.evaluator import Evaluator
+
+BELIEVING = ("cma", "diagonal-cma", "cma-margin")
+"""Optimizers that compare the candidates of one generation only, and have a mean."""
+
+FRESH, FIXED = 12, 50
+"""Documents of all tasks together that found the best merges in the same time (docs/documents.md).
+"""
+
+_LEAST = 4  # documents of each task
+
+RACED = (
+    "{0}, but racing is gone, since fewer documents for all candidates find better merges in the "
+    "same time (docs/documents.md); {1}"
+)
+
+
+def resolve_documents(
+    config: SearchConfig, objectives: Sequence[Objective], evaluator: Evaluator
+) -> SearchConfig:
+    """Return the search file with `evaluation.search.fresh` resolved; the order must be before.
+
+    ConfigError: the search file asks for fresh documents, which do not suit it, or for racing.
+    """
+    if config.evaluation.racing.enabled is True:
+        raise ConfigError(RACED.format("`evaluation.racing.enabled` is true", "set it to false"))
+    search, reason = config.evaluation.search, next(_fixed(config, objectives, evaluator), None)
+    fresh = search.fresh
+    if isinstance(fresh, int) and reason is not None:
+        raise ConfigError(
+            f"`evaluation.search.fresh` is {fresh}, which draws documents anew for each "
+            f"generation, but {reason}; set it to null."
+        )
+    if fresh == "auto":
+        suits = search.documents == "auto" and reason is None
+        fresh = _of_each(FRESH, config, evaluator) if suits else None
+    return _with(config, fresh=fresh)
+
+
+def search_size(config: SearchConfig, evaluator: Evaluator) -> int | None:
+    """Return how many documents of each task `documents: auto` takes; None: as many as there are.
+
+    `evaluation.search.fresh` must be resolved.
+    """
+    is_fresh = config.evaluation.search.fresh is not None
+    return None if is_fresh else _of_each(FIXED, config, evaluator)
+
+
+def with_size(config: SearchConfig, search: Documents) -> SearchConfig:
+    """Return the search file with the number of search documents in place of `auto`."""
+    if config.evaluation.search.documents != "auto":
+        return config
+    return _with(config, documents=max(map(len, search.values())))
+
+
+def policy(
+    config: SearchConfig,
+    objectives: Sequence[Objective],
+    evaluator: Evaluator,
+    search: Documents,
+) -> str:
+    """Return on which documents a candidate is scored, and why, for a person.
+
+    `search`: task -> ids of the search documents.
+    """
+    total, fresh = sum(map(len, search.values())), config.evaluation.search.fresh
+    if isinstance(fresh, int):
+        count = sum(min(fresh, len(ids)) for ids in search.values())
+        why = f"{config.optimizer.name} compares candidates of one generation only"
+        return f"{count} of {total} documents a candidate, others for each generation: {why}"
+    reasons = _fixed(config, objectives, evaluator)
+    return f"{total} documents, the same for all: {next(reasons, 'the search file says it')}"
+
+
+def _with(config: SearchConfig, **values: Any) -> SearchConfig:
+    search = config.evaluation.search.model_copy(update=values)
+    return config.with_values("evaluation", search=search)
+
+
+def _of_each(count: int, config: SearchConfig, evaluator: Evaluator) -> int:
+    """Return the documents of each task, if there are so many of all tasks together."""
+    info = evaluator.tasks_of("search").info
+    leaves = {leaf for name in config.tasks for leaf in info.leaves(name)}
+    return max(_LEAST, -(-count // len(leaves)))
+
+
+def _fixed(
+    config: SearchConfig, objectives: Sequence[Objective], evaluator: Evaluator
+) -> Iterator[str]:
+    """Yield why all candidates of a search must be scored on the same documents."""
+    name, kinds = config.optimizer.name, kinds_of(config)
+    if name not in BELIEVING:
+        yield f"the optimizer {name} compares candidates of all generations"
+    if config.executor.order == "arrival":
+        yield "`executor.order` is arrival, which has no generations"
+    if config.mode != "weighted":
+        yield f"`mode` is {config.mode}"
+    if config.constraints:
+        yield "there are `constraints`"
+    if config.evaluation.backend != "hf":
+        yield f"`evaluation.backend` is {config.evaluation.backend}"
+    yield from (key.replace("` ", "` is ") for key in config.tie_breakers)
+    if not all(kind.is_divisible and not kind.is_foreign for kind in kinds):
+        yield "documents of an objective are not scored one by one"
+    for objective in objectives:
+        key = f"{objective.task}/{objective.metric}"
+        metric = evaluator.info.metric(objective.task, objective.metric)[1]
+        if objective.is_exact or not metric.is_mean:
+            yield f"{key} is not a mean over documents"
