@@ -9,10 +9,12 @@ from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.evaluation.objectives import kinds_of
 from evomerge.scores import Objective
+from evomerge.searching.fresh import FreshDocuments
 
 if TYPE_CHECKING:
     from evomerge.config.frozen import Documents
     from evomerge.evaluation.evaluator import Evaluator
+    from evomerge.setup.checked import CheckedSearch
 
 BELIEVING = ("cma", "diagonal-cma", "cma-margin")
 """Optimizers that compare the candidates of one generation only, and have a mean."""
@@ -84,6 +86,12 @@ def policy(
         return f"{count} of {total} documents a candidate, others for each generation: {why}"
     reasons = _fixed(config, objectives, evaluator)
     return f"{total} documents, the same for all: {next(reasons, 'the search file says it')}"
+
+
+def fresh_documents(checked: CheckedSearch) -> FreshDocuments | None:
+    """Return what draws the documents of each generation; None: all candidates have the same."""
+    count, seed = checked.config.evaluation.search.fresh, checked.config.seed
+    return FreshDocuments(checked.splits["search"], count, seed) if isinstance(count, int) else None
 
 
 def _with(config: SearchConfig, **values: Any) -> SearchConfig:

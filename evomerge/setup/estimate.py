@@ -14,13 +14,16 @@ import psutil
 from evomerge.errors import EvomergeError, SearchError
 from evomerge.evaluation.inference.device import count_cores
 from evomerge.evaluation.inference.rows import Forms, forms_in_words
-from evomerge.evaluation.objectives import load
+from evomerge.evaluation.objectives import kinds_of, load
 from evomerge.execute.protocol import Job
 from evomerge.optimize.descent import Chunk, Reached
+from evomerge.recipe import Recipe
 from evomerge.report.words import duration, fine_duration, size_text
 from evomerge.scores import Scores, Split, fitness
+from evomerge.searching.fresh import BELIEF
 from evomerge.searching.ranking import FINALISTS
 from evomerge.setup.checked import CheckedSearch
+from evomerge.setup.documents import fresh_documents
 from evomerge.setup.parents_as_themselves import base_to_test, prompt_template
 from evomerge.setup.strategy import make_descents, make_strategy, search_by_gradients
 from evomerge.setup.worker import make_worker, threads_of
@@ -41,7 +44,11 @@ class CostProbe:
 
     start_seconds: float  # until a worker is ready: it loads models and prompts, and merges once
     build_seconds: float
-    evaluate_seconds: float
+    evaluate_seconds: float  # on all search documents
+    documents: int  # number of all search documents
+    part: int = 0  # number of some of them that it was scored on, too: of a generation, if fresh
+    part_seconds: float = 0.0  # for these
+    is_fresh: bool = False  # whether the other candidates are scored on such a part only
     peak_bytes: Mapping[str, int]  # see `Scores.peak`
     shared_bytes: int  # of `peak_bytes`, of mapped files, which all workers of a machine share
     step_seconds: float = 0.0  # of a descent, or of one that could be made (`search_by_gradients`)
@@ -50,8 +57,25 @@ class CostProbe:
 
     @property
     def candidate_seconds(self) -> float:
-        """Seconds to build and score it."""
-        return self.build_seconds + self.evaluate_seconds
+        """Seconds to build it and to score it on the documents of a candidate."""
+        return self.build_seconds + (self.part_seconds if self.is_fresh else self.evaluate_seconds)
+
+    @property
+    def document_seconds(self) -> float:
+        """Seconds that each document adds."""
+        if not self.part:
+            return self.evaluate_seconds / self.documents
+        more = (self.evaluate_seconds - self.part_seconds) / (self.documents - self.part)
+        return min(max(0.0, more), self.evaluate_seconds / self.documents)
+
+    @property
+    def before_seconds(self) -> float:
+        """Seconds before the first document, the merge not included."""
+        return self.evaluate_seconds - self.documents * self.document_seconds
+
+    def seconds_for(self, documents: int) -> float:
+        """Return the seconds to build it and to score it on so many documents."""
+        return self.build_seconds + self.before_seconds + documents * self.document_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +103,13 @@ class Estimate(CostProbe):
 
     def in_words(self) -> dict[str, str]:
         """Return the estimate for people: name -> text."""
-        build, score = fine_duration(self.build_seconds), fine_duration(self.evaluate_seconds)
+        score = fine_duration(self.candidate_seconds - self.build_seconds)
+        build = fine_duration(self.build_seconds)
         each = fine_duration(self.candidate_seconds)
         words = {"one candidate": f"{each} ({build} to merge, {score} to score)"}
+        if self.part:
+            first, one = fine_duration(self.before_seconds), fine_duration(self.document_seconds)
+            words["one document"] = f"{one}; {first} before the first one of a candidate"
         if self.step_seconds and self.by_gradients is None:
             words["one step of a descent"] = fine_duration(self.step_seconds)
         if self.forms:
@@ -122,15 +150,19 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
     by_gradients = estimate(other, probe) if other and probe.step_seconds else None
     count, baselines = workers.count, len(checked.space.baselines())
     budget, each, search = config.budget, probe.candidate_seconds, None
+    whole = probe.seconds_for(probe.documents)
     candidates, generation = budget.candidates, make_strategy(checked).generation
     size = count if config.executor.order == "arrival" else generation  # asked for together
     rounds = math.ceil(size / count)
+    if probe.is_fresh:  # with a share of what is scored on all documents after some generations
+        each += whole / (BELIEF * rounds)
     if budget.hours is not None:
-        in_time = int(max(0.0, 3600 * budget.hours - probe.start_seconds) / each) * size // rounds
+        before = probe.start_seconds + (whole - each) * baselines / count
+        in_time = int(max(0.0, 3600 * budget.hours - before) / each) * size // rounds
         candidates = in_time if candidates is None else min(candidates, in_time)
     if candidates is not None:
         rounds = math.ceil(max(0, candidates - baselines) * rounds / size)
-        search = each * (math.ceil(min(candidates, baselines) / count) + rounds)
+        search = whole * math.ceil(min(candidates, baselines) / count) + each * rounds
         search += probe.step_seconds * CHUNK * rounds if config.optimizer.descends else 0.0
     finalists, has_front = config.evaluation.validation.finalists, checked.ranking.has_front
     if finalists is None:  # a front of 60 candidates by `gp` had ten
@@ -142,8 +174,7 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
         "test": min((finalists if has_front else 1) + baselines, most) + len(base_to_test(checked)),
     }
     for split, models in scored.items():
-        seconds = probe.evaluate_seconds * documents[split] / documents["search"]
-        finals += math.ceil(models / count) * (probe.build_seconds + seconds)
+        finals += math.ceil(models / count) * probe.seconds_for(documents[split])
     of_a_worker = max(0, probe.peak_bytes["process"] - probe.shared_bytes)
     return Estimate(
         **vars(probe),
@@ -188,9 +219,11 @@ def try_candidate(checked: CheckedSearch, say: Callable[[str], None]) -> CostPro
         start_seconds=start,
         build_seconds=tried.seconds["prepare"] + tried.seconds["merge"],
         evaluate_seconds=tried.seconds["evaluate"],
+        documents=sum(tried.fidelity.values()),
         peak_bytes=tried.peak,
         shared_bytes=int(getattr(psutil.Process().memory_info(), "shared", 0)),  # known on Linux
     )
+    probe = _with_part(probe, checked, worker, recipes[-1])
     are_tried = config.mode == "weighted" and config.evaluation.backend == "hf"
     if are_tried and prompt_template(checked) is not None:
         say("scoring the baselines on a few documents with chat template and without")
@@ -210,6 +243,24 @@ def try_candidate(checked: CheckedSearch, say: Callable[[str], None]) -> CostPro
             stepped = _with_steps(probe, worker, replace(chunk, watched={}), 1)
             return replace(probe, step_seconds=stepped.step_seconds)
     return probe
+
+
+def _with_part(
+    probe: CostProbe, checked: CheckedSearch, worker: Worker, recipe: Recipe
+) -> CostProbe:
+    """Return what was measured with the time on some documents: those of a generation, if fresh."""
+    documents, fresh = checked.splits["search"], fresh_documents(checked)
+    few = {task: ids[: -(-len(ids) // 4)] for task, ids in documents.items()}
+    few = few if fresh is None else fresh.sample(0, fresh.count)
+    count = sum(map(len, few.values()))
+    is_divisible = all(kind.is_divisible for kind in kinds_of(checked.config))
+    if not is_divisible or count == probe.documents:
+        return probe
+    outcome = worker(Job(1, recipe, documents=few))
+    if not isinstance(outcome, Scores):
+        return probe
+    seconds, is_fresh = outcome.seconds["evaluate"], fresh is not None
+    return replace(probe, part=count, part_seconds=seconds, is_fresh=is_fresh)
 
 
 def _by_template(checked: CheckedSearch, worker: Worker) -> dict[str, float]:

@@ -24,10 +24,10 @@ from evomerge.run.folder import MANIFEST, MERGEKIT, NOT_IN_MERGEKIT, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.logbook import Follower, Logbook
 from evomerge.scores import SPLITS, Scores
-from evomerge.searching.fresh import FreshDocuments
 from evomerge.searching.loop import Plan, Search
 from evomerge.searching.session import Session
 from evomerge.setup.checked import CheckedSearch
+from evomerge.setup.documents import fresh_documents
 from evomerge.setup.executors import make_executor
 from evomerge.setup.freeze import changes_since
 from evomerge.setup.parents import pinned
@@ -161,12 +161,6 @@ def make_search(
         order="arrival" if config.executor.order == "arrival" else "generation",
     )
     return Search(session, partial(make_strategy, checked), checked.space.baselines(), plan)
-
-
-def fresh_documents(checked: CheckedSearch) -> FreshDocuments | None:
-    """Return what draws the documents of each generation; None: all candidates have the same."""
-    count, seed = checked.config.evaluation.search.fresh, checked.config.seed
-    return FreshDocuments(checked.splits["search"], count, seed) if isinstance(count, int) else None
 
 
 def check_search_file(run: RunFolder, logbook: Logbook) -> None:

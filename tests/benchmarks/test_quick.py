@@ -18,15 +18,12 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 NAMED = {
     name for page in PAGES for name in re.findall(r"benchmarks/(\w+)\.py", page.read_text("utf-8"))
 }
-FILES = {"race_time": ["configs/evolution.yaml"]}
-"""Benchmarks of a search file."""
 MINUTES = 12
 
 
 def test_the_pages_name_benchmarks_that_exist() -> None:
     there = {file.stem for file in (ROOT / "benchmarks").glob("*.py")}
     assert len(NAMED) > 12 and there >= NAMED
-    assert set(FILES) <= NAMED
 
 
 def test_no_benchmark_hides_an_installed_package() -> None:
@@ -40,7 +37,7 @@ def test_no_benchmark_hides_an_installed_package() -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("name", sorted(NAMED))
 def test_it_ends_with_a_json_object(name: str, tmp_path: Path) -> None:
-    arguments = ["--quick", *FILES.get(name, [])]
+    arguments = ["--quick"]
     if name == "fronts":  # reads runs
         file, run = ROOT / "configs" / "quality-and-depth.yaml", tmp_path / "front"
         evomerge("search", file, "--run", run, "--candidates", "8")

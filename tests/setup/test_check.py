@@ -5,9 +5,9 @@ from search_run import SMALL
 
 from evomerge.config.schema import parse, parse_manifest
 from evomerge.errors import ConfigError
+from evomerge.setup.documents import fresh_documents
 from evomerge.setup.freeze import freeze
 from evomerge.setup.runs import prepare
-from evomerge.setup.search import fresh_documents
 
 
 def prepared(folder, **changes):

@@ -19,6 +19,7 @@ MEASURED = CostProbe(
     start_seconds=10.0,
     build_seconds=0.5,
     evaluate_seconds=1.5,
+    documents=24,
     peak_bytes={"process": 10**9},
     shared_bytes=4 * 10**8,
 )
@@ -40,6 +41,27 @@ def test_the_estimate_adds_up(tmp_path):
     words = found.in_words()
     assert words["one candidate"] == "2 s (0.5 s to merge, 1.5 s to score)"
     assert words["memory of a machine"] == "about 1 GB"
+
+
+def test_a_line_through_two_times_gives_the_seconds_of_a_document():
+    """1.5 seconds for 24 documents and 0.9 for 4: 0.78 before the first, and 0.03 for each."""
+    two = replace(MEASURED, part=4, part_seconds=0.9)
+    assert two.document_seconds == pytest.approx(0.03)
+    assert two.before_seconds == pytest.approx(0.78)
+    assert two.seconds_for(50) == pytest.approx(0.5 + 0.78 + 1.5)
+    assert replace(two, part_seconds=1.6).document_seconds == 0  # a disturbance
+    assert replace(two, part_seconds=0.1).before_seconds == pytest.approx(0)
+    assert two.candidate_seconds == 2.0
+    assert replace(two, is_fresh=True).candidate_seconds == pytest.approx(1.4)
+
+
+def test_fresh_documents_cost_less_and_what_is_believed_costs_all(tmp_path):
+    """3 baselines on all 24, 19 candidates on 4, and after 50 of these one on all."""
+    probe = replace(MEASURED, part=4, part_seconds=0.9, is_fresh=True)
+    found = estimate(problem(tmp_path, "evaluation.search.fresh=4"), probe)
+    assert found.search_seconds == pytest.approx(3 * 2.0 + 19 * (1.4 + 2.0 / 50))
+    assert found.in_words()["one candidate"] == "1.4 s (0.5 s to merge, 0.9 s to score)"
+    assert found.in_words()["one document"] == "0.03 s; 0.78 s before the first one of a candidate"
 
 
 def test_workers_share_candidates_and_files(tmp_path):
