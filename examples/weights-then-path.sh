@@ -14,4 +14,4 @@ evomerge search configs/dataflow.yaml --run "$runs/path" --resume \
     --set "parents=[$runs/merge, zoo:maths]" \
     --set "space={kind: dataflow, variant: structured, repeats: 1,
         scales: [0.8, 1.25], layers: [5, 9]}" \
-    --set evaluation.racing.enabled=false --set budget.candidates=200 "$@"
+    --set budget.candidates=200 "$@"
