@@ -108,7 +108,7 @@ def simulate(
                 make_executor=lambda: executor,
                 recipe_of=lambda candidate: recipe_of(space, candidate),
                 ranking=ranking,
-                races=False,
+                fresh=None,
                 publish=publish,
             )
             plan = Plan(

@@ -38,7 +38,6 @@ from search_run import start  # noqa: E402
 
 TWO = {"kind": "processes", "workers": 2}
 SPLITS = WEIGHTS["evaluation"]
-RACING = {"enabled": True, "minimum": 6, "confidence": 0.9}
 LAYERS = WEIGHTS | {
     "base": None,
     "space": {
@@ -86,7 +85,7 @@ SEARCHES: dict[str, Search] = {
             "objectives": [*WEIGHTS["objectives"], {"metric": "layers"}],
         }
     ),
-    "racing": Search(WEIGHTS | {"evaluation": SPLITS | {"racing": RACING}}),
+    "fresh": Search(WEIGHTS | {"evaluation": SPLITS | {"search": {"documents": 24, "fresh": 6}}}),
     "processes": Search(WEIGHTS | {"executor": TWO}, "sorted"),
     "arrival": Search(WEIGHTS | {"executor": TWO | {"order": "arrival"}}, "free"),
 }
