@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.evaluation.objectives import kinds_of
+from evomerge.evaluation.tasks.documents import USUAL
 from evomerge.scores import Objective
 from evomerge.searching.fresh import FreshDocuments
 
@@ -19,8 +20,15 @@ if TYPE_CHECKING:
 BELIEVING = ("cma", "diagonal-cma", "cma-margin")
 """Optimizers that compare the candidates of one generation only, and have a mean."""
 
-FRESH, FIXED = 12, 50
-"""Documents of all tasks together that found the best merges in the same time (docs/documents.md).
+FRESH = 12
+"""Documents of a generation, of all tasks together, that found the best merges in the same time."""
+
+FIXED = {"gp": 50, "cma": 50, "diagonal-cma": 50, "cma-margin": 50}
+"""Optimizer -> the same, where all candidates have the same documents (docs/documents.md). Others
+were not measured, and have `USUAL` documents."""
+
+FEW, MANY = 100, 300
+"""Candidates of a usual search, and of one by fresh documents, which takes less than half the time.
 """
 
 _LEAST = 4  # documents of each task
@@ -58,8 +66,11 @@ def search_size(config: SearchConfig, evaluator: Evaluator) -> int | None:
 
     `evaluation.search.fresh` must be resolved.
     """
-    is_fresh = config.evaluation.search.fresh is not None
-    return None if is_fresh else _of_each(FIXED, config, evaluator)
+    if config.evaluation.search.fresh is not None:
+        return None
+    suits = all(kind.is_divisible for kind in kinds_of(config))
+    count = FIXED.get(config.optimizer.name) if suits else None
+    return USUAL if count is None else _of_each(count, config, evaluator)
 
 
 def with_size(config: SearchConfig, search: Documents) -> SearchConfig:

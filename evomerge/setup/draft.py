@@ -24,6 +24,7 @@ from evomerge.parsing.texts import json_value, read_text
 from evomerge.parsing.yaml import yaml_text
 from evomerge.report.words import size_text
 from evomerge.scores import NLL, TOKENS
+from evomerge.setup.documents import FEW, MANY, fresh_documents
 from evomerge.setup.parents import absolute_config, absolute_parent
 from evomerge.setup.runs import prepare, refuse_study
 from evomerge.setup.search_file import read_search
@@ -33,7 +34,7 @@ from evomerge.trust.consent import NOTHING, Permissions
 if TYPE_CHECKING:
     from evomerge.evaluation.tasks.info import TasksInfo
 
-_SCORED = 200  # documents that candidates and finalists are scored on, if there are as many
+_SCORED = 200  # documents that finalists are scored on, if there are as many
 _TESTED = 2000  # documents at most of a test, which give an interval of ±2 points
 _APART = 6  # parents at most that have knobs of their own in each of three groups of layers
 
@@ -101,8 +102,11 @@ def draft(
     if template_of(host) is not None and any(item.has_answers for item in evaluator.every):
         evaluation["chat_template"] = any(task.generates for task in info.tasks.values())
     data["evaluation"] = evaluation | _splits(config, info, allowed)
-    data["budget"] = {"candidates": 100}
+    data["budget"] = {"candidates": MANY}
     checked = prepare(parse(data, str(file)), folder, allowed)
+    if fresh_documents(checked) is None:
+        data["budget"] = {"candidates": FEW}
+        checked = prepare(parse(data, str(file)), folder, allowed)
     comments: dict[str, Any] = {
         **_COMMENTS,
         "parents": [_parent_in_words(checkpoints[name]) for name in data["parents"]],
@@ -197,6 +201,7 @@ def _splits(
             count = "all" if left[name] <= _TESTED else _TESTED
         else:
             left[name] -= int(count)
+        count = "auto" if split == "search" else count
         sections[split] = {"documents": count, **({"task_split": name} if name else {})}
     return sections
 
@@ -224,7 +229,7 @@ _COMMENTS = {
     "evaluation": "what is scored, on which documents",
     "include": "folders with task YAML",
     "chat_template": "of the host, for prompts; `validate --time` tries both",
-    "search": "candidates are scored on these",
+    "search": "candidates are scored on these; auto: few, which costs less",
     "validation": "the winner is chosen on these",
     "test": "the winner's result is measured on these",
     "budget": "parents and averages among them; or hours, target, patience",

@@ -41,9 +41,9 @@ def test_a_file_is_written_that_is_a_valid_search_with_a_comment_for_each_key(tm
         ],
         "evaluation": {
             "include": ["zoo:tasks"],
-            **splits({"documents": 200}, {"documents": 200}, {"documents": "all"}),
+            **splits({"documents": "auto"}, {"documents": 200}, {"documents": "all"}),
         },
-        "budget": {"candidates": 100},
+        "budget": {"candidates": 300},
     }  # fmt: skip
     lines = [line for line in file.read_text().splitlines() if line[0] != "#"]
     assert [line for line in lines if ": " in line and "#" not in line] == lines[13:15]
@@ -78,7 +78,11 @@ def test_rows_of_a_file_are_known_by_their_columns(tmp_path, monkeypatch, kind, 
     assert found["parents"] == [str(tmp_path / f"{kind}-{which}") for which in ("one", "two")]
     assert found["objectives"] == [{**objective, "file": str(tmp_path / f"rows/{rows}.jsonl")}]
     assert found["space"]["knobs"] == {"t": [0.0, 1.0]} and "base" not in found
-    assert found["evaluation"]["search"] == {"documents": 13 if rows == "labels" else 20}
+    assert found["evaluation"]["search"] == {"documents": "auto"}
+    each = 13 if rows == "labels" else 20
+    assert found["evaluation"]["validation"] == {"documents": each}
+    fresh = kind in ("texts", "answers")
+    assert found["budget"] == {"candidates": 300 if fresh else 100}
 
 
 FILTERS = [
@@ -105,7 +109,7 @@ def test_documents_come_from_the_splits_that_a_task_has(tmp_path, validation, so
     assert found["evaluation"] == {
         "include": [str(tmp_path)],
         "chat_template": True,
-        "search": {"documents": each, "task_split": "training"},
+        "search": {"documents": "auto", "task_split": "training"},
         "validation": {"documents": each, "task_split": source},
         "test": {"documents": "all"},
     }
