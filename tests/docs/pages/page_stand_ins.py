@@ -175,7 +175,7 @@ def _small(config: SearchConfig) -> SearchConfig:
     for split, most in FEW.items():
         section = data["evaluation"][split]
         given = section["documents"]
-        section["documents"] = most if given == "all" else min(most, given)
+        section["documents"] = min(most, given) if isinstance(given, int) else most
     data["evaluation"]["validation"]["finalists"] = 2
     if {item["task"] for item in data["objectives"]} & {*BUILT_IN}:  # 256 tokens of 32 layers
         data["evaluation"]["generation"] = {"max_gen_toks": 2}
