@@ -15,7 +15,7 @@ from evomerge.models.causal import check_causal, check_known, check_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.setup import tasks
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.documents import policy, resolve_documents, with_size
+from evomerge.setup.documents import policy, resolve_documents, search_size, with_size
 from evomerge.setup.memory import check_fit
 from evomerge.setup.parents import open_parents, plan_tokenizers
 from evomerge.setup.parents_as_themselves import differences
@@ -55,7 +55,7 @@ def check_search(
     generation = generation_of(config, space)
     config = resolve_order(config, max(2, generation) if config.optimizer.descends else generation)
     config = resolve_documents(config, objectives, evaluator)
-    splits = tasks.find_splits(config, evaluator)
+    splits = tasks.find_splits(config, evaluator, search_size(config, evaluator))
     config = with_size(config, splits["search"])
     if (kind := strategy_kind(config.optimizer.name)) is not None:
         check_no_ties(config)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.evaluation.objectives import kinds_of
 from evomerge.evaluation.tasks.documents import USUAL
+from evomerge.optimize import choose
 from evomerge.scores import Objective
 from evomerge.searching.fresh import FreshDocuments
 
@@ -103,6 +105,30 @@ def fresh_documents(checked: CheckedSearch) -> FreshDocuments | None:
     """Return what draws the documents of each generation; None: all candidates have the same."""
     count, seed = checked.config.evaluation.search.fresh, checked.config.seed
     return FreshDocuments(checked.splits["search"], count, seed) if isinstance(count, int) else None
+
+
+def search_by_fresh_documents(checked: CheckedSearch) -> CheckedSearch | None:
+    """Return the same search by CMA-ES on fresh documents, with more candidates.
+
+    None: it is one already, such documents do not suit it, or its optimizer was not compared.
+    """
+    config, optimizer, budget = checked.config, checked.config.optimizer, checked.config.budget
+    if is_fresh(config) or optimizer.name not in FIXED:
+        return None
+    name = choose(checked.space.genes, optimizer.size)
+    candidates = budget.candidates and max(budget.candidates, MANY)
+    config = config.with_values("optimizer", name=name, options={})
+    config = config.with_values("executor", order="generation")
+    config = config.with_values("budget", candidates=candidates)
+    if any(True for _ in _fixed(config, checked.objectives, checked.evaluator)):
+        return None
+    config = _with(config, fresh=_of_each(FRESH, config, checked.evaluator))
+    return replace(checked, config=config, loaded=checked.evaluator)
+
+
+def is_fresh(config: SearchConfig) -> bool:
+    """Whether each generation has search documents of its own."""
+    return isinstance(config.evaluation.search.fresh, int)
 
 
 def _with(config: SearchConfig, **values: Any) -> SearchConfig:

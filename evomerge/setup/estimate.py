@@ -23,7 +23,7 @@ from evomerge.scores import Scores, Split, fitness
 from evomerge.searching.fresh import BELIEF
 from evomerge.searching.ranking import FINALISTS
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.documents import fresh_documents
+from evomerge.setup.documents import fresh_documents, search_by_fresh_documents
 from evomerge.setup.parents_as_themselves import base_to_test, prompt_template
 from evomerge.setup.strategy import make_descents, make_strategy, search_by_gradients
 from evomerge.setup.worker import make_worker, threads_of
@@ -91,6 +91,8 @@ class Estimate(CostProbe):
     final_seconds: float  # for the scores on validation and test documents
     hours: float | None  # of the whole search
     by_gradients: Estimate | None  # of the same search by gradients, where these suit it better
+    by_fresh: Estimate | None  # of the same search by fresh documents, where these suit it
+    optimizer: str
     machine_bytes: int  # of the workers of one machine together
     assumes: str = (
         "every candidate and document takes as long as the one that was tried, the optimizer no "
@@ -125,6 +127,11 @@ class Estimate(CostProbe):
                 f"about {duration(3600 * other.hours)} for {other.candidates} candidates "
                 "(`optimizer: {name: gradient}`)"
             )
+        if (other := self.by_fresh) is not None and other.hours is not None:
+            words["by fresh documents"] = (
+                f"about {duration(3600 * other.hours)} for {other.candidates} candidates "
+                f"(`optimizer.name: {other.optimizer}`, `evaluation.search.documents: auto`)"
+            )
         if self.chat_template:
             words["chat template"] = (
                 " and ".join(f"{value:.3g} {way} it" for way, value in self.chat_template.items())
@@ -148,6 +155,11 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
     config, workers = checked.config, workers_of(checked.config)
     other = search_by_gradients(checked)
     by_gradients = estimate(other, probe) if other and probe.step_seconds else None
+    by_fresh, other = None, search_by_fresh_documents(checked)
+    if other is not None and probe.part and (fresh := fresh_documents(other)) is not None:
+        some = sum(map(len, fresh.sample(0, fresh.count).values()))
+        seconds = probe.seconds_for(some) - probe.build_seconds
+        by_fresh = estimate(other, replace(probe, part=some, part_seconds=seconds, is_fresh=True))
     count, baselines = workers.count, len(checked.space.baselines())
     budget, each, search = config.budget, probe.candidate_seconds, None
     whole = probe.seconds_for(probe.documents)
@@ -184,6 +196,8 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
         final_seconds=finals,
         hours=None if search is None else (probe.start_seconds + search + finals) / 3600,
         by_gradients=by_gradients,
+        by_fresh=by_fresh,
+        optimizer=config.optimizer.name,
         machine_bytes=probe.shared_bytes + workers.on_a_machine * of_a_worker,
     )
 
@@ -250,8 +264,8 @@ def _with_part(
 ) -> CostProbe:
     """Return what was measured with the time on some documents: those of a generation, if fresh."""
     documents, fresh = checked.splits["search"], fresh_documents(checked)
-    few = {task: ids[: -(-len(ids) // 4)] for task, ids in documents.items()}
-    few = few if fresh is None else fresh.sample(0, fresh.count)
+    quarter = {task: ids[: -(-len(ids) // 4)] for task, ids in documents.items()}
+    few = quarter if fresh is None else fresh.sample(0, fresh.count)
     count = sum(map(len, few.values()))
     is_divisible = all(kind.is_divisible for kind in kinds_of(checked.config))
     if not is_divisible or count == probe.documents:

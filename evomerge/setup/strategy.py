@@ -22,6 +22,7 @@ from evomerge.run.history import Candidate, History
 from evomerge.scores import TOKENS, Objective, violation
 from evomerge.searching.ranking import FINALISTS, ranking_of
 from evomerge.setup.checked import CheckedSearch
+from evomerge.setup.documents import is_fresh
 from evomerge.setup.memory import check_fit
 from evomerge.space.parameters import is_smooth
 from evomerge.space.protocol import Gene, Genome, Space
@@ -89,11 +90,6 @@ def make_optimizer(config: SearchConfig, genes: Sequence[Gene]) -> Optimizer:
         options=optimizer.options,
         is_fresh=is_fresh(config),
     )
-
-
-def is_fresh(config: SearchConfig) -> bool:
-    """Whether each generation has search documents of its own."""
-    return isinstance(config.evaluation.search.fresh, int)
 
 
 def resolve_optimizer(config: SearchConfig, space: Space) -> SearchConfig:

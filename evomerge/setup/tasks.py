@@ -14,7 +14,6 @@ from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks.documents import DocumentPool, choose_documents
 from evomerge.scores import MODEL, SPLITS, TOLD, Constraint, Objective, Split
-from evomerge.setup.documents import search_size
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
@@ -67,8 +66,12 @@ def _metric(
     return metric, info.higher_is_better
 
 
-def find_splits(config: SearchConfig, evaluator: Evaluator) -> Mapping[Split, Documents]:
+def find_splits(
+    config: SearchConfig, evaluator: Evaluator, wanted: int | None = None
+) -> Mapping[Split, Documents]:
     """Return split -> task -> document ids; no two splits have a document in common.
+
+    `wanted`: number of documents of each task that a split with `auto` has (`choose_documents`).
 
     ConfigError: a task has too few documents.
     """
@@ -83,7 +86,6 @@ def find_splits(config: SearchConfig, evaluator: Evaluator) -> Mapping[Split, Do
         return found
 
     sizes = {split: getattr(config.evaluation, split).documents for split in SPLITS}
-    wanted = search_size(config, evaluator)
     return choose_documents(sizes, {split: pools(split) for split in SPLITS}, config.seed, wanted)
 
 
