@@ -50,7 +50,7 @@ class Frozen(Section):
         lower_is_better: objectives (`task/metric`) that are minimised.
         sees: whether a task shows images.
         sampled: task that samples its texts -> number of texts for each document.
-        fewer_documents: the policy that scores candidates on fewer documents, and why.
+        fewer_documents: on which documents a candidate is scored, and why, in words.
         genes: their names, in the order of a genome.
         start: genomes of `optimizer.start`.
         allow_code, trust_code: what the user allowed then, for a reader only: it allows nothing.

@@ -137,7 +137,7 @@ class SearchConfig(Section):
 
     @property
     def beside_fitness(self) -> str | None:
-        """What candidates are compared by beside one fitness, which a race does not know."""
+        """What candidates are compared by besides one fitness; None: nothing."""
         if self.mode != "weighted":
             return f"`mode` is {self.mode}"
         if self.constraints:

@@ -34,7 +34,7 @@ class CheckedSearch:
     objectives: tuple[Objective, ...]  # with full metric names, as constraints
     splits: Mapping[Split, Documents]
     constraints: tuple[Constraint, ...] = ()
-    fewer_documents: str = ""  # whether candidates race and why, for a person
+    fewer_documents: str = ""  # on which documents a candidate is scored, and why
     loaded: Evaluator | None = field(default=None, compare=False, repr=False)
     start: tuple[Genome, ...] = ()  # what the search tries first
     unlike_merges: tuple[str, ...] = ()  # parents that differ beside their weights

@@ -70,7 +70,7 @@ def search_size(config: SearchConfig, evaluator: Evaluator) -> int | None:
     """
     if config.evaluation.search.fresh is not None:
         return None
-    suits = all(kind.is_divisible for kind in kinds_of(config))
+    suits = not config.is_study and all(kind.is_divisible for kind in kinds_of(config))
     count = FIXED.get(config.optimizer.name) if suits else None
     return USUAL if count is None else _of_each(count, config, evaluator)
 
@@ -148,17 +148,18 @@ def _fixed(
 ) -> Iterator[str]:
     """Yield why all candidates of a search must be scored on the same documents."""
     name, kinds = config.optimizer.name, kinds_of(config)
-    if name not in BELIEVING:
+    if config.is_study:
+        yield "its scores are told"
+    if config.optimizer.descends:
+        yield "descents learn from all search documents"
+    elif name not in BELIEVING:
         yield f"the optimizer {name} compares candidates of all generations"
     if config.executor.order == "arrival":
         yield "`executor.order` is arrival, which has no generations"
-    if config.mode != "weighted":
-        yield f"`mode` is {config.mode}"
-    if config.constraints:
-        yield "there are `constraints`"
+    if config.beside_fitness is not None:
+        yield config.beside_fitness
     if config.evaluation.backend != "hf":
         yield f"`evaluation.backend` is {config.evaluation.backend}"
-    yield from (key.replace("` ", "` is ") for key in config.tie_breakers)
     if not all(kind.is_divisible and not kind.is_foreign for kind in kinds):
         yield "documents of an objective are not scored one by one"
     for objective in objectives:
