@@ -60,8 +60,10 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """The label of a baseline, or `optimizer` for what was proposed."""
-        return "optimizer" if self.label is None else self.label
+        """The label of a baseline, `optimizer` for what was proposed, `mean` for what is believed."""
+        if self.label is not None:
+            return self.label
+        return "mean" if self.is_believed else "optimizer"
 
     @property
     def genome(self) -> Sequence[float]:
