@@ -145,7 +145,8 @@ class CMA(Generations[_Sample]):
         return self.cube.start + self.cube.step * self._current_mean()[: len(self.cube.start)]
 
     def _current_mean(self) -> Vector:
-        return np.array(self._es.gp.pheno(self._es.mean))
+        es = self._es
+        return np.array(es.gp.pheno(es.mean, into_bounds=es.boundary_handler.repair))
 
     def _coordinates(self, trial: Trial[_Sample]) -> Vector:
         """Return what pycma is told of a sample.
