@@ -47,6 +47,30 @@ def show(title: str, records: Sequence[Record]) -> None:
         print(f"| `{name}` | {' | '.join(cells)} | {whole:.0f} | {each:.2f} |", flush=True)
 
 
+def show_costs(title: str, records: Sequence[Record]) -> None:
+    """Print a table of what searches have cost: means over the seeds, and the score of each."""
+    rows: dict[tuple[str, int], list[Record]] = {}
+    for record in records:
+        for count in record.costs:
+            rows.setdefault((record.optimizer, count), []).append(record)
+    if not rows:
+        return
+    heads = ("search", "candidates", "search documents", "all documents", "CPU s")
+    print(f"\n{title}\n\n| {' | '.join(heads)} | test score | each seed |")
+    print("|---" * (len(heads) + 2) + "|")
+    for (name, count), known in sorted(rows.items()):
+        costs = [record.costs[count] for record in known]
+        means = [
+            f"{statistics.fmean(one.candidates for one in costs):.0f}",
+            f"{statistics.fmean(one.search for one in costs):,.0f}",
+            f"{statistics.fmean(one.documents for one in costs):,.0f}",
+            f"{statistics.fmean(one.seconds for one in costs):.1f}",
+        ]
+        tested = scores(known, name, count)
+        each = " ".join(f"{tested[seed]:.1f}" for seed in sorted(tested))
+        print(f"| {name} | {' | '.join(means)} | {mean_text(list(tested.values()))} | {each} |")
+
+
 def differences(label: str, records: Sequence[Record]) -> dict[str, float]:
     """Return the mean difference of each optimizer to random search with the same seeds."""
     found = {}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import yaml
 
@@ -27,6 +28,16 @@ from evomerge.setup.worker import make_worker
 from evomerge.space.protocol import Genome, Space
 
 HERE = Path(__file__).resolve().parents[1]
+
+Documents: TypeAlias = Mapping[str, Sequence[int]]
+"""Task -> ids of documents."""
+
+Marks: TypeAlias = Mapping[str, Mapping[int, float]]
+"""Task -> document -> the value of its metric, of one model."""
+
+COMMON = 200
+"""Search documents of a world whose number is chosen, so that validation and test documents are the
+same for all numbers. More come from the test documents."""
 
 
 @dataclass(frozen=True)
@@ -265,6 +276,35 @@ class World:
             self.known[key] = self._score(recipe, split)
         return self.known[key]
 
+    def marks(self, genome: Genome, documents: Documents) -> Marks | None:
+        """Return the marks of some search documents; None for a failure."""
+        with contextlib.suppress(CandidateError):
+            model = self.worker.build(self.space.decode(genome))
+            scores = self.evaluator.score(model, "search", documents)
+            return {
+                one.task: dict(zip(scores.documents[one.task], scores.values[one.key], strict=True))
+                for one in self.objectives
+            }
+        return None
+
+    def limit(self, documents: int, seed: int) -> None:
+        """Let the search have so many documents, of all tasks together; the seed chooses them.
+
+        Those of small numbers are among those of large ones. What it has too few of comes from the
+        test documents.
+        """
+        each, splits = documents // len(self.objectives), self.evaluator.splits
+        search, test = dict(splits["search"]), dict(splits["test"])
+        for task, ids in search.items():
+            own, other = sorted(ids), sorted(test[task])
+            random.Random(seed).shuffle(own)
+            random.Random(seed).shuffle(other)
+            more = max(0, each - len(own))
+            search[task] = tuple(sorted([*own, *other[:more]][:each]))
+            test[task] = tuple(sorted(other[more:]))
+        self.evaluator.splits = {**splits, "search": search, "test": test}
+        self.known.clear()
+
     def _score(self, recipe: Recipe, split: Split) -> tuple[float, ...] | None:
         with contextlib.suppress(CandidateError):
             scores = self.evaluator.score(self.worker.build(recipe), split)
@@ -273,18 +313,28 @@ class World:
 
 
 @contextmanager
-def make_world(name: str, seed: int) -> Iterator[World]:
+def make_world(name: str, seed: int, documents: int | None = None) -> Iterator[World]:
     """Yield a world.
 
     Args:
         name: one of `SPACES`.
         seed: chooses the documents of search and validation; all others are for the test.
+        documents: number of search documents, of all tasks together; None: as the space says.
     """
-    data = SPACES[name].search_file(seed)
+    setting = SPACES[name]
+    if documents is not None:
+        # Where tasks have a split for the search, its number changes no other documents.
+        count = documents if setting.tasks.splits else COMMON
+        each = count // len(setting.tasks.objectives)
+        setting = replace(setting, tasks=replace(setting.tasks, search=each))
+    data = setting.search_file(seed)
     with TemporaryFolder() as folder:
         parents = [_built(parent, folder) for parent in data["parents"]]
         problem = prepare(parse({**data, "parents": parents}, "benchmark"), HERE)
-        yield World(problem.space, make_worker(problem), problem.objectives)
+        world = World(problem.space, make_worker(problem), problem.objectives)
+        if documents is not None:
+            world.limit(documents, seed)
+        yield world
 
 
 def _built(parent: str, folder: Path) -> str:
