@@ -180,7 +180,8 @@ def warm_up(world: World, plan: Plan) -> None:
     world.known.clear()
     if not plan.optimizer.startswith(GRADIENT):
         optimizer = create(plan.optimizer, world.space.genes, 0, plan.population)
-        for number in range(3 * optimizer.population):
+        # The model of `gp` comes after some candidates.
+        for number in range(max(20, 2 * optimizer.population)):
             optimizer.tell(optimizer.ask(), [number])
 
 
