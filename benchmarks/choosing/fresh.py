@@ -16,10 +16,8 @@ import numpy as np
 from choosing.plans import Plan
 from choosing.searches import Search
 from choosing.worlds import Documents, Marks, World
-from evomerge.compat.cmaes import normal_of
 from evomerge.optimize import create
-from evomerge.optimize.cma import CMA, MarginCMA
-from evomerge.optimize.protocol import Optimizer
+from evomerge.optimize.protocol import Believing, Optimizer
 from evomerge.space.protocol import Genome
 
 SIGNAL = 2.0
@@ -44,7 +42,8 @@ def search_fresh(world: World, plan: Plan, candidates: int, seed: int) -> Search
     assert plan.documents is not None
     run = _Run(world, began)
     pool, sampler = world.evaluator.splits["search"], random.Random(seed)
-    optimizer = create(plan.optimizer, world.space.genes, seed, plan.population)
+    optimizer = create(plan.optimizer, world.space.genes, seed, plan.population, is_fresh=True)
+    assert isinstance(optimizer, Believing)
     starts = [list(genomes) for genomes in world.space.baseline_genomes().values() if genomes]
     known = [(genomes, run.score(genomes[0], pool, None)) for genomes in starts]
     size, weak, generation = plan.documents, 0, 0
@@ -64,7 +63,7 @@ def search_fresh(world: World, plan: Plan, candidates: int, seed: int) -> Search
             if weak == plan.patience:
                 size, weak = min(2 * size, plan.pool), 0
         if generation % plan.every == 0 and len(run.genomes) < candidates:
-            run.score(believed(optimizer), pool, None)
+            run.score(optimizer.believed(), pool, None)
     return run.search(len(starts))
 
 
@@ -98,18 +97,6 @@ def signal(generation: Sequence[Marks | None]) -> float:
     noise = float((rest**2).sum()) / ((rows - 1) * (columns - 1))
     between = columns * float(own.var(ddof=1))
     return between / noise if noise > 0 else 0.0
-
-
-def believed(optimizer: Optimizer) -> Genome:
-    """Return the genome that CMA-ES would bet on: the mean of its distribution."""
-    if isinstance(optimizer, CMA):
-        count = len(optimizer.cube.start)
-        point = optimizer.cube.start + optimizer.cube.step * optimizer._current_mean()[:count]
-    else:
-        assert isinstance(optimizer, MarginCMA)
-        count = len(optimizer.cube.step)
-        point = optimizer.cube.step * np.array(normal_of(optimizer._inner).mean)[:count]
-    return optimizer.cube.genome(point)
 
 
 def _tell(optimizer: Optimizer, genome: Genome, marks: Marks | None, on: Documents) -> None:
