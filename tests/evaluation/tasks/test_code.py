@@ -15,6 +15,7 @@ import psutil
 import pytest
 import yaml
 from lm_eval.api.model import LM
+from search_run import ended, start
 
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.tasks import code
@@ -189,7 +190,10 @@ def turned(resps, docs):
     return [[eval(text) for text in of_document] for of_document in resps]
 
 
+def said(doc, results):
+    return {"accuracy": float(results[0]), "size": float(results[0])}
 """
+RELATIVE = {"data_files": {"test": "relative.jsonl"}}
 
 EXECUTED = {
     "unsafe_code": True,
@@ -216,12 +220,25 @@ def write_executed(folder, name="executed", documents=12, **changes):
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """A harness of such a task with and without a filter, with one process that scores them."""
+    """A harness of such tasks with one process that scores them, since it takes seconds to start.
+
+    One has a filter, one gives impossible values, and one has data in the working folder.
+    """
     folder = tmp_path_factory.mktemp("executed")
     own = {"function": "custom", "filter_fn": "!function checks.turned"}
     filters = [{"name": "own", "filter": [own, {"function": "take_first"}]}]
-    names = [write_executed(folder), write_executed(folder, "filtered", filter_list=filters)]
-    return Harness(names, [folder], allowed=ALLOWED)
+    kind = {"aggregation": "mean", "higher_is_better": True}
+    metrics = [{"metric": name, **kind} for name in ("accuracy", "size")]
+    said = {"process_results": "!function checks.said", "metric_list": metrics}
+    names = [
+        write_executed(folder),
+        write_executed(folder, "filtered", filter_list=filters),
+        write_executed(folder, "impossible", **said),
+        write_executed(folder, "relative", dataset_kwargs=RELATIVE),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return harness_of(names, folder)
 
 
 RIGHT, WRONG = {"right": 1.0, "wrong": 0.0}, {"right": 0.0, "wrong": 1.0}
@@ -290,29 +307,14 @@ for name in glob.glob("/proc/[0-9]*/environ"):
             other.kill()
 
 
-IMPOSSIBLE = """
-def run(doc, results):
-    return {"accuracy": float(results[0]), "size": float(results[0])}
-"""
-
-
-def test_a_value_that_a_metric_cannot_have_counts_as_wrong(tmp_path):
-    (tmp_path / "impossible.py").write_text(IMPOSSIBLE)
-    kind = {"aggregation": "mean", "higher_is_better": True}
-    metrics = [{"metric": name, **kind} for name in ("accuracy", "size")]
-    changes = {"process_results": "!function impossible.run", "metric_list": metrics}
-    name = write_executed(tmp_path, **changes)
-    rows = measure(harness_of([name], tmp_path), name, [["1"], ["1e9"], ["nan"], ["-0.5"]])
+def test_a_value_that_a_metric_cannot_have_counts_as_wrong(executed):
+    rows = measure(executed, "impossible", [["1"], ["1e9"], ["nan"], ["-0.5"]])
     assert [row["accuracy"] for row in rows] == [1.0, 0.0, 0.0, 0.0]
     assert [row["size"] for row in rows] == [1.0, 0.0, 0.0, 0.0]
 
 
-def test_relative_data_files_start_in_the_working_folder_of_the_search(tmp_path, monkeypatch):
-    data = {"data_files": {"test": "relative.jsonl"}}
-    name = write_executed(tmp_path, "relative", dataset_kwargs=data)
-    monkeypatch.chdir(tmp_path)
-    harness = harness_of([name], tmp_path)
-    assert measure(harness, name, [["x = 0"], ["x = 0"]]) == [RIGHT, WRONG]
+def test_relative_data_files_start_in_the_working_folder_of_the_search(executed):
+    assert measure(executed, "relative", [["x = 0"], ["x = 0"]]) == [RIGHT, WRONG]
 
 
 def test_a_task_that_the_code_process_cannot_load_is_bad_input(tmp_path, monkeypatch):
@@ -326,10 +328,12 @@ def test_a_task_that_the_code_process_cannot_load_is_bad_input(tmp_path, monkeyp
 
 SEARCH = """
 import sys
+import tempfile
 from types import SimpleNamespace
 
 from evomerge.evaluation.tasks.code import CodeProcess
 
+tempfile.tempdir = None  # it is read again
 instance = SimpleNamespace(doc={"a": 0}, resps=[sys.argv[2]], doc_id=0)
 CodeProcess([sys.argv[1]]).metrics(("executed", "executed"), [[instance]], {})
 """
@@ -340,15 +344,16 @@ def test_all_processes_and_folders_of_a_killed_search_are_gone(tmp_path):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     sleeps = "import os, time\nos.fork() or os.setsid()\nopen('mark', 'w')\ntime.sleep(600)"
-    environment = {**os.environ, "TMPDIR": str(temporary)}
-    command = [sys.executable, "-c", SEARCH, str(tmp_path), sleeps]
-    with subprocess.Popen(command, env=environment) as search:
+    (tmp_path / "killed_search.py").write_text(SEARCH)
+    about = {"module": "killed_search", "cwd": tmp_path, "TMPDIR": str(temporary)}
+    with Path(os.devnull).open("w") as nowhere:
+        search = start(tmp_path, sleeps, stdout=nowhere, stderr=nowhere, **about)
+    with ended(search):
         while not list(temporary.glob("**/mark")):
             assert search.poll() is None
             time.sleep(0.05)
         processes = psutil.Process(search.pid).children(recursive=True)
         assert len(processes) > 2
-        search.kill()
     psutil.wait_procs(processes, timeout=120)
     assert not [process for process in processes if process.is_running()]
     left = list(temporary.glob("**/*"))
