@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -51,7 +52,12 @@ class Tracer:
 
     def note(self, frame: FrameType, event: str, argument: object) -> None:
         path = frame.f_code.co_filename
-        if event not in ("call", "return") or not path or not path.startswith(f"{HOME}/"):
+        if (
+            not self.on
+            or event not in ("call", "return")
+            or not path
+            or not path.startswith(f"{HOME}/")
+        ):
             return
         file, function = path[len(f"{HOME}/") :], frame.f_code.co_qualname
         way, door = getattr(self._open, "way", None), getattr(self._open, "door", None)
@@ -61,11 +67,10 @@ class Tracer:
             return
         if way is None and (way := opens(file, function)) is not None:
             self._open.way, self._open.door = way, id(frame)
-        if self.on:
-            # Threads are those of merges.
-            main = threading.current_thread() is threading.main_thread()
-            way = way or ("genome" if main else "tensor")
-            self.passed.setdefault(way, {}).setdefault(file, set()).add(function)
+        # Threads are those of merges.
+        main = threading.current_thread() is threading.main_thread()
+        way = way or ("genome" if main else "tensor")
+        self.passed.setdefault(way, {}).setdefault(file, set()).add(function)
 
 
 @contextmanager
@@ -121,13 +126,21 @@ def is_short(tracer: Tracer, way: str, most: str = "") -> None:
 METHODS = ["linear", "ties", "dare_ties", "tsv"]
 
 
-@pytest.mark.parametrize("method", [*METHODS, "slerp"])
-def test_a_tensor_passes_few_files_in_memory(method, monkeypatch, tmp_path):
-    tracer = Tracer()
+SCORED = ["zoo_l2_maths exact_match", "zoo_l2_maths_mc acc"]
+
+
+@pytest.mark.parametrize(("method", "task"), zip([*METHODS, "slerp"], cycle(SCORED), strict=False))
+def test_a_genome_a_tensor_in_memory_and_a_document_pass_few_files(
+    method, task, monkeypatch, tmp_path
+):
+    tracer, (name, metric) = Tracer(), task.split()
     last_candidate(monkeypatch, tracer)
+    space = {"kind": "parameters", "method": method, "embeddings": method != "slerp"}
     with traced(tracer):
-        search(tmp_path, space={"kind": "parameters", "method": method})
+        search(tmp_path, space=space, objectives=[{"task": name, "metric": metric}])
     is_short(tracer, "tensor")
+    is_short(tracer, "genome")
+    is_short(tracer, "document")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -152,16 +165,6 @@ def test_a_tensor_passes_few_files_to_the_disk(method, monkeypatch, tmp_path):
     files = {file for passed in tracer.passed.values() for file in passed}
     assert "merging/writer.py" in files
     assert len(files) <= MOST["tensor"], "\n".join(sorted(files))
-
-
-@pytest.mark.parametrize("task", ["zoo_l2_maths exact_match", "zoo_l2_maths_mc acc"])
-def test_a_genome_and_a_document_pass_few_files(task, monkeypatch, tmp_path):
-    tracer, (name, metric) = Tracer(), task.split()
-    last_candidate(monkeypatch, tracer)
-    with traced(tracer):
-        search(tmp_path, objectives=[{"task": name, "metric": metric}])
-    is_short(tracer, "genome")
-    is_short(tracer, "document")
 
 
 def test_a_step_of_a_descent_passes_few_files(monkeypatch, tmp_path):
