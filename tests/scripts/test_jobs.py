@@ -7,12 +7,12 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
+from forked_program import forked_program
 from judging import rows_of, write_judged
 from search_run import environment
 
@@ -60,11 +60,6 @@ def write_commands(folder: Path, commands: dict[str, str]) -> dict[str, str]:
     )
 
 
-REAL = {"evomerge": f'exec {sys.executable} -m evomerge "$@"'}
-TRUSTING = {"evomerge": f"{REAL['evomerge']} --trust-code"}
-"""The search of a test has a module of the test."""
-
-
 def start(script: list, **options) -> subprocess.Popen:
     return subprocess.Popen(
         ["bash", *script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
@@ -98,8 +93,15 @@ def cloud_script(folder: Path) -> list:
 
 def test_a_search_goes_on_from_job_to_job(tmp_path):
     """One search, begun by a job of Slurm and finished in the cloud."""
+    given = write_commands(tmp_path, COMMANDS)
+    with forked_program(tmp_path / "bin" / "evomerge", "--trust-code"):  # of the test's module
+        goes_on(given, tmp_path)
+
+
+def goes_on(given: dict[str, str], tmp_path: Path) -> None:
+    """Run a search by one job after the other, with the commands of an environment."""
     file, run = write_judged(tmp_path, SOURCE), tmp_path / "runs" / "mine"
-    given = write_commands(tmp_path, COMMANDS | TRUSTING) | {
+    given |= {
         "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}",
         "PAUSE": "0.3",
         "SEARCH": str(file),
@@ -143,10 +145,12 @@ def test_two_searches_one_after_the_other_can_be_called_again(tmp_path):
     few = ["--set", "budget.candidates=5"]
     for split, count in {"search": 8, "validation": 4, "test": 4}.items():
         few += ["--set", f"evaluation.{split}.documents={count}"]
-    given = write_commands(tmp_path, REAL) | {"RUNS": str(tmp_path)}
+    given = write_commands(tmp_path, {}) | {"RUNS": str(tmp_path)}
+    script = [EXAMPLES / "weights-then-path.sh", *few]
     for _ in range(2):
-        called = start([EXAMPLES / "weights-then-path.sh", *few], env=given, cwd=EXAMPLES.parent)
-        said, _ = called.communicate(timeout=900)
+        with forked_program(tmp_path / "bin" / "evomerge"):
+            called = start(script, env=given, cwd=EXAMPLES.parent)
+            said, _ = called.communicate(timeout=900)
         assert called.returncode == 0, said
         journals = [rows_of(tmp_path / name) for name in ("weights", "path")]
     assert [sum(b'"tell"' in row for row in rows) for rows in journals] == [5, 5]
