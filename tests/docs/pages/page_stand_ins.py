@@ -22,6 +22,7 @@ from search_run import SMALL
 
 import evomerge
 from evomerge import zoo
+from evomerge.api import opening
 from evomerge.config.schema import SearchConfig
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import hub_id, open_parent
@@ -29,8 +30,11 @@ from evomerge.run.history import History
 from evomerge.setup import draft, parents, runs, search
 from evomerge.setup.check import check_search
 
-FEW = {"search": 16, "validation": 8, "test": 16}
+FEW = {"search": 8, "validation": 4, "test": 8}
 """Split -> number of its documents in a small search."""
+
+FEWER_IN_STUDIES = 24
+"""The candidates that a study of a page has less than the page says, each time it goes on, too."""
 
 SEARCH = {
     **SMALL,
@@ -150,7 +154,7 @@ def write_tasks(folder: Path) -> None:
 
 @contextmanager
 def small_searches() -> Iterator[None]:
-    """Have searches that begin or go on score few candidates on few documents."""
+    """Have searches and studies that begin or go on score few candidates on few documents."""
 
     def check(config: SearchConfig, *arguments: Any, **options: Any) -> Any:
         return check_search(_small(config), *arguments, **options)
@@ -161,10 +165,18 @@ def small_searches() -> Iterator[None]:
             bounds = {**bounds, "candidates": min(few, bounds.get("candidates", few))}
         return real(problem, run, bounds, *more)
 
+    def start_study(config: Any, folder: Path, candidates: int | None) -> Any:
+        if config is not None:
+            budget = {"candidates": config["budget"]["candidates"] - FEWER_IN_STUDIES}
+            config = {**config, "budget": budget}
+        fewer = None if candidates is None else candidates - FEWER_IN_STUDIES
+        return opening.start_study(config, folder, fewer)
+
     real = search.run_search
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "check_search", check)
         patch.setattr(search, "run_search", run_search)
+        patch.setattr("evomerge.api.study.start_study", start_study)
         yield
 
 
