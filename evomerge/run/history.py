@@ -60,7 +60,7 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """The label of a baseline, `optimizer` for what was proposed, `mean` for what is believed."""
+        """The label of a baseline, `mean` for what is believed, else `optimizer`."""
         if self.label is not None:
             return self.label
         return "mean" if self.is_believed else "optimizer"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BELIEVING = ("cma", "diagonal-cma", "cma-margin")
 """Optimizers that compare the candidates of one generation only, and have a mean."""
 
-FRESH = 12
+FRESH = 25
 """Documents of a generation, of all tasks together, that found the best merges in the same time."""
 
 FIXED = {"gp": 50, "cma": 50, "diagonal-cma": 50, "cma-margin": 50}
@@ -63,23 +63,33 @@ def resolve_documents(
     return _with(config, fresh=fresh)
 
 
-def search_size(config: SearchConfig, evaluator: Evaluator) -> int | None:
-    """Return how many documents of each task `documents: auto` takes; None: as many as there are.
+def search_size(config: SearchConfig, evaluator: Evaluator) -> int:
+    """Return how many documents of each task `documents: auto` takes, where there are as many.
 
     `evaluation.search.fresh` must be resolved.
     """
-    if config.evaluation.search.fresh is not None:
-        return None
-    suits = not config.is_study and all(kind.is_divisible for kind in kinds_of(config))
+    is_usual = is_fresh(config) or config.is_study
+    suits = not is_usual and all(kind.is_divisible for kind in kinds_of(config))
     count = FIXED.get(config.optimizer.name) if suits else None
     return USUAL if count is None else _of_each(count, config, evaluator)
 
 
 def with_size(config: SearchConfig, search: Documents) -> SearchConfig:
-    """Return the search file with the number of search documents in place of `auto`."""
-    if config.evaluation.search.documents != "auto":
-        return config
-    return _with(config, documents=max(map(len, search.values())))
+    """Return the search file with the number of search documents in place of `auto`.
+
+    Where a sample would be all of them, documents are not fresh.
+    ConfigError: the search file asks for such samples.
+    """
+    fresh, count = config.evaluation.search.fresh, max(map(len, search.values()), default=0)
+    is_whole = isinstance(fresh, int) and fresh >= count
+    if config.evaluation.search.documents == "auto":
+        return _with(config, documents=count, fresh=None if is_whole else fresh)
+    if is_whole:
+        raise ConfigError(
+            f"`evaluation.search.fresh` is {fresh}, but there are {count} search documents of a "
+            "task, so each generation would have all; lower it, or set it to null."
+        )
+    return config
 
 
 def policy(

@@ -159,7 +159,8 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
     if other is not None and probe.part and (fresh := fresh_documents(other)) is not None:
         some = sum(map(len, fresh.sample(0, fresh.count).values()))
         seconds = probe.seconds_for(some) - probe.build_seconds
-        by_fresh = estimate(other, replace(probe, part=some, part_seconds=seconds, is_fresh=True))
+        cheaper = replace(probe, part=some, part_seconds=seconds, is_fresh=True)
+        by_fresh = estimate(other, cheaper) if some < probe.documents else None
     count, baselines = workers.count, len(checked.space.baselines())
     budget, each, search = config.budget, probe.candidate_seconds, None
     whole = probe.seconds_for(probe.documents)

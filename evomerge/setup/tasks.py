@@ -12,7 +12,7 @@ from evomerge.config.frozen import Documents
 from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import ConfigError
-from evomerge.evaluation.tasks.documents import DocumentPool, choose_documents
+from evomerge.evaluation.tasks.documents import USUAL, DocumentPool, Size, choose_documents
 from evomerge.scores import MODEL, SPLITS, TOLD, Constraint, Objective, Split
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _metric(
 
 
 def find_splits(
-    config: SearchConfig, evaluator: Evaluator, wanted: int | None = None
+    config: SearchConfig, evaluator: Evaluator, wanted: int = USUAL
 ) -> Mapping[Split, Documents]:
     """Return split -> task -> document ids; no two splits have a document in common.
 
@@ -85,7 +85,7 @@ def find_splits(
             found[task] = DocumentPool(info.source, info.documents, forms, info.dataset)
         return found
 
-    sizes = {split: getattr(config.evaluation, split).documents for split in SPLITS}
+    sizes: dict[Split, Size] = {s: getattr(config.evaluation, s).documents for s in SPLITS}
     return choose_documents(sizes, {split: pools(split) for split in SPLITS}, config.seed, wanted)
 
 

@@ -22,7 +22,7 @@ def test_scales_that_are_too_large_only_in_some_paths_are_accepted(tmp_path):
 @pytest.mark.parametrize(
     ("search", "changes", "documents", "fresh", "why"),
     [
-        ({"documents": "auto"}, {}, 400, 12, "12 of 400 documents a candidate, others for each"),
+        ({"documents": "auto"}, {}, 200, 25, "25 of 200 documents a candidate, others for each"),
         ({"documents": "auto"}, {"optimizer": {"name": "gp"}}, 50, None, "the optimizer gp comp"),
         (
             {"documents": "auto"},
@@ -41,6 +41,7 @@ def test_scales_that_are_too_large_only_in_some_paths_are_accepted(tmp_path):
         ({"documents": 30}, {}, 30, None, "30 documents, the same for all: the search file says"),
         ({"documents": 30, "fresh": 7}, {}, 30, 7, "7 of 30 documents a candidate"),
         ({}, {}, 200, None, "200 documents, the same for all: the search file says it"),
+        ({"documents": "auto", "fresh": 200}, {}, 200, None, "200 documents, the same for all"),
     ],
 )
 def test_a_run_keeps_which_documents_a_candidate_has_and_why(
@@ -60,17 +61,15 @@ def test_a_run_keeps_which_documents_a_candidate_has_and_why(
 
 
 def test_validation_and_test_documents_are_the_usual_ones_with_auto(tmp_path):
-    """So results of searches with fewer documents compare; what no split uses is taken, too."""
-    some = {split: {"documents": 40} for split in ("validation", "test")}
-    usual = prepared(tmp_path, evaluation={"include": ["zoo:tasks"], **some})
-    wide = {"include": ["zoo:tasks"], **some, "search": {"documents": "auto", "fresh": 5}}
-    auto = prepared(tmp_path, evaluation=wide)
+    """So results of searches with fewer documents compare, and theirs are among the usual ones."""
+    sizes = {split: {"documents": 40} for split in ("validation", "test")}
+    usual = prepared(tmp_path, evaluation={"include": ["zoo:tasks"], **sizes})
+    few = {"include": ["zoo:tasks"], **sizes, "search": {"documents": "auto"}}
+    auto = prepared(tmp_path, evaluation=few, optimizer={"name": "gp"})
     assert auto.splits["validation"] == usual.splits["validation"]
     assert auto.splits["test"] == usual.splits["test"]
-    (pool,), (first,) = (x.splits["search"].values() for x in (auto, usual))
-    assert len(pool) == 400 and len(first) == 200 and {*first} < {*pool}
-    taken = [i for split in ("validation", "test") for i in next(iter(auto.splits[split].values()))]
-    assert {*pool}.isdisjoint(taken)
+    (own,), (every,) = (found.splits["search"].values() for found in (auto, usual))
+    assert len(own) == 50 and len(every) == 200 and {*own} < {*every}
 
 
 def test_racing_is_refused_where_a_file_asks_for_it_and_a_raced_run_opens(tmp_path):

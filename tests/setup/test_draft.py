@@ -81,8 +81,7 @@ def test_rows_of_a_file_are_known_by_their_columns(tmp_path, monkeypatch, kind, 
     assert found["evaluation"]["search"] == {"documents": "auto"}
     each = 13 if rows == "labels" else 20
     assert found["evaluation"]["validation"] == {"documents": each}
-    fresh = kind in ("texts", "answers")
-    assert found["budget"] == {"candidates": 300 if fresh else 100}
+    assert found["budget"] == {"candidates": 100}, "there are too few for fresh documents"
 
 
 FILTERS = [

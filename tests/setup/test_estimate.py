@@ -65,17 +65,18 @@ def test_fresh_documents_cost_less_and_what_is_believed_costs_all(tmp_path):
 
 
 def test_the_same_search_by_fresh_documents_is_named_where_it_suits(tmp_path):
-    """300 candidates on 12 of 24 documents take 0.3 seconds less each than 100 on all of them."""
-    probe = replace(MEASURED, part=6, part_seconds=0.96)
-    gp = problem(tmp_path, "optimizer.name=gp", "budget.candidates=100")
-    other = estimate(gp, probe).by_fresh
-    assert (other.candidates, other.optimizer, other.part) == (300, "cma", 12)
-    assert other.part_seconds == pytest.approx(1.14)
-    assert "300 candidates (`optimizer.name: cma`" in str(estimate(gp, probe).in_words())
-    for change in ("evaluation.search.fresh=6", "optimizer.name=random"):
-        assert estimate(problem(tmp_path, change), probe).by_fresh is None
+    """300 candidates: 0.3 seconds before the first of 25 documents, and 0.015 for each."""
+    probe = replace(MEASURED, documents=80, part=20, part_seconds=0.6)
+    more = ("evaluation.search.documents=80", "budget.candidates=100")
+    found = estimate(problem(tmp_path, "optimizer.name=gp", *more), probe)
+    other = found.by_fresh
+    assert (other.candidates, other.optimizer, other.part) == (300, "cma", 25)
+    assert other.part_seconds == pytest.approx(0.3 + 25 * 0.015)
+    assert "300 candidates (`optimizer.name: cma`" in found.in_words()["by fresh documents"]
     bound = "constraints=[{metric: layers, at_most: 9}]"
-    assert estimate(problem(tmp_path, bound), probe).by_fresh is None
+    for change in ("evaluation.search.fresh=6", "optimizer.name=random", bound):
+        assert estimate(problem(tmp_path, change, *more), probe).by_fresh is None
+    assert estimate(problem(tmp_path, "optimizer.name=gp"), MEASURED).by_fresh is None
 
 
 def test_workers_share_candidates_and_files(tmp_path):

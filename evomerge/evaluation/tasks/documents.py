@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from typing import Literal, TypeAlias
 
 from evomerge.errors import ConfigError
@@ -11,9 +11,8 @@ from evomerge.scores import Split
 
 Size: TypeAlias = int | Literal["all", "auto"]
 
-USUAL, MOST = 200, 400
-"""Search documents of each task by which `auto` leaves documents to the other splits, and how many
-it takes at most, if documents are left that no split uses."""
+USUAL = 200
+"""Documents of each task that `auto` takes, if there are enough."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def choose_documents(
     sizes: Mapping[Split, Size],
     pools: Mapping[Split, Mapping[str, DocumentPool]],
     seed: int,
-    wanted: int | None = None,
+    wanted: int = USUAL,
 ) -> dict[Split, dict[str, tuple[int, ...]]]:
     """Choose the documents of every split, so that no two splits share one.
 
@@ -54,9 +53,9 @@ def choose_documents(
     of them. (To find these in other data sets, too, hundreds of thousands might be rendered.)
 
     `sizes` has the number of documents per task; `all` takes every document that the other splits
-    do not use. With `auto`, the other splits have the same documents as beside `USUAL` ones, and
-    this one has `wanted` documents of each task, None: up to `MOST`. Together with the names of the
-    tasks, the seed determines the choice. The result is split -> task -> ascending ids.
+    do not use, and `auto` the first `wanted` of `USUAL` ones, by which the other splits have the
+    same documents whatever is wanted. Together with the names of the tasks, the seed determines the
+    choice. The result is split -> task -> ascending ids.
 
     Raises:
         ConfigError: there are too few documents, or two splits ask for all of them.
@@ -84,13 +83,11 @@ def choose_documents(
                 )
             owners |= {form: split for document in ids for form in pool.known_as(document)}
             chosen[split][task] = tuple(sorted(ids))
-    for split in (split for split in sizes if sizes[split] == "auto"):
+    for split in (split for split, size in sizes.items() if size == "auto"):
         for task, pool in pools[split].items():
-            order, own = in_order(pool.count, f"{seed}/{task}"), set(chosen[split][task])
-            mine = [i for i in order if i in own]
-            more = (i for i in order if i not in own and pool.users(i, owners) <= {split})
-            ids = list(islice(chain(mine, more), MOST if wanted is None else wanted))
-            chosen[split][task] = tuple(sorted(ids))
+            own, order = set(chosen[split][task]), in_order(pool.count, f"{seed}/{task}")
+            kept = [document for document in order if document in own][:wanted]
+            chosen[split][task] = tuple(sorted(kept))
     return chosen
 
 
