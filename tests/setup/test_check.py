@@ -23,7 +23,7 @@ def test_scales_that_are_too_large_only_in_some_paths_are_accepted(tmp_path):
     ("search", "changes", "documents", "fresh", "why"),
     [
         ({"documents": "auto"}, {}, 200, 25, "25 of 200 documents a candidate, others for each"),
-        ({"documents": "auto"}, {"optimizer": {"name": "gp"}}, 50, None, "the optimizer gp comp"),
+        ({"documents": "auto"}, {"optimizer": {"name": "gp"}}, 200, None, "the optimizer gp comp"),
         (
             {"documents": "auto"},
             {"constraints": [{"metric": "layers", "at_most": 4}]},
@@ -65,7 +65,7 @@ def test_validation_and_test_documents_are_the_usual_ones_with_auto(tmp_path):
     sizes = {split: {"documents": 40} for split in ("validation", "test")}
     usual = prepared(tmp_path, evaluation={"include": ["zoo:tasks"], **sizes})
     few = {"include": ["zoo:tasks"], **sizes, "search": {"documents": "auto"}}
-    auto = prepared(tmp_path, evaluation=few, optimizer={"name": "gp"})
+    auto = prepared(tmp_path, evaluation=few, executor={"order": "arrival"})
     assert auto.splits["validation"] == usual.splits["validation"]
     assert auto.splits["test"] == usual.splits["test"]
     (own,), (every,) = (found.splits["search"].values() for found in (auto, usual))
