@@ -37,8 +37,8 @@ FEW, MANY = 100, 300
 _LEAST = 4  # documents of each task
 
 RACED = (
-    "{0}, but racing is gone, since fewer documents for all candidates find better merges in the "
-    "same time (docs/documents.md); {1}"
+    "{0}, but racing is gone, since `evaluation.search.documents: auto` saves more documents "
+    "(docs/documents.md); {1}"
 )
 
 
