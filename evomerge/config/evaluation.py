@@ -24,8 +24,8 @@ class SearchSplit(_Split):
 
     documents: Documents | Literal["auto"] = Field(
         200,
-        description="number of documents of each task, or all that no other split takes; auto: 200, "
-        "of which a candidate is scored on few where that found merges as good in less time",
+        description="number of documents of each task, or all that no other split takes; auto: "
+        "200, of which a candidate is scored on few where that found merges as good in less time",
     )
     fresh: Annotated[int, Field(ge=1, le=10**9)] | Literal["auto"] | None = "auto"
     """each generation is scored on so many of the documents of each task, drawn anew; null: all
