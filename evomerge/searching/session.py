@@ -88,6 +88,8 @@ class Session:
         """
         held: list[Candidate] = []
         if split == "search":
+            for candidate in self.history.open:  # a kill may have come between equal ones
+                self.take_scores(candidate)
             candidates = self._unscored(candidates, held)
         else:  # a worker drops its model for a parent as itself, so these come last
             candidates = sorted(candidates, key=lambda it: self._itself(it, split) is not None)

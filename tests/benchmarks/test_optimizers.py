@@ -10,8 +10,9 @@ from statistics import fmean
 
 import pytest
 import yaml
+from choosing.plans import Plan
 from choosing.records import Record, Records
-from choosing.searches import search, winner
+from choosing.searches import Validation, search
 from choosing.table import differences
 from choosing.worlds import REAL, SPACES, make_world
 from optimizers import run_missing
@@ -38,20 +39,26 @@ def test_a_search_tries_the_baselines_first_and_learns():
     assert max(cma.values[20:]) > max(cma.values[:20])
 
 
-def test_the_winner_is_best_on_validation_documents_among_the_five_best():
+def test_the_winner_is_best_on_validation_documents_among_the_five_best_and_the_baselines():
     tried = found("random", lambda genome: None if genome[0] > 0.9 else genome[1])
     five = tried.finalists(40)
     assert len(five) == 5 and all(tried.values[number] is not None for number in five)
-    best, value = winner(tried, 40, lambda genome: -genome[1])
-    assert best == five[-1] and value == -tried.genomes[best][1]
+    best, value, cost = Validation(lambda genome: -genome[1], 10).winner(tried, 40)
+    several = {*five, *range(tried.baselines)}
+    assert tried.baselines == 3 and best == min(several, key=lambda n: tried.genomes[n][1])
+    assert value == -tried.genomes[best][1]
+    assert (cost.candidates, cost.documents - cost.search) == (40, 10 * len(several))
 
 
 def test_records_are_read_back_and_compared_with_random_search(tmp_path):
     records = Records(tmp_path)
     for name, score in (("cma", 0.75), ("random", 0.5)):
         tried = found(name, lambda genome: genome[0])
-        records.add(Record("two genes", name, 3, tried, {40: (0.1, score)}))
-    assert records.has("two genes", "cma", 3, 40) and not records.has("two genes", "cma", 4, 40)
+        records.add(Record("two genes", Plan(name), 3, tried, {40: (0.1, score)}), 40)
+    few = Plan("cma", documents=25, fresh=True)
+    assert records.has("two genes", Plan("cma"), 3, 40)
+    assert not records.has("two genes", Plan("cma"), 4, 40)
+    assert not records.has("two genes", few, 3, 40)
     read = records.read("two genes", 40)
     assert differences("x", read) == {"x cma 40": 25.0}
 
@@ -70,7 +77,7 @@ def with_few_documents(name, monkeypatch):
 def searched(name, optimizers, folder):
     """Search eight candidates with each optimizer. Returns the records."""
     records = Records(folder)
-    run_missing(records, name, optimizers, 0, 8, [4])
+    run_missing(records, name, [Plan(optimizer) for optimizer in optimizers], 0, 8, [4])
     return records.read(name, 8)
 
 
@@ -110,6 +117,17 @@ def test_a_search_for_three_skills_is_recorded_with_the_score_of_each_task(monke
         assert len(record.found.genomes[5]) == 24
         assert math.isclose(record.winners[8][1], fmean(record.tests[8]))
         assert record.found.scoring > 0
+
+
+def test_a_fresh_search_counts_the_documents_of_all_that_it_scores(tmp_path):
+    """Three baselines and, after two generations of ten, the mean on all 20; the others on 4."""
+    records, plan = Records(tmp_path), Plan("cma", documents=4, fresh=True, pool=20, every=2)
+    run_missing(records, "weights 8", [plan], 0, 24, [13])
+    (record,) = records.read("weights 8", 24)
+    assert record.found.documents == [20] * 3 + [4] * 20 + [20]
+    assert record.found.generations == [None] * 3 + [1] * 10 + [2] * 10 + [None]
+    assert record.costs[24].search == 160 and record.costs[13].search == 100
+    assert record.costs[24].seconds > record.costs[13].seconds > 0
 
 
 @pytest.mark.long

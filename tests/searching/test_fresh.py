@@ -10,6 +10,7 @@ from scripted import POOL, ScriptedExecutor, outcome_of, search
 from spaces import parameters
 
 from evomerge.optimize import create
+from evomerge.run.folder import RunFolder
 from evomerge.scores import Scores
 from evomerge.searching.fresh import BELIEF, FreshDocuments, restricted, standard_error
 from evomerge.searching.ranking import WeightedSum
@@ -109,28 +110,54 @@ def test_the_mean_changes_no_proposal(tmp_path, monkeypatch):
     assert sum(item.is_believed for item in often.candidates) == 2
 
 
+RECIPES = parameters(
+    ["task_arithmetic", "ties"],
+    layers=2,
+    groups=2,
+    embeddings=False,
+    method_per="group",
+    knobs={"weight": 0.5, "density": 0.5, "lambda": 1.0},
+)
+"""A space of four recipes."""
+
+
+def few_recipes(folder):
+    make = lambda: GenomeStrategy(  # noqa: E731
+        RECIPES,
+        create("cma-margin", RECIPES.genes, 1, is_fresh=True),
+        RANKING.values,
+        is_fresh=True,
+    )
+    runner = ScriptedExecutor(1, random.Random(0))
+    return search(folder, runner, fresh=3, candidates=24, searched=RECIPES, make=make)
+
+
+def test_killed_between_equal_candidates_the_journal_is_the_same(tmp_path):
+    few_recipes(tmp_path / "whole")
+    whole = RunFolder(tmp_path / "whole").journal_path.read_bytes()
+    assert b"same_as" in whole
+    lines = whole.splitlines(keepends=True)
+    for kept in range(1, len(lines)):
+        run = RunFolder.create(tmp_path / f"{kept}", "{}", {"made": "up"})
+        run.journal_path.write_bytes(b"".join(lines[:kept]))
+        few_recipes(run.path)
+        assert run.journal_path.read_bytes() == whole, kept
+
+
 def test_a_recipe_that_comes_again_is_scored_on_the_documents_of_its_generation(tmp_path):
     """A lucky outcome is not told twice, and within a generation a recipe is scored once."""
-    searched = parameters(
-        ["task_arithmetic", "ties"],
-        layers=2,
-        groups=2,
-        embeddings=False,
-        method_per="group",
-        knobs={"weight": 0.5, "density": 0.5, "lambda": 1.0},
-    )
     told = []
 
     def make():
-        made = create("cma-margin", searched.genes, 1, is_fresh=True)
+        made = create("cma-margin", RECIPES.genes, 1, is_fresh=True)
         plain = made.tell
         made.tell = lambda genome, values, broken=0.0: (
             told.append((genome, values)), plain(genome, values, broken)
         )  # fmt: skip
-        return GenomeStrategy(searched, made, RANKING.values, is_fresh=True)
+        return GenomeStrategy(RECIPES, made, RANKING.values, is_fresh=True)
 
     runner = ScriptedExecutor(1, random.Random(0), score=lambda job: outcome_of(job))
-    history = search(tmp_path / "run", runner, fresh=3, candidates=60, searched=searched, make=make)
+    history = search(tmp_path / "run", runner, fresh=3, candidates=60, searched=RECIPES, make=make)
     proposed = [item for item in history.candidates if item.fresh is not None]
     pairs = {(item.digest, item.generation) for item in proposed}
     digests = {item.digest for item in proposed}
