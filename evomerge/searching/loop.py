@@ -205,10 +205,11 @@ class Search:
     def ask_generation(self) -> None:
         """Ask for the rest of a generation, as far as the plan allows.
 
-        One that has begun is asked for whatever its first outcomes are: with more room from the
-        start, they would not have been known.
+        One that has begun, if only with what the strategy believes in, is asked for whatever its
+        first outcomes are: with more room from the start, they would not have been known.
         """
-        begun = any(item.label is None for item in self.pending)
+        latest = [item for item in self.history.candidates[-1:] if item.is_believed]
+        begun = any(item.label is None for item in (*self.pending, *latest))
 
         def may_ask() -> bool:
             if begun:
@@ -232,7 +233,7 @@ class Search:
         is_due = (
             self.session.fresh is not None and self.generations % BELIEF == 0 < self.generations
         )
-        if is_due and not self.history.candidates[-1].is_believed:
+        if is_due:
             assert isinstance(self.strategy, Believing)
             with self.session.logbook.proposing():
                 recipe, origin = self.strategy.believed()

@@ -225,9 +225,15 @@ def leading(ranking: Ranking, candidates: Iterable[Candidate]) -> list[Candidate
 
 
 def unimproved(incumbents: Iterable[Candidate], candidates: Sequence[Candidate]) -> int:
-    """Return how many candidates have an outcome since the latest incumbent was proposed."""
+    """Return how many candidates have an outcome since the latest incumbent was proposed.
+
+    Candidates with fresh documents, which cannot be incumbents, count when one with all documents
+    comes after them.
+    """
     latest = max((item.number for item in incumbents), default=-1)
-    return sum(item.told is not None for item in candidates[latest + 1 :])
+    known = [item.number for item in candidates if item.told is not None]
+    whole = max((number for number in known if candidates[number].fresh is None), default=-1)
+    return sum(latest < number <= whole for number in known)
 
 
 def reached(incumbents: Iterable[Candidate], ranking: Ranking, target: float) -> Candidate | None:

@@ -13,6 +13,7 @@ from evomerge.evaluation.tasks.documents import USUAL
 from evomerge.optimize import choose
 from evomerge.scores import Objective
 from evomerge.searching.fresh import FreshDocuments
+from evomerge.setup.tasks import leaves_of
 
 if TYPE_CHECKING:
     from evomerge.config.frozen import Documents
@@ -108,8 +109,10 @@ def policy(
         count = sum(min(fresh, len(ids)) for ids in search.values())
         why = f"{config.optimizer.name} compares candidates of one generation only"
         return f"{count} of {total} documents a candidate, others for each generation: {why}"
+    few = max(map(len, search.values()), default=0) <= _of_each(FRESH, config, evaluator)
+    why = "a generation would have all of them" if few else "the search file says it"
     reasons = _fixed(config, objectives, evaluator)
-    return f"{total} documents, the same for all: {next(reasons, 'the search file says it')}"
+    return f"{total} documents, the same for all: {next(reasons, why)}"
 
 
 def fresh_documents(checked: CheckedSearch) -> FreshDocuments | None:
@@ -149,9 +152,7 @@ def _with(config: SearchConfig, **values: Any) -> SearchConfig:
 
 def _of_each(count: int, config: SearchConfig, evaluator: Evaluator) -> int:
     """Return the documents of each task, if there are so many of all tasks together."""
-    info = evaluator.tasks_of("search").info
-    leaves = {leaf for name in config.tasks for leaf in info.leaves(name)}
-    return max(_LEAST, -(-count // len(leaves)))
+    return max(_LEAST, -(-count // len(leaves_of(config, evaluator.tasks_of("search").info))))
 
 
 def _fixed(
@@ -173,8 +174,8 @@ def _fixed(
         yield f"`evaluation.backend` is {config.evaluation.backend}"
     if not all(kind.is_divisible and not kind.is_foreign for kind in kinds):
         yield "documents of an objective are not scored one by one"
+    info = evaluator.tasks_of("search").info
     for objective in objectives:
-        key = f"{objective.task}/{objective.metric}"
-        metric = evaluator.info.metric(objective.task, objective.metric)[1]
-        if objective.is_exact or not metric.is_mean:
-            yield f"{key} is not a mean over documents"
+        task, metric = objective.task, objective.metric
+        if objective.is_exact or not info.metric(task, metric)[1].is_mean:
+            yield f"{objective.key} is not a mean over documents"
