@@ -15,6 +15,7 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.journal import Event
 from evomerge.run.logbook import Follower
+from evomerge.scores import fitness_error
 from evomerge.searching.ranking import Ranking, measured
 
 PROJECT = "evomerge"
@@ -70,6 +71,8 @@ def tracked(
             }
             if scores := candidate.scores("search"):
                 step |= {f"search/{item.key}": search_score(scores, item) for item in of}
+                step["documents"] = sum(scores.fidelity.values())
+                step["error"] = fitness_error(ranking.objectives, scores)
             step |= {f"seconds/{phase}": s for phase, s in event.get("seconds", {}).items()}
             tracker.log(storable({k: value for k, value in step.items() if value is not None}))
 

@@ -207,7 +207,8 @@ class BaseOptimizer(ABC):
     It overrides `propose`, and `learn` or, for several objectives, `learn_all`.
 
     A genome is tried once. If the algorithm proposes it again, it learns the known outcome at once,
-    or as soon as that is told (if `learns_repeats`), and proposes the next one.
+    or as soon as that is told (if `learns_repeats`), and proposes the next one. With fresh
+    documents (`is_fresh`) it is tried again, since its outcome is another one.
     """
 
     learns_repeats = True

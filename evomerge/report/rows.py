@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from evomerge.config.schema import SearchConfig
 from evomerge.errors import InputError
 from evomerge.report.confidence import (
     factor_of,
@@ -127,8 +128,7 @@ def searches_of(folders: Sequence[Path]) -> dict[str, list[View]]:
     groups: dict[str, dict[int, View]] = {}
     for folder in folders:
         view = View.of(RunFolder(folder))
-        course = view.config.model_dump(mode="json", exclude=_OF_A_RUN)
-        group = groups.setdefault(json.dumps(course, sort_keys=True), {})
+        group = groups.setdefault(_course(view.config), {})
         if (other := group.setdefault(view.config.seed, view)) is not view:
             raise InputError(
                 f"{other.run.path} and {folder} are the same search with the same seed, so they "
@@ -141,6 +141,18 @@ def searches_of(folders: Sequence[Path]) -> dict[str, list[View]]:
     if len(set(names)) < len(names):
         names = [" ".join(str(view.run.path) for view in views) for views in searches]
     return dict(zip(names, searches, strict=True))
+
+
+def _course(config: SearchConfig) -> str:
+    """Return what determines the course of a search with any seed.
+
+    Runs of before fresh documents say `auto` where later ones say null or false.
+    """
+    course = config.model_dump(mode="json", exclude=_OF_A_RUN)
+    search, racing = course["evaluation"]["search"], course["evaluation"]["racing"]
+    search["fresh"] = search["fresh"] if isinstance(search["fresh"], int) else None
+    course["evaluation"]["racing"] = racing if racing["enabled"] is True else None
+    return json.dumps(course, sort_keys=True)
 
 
 def run_rows(folders: Sequence[Path]) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ class FreshDocuments:
 
     Attributes:
         pool: task -> ids of all search documents.
-        count: number of documents of each task in a first sample.
+        count: number of documents of each task in a sample.
         seed: determines the samples, with the number of the generation.
     """
 

@@ -217,9 +217,10 @@ def front_of(history: History, ranking: Ranking) -> list[Candidate]:
 
 
 def leading(ranking: Ranking, candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Return the incumbents that a search goes by: those told no estimate.
+    """Return the incumbents that a search goes by: those whose first scores were no estimates.
 
-    Finals complete estimates, and a search that goes on after them must not know.
+    A run of before, which raced, may have completed estimates at its end; a search that goes on
+    must not know.
     """
     return ranking.incumbents(item for item in candidates if not item.was_estimate)
 

@@ -152,7 +152,8 @@ def _with(config: SearchConfig, **values: Any) -> SearchConfig:
 
 def _of_each(count: int, config: SearchConfig, evaluator: Evaluator) -> int:
     """Return the documents of each task, if there are so many of all tasks together."""
-    return max(_LEAST, -(-count // len(leaves_of(config, evaluator.tasks_of("search").info))))
+    tasks = leaves_of(config, evaluator.tasks_of("search").info)
+    return max(_LEAST, -(-count // max(1, len(tasks))))
 
 
 def _fixed(

@@ -32,6 +32,7 @@ from evomerge.strategy.gradient import CHUNK
 from evomerge.strategy.protocol import Descending
 
 if TYPE_CHECKING:
+    from evomerge.config.schema import SearchConfig
     from evomerge.execute.worker import Worker
 
 _TRIED = 16  # documents of each task at most that show what a chat template does
@@ -92,7 +93,7 @@ class Estimate(CostProbe):
     hours: float | None  # of the whole search
     by_gradients: Estimate | None  # of the same search by gradients, where these suit it better
     by_fresh: Estimate | None  # of the same search by fresh documents, where these suit it
-    optimizer: str
+    settings: str  # what makes a search by fresh documents of one that is not
     machine_bytes: int  # of the workers of one machine together
     assumes: str = (
         "every candidate and document takes as long as the one that was tried, the optimizer no "
@@ -130,7 +131,7 @@ class Estimate(CostProbe):
         if (other := self.by_fresh) is not None and other.hours is not None:
             words["by fresh documents"] = (
                 f"about {duration(3600 * other.hours)} for {other.candidates} candidates "
-                f"(`optimizer.name: {other.optimizer}`, `evaluation.search.documents: auto`)"
+                f"({other.settings})"
             )
         if self.chat_template:
             words["chat template"] = (
@@ -198,9 +199,22 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
         hours=None if search is None else (probe.start_seconds + search + finals) / 3600,
         by_gradients=by_gradients,
         by_fresh=by_fresh,
-        optimizer=config.optimizer.name,
+        settings=_settings(config),
         machine_bytes=probe.shared_bytes + workers.on_a_machine * of_a_worker,
     )
+
+
+def _settings(config: SearchConfig) -> str:
+    """Return what a search file says for fresh documents, with more candidates."""
+    fresh, candidates = config.evaluation.search.fresh, config.budget.candidates
+    settings = {
+        "optimizer.name": config.optimizer.name,
+        "executor.order": "generation",
+        "evaluation.search.fresh": fresh,
+    }
+    if candidates is not None:
+        settings["budget.candidates"] = candidates
+    return ", ".join(f"`{key}: {value}`" for key, value in settings.items())
 
 
 def try_candidate(checked: CheckedSearch, say: Callable[[str], None]) -> CostProbe:

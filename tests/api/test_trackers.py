@@ -4,7 +4,8 @@ import random
 import sys
 from types import SimpleNamespace
 
-from scripted import OBJECTIVES, ScriptedExecutor, search
+import pytest
+from scripted import OBJECTIVES, POOL, ScriptedExecutor, search
 
 from evomerge.api.trackers import tracked
 from evomerge.run.folder import RunFolder
@@ -31,19 +32,20 @@ class MadeUp:
         self.ended += 1
 
 
-def follow(path, tracker, monkeypatch, said=None):
+def follow(path, tracker, monkeypatch, said=None, **options):
     """Run a search of which three candidates are scored at a time."""
     monkeypatch.setitem(sys.modules, "trackio", tracker)
     run = RunFolder.create(path, "{}", MANIFEST)
     executor = ScriptedExecutor(3, random.Random(1), failing=0.2)
     say = [].append if said is None else said.append
     with tracked("trackio", run, WeightedSum(OBJECTIVES), say) as followers:
-        return search(path, executor, followers=followers)
+        return search(path, executor, followers=followers, **options)
 
 
-def test_each_outcome_is_a_step_and_the_result_is_the_last(tmp_path, monkeypatch):
+@pytest.mark.parametrize("options", [{}, {"fresh": 3, "optimizer": "cma"}])
+def test_each_outcome_is_a_step_and_the_result_is_the_last(tmp_path, monkeypatch, options):
     tracker = MadeUp()
-    history = follow(tmp_path / "run", tracker, monkeypatch)
+    history = follow(tmp_path / "run", tracker, monkeypatch, **options)
     *steps, result = tracker.logged
     order = [item.number for item in history.told]
     assert [item["candidate"] for item in steps] == order != sorted(order)
@@ -55,6 +57,8 @@ def test_each_outcome_is_a_step_and_the_result_is_the_last(tmp_path, monkeypatch
         if isinstance(item.told, Scores):
             assert step["fitness"] == step["search/task/acc"]
             best += [] if item.told.expected else [step["fitness"]]
+            assert step["documents"] == (3 if item.is_estimate else len(POOL["task"]))
+            assert ("error" in step) == item.is_estimate == bool(item.told.expected)
         assert step.get("best_fitness") == max(best, default=None)
     assert failed > 0
     winner = history.winner

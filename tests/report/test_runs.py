@@ -45,6 +45,19 @@ def test_runs_of_one_file_are_a_row_with_means_and_intervals(runs: list[Path]) -
     assert (table.loc["random"].low, table.loc["random"].high) == (single.low, single.high)
 
 
+def test_a_run_of_before_fresh_documents_is_of_the_same_file(tmp_path):
+    """It says `auto`, which meant that racing was off, where a later run says null and false."""
+    later = {"search": {"documents": 24, "fresh": None}, "racing": {"enabled": False}}
+    drawn = {"search": {"documents": 24, "fresh": 4}}
+    changes = [{}, later, drawn]
+    evaluations = [{**SMALL["evaluation"], **change} for change in changes]
+    runs = [
+        done(tmp_path / f"{seed}", 12, seed=seed, evaluation=evaluation)
+        for seed, evaluation in enumerate(evaluations)
+    ]
+    assert sorted(row["seeds"] for row in run_rows(runs)) == [1, 2]
+
+
 def test_the_command_prints_the_table_for_people_and_for_programs(runs, tmp_path):
     heads, first, second = (
         line.split("\t") for line in evomerge("results", *runs).stdout.splitlines()

@@ -2,6 +2,7 @@
 
 import pytest
 from search_run import SMALL
+from task_files import write_task
 
 from evomerge.config.schema import parse, parse_manifest
 from evomerge.errors import ConfigError
@@ -42,6 +43,13 @@ def test_scales_that_are_too_large_only_in_some_paths_are_accepted(tmp_path):
         ({"documents": 30, "fresh": 7}, {}, 30, 7, "7 of 30 documents a candidate"),
         ({}, {}, 200, None, "200 documents, the same for all: the search file says it"),
         ({"documents": "auto", "fresh": 200}, {}, 200, None, "200 documents, the same for all"),
+        (
+            {"documents": "auto"},
+            {"objectives": [*SMALL["objectives"], {"metric": "layers", "goal": "minimize"}]},
+            50,
+            None,
+            "model/layers is not a mean over documents",
+        ),
     ],
 )
 def test_a_run_keeps_which_documents_a_candidate_has_and_why(
@@ -58,6 +66,24 @@ def test_a_run_keeps_which_documents_a_candidate_has_and_why(
     assert again.config.evaluation.search == problem.config.evaluation.search
     assert (fresh_documents(again) is None) == (fresh is None)
     assert fresh_documents(again) == fresh_documents(problem)
+
+
+def test_where_few_documents_are_left_each_candidate_has_all(tmp_path):
+    rows = [{"q": f"{number}+1=", "a": str(number + 1)} for number in range(60)]
+    task = write_task(tmp_path, "small", rows)
+    problem = prepared(
+        tmp_path,
+        objectives=[{"task": task, "metric": "exact_match"}],
+        evaluation={
+            "include": [str(tmp_path)],
+            "search": {"documents": "auto"},
+            "validation": {"documents": 20},
+            "test": {"documents": 20},
+        },
+    )
+    assert problem.fewer_documents == (
+        "20 documents, the same for all: a generation would have all of them"
+    )
 
 
 def test_validation_and_test_documents_are_the_usual_ones_with_auto(tmp_path):

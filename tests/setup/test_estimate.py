@@ -70,9 +70,13 @@ def test_the_same_search_by_fresh_documents_is_named_where_it_suits(tmp_path):
     more = ("evaluation.search.documents=80", "budget.candidates=100")
     found = estimate(problem(tmp_path, "optimizer.name=gp", *more), probe)
     other = found.by_fresh
-    assert (other.candidates, other.optimizer, other.part) == (300, "cma", 25)
+    assert (other.candidates, other.part) == (300, 25)
     assert other.part_seconds == pytest.approx(0.3 + 25 * 0.015)
-    assert "300 candidates (`optimizer.name: cma`" in found.in_words()["by fresh documents"]
+    settings = (
+        "`optimizer.name: cma`, `executor.order: generation`, `evaluation.search.fresh: 25`, "
+        "`budget.candidates: 300`"
+    )
+    assert f"300 candidates ({settings})" in found.in_words()["by fresh documents"]
     bound = "constraints=[{metric: layers, at_most: 9}]"
     for change in ("evaluation.search.fresh=6", "optimizer.name=random", bound):
         assert estimate(problem(tmp_path, change, *more), probe).by_fresh is None
