@@ -6,8 +6,10 @@ RUN := runs/quickstart
 # worker, which is named and replaced; after three of them the run ends.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 WORKERS := -n $(shell expr $(CORES) + 1) --maxprocesses 4 --dist worksteal --max-worker-restart 2
-# Else each of the hundred processes that tests start does so, where Python may write no bytecode.
-COMPILE := $(BIN)/python -m compileall -q evomerge
+# Else each of the hundred processes that tests start does so, where Python may write no bytecode. pip
+# would compile on one core. A package may have files for a later Python, which do not compile.
+COMPILE := $(BIN)/python -m compileall -qq -j 0
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: quickstart showcase test test-all test-thorough test-long test-oldest test-newest test-vllm test-processors test-weakest lint docs docs-serve install clean
 
@@ -24,7 +26,7 @@ showcase: $(BIN)/.installed
 install: $(BIN)/.installed
 
 test: $(BIN)/.tested lint
-	$(COMPILE)
+	$(COMPILE) evomerge
 	$(BIN)/python -m pytest $(WORKERS)
 
 # The others too: attacks and fuzzing, Ray, browsers, the commands of the documentation, whole searches.
@@ -33,7 +35,7 @@ test-all: $(BIN)/.tested
 	$(MAKE) --jobs 2 lint test-thorough
 
 test-thorough: $(BIN)/.tested
-	$(COMPILE)
+	$(COMPILE) evomerge
 	$(BIN)/python -m pytest $(WORKERS) -m "not long"
 
 # What takes minutes each, and the property tests once more: with new draws in each run, and more.
@@ -67,12 +69,12 @@ AVX2 := ATEN_CPU_CAPABILITY=avx2 NUMBA_CPU_NAME=x86-64-v3 MKL_CBWR=AVX2 \
 	MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell OMP_NUM_THREADS=2
 
 test-processors: $(BIN)/.tested
-	$(COMPILE)
+	$(COMPILE) evomerge
 	$(WEAKEST) $(BIN)/python -m pytest $(WORKERS)
 	$(AVX2) $(BIN)/python -m pytest $(WORKERS)
 
 test-weakest: $(BIN)/.tested
-	$(COMPILE)
+	$(COMPILE) evomerge
 	$(WEAKEST) $(BIN)/python -m pytest $(WORKERS) -m "not long"
 
 # vLLM needs its own versions of torch and transformers, so it has an environment of its own.
@@ -105,11 +107,13 @@ $(BIN)/python:
 
 $(BIN)/.installed: pyproject.toml | $(BIN)/python
 	@echo "pip installs evomerge and what it needs into .venv, which takes some minutes"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(PIP) -e .
+	@$(COMPILE) .venv/lib || true
 	@touch $@
 
 $(BIN)/.tested: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
+	$(PIP) -e ".[test]"
+	@$(COMPILE) .venv/lib || true
 	@touch $@ $(BIN)/.installed
 
 clean:

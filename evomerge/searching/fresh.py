@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from evomerge.evaluation.tasks.documents import in_order
 from evomerge.scores import Expected, Scores
 
-BELIEF = 5
+BELIEF = 10
 """Generations after which the genome that the strategy believes in is scored on all documents."""
 
 Documents = Mapping[str, Sequence[int]]

@@ -23,15 +23,16 @@ if TYPE_CHECKING:
 BELIEVING = ("cma", "diagonal-cma", "cma-margin")
 """Optimizers that compare the candidates of one generation only, and have a mean."""
 
-FRESH = 25
-"""Documents of a generation, of all tasks together: with 300 candidates, those that found merges as
-good as 200 fixed ones with 100, in less than half of the time."""
+FRESH, FEWER = 25, 12
+"""Documents of a generation, of all tasks together. From `MANY` candidates on there are fewer:
+these found merges as good as 200 fixed ones did with 100 candidates, on a third of the documents
+(docs/documents.md). Shorter searches found better ones with more documents."""
 
 FIXED = {"cma": 50, "diagonal-cma": 50, "cma-margin": 50}
 """Optimizer -> the same, where all candidates have the same documents (docs/documents.md). Others
 have `USUAL` documents: `gp` lost by fewer, and the rest was not measured."""
 
-FEW, MANY = 100, 300
+FEW, MANY = 100, 400
 """Candidates of a usual search, and of one by fresh documents, which takes less than half the time.
 """
 
@@ -61,7 +62,7 @@ def resolve_documents(
         )
     if fresh == "auto":
         suits = search.documents == "auto" and reason is None
-        fresh = _of_each(FRESH, config, evaluator) if suits else None
+        fresh = _sample(config, evaluator) if suits else None
     return _with(config, fresh=fresh)
 
 
@@ -79,14 +80,14 @@ def search_size(config: SearchConfig, evaluator: Evaluator) -> int:
 def with_size(config: SearchConfig, search: Documents) -> SearchConfig:
     """Return the search file with the number of search documents in place of `auto`.
 
-    Where a sample would be all of them, documents are not fresh.
-    ConfigError: the search file asks for such samples.
+    Where a sample would be half of them or more, documents are not fresh.
+    ConfigError: the search file asks for samples of all documents.
     """
     fresh, count = config.evaluation.search.fresh, max(map(len, search.values()), default=0)
-    is_whole = isinstance(fresh, int) and fresh >= count
     if config.evaluation.search.documents == "auto":
-        return _with(config, documents=count, fresh=None if is_whole else fresh)
-    if is_whole:
+        are_few = isinstance(fresh, int) and 2 * fresh >= count
+        return _with(config, documents=count, fresh=None if are_few else fresh)
+    if isinstance(fresh, int) and fresh >= count:
         raise ConfigError(
             f"`evaluation.search.fresh` is {fresh}, but there are {count} search documents of a "
             "task, so each generation would have all; lower it, or set it to null."
@@ -109,8 +110,8 @@ def policy(
         count = sum(min(fresh, len(ids)) for ids in search.values())
         why = f"{config.optimizer.name} compares candidates of one generation only"
         return f"{count} of {total} documents a candidate, others for each generation: {why}"
-    few = max(map(len, search.values()), default=0) <= _of_each(FRESH, config, evaluator)
-    why = "a generation would have all of them" if few else "the search file says it"
+    few = max(map(len, search.values()), default=0) <= 2 * _sample(config, evaluator)
+    why = "a generation would have half of them" if few else "the search file says it"
     reasons = _fixed(config, objectives, evaluator)
     return f"{total} documents, the same for all: {next(reasons, why)}"
 
@@ -136,7 +137,7 @@ def search_by_fresh_documents(checked: CheckedSearch) -> CheckedSearch | None:
     config = config.with_values("budget", candidates=candidates)
     if any(True for _ in _fixed(config, checked.objectives, checked.evaluator)):
         return None
-    config = _with(config, fresh=_of_each(FRESH, config, checked.evaluator))
+    config = _with(config, fresh=_sample(config, checked.evaluator))
     return replace(checked, config=config, loaded=checked.evaluator)
 
 
@@ -148,6 +149,13 @@ def is_fresh(config: SearchConfig) -> bool:
 def _with(config: SearchConfig, **values: Any) -> SearchConfig:
     search = config.evaluation.search.model_copy(update=values)
     return config.with_values("evaluation", search=search)
+
+
+def _sample(config: SearchConfig, evaluator: Evaluator) -> int:
+    """Return how many documents of each task a generation has."""
+    candidates = config.budget.candidates
+    is_long = candidates is None or candidates >= MANY
+    return _of_each(FEWER if is_long else FRESH, config, evaluator)
 
 
 def _of_each(count: int, config: SearchConfig, evaluator: Evaluator) -> int:

@@ -161,7 +161,7 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
         some = sum(map(len, fresh.sample(0, fresh.count).values()))
         seconds = probe.seconds_for(some) - probe.build_seconds
         cheaper = replace(probe, part=some, part_seconds=seconds, is_fresh=True)
-        by_fresh = estimate(other, cheaper) if some < probe.documents else None
+        by_fresh = estimate(other, cheaper) if 2 * some < probe.documents else None
     count, baselines = workers.count, len(checked.space.baselines())
     budget, each, search = config.budget, probe.candidate_seconds, None
     whole = probe.seconds_for(probe.documents)

@@ -24,7 +24,7 @@ def executor():
 
 
 def fresh_search(folder, **options):
-    return search(folder, executor(), **{"fresh": 3, "candidates": 110, **options})
+    return search(folder, executor(), **{"fresh": 3, "candidates": 190, **options})
 
 
 def test_a_generation_has_one_sample_and_the_next_one_another():
@@ -99,9 +99,10 @@ def test_the_best_so_far_and_the_winner_have_all_documents(tmp_path):
 
 def test_the_mean_changes_no_proposal(tmp_path, monkeypatch):
     """What is scored beside the search is of no generation, and the strategy is not told of it."""
-    often = fresh_search(tmp_path / "often", candidates=3 + 8 * 12 + 2)
+    length = BELIEF
+    often = fresh_search(tmp_path / "often", candidates=3 + 8 * (2 * BELIEF + 2) + 2)
     monkeypatch.setattr("evomerge.searching.loop.BELIEF", 10**9)
-    never = fresh_search(tmp_path / "never", candidates=3 + 8 * 12)
+    never = fresh_search(tmp_path / "never", candidates=3 + 8 * (2 * length + 2))
 
     def genomes(history):
         return [tuple(item.genome) for item in history.candidates if not item.is_believed]

@@ -23,7 +23,14 @@ def test_scales_that_are_too_large_only_in_some_paths_are_accepted(tmp_path):
 @pytest.mark.parametrize(
     ("search", "changes", "documents", "fresh", "why"),
     [
-        ({"documents": "auto"}, {}, 200, 25, "25 of 200 documents a candidate, others for each"),
+        ({"documents": "auto"}, {}, 200, 12, "12 of 200 documents a candidate, others for each"),
+        (
+            {"documents": "auto"},
+            {"budget": {"candidates": 399}},
+            200,
+            25,
+            "25 of 200 documents a candidate, others for each",
+        ),
         ({"documents": "auto"}, {"optimizer": {"name": "gp"}}, 200, None, "the optimizer gp comp"),
         (
             {"documents": "auto"},
@@ -56,7 +63,8 @@ def test_a_run_keeps_which_documents_a_candidate_has_and_why(
     tmp_path, search, changes, documents, fresh, why
 ):
     evaluation = SMALL["evaluation"] | {"search": search}
-    problem = prepared(tmp_path, evaluation=evaluation, budget={"candidates": 400}, **changes)
+    changes = {"budget": {"candidates": 400}} | changes
+    problem = prepared(tmp_path, evaluation=evaluation, **changes)
     assert problem.config.evaluation.search.documents == documents
     assert problem.config.evaluation.search.fresh == fresh
     assert why in problem.fewer_documents
@@ -82,7 +90,7 @@ def test_where_few_documents_are_left_each_candidate_has_all(tmp_path):
         },
     )
     assert problem.fewer_documents == (
-        "20 documents, the same for all: a generation would have all of them"
+        "20 documents, the same for all: a generation would have half of them"
     )
 
 

@@ -43,7 +43,7 @@ def test_a_file_is_written_that_is_a_valid_search_with_a_comment_for_each_key(tm
             "include": ["zoo:tasks"],
             **splits({"documents": "auto"}, {"documents": 200}, {"documents": "all"}),
         },
-        "budget": {"candidates": 300},
+        "budget": {"candidates": 400},
     }  # fmt: skip
     lines = [line for line in file.read_text().splitlines() if line[0] != "#"]
     assert [line for line in lines if ": " in line and "#" not in line] == lines[13:15]

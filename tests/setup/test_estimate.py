@@ -56,27 +56,27 @@ def test_a_line_through_two_times_gives_the_seconds_of_a_document():
 
 
 def test_fresh_documents_cost_less_and_what_is_believed_costs_all(tmp_path):
-    """3 baselines on all 24, 19 candidates on 4, and after 50 of these one on all."""
+    """3 baselines on all 24, 19 candidates on 4, and after 100 of these one on all."""
     probe = replace(MEASURED, part=4, part_seconds=0.9, is_fresh=True)
     found = estimate(problem(tmp_path, "evaluation.search.fresh=4"), probe)
-    assert found.search_seconds == pytest.approx(3 * 2.0 + 19 * (1.4 + 2.0 / 50))
+    assert found.search_seconds == pytest.approx(3 * 2.0 + 19 * (1.4 + 2.0 / 100))
     assert found.in_words()["one candidate"] == "1.4 s (0.5 s to merge, 0.9 s to score)"
     assert found.in_words()["one document"] == "0.03 s; 0.78 s before the first one of a candidate"
 
 
 def test_the_same_search_by_fresh_documents_is_named_where_it_suits(tmp_path):
-    """300 candidates: 0.3 seconds before the first of 25 documents, and 0.015 for each."""
+    """400 candidates: 0.3 seconds before the first of 12 documents, and 0.015 for each."""
     probe = replace(MEASURED, documents=80, part=20, part_seconds=0.6)
     more = ("evaluation.search.documents=80", "budget.candidates=100")
     found = estimate(problem(tmp_path, "optimizer.name=gp", *more), probe)
     other = found.by_fresh
-    assert (other.candidates, other.part) == (300, 25)
-    assert other.part_seconds == pytest.approx(0.3 + 25 * 0.015)
+    assert (other.candidates, other.part) == (400, 12)
+    assert other.part_seconds == pytest.approx(0.3 + 12 * 0.015)
     settings = (
-        "`optimizer.name: cma`, `executor.order: generation`, `evaluation.search.fresh: 25`, "
-        "`budget.candidates: 300`"
+        "`optimizer.name: cma`, `executor.order: generation`, `evaluation.search.fresh: 12`, "
+        "`budget.candidates: 400`"
     )
-    assert f"300 candidates ({settings})" in found.in_words()["by fresh documents"]
+    assert f"400 candidates ({settings})" in found.in_words()["by fresh documents"]
     bound = "constraints=[{metric: layers, at_most: 9}]"
     for change in ("evaluation.search.fresh=6", "optimizer.name=random", bound):
         assert estimate(problem(tmp_path, change, *more), probe).by_fresh is None
