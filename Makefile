@@ -6,9 +6,11 @@ RUN := runs/quickstart
 # worker, which is named and replaced; after three of them the run ends.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 WORKERS := -n $(shell expr $(CORES) + 1) --maxprocesses 4 --dist worksteal --max-worker-restart 2
-# Else each of the hundred processes that tests start does so, where Python may write no bytecode. pip
-# would compile on one core. A package may have files for a later Python, which do not compile.
-COMPILE := $(BIN)/python -m compileall -qq -j 0
+# Compiled before the tests: otherwise, where Python may write no bytecode, each of the hundred processes
+# that they start compiles what it imports. pip compiles on one core only, so it is not to. A package may
+# have files for a later Python, which do not compile.
+COMPILE := $(BIN)/python -m compileall -q -j 0
+COMPILE_ALL := $(COMPILE) -q $(BIN)/../lib || true
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: quickstart showcase test test-all test-thorough test-long test-oldest test-newest test-vllm test-processors test-weakest lint docs docs-serve install clean
@@ -108,12 +110,12 @@ $(BIN)/python:
 $(BIN)/.installed: pyproject.toml | $(BIN)/python
 	@echo "pip installs evomerge and what it needs into .venv, which takes some minutes"
 	$(PIP) -e .
-	@$(COMPILE) .venv/lib || true
+	@$(COMPILE_ALL)
 	@touch $@
 
 $(BIN)/.tested: pyproject.toml | $(BIN)/python
 	$(PIP) -e ".[test]"
-	@$(COMPILE) .venv/lib || true
+	@$(COMPILE_ALL)
 	@touch $@ $(BIN)/.installed
 
 clean:

@@ -208,7 +208,7 @@ class BaseOptimizer(ABC):
 
     A genome is tried once. If the algorithm proposes it again, it learns the known outcome at once,
     or as soon as that is told (if `learns_repeats`), and proposes the next one. With fresh
-    documents (`is_fresh`) it is tried again, since its outcome is another one.
+    documents (`is_fresh`) it is tried again, since it is scored on others.
     """
 
     learns_repeats = True

@@ -15,7 +15,8 @@ from evomerge.evaluation.tasks.documents import in_order
 from evomerge.scores import Expected, Scores
 
 BELIEF = 10
-"""Generations after which the genome that the strategy believes in is scored on all documents."""
+"""Generations after which the genome that the strategy believes in is scored on all documents. Of
+large generations fewer are enough: so many that together they have `BELIEF` times as many."""
 
 Documents = Mapping[str, Sequence[int]]
 
@@ -41,6 +42,15 @@ class FreshDocuments:
             order = in_order(len(ids), f"{self.seed}/fresh/{generation}/{task}")
             drawn[task] = tuple(sorted(ids[place] for place in order[:count]))
         return drawn
+
+    def generations_to_mean(self, size: int) -> int:
+        """Return after how many generations the genome that the strategy believes in is scored.
+
+        `size`: number of candidates of a generation.
+        """
+        documents = sum(map(len, self.pool.values()))
+        sample = sum(min(self.count, len(ids)) for ids in self.pool.values())
+        return min(BELIEF, -(-BELIEF * documents // (size * sample)))
 
     def estimate(self, scores: Scores) -> Scores:
         """Return scores on a sample with what they say about all documents (`Scores.expected`)."""

@@ -16,7 +16,7 @@ from evomerge.run.history import BELIEVED, Candidate
 from evomerge.run.journal import Event
 from evomerge.scores import Scores
 from evomerge.searching.finals import choose_winner, is_finished, untested
-from evomerge.searching.fresh import BELIEF, restricted
+from evomerge.searching.fresh import restricted
 from evomerge.searching.ranking import reached, unimproved
 from evomerge.searching.session import Session
 from evomerge.strategy.protocol import Believing, Descending, Origin, Strategy
@@ -96,7 +96,8 @@ class Search:
         """
         self.replay_generations()
         self.ask_baselines()
-        self.session.score([item for item in self.history.open if item.label is not None])
+        if open_baselines := [item for item in self.history.open if item.label is not None]:
+            self.session.score(open_baselines)
         while not self.session.logbook.is_stopping:
             if not self.is_full:
                 self.ask_generation()
@@ -230,10 +231,10 @@ class Search:
 
         It is scored on all documents, of no generation, and the strategy is not told of it.
         """
-        is_due = (
-            self.session.fresh is not None and self.generations % BELIEF == 0 < self.generations
-        )
-        if is_due:
+        if (fresh := self.session.fresh) is None:
+            return
+        length = fresh.generations_to_mean(self.strategy.generation)
+        if self.generations and self.generations % length == 0:
             assert isinstance(self.strategy, Believing)
             with self.session.logbook.proposing():
                 recipe, origin = self.strategy.believed()

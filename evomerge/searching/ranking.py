@@ -219,8 +219,8 @@ def front_of(history: History, ranking: Ranking) -> list[Candidate]:
 def leading(ranking: Ranking, candidates: Iterable[Candidate]) -> list[Candidate]:
     """Return the incumbents that a search goes by: those whose first scores were no estimates.
 
-    A run of before, which raced, may have completed estimates at its end; a search that goes on
-    must not know.
+    A run of an earlier version, which raced, may have completed estimates at its end; a search that
+    goes on must not know.
     """
     return ranking.incumbents(item for item in candidates if not item.was_estimate)
 

@@ -15,7 +15,7 @@ from evomerge.models.causal import check_causal, check_known, check_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.setup import tasks
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.documents import policy, resolve_documents, search_size, with_size
+from evomerge.setup.documents import resolve_documents, search_size, settle_documents
 from evomerge.setup.memory import check_fit
 from evomerge.setup.parents import open_parents, plan_tokenizers
 from evomerge.setup.parents_as_themselves import differences
@@ -54,9 +54,12 @@ def check_search(
     constraints = tasks.find_constraints(config, evaluator)
     generation = generation_of(config, space)
     config = resolve_order(config, max(2, generation) if config.optimizer.descends else generation)
+    is_chosen = config.evaluation.search.fresh == "auto"
     config = resolve_documents(config, objectives, evaluator)
     splits = tasks.find_splits(config, evaluator, search_size(config, evaluator))
-    config = with_size(config, splits["search"])
+    config, policy = settle_documents(
+        config, objectives, evaluator, splits["search"], is_chosen=is_chosen
+    )
     if (kind := strategy_kind(config.optimizer.name)) is not None:
         check_no_ties(config)
         kind.check(config, objectives, evaluator.info)
@@ -77,8 +80,7 @@ def check_search(
     checked = CheckedSearch(
         config=config, checkpoints=checkpoints, host=host, space=space, objectives=objectives,
         splits=splits, constraints=constraints, loaded=evaluator,
-        fewer_documents=policy(config, objectives, evaluator, splits["search"]),
-        start=start, allowed=allowed,
+        fewer_documents=policy, start=start, allowed=allowed,
     )  # fmt: skip
     evaluator.check(checked.merges, splits)
     check_fit(checked)

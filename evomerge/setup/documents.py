@@ -24,17 +24,16 @@ BELIEVING = ("cma", "diagonal-cma", "cma-margin")
 """Optimizers that compare the candidates of one generation only, and have a mean."""
 
 FRESH, FEWER = 25, 12
-"""Documents of a generation, of all tasks together. From `MANY` candidates on there are fewer:
-these found merges as good as 200 fixed ones did with 100 candidates, on a third of the documents
-(docs/documents.md). Shorter searches found better ones with more documents."""
+"""Documents of a generation, of all tasks together. With `MANY` candidates or more there are fewer:
+these found merges as good as 200 fixed documents with 100 candidates, and scored a third of the
+documents (docs/documents.md). In shorter searches more documents found better merges."""
 
 FIXED = {"cma": 50, "diagonal-cma": 50, "cma-margin": 50}
 """Optimizer -> the same, where all candidates have the same documents (docs/documents.md). Others
 have `USUAL` documents: `gp` lost by fewer, and the rest was not measured."""
 
 FEW, MANY = 100, 400
-"""Candidates of a usual search, and of one by fresh documents, which takes less than half the time.
-"""
+"""Candidates of a usual search, and of one by fresh documents, which scores fewer documents."""
 
 _LEAST = 4  # documents of each task
 
@@ -77,43 +76,48 @@ def search_size(config: SearchConfig, evaluator: Evaluator) -> int:
     return USUAL if count is None else _of_each(count, config, evaluator)
 
 
-def with_size(config: SearchConfig, search: Documents) -> SearchConfig:
-    """Return the search file with the number of search documents in place of `auto`.
-
-    Where a sample would be half of them or more, documents are not fresh.
-    ConfigError: the search file asks for samples of all documents.
-    """
-    fresh, count = config.evaluation.search.fresh, max(map(len, search.values()), default=0)
-    if config.evaluation.search.documents == "auto":
-        are_few = isinstance(fresh, int) and 2 * fresh >= count
-        return _with(config, documents=count, fresh=None if are_few else fresh)
-    if isinstance(fresh, int) and fresh >= count:
-        raise ConfigError(
-            f"`evaluation.search.fresh` is {fresh}, but there are {count} search documents of a "
-            "task, so each generation would have all; lower it, or set it to null."
-        )
-    return config
-
-
-def policy(
+def settle_documents(
     config: SearchConfig,
     objectives: Sequence[Objective],
     evaluator: Evaluator,
     search: Documents,
-) -> str:
-    """Return on which documents a candidate is scored, and why, for a person.
+    *,
+    is_chosen: bool,
+) -> tuple[SearchConfig, str]:
+    """Return the search file with the number of search documents in place of `auto`, and why.
 
-    `search`: task -> ids of the search documents.
+    The second one says on which documents a candidate is scored, and why, for a person.
+
+    Args:
+        config: `evaluation.search.fresh` must be resolved.
+        objectives: with full metric names.
+        evaluator: has the tasks.
+        search: task -> ids of the search documents.
+        is_chosen: whether `evaluation.search.fresh` was `auto`. Then documents are not fresh where
+            a generation would have half of them or more.
+
+    ConfigError: the search file asks for samples of all documents.
     """
-    total, fresh = sum(map(len, search.values())), config.evaluation.search.fresh
+    fresh, count = config.evaluation.search.fresh, max(map(len, search.values()), default=0)
+    total, why = sum(map(len, search.values())), "the search file says it"
+    if isinstance(fresh, int) and is_chosen and 2 * fresh >= count:
+        fresh, why = None, "a generation would have half of them or more"
+    elif isinstance(fresh, int) and fresh >= count:
+        raise ConfigError(
+            f"`evaluation.search.fresh` is {fresh}, but there are {count} search documents of a "
+            "task, so each generation would have all; lower it, or set it to null."
+        )
+    is_auto = config.evaluation.search.documents == "auto"
+    settled = _with(config, fresh=fresh, **({"documents": count} if is_auto else {}))
     if isinstance(fresh, int):
-        count = sum(min(fresh, len(ids)) for ids in search.values())
+        some = sum(min(fresh, len(ids)) for ids in search.values())
         why = f"{config.optimizer.name} compares candidates of one generation only"
-        return f"{count} of {total} documents a candidate, others for each generation: {why}"
-    few = max(map(len, search.values()), default=0) <= 2 * _sample(config, evaluator)
-    why = "a generation would have half of them" if few else "the search file says it"
-    reasons = _fixed(config, objectives, evaluator)
-    return f"{total} documents, the same for all: {next(reasons, why)}"
+        return (
+            settled,
+            f"{some} of {total} documents a candidate, others for each generation: {why}",
+        )
+    why = next(_fixed(config, objectives, evaluator), why)
+    return settled, f"{total} documents, the same for all: {why}"
 
 
 def fresh_documents(checked: CheckedSearch) -> FreshDocuments | None:
@@ -152,9 +156,8 @@ def _with(config: SearchConfig, **values: Any) -> SearchConfig:
 
 
 def _sample(config: SearchConfig, evaluator: Evaluator) -> int:
-    """Return how many documents of each task a generation has."""
-    candidates = config.budget.candidates
-    is_long = candidates is None or candidates >= MANY
+    """Return how many documents of each task a generation has; without `candidates`, `FRESH`."""
+    is_long = (config.budget.candidates or 0) >= MANY
     return _of_each(FEWER if is_long else FRESH, config, evaluator)
 
 

@@ -20,7 +20,6 @@ from evomerge.optimize.descent import Chunk, Reached
 from evomerge.recipe import Recipe
 from evomerge.report.words import duration, fine_duration, size_text
 from evomerge.scores import Scores, Split, fitness
-from evomerge.searching.fresh import BELIEF
 from evomerge.searching.ranking import FINALISTS
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.documents import fresh_documents, search_by_fresh_documents
@@ -93,8 +92,8 @@ class Estimate(CostProbe):
     hours: float | None  # of the whole search
     by_gradients: Estimate | None  # of the same search by gradients, where these suit it better
     by_fresh: Estimate | None  # of the same search by fresh documents, where these suit it
-    settings: str  # what makes a search by fresh documents of one that is not
     machine_bytes: int  # of the workers of one machine together
+    settings: str = ""  # of `by_fresh`, which a search file of other documents lacks
     assumes: str = (
         "every candidate and document takes as long as the one that was tried, the optimizer no "
         "time, workers neither wait nor slow each other down, and nothing ends the search early"
@@ -161,15 +160,16 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
         some = sum(map(len, fresh.sample(0, fresh.count).values()))
         seconds = probe.seconds_for(some) - probe.build_seconds
         cheaper = replace(probe, part=some, part_seconds=seconds, is_fresh=True)
-        by_fresh = estimate(other, cheaper) if 2 * some < probe.documents else None
+        if 2 * some < probe.documents:
+            by_fresh = replace(estimate(other, cheaper), settings=_settings(other.config))
     count, baselines = workers.count, len(checked.space.baselines())
     budget, each, search = config.budget, probe.candidate_seconds, None
     whole = probe.seconds_for(probe.documents)
     candidates, generation = budget.candidates, make_strategy(checked).generation
     size = count if config.executor.order == "arrival" else generation  # asked for together
     rounds = math.ceil(size / count)
-    if probe.is_fresh:  # with a share of what is scored on all documents after some generations
-        each += whole / (BELIEF * rounds)
+    if (own := fresh_documents(checked)) is not None:  # with a share of the mean
+        each += whole / (own.generations_to_mean(generation) * rounds)
     if budget.hours is not None:
         before = probe.start_seconds + (whole - each) * baselines / count
         in_time = int(max(0.0, 3600 * budget.hours - before) / each) * size // rounds
@@ -199,7 +199,6 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
         hours=None if search is None else (probe.start_seconds + search + finals) / 3600,
         by_gradients=by_gradients,
         by_fresh=by_fresh,
-        settings=_settings(config),
         machine_bytes=probe.shared_bytes + workers.on_a_machine * of_a_worker,
     )
 

@@ -1,7 +1,7 @@
 """Search over genomes: an optimizer proposes genomes, a space turns them into recipes.
 
 Many genomes may give one recipe: in a space of slots only the sign of most genes counts. A recipe
-is proposed once; with fresh documents, once in a generation, since the next one has others. If the
+is proposed once; with fresh documents, once in a generation, since each has other documents. If the
 optimizer comes back to it, it is told the known outcome at once, or as soon as there is one, and
 asked again. So it goes on as if the recipe had been scored again, but no candidate is spent.
 """

@@ -77,11 +77,11 @@ def descents(loss: str) -> dict[str, Any]:
 KINDS: dict[str, dict[str, Any]] = {
     **{name: {"optimizer": name} for name in ("cma", "random", "nevergrad:OnePlusOne")},
     "nevergrad:DE": {"optimizer": "nevergrad:DE"},
-    "fresh documents": {"optimizer": "cma", "fresh": 3, "candidates": 100},
+    "fresh documents": {"optimizer": "cma", "fresh": 3, "candidates": 75},
     "fresh documents after starts": {
         "optimizer": "cma-margin",
         "fresh": 3,
-        "candidates": 100,
+        "candidates": 75,
         "start": [(0.2,) * 4, (0.7,) * 4],
     },
     "front": {"optimizer": "nsga2", "ranking": FRONT, "candidates": 45},

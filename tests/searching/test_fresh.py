@@ -1,5 +1,6 @@
 """Fresh documents: samples, errors, what the strategy learns, who can be the best."""
 
+import json
 import random
 from itertools import groupby
 
@@ -12,11 +13,14 @@ from spaces import parameters
 from evomerge.optimize import create
 from evomerge.run.folder import RunFolder
 from evomerge.scores import Scores
-from evomerge.searching.fresh import BELIEF, FreshDocuments, restricted, standard_error
+from evomerge.searching.fresh import FreshDocuments, restricted, standard_error
 from evomerge.searching.ranking import WeightedSum
 from evomerge.strategy.genome import GenomeStrategy
 
 RANKING = WeightedSum(scripted.OBJECTIVES)
+
+LENGTH = FreshDocuments(POOL, 3).generations_to_mean(8)
+"""Generations of `fresh_search` between two means."""
 
 
 def executor():
@@ -24,7 +28,7 @@ def executor():
 
 
 def fresh_search(folder, **options):
-    return search(folder, executor(), **{"fresh": 3, "candidates": 190, **options})
+    return search(folder, executor(), **{"fresh": 3, "candidates": 110, **options})
 
 
 def test_a_generation_has_one_sample_and_the_next_one_another():
@@ -74,7 +78,7 @@ def test_each_generation_is_scored_on_its_own_documents_and_the_mean_on_all(tmp_
         documents = {tuple(item.told.documents["task"]) for item in group}
         assert documents == {samples.sample(number, 3)["task"]}
     believed = [item for item in proposed if item.is_believed]
-    assert len(believed) == 2 and len(proposed) > 2 * BELIEF * 8
+    assert len(believed) == len(proposed) // (LENGTH * 8) > 2
     for item in (*believed, *history.baselines):
         assert item.told.documents == POOL and not item.is_estimate
     assert all(item.is_estimate for item in proposed if not item.is_believed)
@@ -82,15 +86,14 @@ def test_each_generation_is_scored_on_its_own_documents_and_the_mean_on_all(tmp_
 
 
 def test_the_best_so_far_and_the_winner_have_all_documents(tmp_path):
-    published = []
-    history = fresh_search(tmp_path / "run", followers=[published.append])
+    history = fresh_search(tmp_path / "run")
     (best,) = RANKING.incumbents(history.candidates)
     assert best.is_believed or best.label is not None
     finalists = RANKING.finalists(history.candidates, 5)
-    assert len(finalists) == 5 and sum(item.is_believed for item in finalists) == 2
+    assert len(finalists) == 5 and all(item.is_believed for item in finalists[:3])
     last = max(item.generation or 0 for item in history.candidates)
     drawn = [item for item in finalists if item.is_estimate]
-    assert [item.generation for item in drawn] == [last, last - 1, last - 2]
+    assert [item.generation for item in drawn] == [last, last - 1]
     for item in drawn:
         others = [x for x in history.candidates if x.generation == item.generation]
         assert item.fitness == max(x.fitness for x in others if x.is_estimate)
@@ -99,16 +102,23 @@ def test_the_best_so_far_and_the_winner_have_all_documents(tmp_path):
 
 def test_the_mean_changes_no_proposal(tmp_path, monkeypatch):
     """What is scored beside the search is of no generation, and the strategy is not told of it."""
-    length = BELIEF
-    often = fresh_search(tmp_path / "often", candidates=3 + 8 * (2 * BELIEF + 2) + 2)
-    monkeypatch.setattr("evomerge.searching.loop.BELIEF", 10**9)
-    never = fresh_search(tmp_path / "never", candidates=3 + 8 * (2 * length + 2))
+    often = fresh_search(tmp_path / "often", candidates=3 + 8 * (2 * LENGTH + 2) + 2)
+    monkeypatch.setattr(FreshDocuments, "generations_to_mean", lambda *_: 10**9)
+    never = fresh_search(tmp_path / "never", candidates=3 + 8 * (2 * LENGTH + 2))
 
     def genomes(history):
         return [tuple(item.genome) for item in history.candidates if not item.is_believed]
 
     assert genomes(often) == genomes(never)
     assert sum(item.is_believed for item in often.candidates) == 2
+
+
+def test_the_mean_of_large_generations_comes_after_fewer_of_them():
+    """Of 64 candidates with 12 of 200 documents, so many that they have 2,000 documents."""
+    fresh = FreshDocuments({"a": range(200)}, 12)
+    assert [fresh.generations_to_mean(size) for size in (4, 10, 14, 64, 500)] == [10, 10, 10, 3, 1]
+    two = FreshDocuments({"a": range(200), "b": range(10)}, 12)
+    assert two.generations_to_mean(64) == 2
 
 
 def test_patience_counts_what_was_compared_with_the_best(tmp_path):
@@ -157,10 +167,18 @@ def few_recipes(folder):
     return search(folder, runner, fresh=3, candidates=24, searched=RECIPES, make=make)
 
 
-def test_killed_between_equal_candidates_the_journal_is_the_same(tmp_path):
+def test_killed_between_equal_candidates_the_journal_is_the_same(tmp_path, monkeypatch):
+    """Also where the mean has the recipe of an earlier one, or of a baseline."""
+    monkeypatch.setattr(FreshDocuments, "generations_to_mean", lambda *_: 1)
     few_recipes(tmp_path / "whole")
     whole = RunFolder(tmp_path / "whole").journal_path.read_bytes()
-    assert b"same_as" in whole
+    equal = {event.get("same_as") for event in map(json.loads, whole.splitlines())}
+    believed = [
+        event
+        for event in map(json.loads, whole.splitlines())
+        if "believed" in event.get("origin", ())
+    ]
+    assert len(equal) > 2 and len(believed) > 1
     lines = whole.splitlines(keepends=True)
     for kept in range(1, len(lines)):
         run = RunFolder.create(tmp_path / f"{kept}", "{}", {"made": "up"})

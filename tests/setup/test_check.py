@@ -26,7 +26,7 @@ def test_scales_that_are_too_large_only_in_some_paths_are_accepted(tmp_path):
         ({"documents": "auto"}, {}, 200, 12, "12 of 200 documents a candidate, others for each"),
         (
             {"documents": "auto"},
-            {"budget": {"candidates": 399}},
+            {"budget": {"hours": 1}},
             200,
             25,
             "25 of 200 documents a candidate, others for each",
@@ -49,7 +49,8 @@ def test_scales_that_are_too_large_only_in_some_paths_are_accepted(tmp_path):
         ({"documents": 30}, {}, 30, None, "30 documents, the same for all: the search file says"),
         ({"documents": 30, "fresh": 7}, {}, 30, 7, "7 of 30 documents a candidate"),
         ({}, {}, 200, None, "200 documents, the same for all: the search file says it"),
-        ({"documents": "auto", "fresh": 200}, {}, 200, None, "200 documents, the same for all"),
+        ({"documents": 40}, {}, 40, None, "40 documents, the same for all: the search file says"),
+        ({"documents": "auto", "fresh": 100}, {}, 200, 100, "100 of 200 documents a candidate"),
         (
             {"documents": "auto"},
             {"objectives": [*SMALL["objectives"], {"metric": "layers", "goal": "minimize"}]},
@@ -90,7 +91,7 @@ def test_where_few_documents_are_left_each_candidate_has_all(tmp_path):
         },
     )
     assert problem.fewer_documents == (
-        "20 documents, the same for all: a generation would have half of them"
+        "20 documents, the same for all: a generation would have half of them or more"
     )
 
 

@@ -56,10 +56,10 @@ def test_a_line_through_two_times_gives_the_seconds_of_a_document():
 
 
 def test_fresh_documents_cost_less_and_what_is_believed_costs_all(tmp_path):
-    """3 baselines on all 24, 19 candidates on 4, and after 100 of these one on all."""
+    """3 baselines on all 24, 19 candidates on 4, and after 60 of these one on all."""
     probe = replace(MEASURED, part=4, part_seconds=0.9, is_fresh=True)
     found = estimate(problem(tmp_path, "evaluation.search.fresh=4"), probe)
-    assert found.search_seconds == pytest.approx(3 * 2.0 + 19 * (1.4 + 2.0 / 100))
+    assert found.search_seconds == pytest.approx(3 * 2.0 + 19 * (1.4 + 2.0 / 60))
     assert found.in_words()["one candidate"] == "1.4 s (0.5 s to merge, 0.9 s to score)"
     assert found.in_words()["one document"] == "0.03 s; 0.78 s before the first one of a candidate"
 

@@ -105,20 +105,28 @@ class TaskLoader:
             missing = [name for name in tasks if name not in known]
             if not missing:
                 return self._managers[defaults]
-        for chain in map(read_chain, task_files(map(Path, self.include))):
-            own, lost = chain[0], [path for file in chain for path in file.missing]
-            if own.misnamed:
-                raise _no_name(own, where)
-            if own.name == missing[0] and lost:
-                raise ConfigError(
-                    f"{where}: task {missing[0]!r} is in {str(own.path)!r}, which includes "
-                    f"{str(lost[0])!r}, and there is no such file; correct `include` in its YAML."
-                )
+            if not defaults:
+                self._check_files(missing, where)
         raise ConfigError(
             f"{where}: there is no task {missing[0]!r} in lm-eval"
             f"{' or in ' + ', '.join(self.include) if self.include else ''}; put its YAML into a "
             f"folder named in evaluation.include.{did_you_mean(missing[0], known)}"
         )
+
+    def _check_files(self, missing: Collection[str], where: str) -> None:
+        """Raise a ConfigError if a file without a usable name, or one of a missing task, is broken.
+
+        lm-eval leaves such files out.
+        """
+        for chain in map(read_chain, task_files(map(Path, self.include))):
+            own, lost = chain[0], [path for file in chain for path in file.missing]
+            if own.misnamed:
+                raise _no_name(own, where)
+            if own.name in missing and lost:
+                raise ConfigError(
+                    f"{where}: task {own.name!r} is in {str(own.path)!r}, which includes "
+                    f"{str(lost[0])!r}, and there is no such file; correct `include` in its YAML."
+                )
 
     def load(self, name: str, where: str, changes: Mapping[str, str] | None = None) -> Loaded:
         """Return lm-eval's objects by name: a task, or a group and its tasks.
