@@ -24,16 +24,18 @@ BELIEVING = ("cma", "diagonal-cma", "cma-margin")
 """Optimizers that compare the candidates of one generation only, and have a mean."""
 
 FRESH, FEWER = 25, 12
-"""Documents of a generation, of all tasks together. With `MANY` candidates or more there are fewer:
-these found merges as good as 200 fixed documents with 100 candidates, and scored a third of the
-documents (docs/documents.md). In shorter searches more documents found better merges."""
+"""Documents of a generation, of all tasks together. With `MANY` candidates there are fewer: these
+found merges as good as 200 fixed documents with 100 candidates, and scored a third of the documents
+(docs/documents.md). In shorter searches, and in those of `MOST` candidates, 25 documents found
+better merges."""
 
 FIXED = {"cma": 50, "diagonal-cma": 50, "cma-margin": 50}
 """Optimizer -> the same, where all candidates have the same documents (docs/documents.md). Others
 have `USUAL` documents: `gp` lost by fewer, and the rest was not measured."""
 
-FEW, MANY = 100, 400
-"""Candidates of a usual search, and of one by fresh documents, which scores fewer documents."""
+FEW, MANY, MOST = 100, 400, 700
+"""Candidates of a usual search, of one by fresh documents, which scores fewer documents, and of a
+long one by these."""
 
 _LEAST = 4  # documents of each task
 
@@ -157,8 +159,8 @@ def _with(config: SearchConfig, **values: Any) -> SearchConfig:
 
 def _sample(config: SearchConfig, evaluator: Evaluator) -> int:
     """Return how many documents of each task a generation has; without `candidates`, `FRESH`."""
-    is_long = (config.budget.candidates or 0) >= MANY
-    return _of_each(FEWER if is_long else FRESH, config, evaluator)
+    are_fewer = MANY <= (config.budget.candidates or 0) < MOST
+    return _of_each(FEWER if are_fewer else FRESH, config, evaluator)
 
 
 def _of_each(count: int, config: SearchConfig, evaluator: Evaluator) -> int:

@@ -31,6 +31,7 @@ def test_scales_that_are_too_large_only_in_some_paths_are_accepted(tmp_path):
             25,
             "25 of 200 documents a candidate, others for each",
         ),
+        ({"documents": "auto"}, {"budget": {"candidates": 700}}, 200, 25, "25 of 200 documents"),
         ({"documents": "auto"}, {"optimizer": {"name": "gp"}}, 200, None, "the optimizer gp comp"),
         (
             {"documents": "auto"},
