@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/quickstart
-# Two more than cores, since many tests wait for processes that they start. A test that hangs ends its
+# One more than cores, since many tests wait for processes that they start. A test that hangs ends its
 # worker, which is named and replaced; after three of them the run ends.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
-WORKERS := -n $(shell expr $(CORES) + 2) --maxprocesses 4 --dist worksteal --max-worker-restart 2
+WORKERS := -n $(shell expr $(CORES) + 1) --maxprocesses 4 --dist worksteal --max-worker-restart 2
 # Compiled before the tests: otherwise, where Python may write no bytecode, each of the hundred processes
 # that they start compiles what it imports. pip compiles on one core only, so it is not to. A package may
 # have files for a later Python, which do not compile.

@@ -68,6 +68,8 @@ def cluster() -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         # Ray gives a machine 30 seconds to start, and busy ones take longer.
         patch.setattr(ray._private.node, "time", SlowClock())
+        # Its workers have the lowest priority otherwise, so beside other tests they take minutes.
+        patch.setenv("RAY_worker_niceness", "0")
         head = {"num_cpus": 1, "include_dashboard": False}
         found = Cluster(initialize_head=True, head_node_args=head)
         found.add_node(num_cpus=1)
