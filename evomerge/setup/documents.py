@@ -29,7 +29,7 @@ found merges as good as 200 fixed documents with 100 candidates, and scored a th
 (docs/documents.md). In shorter searches, and in those of `MOST` candidates, 25 documents found
 better merges."""
 
-FIXED = {"cma": 50, "diagonal-cma": 50, "cma-margin": 50}
+FIXED = dict.fromkeys((*BELIEVING, "discrete-lengler", "two-points-de"), 50)
 """Optimizer -> the same, where all candidates have the same documents (docs/documents.md). Others
 have `USUAL` documents: `gp` lost by fewer, and the rest was not measured."""
 

@@ -47,6 +47,13 @@ def test_scales_that_are_too_large_only_in_some_paths_are_accepted(tmp_path):
             None,
             "`executor.order` is arrival",
         ),
+        (
+            {"documents": "auto"},
+            {"optimizer": {"name": "two-points-de"}},
+            50,
+            None,
+            "50 documents, the same for all: the optimizer two-points-de compares",
+        ),
         ({"documents": 30}, {}, 30, None, "30 documents, the same for all: the search file says"),
         ({"documents": 30, "fresh": 7}, {}, 30, 7, "7 of 30 documents a candidate"),
         ({}, {}, 200, None, "200 documents, the same for all: the search file says it"),
