@@ -15,8 +15,8 @@ from evomerge.evaluation.tasks.documents import in_order
 from evomerge.scores import Expected, Scores
 
 BELIEF = 10
-"""Generations after which the genome that the strategy believes in is scored on all documents. Of
-large generations fewer are enough: so many that together they have `BELIEF` times as many."""
+"""Generations after which the genome that the strategy believes in is scored on all documents.
+Fewer, if they are large: as many as together score `BELIEF` times the number of all documents."""
 
 Documents = Mapping[str, Sequence[int]]
 

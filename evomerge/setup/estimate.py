@@ -93,7 +93,7 @@ class Estimate(CostProbe):
     by_gradients: Estimate | None  # of the same search by gradients, where these suit it better
     by_fresh: Estimate | None  # of the same search by fresh documents, where these suit it
     machine_bytes: int  # of the workers of one machine together
-    settings: str = ""  # of `by_fresh`, which a search file of other documents lacks
+    settings: str = ""  # of `by_fresh`: what to set in the search file for such a search
     assumes: str = (
         "every candidate and document takes as long as the one that was tried, the optimizer no "
         "time, workers neither wait nor slow each other down, and nothing ends the search early"
@@ -204,7 +204,7 @@ def estimate(checked: CheckedSearch, probe: CostProbe) -> Estimate:
 
 
 def _settings(config: SearchConfig) -> str:
-    """Return what a search file says for fresh documents, with more candidates."""
+    """Return the settings of a search by fresh documents, for a person."""
     fresh, candidates = config.evaluation.search.fresh, config.budget.candidates
     settings = {
         "optimizer.name": config.optimizer.name,
