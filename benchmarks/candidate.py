@@ -30,13 +30,13 @@ from evomerge.config.schema import load
 from evomerge.evaluation.inference.generation import make_batches
 from evomerge.execute.allocator import keep_freed_memory
 from evomerge.execute.worker import Worker
+from evomerge.problem.freeze import freeze
+from evomerge.problem.problem import Problem
+from evomerge.problem.runs import prepare
+from evomerge.problem.search import run_search
+from evomerge.problem.worker import make_worker
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.freeze import freeze
-from evomerge.setup.runs import prepare
-from evomerge.setup.search import run_search
-from evomerge.setup.worker import make_worker
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "evolution.yaml"
 
@@ -62,7 +62,7 @@ def main() -> None:
     print(json.dumps({name: round(ratio, 3) for name, ratio in ratios.items()}))
 
 
-def search(problem: CheckedSearch, worker: Worker, count: int) -> dict[str, float]:
+def search(problem: Problem, worker: Worker, count: int) -> dict[str, float]:
     """Run the search and return CPU milliseconds per candidate, by phase."""
     finished: list[float] = []
     phases: dict[str, float] = {}
@@ -76,7 +76,7 @@ def search(problem: CheckedSearch, worker: Worker, count: int) -> dict[str, floa
                     for name, spent in run.timings.spent().items():
                         phases[name] = 1000 * (spent.cpu_seconds or 0.0) / count
 
-        with unittest.mock.patch("evomerge.setup.executors.make_worker", lambda *_, **__: worker):
+        with unittest.mock.patch("evomerge.problem.executors.make_worker", lambda *_, **__: worker):
             importlib.import_module("cma")
             began = time.process_time()
             run_search(problem, run, {}, [observe])
@@ -85,7 +85,7 @@ def search(problem: CheckedSearch, worker: Worker, count: int) -> dict[str, floa
     return {**phases, "rest": rest, "total": total}
 
 
-def bare(problem: CheckedSearch, worker: Worker) -> float:
+def bare(problem: Problem, worker: Worker) -> float:
     """Return CPU milliseconds of the forward passes alone, averaged over the baselines."""
     evaluator = worker.evaluator
     found = []

@@ -32,9 +32,9 @@ from evomerge.execute.chunk import Stepper
 from evomerge.merging.gradients import Gradients
 from evomerge.merging.resident import Resident
 from evomerge.optimize.descent import Chunk
-from evomerge.setup.runs import prepare
-from evomerge.setup.strategy import make_strategy
-from evomerge.setup.worker import make_worker
+from evomerge.problem.runs import prepare
+from evomerge.problem.strategy import make_strategy
+from evomerge.problem.worker import make_worker
 from evomerge.strategy.protocol import Descending
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "quickstart.yaml"
@@ -81,17 +81,17 @@ def step(file: Path, method: str, components: str, repeats: int) -> tuple[int, d
     changes = [f"space={{{space}{each}}}", "optimizer={name: gradient}"]
     if method == "slerp":
         changes.append("base=null")
-    checked = prepare(load(file, changes), file.parent)
-    strategy = make_strategy(checked)
+    problem = prepare(load(file, changes), file.parent)
+    strategy = make_strategy(problem)
     assert isinstance(strategy, Descending)
     chunk: Chunk = strategy.chunks()[0]
-    worker = make_worker(checked)
+    worker = make_worker(problem)
     worker.build(chunk.recipe)
     resident: Resident = worker._resident  # type: ignore[assignment]
     genome = chunk.descent.genome
-    loss, documents = Loss(worker.evaluator, checked.objectives), chunk.batches[0]
-    rates = Stepper(checked.space, resident, loss)._rates(genome)
-    other = checked.space.decode(tuple(0.8 * value for value in genome))
+    loss, documents = Loss(worker.evaluator, problem.objectives), chunk.batches[0]
+    rates = Stepper(problem.space, resident, loss)._rates(genome)
+    other = problem.space.decode(tuple(0.8 * value for value in genome))
 
     def stepped(kind: type[Gradients]) -> Callable[[], None]:
         gradients = kind(resident, len(genome))

@@ -39,6 +39,7 @@ from evomerge.config.space import ParametersConfig
 from evomerge.execute.protocol import Job
 from evomerge.merging.methods import get_method
 from evomerge.optimize import create
+from evomerge.problem.strategy import recipe_of
 from evomerge.recipe import Layer, Recipe
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
@@ -48,7 +49,6 @@ from evomerge.scores import Objective, Outcome, Scores
 from evomerge.searching.loop import Plan, Search
 from evomerge.searching.ranking import WeightedSum
 from evomerge.searching.session import Session
-from evomerge.setup.strategy import recipe_of
 from evomerge.space.parameters import BlockStack, ParameterSpace
 from evomerge.strategy.genome import GenomeStrategy
 

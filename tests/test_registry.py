@@ -10,12 +10,12 @@ from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks.functions import FUNCTIONS
 from evomerge.merging.methods import get_method, method_names
 from evomerge.optimize import optimizer_names
+from evomerge.problem.runs import prepare
+from evomerge.problem.strategy import make_optimizer, make_strategy
 from evomerge.report.view import View
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.searching.ranking import ranking_of
-from evomerge.setup.runs import prepare
-from evomerge.setup.strategy import make_optimizer, make_strategy
 from evomerge.strategy.kinds import strategy_names
 from evomerge.testing import check_optimizer
 from scripts.site.__main__ import WRITTEN
@@ -149,11 +149,11 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_installed_package_adds_a_method_an_optimizer_and_an_objective(tmp_path: Path) -> None:
     assert "t_scaled" in method_names() and "t_optimizer" in optimizer_names()
     space, optimizer = {"method": "t_scaled", "groups": 2}, {"name": "t_optimizer"}
-    checked = checked_search(space=space, optimizer=optimizer)
-    assert checked.config.space.methods == ("t_scaled",)
+    problem = checked_search(space=space, optimizer=optimizer)
+    assert problem.config.space.methods == ("t_scaled",)
     assert get_method("t_scaled").knobs[0].name == "scale"
-    genome = make_optimizer(checked.config, checked.space.genes).ask()
-    assert checked.space.decode(genome).head.method == "t_scaled"
+    genome = make_optimizer(problem.config, problem.space.genes).ask()
+    assert problem.space.decode(genome).head.method == "t_scaled"
     assert FUNCTIONS.get("t_objective")(None, None, [1, 2]) == [1.0, 1.0]
     config = parse(SMALL | {"objectives": [{"task": "t_objective", "metric": "score"}]}, "s.yaml")
     run = RunFolder.create(tmp_path / "run", "{}", {"made": "up"})

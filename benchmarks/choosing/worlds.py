@@ -20,11 +20,11 @@ from evomerge.evaluation.evaluator import Evaluator
 from evomerge.execute.protocol import Job
 from evomerge.execute.worker import Worker
 from evomerge.optimize.descent import Chunk, Reached
+from evomerge.problem.runs import prepare
+from evomerge.problem.worker import make_worker
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import TemporaryFolder
 from evomerge.scores import Objective, Split
-from evomerge.setup.runs import prepare
-from evomerge.setup.worker import make_worker
 from evomerge.space.protocol import Genome, Space
 
 HERE = Path(__file__).resolve().parents[1]

@@ -81,19 +81,19 @@ def evaluate(
     Raises:
         InputError: there is no such model or split, or the search file is wrong.
     """
+    from evomerge.problem.runs import prepare
+    from evomerge.problem.search import evaluate as evaluate_model
+    from evomerge.problem.search_file import load_any, read_search
     from evomerge.report.confidence import intervals
     from evomerge.searching.ranking import measured
-    from evomerge.setup.runs import prepare
-    from evomerge.setup.search import evaluate as evaluate_model
-    from evomerge.setup.search_file import load_any, read_search
 
     if isinstance(config, Mapping):
         parsed, folder = read_search(*content_of(config)), Path.cwd()
     else:
         file = path_of(config, "config", ", or a mapping")
         parsed, folder = load_any(file), file.parent
-    checked = prepare(parsed, folder, Permissions(allow_code, trust_code))
-    return intervals(measured(checked.ranking), evaluate_model(checked, str(model), split))
+    problem = prepare(parsed, folder, Permissions(allow_code, trust_code))
+    return intervals(measured(problem.ranking), evaluate_model(problem, str(model), split))
 
 
 def compare(
@@ -115,9 +115,9 @@ def compare(
     """
     from evomerge.merging.architecture.naming import fitting
     from evomerge.models.references import open_parent
+    from evomerge.problem.parents import absolute_parent
     from evomerge.report.compare import compare_parents
     from evomerge.report.words import short_names
-    from evomerge.setup.parents import absolute_parent
 
     if isinstance(parents, str) or not isinstance(parents, Iterable):
         raise InputError(

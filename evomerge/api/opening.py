@@ -17,20 +17,20 @@ from evomerge.run.folder import RunFolder, is_begun
 from evomerge.trust.consent import Permissions
 
 if TYPE_CHECKING:
-    from evomerge.setup.checked import CheckedSearch
+    from evomerge.problem.problem import Problem
 
 
 class OpenRun(NamedTuple):
-    """A run to search: its checked search, and bounds of the budget that are new."""
+    """A run to search: its problem, and bounds of the budget that are new."""
 
     run: RunFolder
-    checked: CheckedSearch
+    problem: Problem
     bounds: Mapping[str, float]
 
     @property
     def candidates(self) -> float | None:
         """The largest number of candidates; None: another bound ends the search."""
-        return self.bounds.get("candidates") or self.checked.config.budget.candidates
+        return self.bounds.get("candidates") or self.problem.config.budget.candidates
 
 
 def content_of(
@@ -143,24 +143,24 @@ def start(
     candidates: int | None,
     allowed: Permissions,
     *,
-    warn: Callable[[CheckedSearch], None],
+    warn: Callable[[Problem], None],
     resume: bool = False,
 ) -> OpenRun:
     """Check a search and create its run in a free folder, or open the run there; see `search`.
 
     `warn` is called with a new search before its run is created.
     """
-    from evomerge.setup.runs import begin, going_on, prepare
-    from evomerge.setup.search_file import folder_of, read_search
+    from evomerge.problem.runs import begin, going_on, prepare
+    from evomerge.problem.search_file import folder_of, read_search
 
     content = _with_candidates(data, candidates)
     if resume and is_begun(folder):
         return _continue(RunFolder(folder), *going_on(folder, content, source), allowed)
     RunFolder.check_free(folder)
     search_file = read_search(content, source)
-    checked = prepare(search_file, folder_of(source), allowed)
-    warn(checked)
-    return OpenRun(begin(folder, checked, search_file, source), checked, {})
+    problem = prepare(search_file, folder_of(source), allowed)
+    warn(problem)
+    return OpenRun(begin(folder, problem, search_file, source), problem, {})
 
 
 def go_on(
@@ -170,7 +170,7 @@ def go_on(
     allowed: Permissions,
 ) -> OpenRun:
     """Open a run again; a bound that is None is as before, `moves` are `executor.KEY=VALUE`."""
-    from evomerge.setup.runs import check_budget
+    from evomerge.problem.runs import check_budget
 
     new = {name: value for name, value in bounds.items() if value is not None}
     check_budget(run, new)
@@ -180,7 +180,7 @@ def go_on(
 def _continue(
     run: RunFolder, bounds: Mapping[str, float], moves: Sequence[str], allowed: Permissions
 ) -> OpenRun:
-    from evomerge.setup.runs import continued
+    from evomerge.problem.runs import continued
 
     fix = "make it writable, or continue a copy of it"
     what = f"{run.path} cannot be continued"
@@ -194,10 +194,10 @@ def start_study(
     """Create the run of a study, if the folder has none; return the bounds that are new."""
     from evomerge.config.messages import parsed
     from evomerge.config.schema import BudgetConfig
-    from evomerge.setup.check import check_search
-    from evomerge.setup.runs import begin, check_study, going_on
-    from evomerge.setup.search import check_weights_are_finite
-    from evomerge.setup.search_file import folder_of, read_search
+    from evomerge.problem.check import check_search
+    from evomerge.problem.runs import begin, check_study, going_on
+    from evomerge.problem.search import check_weights_are_finite
+    from evomerge.problem.search_file import folder_of, read_search
 
     bounds = {} if candidates is None else {"candidates": candidates}
     if bounds:
@@ -216,10 +216,10 @@ def start_study(
     RunFolder.check_free(folder)
     search_file = read_search(content, source)
     check_study(search_file)
-    checked = check_search(search_file.with_values("executor", order="arrival"), folder_of(source))
-    check_weights_are_finite(checked)
-    warn(checked)
-    begin(folder, checked, search_file, source)
+    problem = check_search(search_file.with_values("executor", order="arrival"), folder_of(source))
+    check_weights_are_finite(problem)
+    warn(problem)
+    begin(folder, problem, search_file, source)
     return {}
 
 
@@ -233,9 +233,9 @@ def _with_candidates(data: Mapping[str, Any], candidates: int | None) -> dict[st
     return content
 
 
-def warn(checked: CheckedSearch) -> None:
-    """Warn of what a person should know of a checked search, where their own code begins it."""
-    from evomerge.setup.preflight import warnings as warnings_of
+def warn(problem: Problem) -> None:
+    """Warn of what a person should know of a search, where their own code begins it."""
+    from evomerge.problem.preflight import warnings as warnings_of
 
-    for note in dict.fromkeys(warnings_of(checked, allow_benchmarks=False)):
+    for note in dict.fromkeys(warnings_of(problem, allow_benchmarks=False)):
         warnings.warn(note, stacklevel=4)

@@ -169,13 +169,13 @@ class Run:
         Of a parent it is the recipe of the parent itself, with its own config and tokenizer.
         InputError: there is no such candidate, or a parent is missing or has changed.
         """
-        from evomerge.setup.parents import pinned
-        from evomerge.setup.parents_as_themselves import recipe_to_write
-        from evomerge.setup.runs import reopen
+        from evomerge.problem.parents import pinned
+        from evomerge.problem.parents_as_themselves import recipe_to_write
+        from evomerge.problem.runs import reopen
 
-        checked = reopen(self._run)
-        recipe = recipe_to_write(checked, self._candidate(candidate))
-        return pinned(recipe, checked.checkpoints)
+        problem = reopen(self._run)
+        recipe = recipe_to_write(problem, self._candidate(candidate))
+        return pinned(recipe, problem.checkpoints)
 
     def export(
         self,
@@ -210,8 +210,8 @@ class Run:
         InputError: as of `export`.
         """
         from evomerge.models.checkpoint import Checkpoint
+        from evomerge.problem.worker import load_single
         from evomerge.run.atomic import TemporaryFolder
-        from evomerge.setup.worker import load_single
 
         with TemporaryFolder() as folder:
             written = self.export(folder / "model", candidate)

@@ -27,20 +27,20 @@ def validate(
     for `search`. Returns what `evomerge validate --json` prints: documents, memory,
     `genes`, `warnings`. An InputError has a line for each mistake.
     """
-    from evomerge.setup.preflight import gene_list, summary, warnings
-    from evomerge.setup.runs import prepare
-    from evomerge.setup.search import READ_IN_SECONDS, check_weights_are_finite
-    from evomerge.setup.search_file import folder_of, read_search
+    from evomerge.problem.preflight import gene_list, summary, warnings
+    from evomerge.problem.runs import prepare
+    from evomerge.problem.search import READ_IN_SECONDS, check_weights_are_finite
+    from evomerge.problem.search_file import folder_of, read_search
 
     data, source = content_of(config)
     allowed = Permissions(allow_code, trust_code)
-    checked = prepare(read_search(data, source), folder_of(source), allowed)
-    check_weights_are_finite(checked, READ_IN_SECONDS)
+    problem = prepare(read_search(data, source), folder_of(source), allowed)
+    check_weights_are_finite(problem, READ_IN_SECONDS)
     return {
         "valid": True,
-        **summary(checked),
-        "genes": gene_list(checked),
-        "warnings": warnings(checked, allow_benchmarks=False),
+        **summary(problem),
+        "genes": gene_list(problem),
+        "warnings": warnings(problem, allow_benchmarks=False),
     }
 
 
@@ -134,17 +134,17 @@ def resume(
 def _run(opened: OpenRun, progress: bool, followers: Sequence[Follower]) -> Run:
     """Run a search to its end, with a progress bar if it is wanted."""
     from evomerge.api.bar import SearchBar
+    from evomerge.problem.search import run_search
     from evomerge.report.progress import progress as progress_of
-    from evomerge.setup.search import run_search
 
-    run, checked, bounds = opened
+    run, problem, bounds = opened
     bar = None
     if progress and (bounds or progress_of(run)["state"] != "done"):
-        bar = SearchBar(checked.ranking, opened.candidates, History(run.events()))
+        bar = SearchBar(problem.ranking, opened.candidates, History(run.events()))
         followers = [bar.observe, *followers]
     try:
         with bar or nullcontext():
-            run_search(checked, run, bounds, followers)
+            run_search(problem, run, bounds, followers)
     except KeyboardInterrupt:
         say = f"nothing is lost; go on with evomerge.resume({str(run.path)!r})"
         raise KeyboardInterrupt(say) from None

@@ -105,9 +105,9 @@ class Study(Run):
         run: str | PathLike[str],
         candidates: int | None = None,
     ) -> None:
-        from evomerge.setup import search as searches
-        from evomerge.setup.preflight import shown_genes
-        from evomerge.setup.runs import reopen
+        from evomerge.problem import search as searches
+        from evomerge.problem.preflight import shown_genes
+        from evomerge.problem.runs import reopen
 
         folder = path_of(run, "run").absolute()
         if folder in _studies:
@@ -279,8 +279,8 @@ class Study(Run):
     def _model(self, number: int) -> tuple[Any, Any]:
         """See `Asked.model`. It takes the memory of the last model, which is all written again."""
         from evomerge.evaluation.inference.device import keep_threads
-        from evomerge.setup.parents_as_themselves import parent_itself
-        from evomerge.setup.worker import load_parent, make_worker
+        from evomerge.problem.parents_as_themselves import parent_itself
+        from evomerge.problem.worker import load_parent, make_worker
 
         with self._lock:
             candidate = self._open(number)

@@ -14,8 +14,8 @@ from evomerge.cli import options, terminal
 from evomerge.trust.consent import Permissions
 
 if TYPE_CHECKING:
-    from evomerge.setup.checked import CheckedSearch
-    from evomerge.setup.estimate import Estimate
+    from evomerge.problem.estimate import Estimate
+    from evomerge.problem.problem import Problem
 
 
 Preset = StrEnum("Preset", ["parameters", "dataflow", "gradient", "lorahub", "multi"])
@@ -54,7 +54,7 @@ def init(
     text, what = preset_text(preset), "check it with `evomerge validate"
     if parents or base or task or include:
         terminal.say("opening parents and tasks")
-        from evomerge.setup.draft import draft
+        from evomerge.problem.draft import draft
 
         allowed = Permissions(allow_code, trust_code)
         text = draft(file, parents or [], base, task or [], include or [], allowed)
@@ -77,33 +77,33 @@ def validate(
     """Check a search file: parents, tasks, metrics, documents, memory."""
     terminal.say(f"checking {file}, its parents and tasks")
     from evomerge.config.schema import read
-    from evomerge.setup.preflight import HEADERS, gene_list, gene_rows, summary, warnings
-    from evomerge.setup.runs import prepare
-    from evomerge.setup.search import READ_IN_SECONDS, check_weights_are_finite
-    from evomerge.setup.search_file import folder_of, read_search
+    from evomerge.problem.preflight import HEADERS, gene_list, gene_rows, summary, warnings
+    from evomerge.problem.runs import prepare
+    from evomerge.problem.search import READ_IN_SECONDS, check_weights_are_finite
+    from evomerge.problem.search_file import folder_of, read_search
 
     search = read_search(read(file, set_), file)
-    checked = prepare(search, folder_of(file), Permissions(allow_code, trust_code))
-    check_weights_are_finite(checked, math.inf if time else READ_IN_SECONDS)
-    notes = warnings(checked, allow_benchmarks)
+    problem = prepare(search, folder_of(file), Permissions(allow_code, trust_code))
+    check_weights_are_finite(problem, math.inf if time else READ_IN_SECONDS)
+    notes = warnings(problem, allow_benchmarks)
     if as_json:
-        cost = {"time": _cost(checked).to_dict()} if time else {}
-        answer = {**summary(checked), "genes": gene_list(checked), "warnings": notes}
+        cost = {"time": _cost(problem).to_dict()} if time else {}
+        answer = {**summary(problem), "genes": gene_list(problem), "warnings": notes}
         terminal.print_json({"valid": True, **answer, **cost})
         return
-    terminal.print_values(terminal.spoken(summary(checked)))
-    if rows := gene_rows(checked):
+    terminal.print_values(terminal.spoken(summary(problem)))
+    if rows := gene_rows(problem):
         terminal.print_table(HEADERS, rows)
     if time:
-        terminal.print_values(_cost(checked).in_words())
+        terminal.print_values(_cost(problem).in_words())
     terminal.warn(notes)
     terminal.say(f"{file} is valid")
 
 
-def _cost(checked: CheckedSearch) -> Estimate:
-    from evomerge.setup.estimate import estimate, try_candidate
+def _cost(problem: Problem) -> Estimate:
+    from evomerge.problem.estimate import estimate, try_candidate
 
-    return estimate(checked, try_candidate(checked, terminal.say))
+    return estimate(problem, try_candidate(problem, terminal.say))
 
 
 def schema() -> None:

@@ -79,17 +79,17 @@ def evaluate(
     from dataclasses import asdict
 
     from evomerge.evaluation.tasks.stock import sampling_note
+    from evomerge.problem.runs import prepare
+    from evomerge.problem.search import evaluate as evaluate_model
+    from evomerge.problem.search_file import folder_of, load_any
+    from evomerge.problem.tasks import task_facts
     from evomerge.report.confidence import factor_of, intervals
     from evomerge.searching.ranking import measured
-    from evomerge.setup.runs import prepare
-    from evomerge.setup.search import evaluate as evaluate_model
-    from evomerge.setup.search_file import folder_of, load_any
-    from evomerge.setup.tasks import task_facts
 
     allowed = Permissions(allow_code, trust_code)
-    checked = prepare(load_any(config, set_), folder_of(config), allowed)
-    scores = evaluate_model(checked, model, split, show)
-    estimates = intervals(measured(checked.ranking), scores)
+    problem = prepare(load_any(config, set_), folder_of(config), allowed)
+    scores = evaluate_model(problem, model, split, show)
+    estimates = intervals(measured(problem.ranking), scores)
     if as_json:
         plain = {key: item.to_dict() for key, item in estimates.items()}
         answer = {"model": model, "split": split, "documents": scores.fidelity, "scores": plain}
@@ -100,7 +100,7 @@ def evaluate(
         terminal.say("there is nothing to show, since the objectives tell no answers")
     rows = [(k, v.text(factor_of([v.value], k))) for k, v in estimates.items()]
     terminal.print_table(("score", f"{split} [95 %]"), rows)
-    if note := sampling_note(task_facts(checked.config, checked.evaluator)["sampled"]):
+    if note := sampling_note(task_facts(problem.config, problem.evaluator)["sampled"]):
         terminal.say(note)
 
 

@@ -14,7 +14,7 @@ from evomerge.trust.consent import Permissions
 
 if TYPE_CHECKING:
     from evomerge.api.opening import OpenRun
-    from evomerge.setup.checked import CheckedSearch
+    from evomerge.problem.problem import Problem
 
 
 def search(
@@ -36,12 +36,12 @@ def search(
     terminal.say(f"checking {file}, its parents and tasks")
     from evomerge.api.opening import start
     from evomerge.config.schema import read
-    from evomerge.setup.preflight import warnings
+    from evomerge.problem.preflight import warnings
 
     allowed = Permissions(allow_code, trust_code)
 
-    def warn(checked: CheckedSearch) -> None:
-        terminal.warn(warnings(checked, allow_benchmarks))
+    def warn(problem: Problem) -> None:
+        terminal.warn(warnings(problem, allow_benchmarks))
 
     data = read(file, set_)
     _run(start(data, file, run, candidates, allowed, warn=warn, resume=resume), track)
@@ -104,16 +104,16 @@ def _run(opened: OpenRun, tracker: options.Tracker | None) -> None:
     from evomerge.api.trackers import tracked
     from evomerge.cli.live import SearchDisplay, named
     from evomerge.errors import Terminated
+    from evomerge.problem.search import run_search
     from evomerge.report.view import View
     from evomerge.run.history import History
-    from evomerge.setup.search import run_search
 
-    run, checked, bounds = opened
+    run, problem, bounds = opened
     quoted = shlex.quote(str(run.path))
-    display = SearchDisplay(opened.candidates, checked.ranking, History(run.events()))
+    display = SearchDisplay(opened.candidates, problem.ranking, History(run.events()))
     try:
-        with display.begin(), tracked(tracker, run, checked.ranking, terminal.say) as trackers:
-            winner = run_search(checked, run, bounds, [display.observe, *trackers])
+        with display.begin(), tracked(tracker, run, problem.ranking, terminal.say) as trackers:
+            winner = run_search(problem, run, bounds, [display.observe, *trackers])
     except KeyboardInterrupt as signal:
         how = "terminated" if isinstance(signal, Terminated) else "interrupted"
         terminal.say(f"{how}; nothing is lost, continue with `evomerge resume {quoted}`")

@@ -1,4 +1,4 @@
-"""The schema of the search file, with all defaults; `evomerge.setup.check` checks what it names."""
+"""The schema of the search file, with all defaults; `evomerge.problem` checks what it names."""
 
 from collections.abc import Mapping
 from pathlib import Path

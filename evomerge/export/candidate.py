@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.merging.tokenizers.templates import template_of
+from evomerge.problem.parents import pinned
+from evomerge.problem.parents_as_themselves import is_itself, recipe_to_write, write_model
+from evomerge.problem.runs import reopen
 from evomerge.run.atomic import TemporaryFolder, check_new_folder, end_replacement, replace_folder
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.searching.ranking import best_merge, best_of
-from evomerge.setup.parents import pinned
-from evomerge.setup.parents_as_themselves import is_itself, recipe_to_write, write_model
-from evomerge.setup.runs import reopen
 
 RECIPE = "evomerge_recipe.yaml"
 """File of a model with its recipe, by which evomerge knows what it has written."""
@@ -54,28 +54,28 @@ def export_candidate(
     from evomerge.mergekit import express
 
     check_new_folder(out, "name another folder, or replace it by --overwrite (`overwrite=True`)")
-    checked, history = reopen(run), History(run.events())
-    candidate = history.chosen(which, best_of(history, checked.ranking))
-    scored = recipe_to_write(checked, candidate)
+    problem, history = reopen(run), History(run.events())
+    candidate = history.chosen(which, best_of(history, problem.ranking))
+    scored = recipe_to_write(problem, candidate)
     recipe = replace(scored, dtype=dtype or scored.dtype)
-    texts = {RECIPE: pinned(recipe, checked.checkpoints).to_yaml()}
+    texts = {RECIPE: pinned(recipe, problem.checkpoints).to_yaml()}
     reason, notes = None, list[str]()
     try:
-        texts["mergekit_config.yml"] = express(recipe, checked.checkpoints)
+        texts["mergekit_config.yml"] = express(recipe, problem.checkpoints)
     except RecipeError as error:
         reason = str(error)
-    task = task_of(checked.checkpoints[recipe.host])
-    merge = Merge(recipe, describe_parents(checked.checkpoints), reason is None, task)
-    how = {"itself": is_itself(checked, candidate), "unchanged": recipe == scored}
-    are_prompted = any(it.task and ":" not in it.task for it in checked.config.objectives)
-    has_template = template_of(checked.checkpoints[checked.tokenizer_giver]) is not None
-    is_asked_plainly = has_template and not checked.config.evaluation.chat_template
+    task = task_of(problem.checkpoints[recipe.host])
+    merge = Merge(recipe, describe_parents(problem.checkpoints), reason is None, task)
+    how = {"itself": is_itself(problem, candidate), "unchanged": recipe == scored}
+    are_prompted = any(it.task and ":" not in it.task for it in problem.config.objectives)
+    has_template = template_of(problem.checkpoints[problem.tokenizer_giver]) is not None
+    is_asked_plainly = has_template and not problem.config.evaluation.chat_template
     how["is_plain"] = are_prompted and is_asked_plainly  # the evaluator may need consent
     if how["itself"]:
         note = f"candidate {candidate.number} is the parent {candidate.label} itself"
-        if (best := best_merge(history, checked.ranking)) is not None:
+        if (best := best_merge(history, problem.ranking)) is not None:
             note += f"; the best merge is candidate {best.number}"
         notes.append(f"{note}.")
-    texts |= search_card(merge, checked.config, history, candidate, checked.ranking, **how)
-    notes += write_model(recipe, checked.checkpoints, out, shard_size=shard_size, texts=texts)
+    texts |= search_card(merge, problem.config, history, candidate, problem.ranking, **how)
+    notes += write_model(recipe, problem.checkpoints, out, shard_size=shard_size, texts=texts)
     return Exported(candidate.number, reason, tuple(notes))

@@ -9,14 +9,14 @@ from evomerge.errors import RecipeError
 from evomerge.merging.methods import get_method
 from evomerge.models.correspondence import prediction_notes, type_notes
 from evomerge.models.parts import module_notes, part_notes
-from evomerge.run.atomic import check_new_folder
-from evomerge.setup.parents import (
+from evomerge.problem.parents import (
     absolute_parent,
     pinned,
     read_recipe_file,
     renamed_recipe,
     start_of,
 )
+from evomerge.run.atomic import check_new_folder
 
 
 def merge_recipe(

@@ -17,7 +17,7 @@ from evomerge.api.run import Run
 from evomerge.api.search import resume, search
 from evomerge.api.study import Asked, Study
 from evomerge.errors import ConfigError, InputError, RunFolderError, SearchError
-from evomerge.setup.runs import prepare
+from evomerge.problem.runs import prepare
 
 PROBLEM = {key: SMALL[key] for key in ("seed", "parents", "base", "dtype", "space", "optimizer")}
 CONFIG = {**PROBLEM, "objectives": [{"told": "wins"}], "budget": {"candidates": 30}}

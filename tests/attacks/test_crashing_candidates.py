@@ -18,9 +18,9 @@ from evomerge.execute.pool import Pool
 from evomerge.execute.processes import ProcessWorker
 from evomerge.execute.protocol import Attempts, Job, RunJob
 from evomerge.execute.worker import Worker
+from evomerge.problem.executors import PRELOADED
 from evomerge.run.history import outcome_fields
 from evomerge.scores import Failure, Outcome
-from evomerge.setup.executors import PRELOADED
 
 pytestmark = pytest.mark.thorough
 

@@ -12,11 +12,11 @@ from search_run import command, ended, environment, write_search
 from evomerge.__main__ import run as call
 from evomerge.config.schema import load
 from evomerge.errors import InputError
+from evomerge.problem.freeze import freeze
+from evomerge.problem.runs import prepare
 from evomerge.report.progress import progress
 from evomerge.run.folder import RunFolder
 from evomerge.run.journal import Journal, read
-from evomerge.setup.freeze import freeze
-from evomerge.setup.runs import prepare
 
 
 def answer(capsys, *arguments):

@@ -13,7 +13,7 @@ import evomerge as api
 from evomerge.__main__ import run
 from evomerge.config.schema import load
 from evomerge.errors import EvomergeError
-from evomerge.setup.runs import prepare
+from evomerge.problem.runs import prepare
 
 
 def test_more_few_shot_examples_than_there_are_documents(tmp_path):

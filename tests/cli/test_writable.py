@@ -24,7 +24,7 @@ def unread(monkeypatch):
         raise AssertionError("it was read before it was known that nothing can be written")
 
     for name in ("runs.prepare", "runs.continued", "parents.open_parent", "runs.restore"):
-        monkeypatch.setattr(f"evomerge.setup.{name}", fail)
+        monkeypatch.setattr(f"evomerge.problem.{name}", fail)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")

@@ -10,7 +10,7 @@ from search_run import SMALL as SEARCH
 
 from evomerge.config.schema import load, parse
 from evomerge.models.references import open_parent
-from evomerge.setup.runs import prepare
+from evomerge.problem.runs import prepare
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from evomerge.errors import InputError
 from evomerge.evaluation.objectives import load
 from evomerge.evaluation.tasks.stock import stock_command
 from evomerge.execute.protocol import Job
-from evomerge.setup.runs import begin, prepare
-from evomerge.setup.worker import make_worker
+from evomerge.problem.runs import begin, prepare
+from evomerge.problem.worker import make_worker
 
 pytest.importorskip("PIL")
 

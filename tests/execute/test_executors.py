@@ -21,8 +21,8 @@ from evomerge.errors import DeviceError, SearchError
 from evomerge.execute.pool import Pool
 from evomerge.execute.processes import ProcessWorker
 from evomerge.execute.protocol import Attempts, InlineExecutor, Job, RunJob
+from evomerge.problem.executors import PRELOADED
 from evomerge.scores import Failure, Outcome
-from evomerge.setup.executors import PRELOADED
 
 pytestmark = pytest.mark.thorough
 

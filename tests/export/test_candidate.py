@@ -21,11 +21,11 @@ from evomerge import zoo
 from evomerge.config.schema import load
 from evomerge.errors import CheckpointError
 from evomerge.export.candidate import RECIPE, export_candidate
+from evomerge.problem.runs import begin, prepare, reopen
+from evomerge.problem.strategy import recipe_of
+from evomerge.problem.worker import make_worker
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.setup.runs import begin, prepare, reopen
-from evomerge.setup.strategy import recipe_of
-from evomerge.setup.worker import make_worker
 
 pytestmark = pytest.mark.thorough
 

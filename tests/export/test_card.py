@@ -21,15 +21,15 @@ from evomerge.export.card import PICTURE, Merge, merge_card, search_card, task_o
 from evomerge.export.parents import describe_parents
 from evomerge.export.recipe import merge_recipe
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.problem.freeze import freeze
+from evomerge.problem.runs import prepare
+from evomerge.problem.search import publish
 from evomerge.recipe import Layer, Recipe
 from evomerge.report.page import page
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.scores import Failure, Objective, Scores
 from evomerge.searching.ranking import WeightedSum
-from evomerge.setup.freeze import freeze
-from evomerge.setup.runs import prepare
-from evomerge.setup.search import publish
 
 OBJECTIVES = [Objective("zoo_l2_maths", "exact_match")]
 HUB = {

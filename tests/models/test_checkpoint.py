@@ -20,7 +20,7 @@ from evomerge.models.correspondence import check_fit
 from evomerge.models.references import open_parent, split_adapter
 from evomerge.models.safetensors import read_folder, read_header
 from evomerge.models.stacks import Stack, component_filters, find_stacks, tensor_filters
-from evomerge.setup.parents import absolute_parent
+from evomerge.problem.parents import absolute_parent
 
 
 def entry(dtype: str, shape: list[int], begin: int, end: int) -> dict[str, object]:

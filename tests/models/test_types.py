@@ -12,8 +12,8 @@ import evomerge
 from evomerge.config.schema import load
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import type_notes
-from evomerge.setup.preflight import warnings
-from evomerge.setup.runs import prepare
+from evomerge.problem.preflight import warnings
+from evomerge.problem.runs import prepare
 
 
 def test_a_merge_of_two_model_types_is_warned_of_once(tmp_path: Path) -> None:

@@ -97,12 +97,12 @@ def test_a_file_that_was_changed_by_hand_is_refused(tmp_path):
 
 def test_two_processes_that_create_the_same_run(tmp_path, monkeypatch):
     """Both have found the folder free; the later one gets an error and writes nothing."""
-    check, checked = RunFolder.check_free, []
+    check, problem = RunFolder.check_free, []
 
     def check_then_meet(path):
         check(path)
-        checked.append(path)
-        if len(checked) == 1:
+        problem.append(path)
+        if len(problem) == 1:
             RunFolder.create(path, "seed: 1", {})
 
     monkeypatch.setattr(RunFolder, "check_free", staticmethod(check_then_meet))

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from evomerge.config.schema import load
-from evomerge.setup.preflight import warnings
-from evomerge.setup.runs import prepare
-from evomerge.setup.search_file import load_any
+from evomerge.problem.preflight import warnings
+from evomerge.problem.runs import prepare
+from evomerge.problem.search_file import load_any
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

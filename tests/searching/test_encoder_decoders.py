@@ -17,9 +17,9 @@ import evomerge
 from evomerge.config.schema import load, parse
 from evomerge.merging.backend import write as write_model
 from evomerge.models.references import open_parent
-from evomerge.setup.parents import open_parents
-from evomerge.setup.runs import prepare
-from evomerge.setup.space import make_space
+from evomerge.problem.parents import open_parents
+from evomerge.problem.runs import prepare
+from evomerge.problem.space import make_space
 
 FUNCTION = """
 import torch

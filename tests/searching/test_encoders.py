@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import evomerge
 from evomerge.config.schema import load
 from evomerge.errors import CheckpointError, ConfigError
-from evomerge.setup.runs import prepare
+from evomerge.problem.runs import prepare
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
 

@@ -8,9 +8,9 @@ from run_folders import asked, scores, told, write_run
 from scripted import OBJECTIVES, ScriptedExecutor, search
 
 from evomerge.errors import RunFolderError
+from evomerge.problem.runs import check_budget
 from evomerge.scores import Constraint, Objective
 from evomerge.searching.ranking import ParetoFront, WeightedSum, unimproved
-from evomerge.setup.runs import check_budget
 
 ONE = WeightedSum(OBJECTIVES)
 TWO = ParetoFront((*OBJECTIVES, Objective("task", "size", higher_is_better=False)))

@@ -27,8 +27,8 @@ from evomerge.errors import SearchError
 from evomerge.execute.pool import Pool
 from evomerge.execute.protocol import Attempts, Job, Result, RunJob
 from evomerge.execute.ray import RayWorker
+from evomerge.problem.executors import on_machine, worker_of_run
 from evomerge.scores import Outcome
-from evomerge.setup.executors import on_machine, worker_of_run
 
 pytestmark = pytest.mark.thorough
 

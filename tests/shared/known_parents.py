@@ -9,8 +9,8 @@ from tiny import edit_config
 
 from evomerge import zoo
 from evomerge.config.schema import parse
-from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.runs import prepare
+from evomerge.problem.problem import Problem
+from evomerge.problem.runs import prepare
 
 PLAIN = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 OTHER = "{% for m in messages %}eats {{ m['content'] }} eats{% endfor %}"
@@ -47,6 +47,6 @@ def search_over(parents: list[Path], base: Path, *, chat: bool = False, **more: 
     return {**SMALL, **models, **about, **more}
 
 
-def problem_of(data: dict) -> CheckedSearch:
+def problem_of(data: dict) -> Problem:
     """Return the problem of a search file."""
     return prepare(parse(data, "search.yaml"), Path.cwd())

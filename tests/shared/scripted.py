@@ -13,6 +13,7 @@ from spaces import parameters
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Job
 from evomerge.optimize import create
+from evomerge.problem.strategy import recipe_of
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Journal
@@ -22,7 +23,6 @@ from evomerge.searching.fresh import FreshDocuments
 from evomerge.searching.loop import Plan, Search
 from evomerge.searching.ranking import Ranking, WeightedSum
 from evomerge.searching.session import Session
-from evomerge.setup.strategy import recipe_of
 from evomerge.space.parameters import ParameterSpace
 from evomerge.space.protocol import Genome, Space
 from evomerge.strategy.genome import GenomeStrategy

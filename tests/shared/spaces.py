@@ -8,8 +8,8 @@ from pydantic import TypeAdapter
 from evomerge.config.space import ParametersConfig, SpaceConfig
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
+from evomerge.problem.space import path_space
 from evomerge.recipe import Layer, Recipe
-from evomerge.setup.space import path_space
 from evomerge.space.parameters import BlockStack, ParameterSpace
 from evomerge.space.protocol import Space
 

@@ -21,11 +21,11 @@ from evomerge.evaluation.tasks.harness import Harness
 from evomerge.merging.resident import Resident
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.problem.runs import reopen
+from evomerge.problem.strategy import recipe_of
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.setup.runs import reopen
-from evomerge.setup.strategy import recipe_of
 from evomerge.space.paths.path import Hop, layers_of
 
 pytestmark = pytest.mark.skipif(installed_vllm() is None, reason="vLLM is not installed")

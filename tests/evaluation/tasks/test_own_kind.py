@@ -8,8 +8,8 @@ import pytest
 import evomerge
 from evomerge.config.schema import parse
 from evomerge.errors import ConfigError
-from evomerge.setup.preflight import summary
-from evomerge.setup.runs import prepare
+from evomerge.problem.preflight import summary
+from evomerge.problem.runs import prepare
 
 PACKAGE = Path(__file__).parents[2] / "data" / "own_kind"
 
@@ -45,7 +45,7 @@ def search_file(folder, **objective):
     }
 
 
-def checked(folder, **objective):
+def problem(folder, **objective):
     return prepare(parse(search_file(folder, **objective), "search.yaml"), folder)
 
 
@@ -74,7 +74,7 @@ def test_a_search_for_a_kind_of_a_package_goes_on_and_its_export_has_its_score(f
 
 
 def test_its_words_are_told(folder):
-    told = summary(checked(folder))
+    told = summary(problem(folder))
     assert told["contains"] == "answers of zoo:base and its like are searched"
 
 
@@ -94,4 +94,4 @@ def test_its_words_are_told(folder):
 )
 def test_a_mistake_is_one_sentence(folder, objective, words):
     with pytest.raises(ConfigError, match=words):
-        checked(folder, **objective)
+        problem(folder, **objective)

@@ -19,8 +19,8 @@ from evomerge.merging.resident import Resident
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit, prediction_notes
+from evomerge.problem.space import START, check_recipes
 from evomerge.recipe import Layer, Recipe, Source
-from evomerge.setup.space import START, check_recipes
 
 pytestmark = pytest.mark.thorough
 

@@ -1,0 +1,99 @@
+"""Checking a search file and all that it names. No weights are read, and no model is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from evomerge.config.schema import SearchConfig
+from evomerge.config.space import SwapsConfig
+from evomerge.evaluation.objectives import kinds_of, load, needs_modules
+from evomerge.merging.architecture.depth import built_config
+from evomerge.merging.architecture.loadable import check_buildable
+from evomerge.models.causal import check_causal, check_known, check_tokenizer
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.problem import tasks
+from evomerge.problem.documents import resolve_documents, search_size, settle_documents
+from evomerge.problem.memory import check_fit
+from evomerge.problem.parents import open_parents, plan_tokenizers
+from evomerge.problem.parents_as_themselves import differences
+from evomerge.problem.problem import Problem
+from evomerge.problem.space import check_recipes, make_space, sample_recipes
+from evomerge.problem.strategy import check_descents, find_starts, generation_of, resolve_optimizer
+from evomerge.problem.worker import place, resolve_float32, serves_paths
+from evomerge.problem.workers import check_workers, resolve_order
+from evomerge.strategy.kinds import check_no_ties, strategy_kind
+from evomerge.trust.consent import NOTHING, Permissions
+
+
+def check_search(
+    config: SearchConfig, relative_to: Path, allowed: Permissions = NOTHING
+) -> Problem:
+    """Check a search file and all that it names: parents, shapes, tasks, metrics, documents.
+
+    The first mistake raises an `InputError`. What `search_file` checks was checked before.
+    """
+    from evomerge.merging.architecture.identity import check_identity_layers, has_fixed_layers
+    from evomerge.merging.architecture.modules import check_modules
+
+    config, checkpoints, host = open_parents(config, relative_to)
+    writes = any(kind.writes for kind in kinds_of(config))
+    (check_causal if writes else check_known)(checkpoints[host])
+    if config.tokenizer == "base":
+        check_tokenizer(checkpoints[host])
+    _check_models(checkpoints, host)
+    for name, checkpoint in checkpoints.items() if needs_modules(config) else ():
+        if name == host or checkpoint.modules is not None:
+            check_modules(checkpoint)
+    space = make_space(config, checkpoints)
+    config = resolve_optimizer(config, space)
+
+    evaluator = load(config, allowed)
+    objectives = tasks.find_objectives(config, evaluator)
+    constraints = tasks.find_constraints(config, evaluator)
+    generation = generation_of(config, space)
+    config = resolve_order(config, max(2, generation) if config.optimizer.descends else generation)
+    is_chosen = config.evaluation.search.fresh == "auto"
+    config = resolve_documents(config, objectives, evaluator)
+    splits = tasks.find_splits(config, evaluator, search_size(config, evaluator))
+    config, policy = settle_documents(
+        config, objectives, evaluator, splits["search"], is_chosen=is_chosen
+    )
+    if (kind := strategy_kind(config.optimizer.name)) is not None:
+        check_no_ties(config)
+        kind.check(config, objectives, evaluator.info)
+    if config.optimizer.descends:
+        check_descents(config, space, objectives, evaluator, splits["search"])
+    config = resolve_float32(config)
+    place(config).check(checkpoints[host].config, config.compute)
+    check_workers(config)
+    is_swap = isinstance(config.space, SwapsConfig)  # one vLLM engine serves paths of all depths
+    if serves_paths(config) and not (is_swap and has_fixed_layers(checkpoints, host)):
+        check_identity_layers(checkpoints, host)
+    start = find_starts(config, space, relative_to)
+
+    recipes = sample_recipes(space)
+    every = [*space.baselines().values(), *recipes.values()]
+    tokenizers = plan_tokenizers(config, every, checkpoints)
+    check_recipes(recipes, checkpoints, host, tokenizers[0].rows)
+    problem = Problem(
+        config=config, checkpoints=checkpoints, host=host, space=space, objectives=objectives,
+        splits=splits, constraints=constraints, loaded=evaluator,
+        fewer_documents=policy, start=start, allowed=allowed,
+    )  # fmt: skip
+    evaluator.check(problem.merges, splits)
+    check_fit(problem)
+    unlike = differences(problem)
+    return replace(problem, unlike_merges=tuple(n for n in problem.config.parents if unlike[n]))
+
+
+def _check_models(checkpoints: Mapping[str, Checkpoint], host: str) -> None:
+    """Check that transformers can build the host, and the other parents whose types it knows."""
+    from evomerge.merging.architecture.loading import is_known
+
+    # Parents with different adapters share a model.
+    for checkpoint in {item.folder: item for item in checkpoints.values()}.values():
+        config = built_config(checkpoint)
+        if checkpoint.folder == checkpoints[host].folder or is_known(config.get("model_type")):
+            check_buildable(checkpoint, config)

@@ -1,0 +1,195 @@
+"""How many search documents a candidate is scored on, and whether each generation has others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from evomerge.config.schema import SearchConfig
+from evomerge.errors import ConfigError
+from evomerge.evaluation.objectives import kinds_of
+from evomerge.evaluation.tasks.documents import USUAL
+from evomerge.optimize import choose
+from evomerge.problem.tasks import leaves_of
+from evomerge.scores import Objective
+from evomerge.searching.fresh import FreshDocuments
+
+if TYPE_CHECKING:
+    from evomerge.config.frozen import Documents
+    from evomerge.evaluation.evaluator import Evaluator
+    from evomerge.problem.problem import Problem
+
+BELIEVING = ("cma", "diagonal-cma", "cma-margin")
+"""Optimizers that compare the candidates of one generation only, and have a mean."""
+
+FRESH, FEWER = 25, 12
+"""Documents of a generation, of all tasks together. With `MANY` candidates there are fewer: these
+found merges as good as 200 fixed documents with 100 candidates, and scored a third of the documents
+(docs/documents.md). In shorter searches, and in those of `MOST` candidates, 25 documents found
+better merges."""
+
+FIXED = dict.fromkeys((*BELIEVING, "discrete-lengler", "two-points-de"), 50)
+"""Optimizer -> the same, where all candidates have the same documents (docs/documents.md). Others
+have `USUAL` documents: `gp` lost by fewer, and the rest was not measured."""
+
+FEW, MANY, MOST = 100, 400, 700
+"""Candidates of a usual search, of one by fresh documents, which scores fewer documents, and of a
+long one by these."""
+
+_LEAST = 4  # documents of each task
+
+RACED = (
+    "{0}, but racing is gone, since `evaluation.search.documents: auto` saves more documents "
+    "(docs/documents.md); {1}"
+)
+
+
+def resolve_documents(
+    config: SearchConfig, objectives: Sequence[Objective], evaluator: Evaluator
+) -> SearchConfig:
+    """Return the search file with `evaluation.search.fresh` resolved; the order must be before.
+
+    ConfigError: the search file asks for fresh documents, which do not suit it, or for racing.
+    """
+    if config.evaluation.racing.enabled is True:
+        raise ConfigError(RACED.format("`evaluation.racing.enabled` is true", "set it to false"))
+    search, reason = config.evaluation.search, next(_fixed(config, objectives, evaluator), None)
+    fresh = search.fresh
+    if isinstance(fresh, int) and reason is not None:
+        raise ConfigError(
+            f"`evaluation.search.fresh` is {fresh}, which draws documents anew for each "
+            f"generation, but {reason}; set it to null."
+        )
+    if fresh == "auto":
+        suits = search.documents == "auto" and reason is None
+        fresh = _sample(config, evaluator) if suits else None
+    return _with(config, fresh=fresh)
+
+
+def search_size(config: SearchConfig, evaluator: Evaluator) -> int:
+    """Return how many documents of each task `documents: auto` takes, where there are as many.
+
+    `evaluation.search.fresh` must be resolved.
+    """
+    is_usual = is_fresh(config) or config.is_study
+    suits = not is_usual and all(kind.is_divisible for kind in kinds_of(config))
+    count = FIXED.get(config.optimizer.name) if suits else None
+    return USUAL if count is None else _of_each(count, config, evaluator)
+
+
+def settle_documents(
+    config: SearchConfig,
+    objectives: Sequence[Objective],
+    evaluator: Evaluator,
+    search: Documents,
+    *,
+    is_chosen: bool,
+) -> tuple[SearchConfig, str]:
+    """Return the search file with the number of search documents in place of `auto`, and why.
+
+    The second one says on which documents a candidate is scored, and why, for a person.
+
+    Args:
+        config: `evaluation.search.fresh` must be resolved.
+        objectives: with full metric names.
+        evaluator: has the tasks.
+        search: task -> ids of the search documents.
+        is_chosen: whether `evaluation.search.fresh` was `auto`. Then documents are not fresh where
+            a generation would have half of them or more.
+
+    ConfigError: the search file asks for samples of all documents.
+    """
+    fresh, count = config.evaluation.search.fresh, max(map(len, search.values()), default=0)
+    total, why = sum(map(len, search.values())), "the search file says it"
+    if isinstance(fresh, int) and is_chosen and 2 * fresh >= count:
+        fresh, why = None, "a generation would have half of them or more"
+    elif isinstance(fresh, int) and fresh >= count:
+        raise ConfigError(
+            f"`evaluation.search.fresh` is {fresh}, but there are {count} search documents of a "
+            "task, so each generation would have all; lower it, or set it to null."
+        )
+    is_auto = config.evaluation.search.documents == "auto"
+    settled = _with(config, fresh=fresh, **({"documents": count} if is_auto else {}))
+    if isinstance(fresh, int):
+        some = sum(min(fresh, len(ids)) for ids in search.values())
+        why = f"{config.optimizer.name} compares candidates of one generation only"
+        return (
+            settled,
+            f"{some} of {total} documents a candidate, others for each generation: {why}",
+        )
+    why = next(_fixed(config, objectives, evaluator), why)
+    return settled, f"{total} documents, the same for all: {why}"
+
+
+def fresh_documents(problem: Problem) -> FreshDocuments | None:
+    """Return what draws the documents of each generation; None: all candidates have the same."""
+    count, seed = problem.config.evaluation.search.fresh, problem.config.seed
+    return FreshDocuments(problem.splits["search"], count, seed) if isinstance(count, int) else None
+
+
+def search_by_fresh_documents(problem: Problem) -> Problem | None:
+    """Return the same search by CMA-ES on fresh documents, with more candidates.
+
+    None: it is one already, such documents do not suit it, or its optimizer was not compared.
+    """
+    config, optimizer, budget = problem.config, problem.config.optimizer, problem.config.budget
+    if is_fresh(config) or optimizer.name not in {"gp", *BELIEVING}:
+        return None
+    name = choose(problem.space.genes, optimizer.size)
+    candidates = budget.candidates and max(budget.candidates, MANY)
+    config = config.with_values("optimizer", name=name, options={})
+    config = config.with_values("executor", order="generation")
+    config = config.with_values("budget", candidates=candidates)
+    if any(True for _ in _fixed(config, problem.objectives, problem.evaluator)):
+        return None
+    config = _with(config, fresh=_sample(config, problem.evaluator))
+    return replace(problem, config=config, loaded=problem.evaluator)
+
+
+def is_fresh(config: SearchConfig) -> bool:
+    """Whether each generation has search documents of its own."""
+    return isinstance(config.evaluation.search.fresh, int)
+
+
+def _with(config: SearchConfig, **values: Any) -> SearchConfig:
+    search = config.evaluation.search.model_copy(update=values)
+    return config.with_values("evaluation", search=search)
+
+
+def _sample(config: SearchConfig, evaluator: Evaluator) -> int:
+    """Return how many documents of each task a generation has; without `candidates`, `FRESH`."""
+    are_fewer = MANY <= (config.budget.candidates or 0) < MOST
+    return _of_each(FEWER if are_fewer else FRESH, config, evaluator)
+
+
+def _of_each(count: int, config: SearchConfig, evaluator: Evaluator) -> int:
+    """Return the documents of each task, if there are so many of all tasks together."""
+    tasks = leaves_of(config, evaluator.tasks_of("search").info)
+    return max(_LEAST, -(-count // max(1, len(tasks))))
+
+
+def _fixed(
+    config: SearchConfig, objectives: Sequence[Objective], evaluator: Evaluator
+) -> Iterator[str]:
+    """Yield why all candidates of a search must be scored on the same documents."""
+    name, kinds = config.optimizer.name, kinds_of(config)
+    if config.is_study:
+        yield "its scores are told"
+    if config.optimizer.descends:
+        yield "descents learn from all search documents"
+    elif name not in BELIEVING:
+        yield f"the optimizer {name} compares candidates of all generations"
+    if config.executor.order == "arrival":
+        yield "`executor.order` is arrival, which has no generations"
+    if config.beside_fitness is not None:
+        yield config.beside_fitness
+    if config.evaluation.backend != "hf":
+        yield f"`evaluation.backend` is {config.evaluation.backend}"
+    if not all(kind.is_divisible and not kind.is_foreign for kind in kinds):
+        yield "documents of an objective are not scored one by one"
+    info = evaluator.tasks_of("search").info
+    for objective in objectives:
+        task, metric = objective.task, objective.metric
+        if objective.is_exact or not info.metric(task, metric)[1].is_mean:
+            yield f"{objective.key} is not a mean over documents"

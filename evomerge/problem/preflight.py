@@ -1,0 +1,280 @@
+"""What a person is told before a search begins: its size, its documents, its genes, warnings."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from evomerge.config.space import ParametersConfig
+from evomerge.errors import listed
+from evomerge.merging.methods import get_method
+from evomerge.models.causal import kind_of
+from evomerge.models.code_keys import code_notes
+from evomerge.models.correspondence import prediction_notes, type_notes
+from evomerge.models.parts import lost_part_notes, part_notes, parts_in_words
+from evomerge.optimize import builtin
+from evomerge.optimize.gp import FIRST
+from evomerge.problem.memory import fit_warnings, memory_rows, weights_of
+from evomerge.problem.parents import plan_tokenizers
+from evomerge.problem.parents_as_themselves import parent_notes, prompt_template
+from evomerge.problem.problem import Problem
+from evomerge.problem.strategy import generation_of, has_gradient, search_by_gradients
+from evomerge.problem.tasks import task_facts
+from evomerge.problem.workers import workers_of
+from evomerge.report.words import renamed, short_names, size_text
+from evomerge.scores import NLL, TOKENS, TOLD
+from evomerge.space.pool import PRIORITY
+from evomerge.space.protocol import Gene
+
+_WIDEST = 10  # points that a score may be off, to either side
+_ENOUGH = 100  # documents, with which it is less
+_CMA = ("cma", "diagonal-cma", "cma-margin")
+_FOR_A_GENE = 8  # candidates, the fewest for each gene in most of our results (docs/concepts.md)
+
+_GRADIENTS = (
+    "need a tenth of the candidates (`optimizer: {name: gradient}`), since what these tasks call "
+    "right is the whole reference answer"
+)
+
+HEADERS = ("searched", "genes", "values", "start", "set by")
+
+_PLACE = re.compile(r"(?<=\[)\d+(?=\])|(?<=slice)\d+|(?<=block)\d+")
+
+
+def summary(problem: Problem) -> dict[str, Any]:
+    """Return what `evomerge validate` prints: parents, dimension, documents, memory, disk space."""
+    config, space = problem.config, problem.space
+    host, parents = problem.checkpoints[problem.host], problem.checkpoints.items()
+    population, facts = generation_of(config, space), task_facts(config, problem.evaluator)
+    values = {
+        "parents": {name: size_text(item.nbytes) for name, item in parents},
+        "kinds": {name: kind_of(item) for name, item in parents},
+        "host": problem.host,
+        "architecture": (host.config.get("architectures") or ["unknown"])[0],
+        "layers": len(host.decoder_stack),
+        **parts_in_words(
+            problem.checkpoints,
+            problem.host,
+            _merged(problem),
+            stacks=len(next(iter(space.baselines().values())).layers),
+            is_path=config.space.kind != "parameters",
+        ),
+        "space": config.space.kind,
+        "dimension": len(space.genes),
+        "optimizer": config.optimizer.name,
+        "gradients": _GRADIENTS if search_by_gradients(problem) else None,
+        "population": population,
+        "candidates": config.budget.candidates,
+        "start": len(problem.start) or None,
+        "documents": {split: sum(map(len, of.values())) for split, of in problem.splits.items()},
+        "sources": {split: [*dict.fromkeys(of.values())] for split, of in facts["sources"].items()},
+        "workers": workers_of(config).text,
+        "backend": config.evaluation.backend,
+        "compute": f"float32, weights in {config.dtype}"
+        if config.compute != config.dtype
+        else None,
+        **problem.evaluator.words(problem.merges),
+        "fewer_documents": problem.fewer_documents,
+        "objectives": [
+            f"{o.key} ({'' if config.mode == 'pareto' else f'weight {o.weight:g}, '}"
+            f"{'higher' if o.higher_is_better else 'lower'} is better"
+            f"{'' if o.tie_breaker is None else f'; ties by the lower {o.tie_breaker}'})"
+            for o in problem.objectives
+        ],
+        "constraints": [item.text for item in problem.constraints] or None,
+        **memory_rows(problem),
+        "export": size_text(weights_of(problem, config.dtype)),
+    }
+    # A search without a largest number of candidates says so.
+    return {name: item for name, item in values.items() if item is not None or name == "candidates"}
+
+
+def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
+    """Return warnings that a person should read before the search starts.
+
+    Args:
+        allow_benchmarks: do not warn of objectives that are well-known public benchmarks.
+    """
+    checkpoints, host = problem.checkpoints, problem.checkpoints[problem.host]
+    recipes = problem.space.baselines().values()
+    objectives, every = problem.evaluator.tasks_of("search").objectives, problem.evaluator.every
+    tokenizers = plan_tokenizers(problem.config, recipes, checkpoints)
+    parents = [host, *(item for name, item in checkpoints.items() if name != problem.host)]
+    return [
+        *dict.fromkeys(note for plan in tokenizers for note in plan.notes),
+        *type_notes(parents),
+        *parent_notes(problem),
+        *part_notes(parents, short_names(checkpoints)),
+        *code_notes(problem.host, [host.folder / "config.json", *host.companions]),
+        *lost_part_notes(checkpoints, problem.host, _merged(problem)),
+        *prediction_notes(name for name, item in checkpoints.items() if item.predictions),
+        *fit_warnings(problem),
+        *_template_warnings(problem),
+        *_document_warnings(problem),
+        *_candidate_warnings(problem),
+        *_worker_warnings(problem),
+        *dict.fromkeys(text for item in every for text in item.warnings(problem.merges)),
+        *(text for item in objectives if not allow_benchmarks for text in item.benchmarks()),
+    ]
+
+
+def _merged(problem: Problem) -> dict[str, list[str]]:
+    """Return the modalities that candidates merge -> the parents that these come from."""
+    owners = dict[str, dict[str, None]]()
+    for recipe in problem.space.baselines().values():
+        for part, layer in recipe.modalities.items():
+            owners.setdefault(part, {}).update(dict.fromkeys(s.parent for s in layer.inputs))
+    return {part: list(parents) for part, parents in owners.items()}
+
+
+def _worker_warnings(problem: Problem) -> Iterator[str]:
+    config = problem.config
+    name, order, count = config.optimizer.name, config.executor.order, workers_of(config).count
+    if (optimizer := builtin(name)) is None:
+        return
+    if order == "arrival" and count > (most := optimizer.most_workers or count):
+        yield (
+            f"executor.order is 'arrival', so with {count} workers {name!r} proposes candidates "
+            f"before it knows the scores of {count - 1} others, and finds less than with {most} "
+            "(docs/scaling.md); use fewer workers, or `optimizer.name: cma` with "
+            "`executor.order: generation`."
+        )
+    population = generation_of(config, problem.space)
+    if order == "generation" and population < count and optimizer.has_population:
+        other = name if count <= (optimizer.most_workers or count) else "cma"
+        yield (
+            f"of {count} workers only {population} have a candidate at a time, a generation of "
+            f"{name!r}; use fewer, or `optimizer: {{name: {other}, population: {max(4, count)}}}`."
+        )
+
+
+def _template_warnings(problem: Problem) -> Iterator[str]:
+    config = problem.config
+    is_said = "chat_template" in config.evaluation.model_fields_set
+    if not is_said and prompt_template(problem) is not None:
+        tried = " (`evomerge validate --time` tries both)" if config.mode == "weighted" else ""
+        yield (
+            f"{short_names(problem.checkpoints)[problem.tokenizer_giver]} has a chat template, but "
+            "prompts are made without it; set `evaluation.chat_template` to true for models that "
+            f"were tuned for chat, else to false{tried}."
+        )
+
+
+def _document_warnings(problem: Problem) -> Iterator[str]:
+    every = problem.evaluator.info
+    warned = set[str]()
+    for item in problem.objectives:
+        if item.is_exact or item.task in (TOLD, *warned) or item.metric in (NLL, TOKENS):
+            continue
+        if not (item.task in every.groups or every.metric(item.task, item.metric)[1].is_mean):
+            continue  # a correlation has no right answers
+        few = []
+        for split, documents in problem.splits.items():
+            leaves = dict.fromkeys(problem.evaluator.tasks_of(split).info.leaves(item.task))
+            count = sum(len(documents[task]) for task in leaves)
+            if round(_points(count)) > _WIDEST:
+                few.append(f"±{_points(count):.0f} points on {count} {split} documents")
+        if few:
+            warned.add(item.task)
+            yield (
+                f"a score of {item.task!r} is known to {listed(few)} (95 % interval of 50 % right "
+                f"answers); take {_ENOUGH} documents or more in each split, which give ±{_WIDEST}."
+            )
+
+
+def _points(documents: int) -> float:
+    """Return half the width of the 95 % interval of 50 % right answers, in points."""
+    return 100 * 1.96 * math.sqrt(0.25 / documents)
+
+
+def _candidate_warnings(problem: Problem) -> Iterator[str]:
+    config, genes = problem.config, len(problem.space.genes)
+    candidates, baselines = config.budget.candidates, len(problem.space.baselines())
+    if candidates is None:
+        return
+    searched, descends = candidates - baselines, config.optimizer.descends
+    if 0 < searched <= FIRST and config.optimizer.name == "gp":
+        yield (
+            f"the optimizer `gp`, which `auto` takes for few candidates, learns nothing before its "
+            f"first {FIRST}, and only {searched} are searched beside the {baselines} baselines; "
+            f"set budget.candidates to {baselines + 3 * FIRST} or so."
+        )
+    elif searched <= 0 or (searched < baselines and not descends):
+        yield (
+            f"budget.candidates is {candidates}, but the {baselines} baselines (parents and "
+            f"averages of them) count among them, so {max(0, searched)} are searched; set it to "
+            f"{4 * baselines} or more."
+        )
+    if 0 < searched < genes and config.optimizer.name in _CMA:
+        population = generation_of(config, problem.space)
+        host, objectives = problem.checkpoints[problem.host], problem.evaluator.every
+        can_learn = any(item.can_teach(host) for item in objectives)
+        suits = can_learn and has_gradient(problem.space, config)
+        yield (
+            f"optimizer.name is {config.optimizer.name!r}, but {searched} candidates for {genes} "
+            f"genes are {searched / population:.1f} of its generations of {population}, from which "
+            f"it learns little; set budget.candidates to {baselines + _FOR_A_GENE * genes} or so, "
+            "or have fewer genes (a smaller `space.groups`, no `space.components`)"
+            f"{', or take `optimizer.name: gradient`' if suits else ''}."
+        )
+
+
+def shown_genes(problem: Problem) -> list[Gene]:
+    """Return the genes, in the order of the genome, with the names of parents that people read."""
+    names = short_names(problem.checkpoints)
+    return [
+        replace(
+            gene,
+            name=renamed(gene.name, names),
+            choices=tuple(names.get(choice, choice) for choice in gene.choices),
+        )
+        for gene in problem.space.genes
+    ]
+
+
+def gene_list(problem: Problem) -> list[dict[str, Any]]:
+    """Return all genes with range and start, as plain JSON values, in the order of the genome.
+
+    A choice has no start: all its values are equally likely at first.
+    """
+    keys = ("name", "kind", "low", "high")
+    return [
+        {key: getattr(gene, key) for key in keys}
+        | {"start": None if gene.kind == "choice" else gene.start}
+        | ({"choices": list(gene.choices)} if gene.choices else {})
+        for gene in shown_genes(problem)
+    ]
+
+
+def gene_rows(problem: Problem) -> list[tuple[str, ...]]:
+    """Return a row for each group of genes that differ only in their place; see `HEADERS`.
+
+    The last cell names what in the search file makes a knob vary. A knob that `space.knobs` does
+    not name is searched in its method's own range.
+    """
+
+    space = problem.config.space
+    reasons = {PRIORITY: "space.most_parents; in from 0.5 on", "method": "space.method"}
+    if isinstance(space, ParametersConfig):
+        for knob in (knob.name for name in space.methods for knob in get_method(name).knobs):
+            reasons[knob] = f"the method's range; space.knobs.{knob} fixes it"
+        reasons |= {name: f"space.knobs.{name}" for name in space.knobs}
+    groups = Counter[tuple[str, str, str]]()
+    for gene in shown_genes(problem):
+        last = gene.name.rpartition(".")[2]
+        start = "undecided" if gene.kind == "choice" else f"{gene.start:.4g}"
+        groups[last if last in reasons else _PLACE.sub("N", gene.name), _values(gene), start] += 1
+    return [
+        (name, str(count), values, start, reasons.get(name, "space"))
+        for (name, values, start), count in groups.items()
+    ]
+
+
+def _values(gene: Gene) -> str:
+    if gene.kind == "binary":
+        return "0 or 1"
+    if gene.kind == "choice":
+        return ", ".join(gene.choices) if len(gene.choices) < 4 else f"{len(gene.choices)} choices"
+    return f"{'whole, ' if gene.kind == 'integer' else ''}{gene.low:.4g} to {gene.high:.4g}"

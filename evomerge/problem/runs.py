@@ -1,0 +1,228 @@
+"""Making problems of search files and run folders, and how a run may go on."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from evomerge.config.messages import parsed
+from evomerge.config.schema import BudgetConfig, Frozen, SearchConfig, load, parse
+from evomerge.errors import ConfigError, InputError, RunFolderError
+from evomerge.evaluation.objectives import code_files
+from evomerge.parsing.texts import read_text
+from evomerge.parsing.values import shown
+from evomerge.parsing.yaml import yaml_text
+from evomerge.problem.check import check_search
+from evomerge.problem.documents import RACED
+from evomerge.problem.freeze import freeze
+from evomerge.problem.memory import check_fit
+from evomerge.problem.parents import absolute_config, open_parents
+from evomerge.problem.problem import Problem
+from evomerge.problem.search_file import folder_of
+from evomerge.problem.space import make_space
+from evomerge.problem.workers import check_workers
+from evomerge.run.folder import CONFIG, RunFolder
+from evomerge.run.history import History
+from evomerge.scores import TOLD
+from evomerge.searching.ranking import leading, ranking_of, reached, unimproved
+from evomerge.strategy.kinds import strategy_kind
+from evomerge.trust.consent import NOTHING, Permissions
+
+MOVES = ("executor.kind", "executor.workers", "executor.timeout", "executor.ray")
+"""Keys that `resume` can change."""
+
+_FREE = {"device", "device_map", "attention", "threads", "order", "ray"}
+"""Keys of `evaluation` and `executor` that say neither how models are scored nor by whom."""
+
+
+def prepare(config: SearchConfig, relative_to: Path, allowed: Permissions = NOTHING) -> Problem:
+    """Return the problem of a search file, after all checks; see `check_search`.
+
+    A search that is told its scores is refused: `evomerge.Study` makes it.
+    """
+    refuse_study(config)
+    make = check_search if config.frozen is None else restore
+    return make(config, relative_to, allowed)
+
+
+def refuse_study(config: SearchConfig) -> None:
+    """Raise a ConfigError if a search is told its scores, so that no command can run it."""
+    if config.is_study:
+        raise ConfigError(
+            "The search file has a score that is `told`, which evomerge cannot measure; "
+            "`evomerge.Study` in Python gives you candidates, and is told their scores."
+        )
+
+
+def check_study(config: SearchConfig) -> None:
+    """Check that a search file asks for nothing that needs documents, or workers of its own.
+
+    ConfigError: it does, or it has an objective that is not told.
+    """
+    for item in (*config.objectives, *config.constraints):
+        if item.source != TOLD:
+            raise ConfigError(
+                f"A study is told all scores, but the search file also has {item.metric!r} of "
+                f"{item.source!r}; score that yourself, as `told: {item.metric}`."
+            )
+    keys = []
+    if config.optimizer.descends or strategy_kind(config.optimizer.name):
+        keys.append(f"`optimizer.name` {config.optimizer.name}")
+    if config.executor.order == "generation":
+        keys.append("`executor.order` generation")
+    for name in ("evaluation", "executor"):
+        names = sorted(getattr(config, name).model_fields_set - _FREE)
+        keys += [f"`{name}.{key}`" for key in names]
+    if keys:
+        raise ConfigError(
+            f"The search file has {keys[0]}, which needs documents or workers, but a study is told "
+            "scores; remove it."
+        )
+
+
+def begin(path: Path, problem: Problem, wrote: SearchConfig, source: Path) -> RunFolder:
+    """Create the run of a new search in a new folder; InputError: it cannot be written.
+
+    The run keeps the text of the file `source` if that is what the user `wrote`, else what was set.
+    """
+    text = yaml_text(wrote.model_dump(mode="json", exclude_unset=True))
+    with suppress(InputError):
+        if load(source) == wrote:
+            text = read_text(source, RunFolderError)
+    return RunFolder.create(path, text, {"folder": str(folder_of(source)), **freeze(problem)})
+
+
+def restore(config: SearchConfig, relative_to: Path, allowed: Permissions = NOTHING) -> Problem:
+    """Return the problem of a run, from its search file. Tasks are not loaded yet.
+
+    InputError: a parent is missing or has changed.
+    """
+    frozen = config.frozen or Frozen()
+    config, checkpoints, host = open_parents(config, relative_to)
+    space = make_space(config, checkpoints)
+    objectives, constraints = config.run_objectives, config.run_constraints
+    return Problem(
+        config=config, checkpoints=checkpoints, host=host, space=space, objectives=objectives,
+        splits=config.run_documents, constraints=constraints,
+        fewer_documents=frozen.fewer_documents, start=tuple(map(tuple, frozen.start)),
+        unlike_merges=tuple(frozen.unlike_merges), allowed=allowed,
+    )  # fmt: skip
+
+
+def reopen(run: RunFolder, allowed: Permissions = NOTHING) -> Problem:
+    """Return the problem of an existing run, after checking that its parents are unchanged.
+
+    InputError: the run's search file is damaged, or a parent is missing or has changed.
+    """
+    return restore(run.search_file(), run.path, allowed)
+
+
+def continued(run: RunFolder, moves: Sequence[str] = (), allowed: Permissions = NOTHING) -> Problem:
+    """Return the problem of a run that goes on now, with `executor.KEY=VALUE` in `moves`.
+
+    InputError: as for `reopen`, a move is not possible, code is not allowed, or this machine cannot
+    run the executor.
+    """
+    for item in moves:
+        check_move(item)
+    config = run.search_file(moves)
+    refuse_study(config)
+    if config.evaluation.racing.enabled is True:
+        fix = "go on with evomerge at its commit 6ea4dca7, or start a new run"
+        raise RunFolderError(RACED.format(f"The candidates of {run.path} raced", fix))
+    problem = restore(config, run.path, allowed)
+    allowed.require(code_files(problem.config))
+    check_workers(problem.config)
+    check_fit(problem)
+    return problem
+
+
+def check_move(item: str) -> None:
+    """Raise a `ConfigError` if `resume` may not set this (`key.path=value`)."""
+    if not _is_below(item.partition("=")[0], MOVES):
+        raise ConfigError(
+            f"--set {shown(item)}: a search that has begun keeps its search file; `resume` can "
+            f"change only {', '.join(MOVES)}."
+        )
+
+
+def going_on(
+    path: Path, data: Mapping[str, Any], source: Path
+) -> tuple[dict[str, float], list[str]]:
+    """Return what a search file changes in a run that has begun: its budget and its workers.
+
+    `data` is its content and `source` its path. It is compared with the file that the user wrote
+    when the run began: what was resolved then cannot hide that a key was removed. Returns the
+    bounds of the budget that differ by name, and overrides `executor.KEY=VALUE`.
+
+    ConfigError: the search file has a mistake; RunFolderError: it is that of another search.
+    """
+    run, file = RunFolder(path), path / CONFIG
+    asked = absolute_config(parse(data, str(source)), folder_of(source))
+    wrote = absolute_config(parse(run.written(), str(file)), folder_of(file))
+    now, then = (_flat(item.model_dump(mode="json")) for item in (asked, wrote))
+    changed = [key for key in {**now, **then} if now.get(key) != then.get(key)]
+    if changed := [key for key in changed if not _is_below(key, ("budget", *MOVES))]:
+        raise RunFolderError(
+            f"{path} holds another search than {source}: it differs in `{'`, `'.join(changed)}`; "
+            "name another folder, or put the search file back as it was."
+        )
+    budget, later = wrote.budget.model_dump(), History(run.events()).budget
+    bounds = {
+        name: value
+        for name, value in asked.budget.model_dump().items()
+        if value is not None and value not in (budget[name], later.get(name))
+    }
+    workers = asked.executor.model_dump(mode="json")
+    return bounds, [f"{it}={json.dumps(workers[it.removeprefix('executor.')])}" for it in MOVES]
+
+
+def _is_below(key: str, others: Iterable[str]) -> bool:
+    """Return whether a key is one of some others, or below one."""
+    return any(key == other or key.startswith(f"{other}.") for other in others)
+
+
+def _flat(plain: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Return all values of a search file by their keys, such as `evaluation.fewshot`."""
+    values: dict[str, Any] = {}
+    for key, value in plain.items():
+        name = f"{before}{key}"
+        values |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return values
+
+
+def check_budget(run: RunFolder, bounds: Mapping[str, float]) -> None:
+    """Check that new bounds of a run's budget leave something to do.
+
+    A new number of candidates may be the one that the run has: the same command can be given again.
+    A larger number than the one that has ended the search leaves the rest of a generation, whatever
+    else is reached: the search asks for it to its end, as if it had had the larger number before.
+
+    ConfigError: a new bound is none, such as 0 candidates; RunFolderError: the run has reached a
+    bound already, a new one or one that stays.
+    """
+    if not bounds:
+        return
+    parsed(BudgetConfig, bounds, "budget")
+    history, config = History(run.events()), run.search_file()
+    candidates, ranking = history.candidates, ranking_of(config)
+    so_far = {**config.budget.model_dump(), **history.budget}
+    budget, count = {**so_far, **bounds}, len(candidates)
+    is_cut = bounds.get("candidates", 0) > count == so_far["candidates"]
+    if is_cut and config.executor.order != "arrival":
+        return
+    incumbents = leading(ranking, candidates)
+    if budget["candidates"] == count == bounds.get("candidates"):
+        budget["candidates"] = None
+    patience = unimproved(incumbents, candidates)
+    spent = {"candidates": count, "hours": run.timings.hours(), "patience": patience}
+    bounded = {name: so_many for name, so_many in spent.items() if budget[name] is not None}
+    ends = [name for name, so_many in bounded.items() if so_many >= budget[name]]
+    if (target := budget["target"]) is not None and reached(incumbents, ranking, target):
+        ends.append("target")
+    for name in ends:
+        raise RunFolderError(
+            f"The search of {run.path} has reached budget.{name} ({budget[name]:g}), where it "
+            f"ends; give a larger --{name}."
+        )

@@ -1,0 +1,182 @@
+"""Reading a search file: its keys, and all that can be said of its values before a model is opened.
+
+Nothing heavy is imported. What parents, tasks and documents must fit, `check` says.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from evomerge.config import messages
+from evomerge.config.schema import GRADIENT, SearchConfig, read
+from evomerge.config.space import ParametersConfig
+from evomerge.errors import ConfigError, InputError
+from evomerge.evaluation.objectives import check_files, check_rows
+from evomerge.merging.methods import METHODS, get_method
+from evomerge.models.references import check_reference
+from evomerge.optimize import OPTIMIZERS, check_name, check_setting
+from evomerge.problem.parents import absolute_config
+from evomerge.problem.space import check_hosts
+from evomerge.problem.strategy import run_of
+from evomerge.run.folder import CONFIG, MANIFEST, RunFolder
+from evomerge.space.knobs import plan_knobs
+from evomerge.space.layer_genes import method_inputs
+from evomerge.space.pool import make_pool
+from evomerge.strategy.kinds import STRATEGIES, options_of, strategy_kind
+
+Check: TypeAlias = Callable[[SearchConfig, Path], Iterable[str] | None]
+"""Yields sentences about mistakes, or raises an InputError; the folder is of relative paths."""
+
+_NEEDED = {"parents": ["zoo:base"], "objectives": [{"told": "score"}]}
+"""What stands for keys that are missing or wrong, so that the others can be checked."""
+
+
+def read_search(data: Mapping[str, Any], source: Path) -> SearchConfig:
+    """Return the search file with this content, which `source` names.
+
+    ConfigError: there are mistakes, of each a sentence that names the file, the key and the value.
+    """
+    config, mistakes = messages.read(SearchConfig, data, _NEEDED)
+    if config is not None:
+        folder = folder_of(source)
+        absolute = absolute_config(config, folder)
+        for keys, check in CHECKS:
+            places = [tuple(key.split(".")) for key in keys]
+            if any(_touches(place or ("mode",), places) for place, _ in mistakes):
+                continue  # it may follow from the other mistake
+            try:
+                mistakes += ((places[0], sentence) for sentence in check(absolute, folder) or ())
+            except InputError as error:
+                mistakes += [(places[0], sentence) for sentence in str(error).splitlines()]
+    if config is None or mistakes:
+        raise ConfigError(*(f"{source}: {sentence}" for _, sentence in mistakes))
+    return config
+
+
+def folder_of(source: Path) -> Path:
+    """Return the folder that relative paths in a search file start from.
+
+    That of a run is a copy, whose paths start where they did in the user's own file.
+
+    RunFolderError: it is that of a run, and was changed by hand.
+    """
+    if _is_of_run(source):
+        return Path(RunFolder(source.parent).manifest()["folder"])
+    return source.absolute().parent
+
+
+def load_any(path: Path, changes: list[str] | None = None) -> SearchConfig:
+    """Read a search file, which may be that of a run, with `key.path=value` in `changes`.
+
+    InputError: the file cannot be read, or has a mistake.
+    """
+    if _is_of_run(path) and not changes:
+        return RunFolder(path.parent).search_file()
+    return read_search(read(path, changes), path)
+
+
+def _is_of_run(file: Path) -> bool:
+    return file.name == CONFIG and (file.parent / MANIFEST).is_file()
+
+
+def _touches(place: messages.Place, keys: Sequence[messages.Place]) -> bool:
+    """Return whether a mistake can make what is said of these keys wrong.
+
+    Of a section that is left out, one key alone has its default, which is right.
+    """
+    return any(
+        place[: len(key)] == key or (len(keys) > 1 and key[: len(place)] == place) for key in keys
+    )
+
+
+def _each(names: Iterable[tuple[str, str]], check: Callable[[str], object]) -> Iterator[str]:
+    """Yield a sentence about each name that is refused; the keys are in front of them."""
+    for key, name in names:
+        try:
+            check(name)
+        except InputError as error:
+            yield f"`{key}`: {error}"
+
+
+def _models(config: SearchConfig, folder: Path) -> Iterator[str]:
+    names = [(f"parents[{index}]", name) for index, name in enumerate(config.parents)]
+    names += [("base", config.base)] if config.base else []
+    return _each(names, lambda name: check_reference(name, folder))
+
+
+def _methods(config: SearchConfig, folder: Path) -> Iterator[str]:
+    names = config.space.methods if isinstance(config.space, ParametersConfig) else ()
+    return _each([("space.method", name) for name in names], METHODS.check)
+
+
+def _starts(config: SearchConfig, folder: Path) -> Iterator[str]:
+    names = [("optimizer.start", name) for name in config.optimizer.start]
+    return _each(names, lambda name: run_of(name, folder))
+
+
+def _knobs(config: SearchConfig, folder: Path) -> Iterator[str]:
+    if (space := _merges(config)) is None:
+        return
+    plan = plan_knobs([*map(get_method, space.methods)], space.knobs)
+    is_pool = space.most_parents is not None and len(config.parents) > 1
+    if not plan.searched and len(space.methods) == 1 and not is_pool:
+        yield (
+            "every knob of `space.knobs` is fixed, so there is nothing to search; give one a "
+            "range, for example weight: [0.0, 1.0], or name several methods."
+        )
+
+
+def _sources(config: SearchConfig, folder: Path) -> Iterator[str]:
+    """Check that there is something to merge."""
+    if (space := _merges(config)) is None:
+        return
+    methods, most = [*map(get_method, space.methods)], space.most_parents
+    if config.base in config.parents and all(method.base != "none" for method in methods):
+        yield (
+            f"`parents` names {config.base!r}, which is the `base`, so it has no task vector that "
+            "could be merged; take it out of `parents`, or take a method that uses no base."
+        )
+        return
+    inputs = method_inputs(methods, config.parents, config.base, pool=most is not None)
+    make_pool(inputs, most)
+    for item in inputs:
+        if len(item.sources) > 1 or item.method.parents[1] == 1 or (item.base and most == 1):
+            continue
+        alone = ", or set `space.most_parents` to 1 to search how far to go to it from the base"
+        yield (
+            f"`parents` names one model, {item.sources[0]!r}, but {item.method.name} merges "
+            f"several; name another one{alone if item.base else ''}."
+        )
+
+
+def _merges(config: SearchConfig) -> ParametersConfig | None:
+    """Return the parameter space; None: the space is of another kind, or of another package."""
+    is_own = strategy_kind(config.optimizer.name) is not None
+    return None if is_own or not isinstance(config.space, ParametersConfig) else config.space
+
+
+def _optimizer(config: SearchConfig, folder: Path) -> None:
+    check_name(config.optimizer.name, (*OPTIMIZERS.names(), GRADIENT, *STRATEGIES.names()))
+
+
+def _setting(config: SearchConfig, folder: Path) -> None:
+    optimizer = config.optimizer
+    if (kind := strategy_kind(optimizer.name)) is not None:
+        options_of(config, kind.options)
+    elif not optimizer.descends:
+        check_setting(optimizer.name, config.fitness_values, optimizer.size, optimizer.options)
+
+
+CHECKS: Sequence[tuple[Sequence[str], Check]] = (
+    (("parents",), _models),
+    (("space.host", "space.outside", "parents"), lambda config, _: check_hosts(config)),
+    (("space.method",), _methods),
+    (("space", "parents", "base"), _sources),
+    (("space.knobs", "space.method", "space.kind"), _knobs),
+    (("optimizer.name",), _optimizer),
+    (("optimizer", "mode", "objectives"), _setting),
+    (("optimizer.start", "optimizer.name"), _starts),
+    (("evaluation.include", "objectives"), lambda config, _: check_files(config)),
+    (("evaluation", "objectives"), lambda config, _: check_rows(config)),
+)
+"""What is checked, after the keys that it is about: it is left out if one of them is wrong."""

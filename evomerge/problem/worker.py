@@ -1,0 +1,175 @@
+"""Making the worker of a problem, in any process, and loading one model as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from evomerge.config.schema import SearchConfig
+from evomerge.evaluation.inference.device import (
+    choose_device,
+    choose_threads,
+    free_memory,
+    is_slow,
+    use_threads,
+)
+from evomerge.evaluation.objectives import kinds_of, needs_modules
+from evomerge.merging.tokenizers.plan import plan_tokenizer
+from evomerge.models.causal import has_tokenizer
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.problem.problem import Problem
+from evomerge.recipe import Recipe
+from evomerge.space.protocol import Space
+
+if TYPE_CHECKING:
+    from evomerge.execute.worker import Worker
+    from evomerge.merging.architecture.placement import Placement
+    from evomerge.merging.resident import Resident
+
+
+def place(config: SearchConfig) -> Placement:
+    """Return the devices of a model and its attention; `ConfigError`: there is no such device."""
+    from evomerge.merging.architecture.placement import Placement
+
+    wanted = config.evaluation
+    attention = None if wanted.attention == "auto" else wanted.attention
+    spread, is_float32 = wanted.device_map == "auto", wanted.float32 is True
+    return Placement(choose_device(wanted.device), spread, attention, is_float32)
+
+
+def resolve_float32(config: SearchConfig) -> SearchConfig:
+    """Return the search file with `evaluation.float32` set, if it is `auto`."""
+    wanted = config.evaluation
+    if wanted.float32 != "auto":
+        return config
+    suits = (
+        config.dtype != "float32"
+        and wanted.backend == "hf"
+        and not config.is_study  # the models of a study are a program's, in their `dtype`
+        and config.executor.ray.address is None  # workers are on other machines
+        and choose_device(wanted.device) == "cpu"
+        and is_slow(config.dtype)
+    )
+    return config.with_values("evaluation", float32=suits)
+
+
+def cache_memory(workers: int) -> int:
+    """Return the bytes for caches of each worker: a quarter of its part of the free memory."""
+    return free_memory() // workers // 4
+
+
+def threads_of(config: SearchConfig, checkpoint: Checkpoint, cores: int | None = None) -> int:
+    """Return the number of CPU threads that models of a parent's size are scored with.
+
+    `cores` is the largest number to choose; None: all that torch would use.
+    """
+
+    wanted = config.evaluation.threads
+    return choose_threads(checkpoint.parameters, cores) if wanted == "auto" else wanted
+
+
+def make_worker(
+    problem: Problem, workers: int = 1, threads: int | None = None, *, is_new: bool = False
+) -> Worker:
+    """Return a worker with a resident model, a tokenizer and prepared documents.
+
+    Args:
+        workers: number of workers that share the memory of this machine.
+        threads: CPU threads to score with, as an earlier session has chosen; None: choose.
+        is_new: whether no candidate was scored yet, so that objective functions are tried first.
+
+    InputError: a parent cannot be loaded, a task has changed since the run was started, or an
+    objective function fails on parents.
+    """
+    from evomerge.execute.worker import Worker
+    from evomerge.merging.backend import tokenizer
+    from evomerge.merging.resident import Resident
+
+    config, checkpoints, where = problem.config, problem.checkpoints, place(problem.config)
+    shows_images = any(it.shows_images for it in problem.evaluator.info.tasks.values())
+    baselines = list(problem.space.baselines().values())
+    first, host = baselines[0], checkpoints[problem.host]
+
+    def make() -> tuple[Resident, Any]:
+        model = Resident(
+            checkpoints,
+            first.host,
+            first.dtype,
+            where,
+            tokenizer=plan_tokenizer(first, checkpoints),
+            memory=cache_memory(workers),
+            release=config.space.kind == "parameters" and config.space.most_parents is not None,
+            encodes=needs_modules(config),
+        )
+        return model, tokenizer(checkpoints, first)
+
+    worker = Worker(
+        make,
+        problem.evaluator,
+        problem.splits,
+        baselines,
+        deepest=_deepest(problem.space, first, host.decoder_stack.prefix),
+        objectives=problem.objectives,
+        space=problem.space,
+        keeps_right=config.optimizer.loss == "successes",
+        features=cache_memory(workers) // 2 if shows_images else 0,
+        load_parent=partial(load_parent, problem),
+    )
+    worker.threads = threads or threads_of(config, host)
+    use_threads(worker.threads)
+    if is_new:
+        worker.try_functions()
+    return worker
+
+
+def _deepest(space: Space, recipe: Recipe, stack: str) -> Recipe:
+    """Return the recipe with as many blocks as the space allows; the last block is repeated."""
+    blocks = recipe.layers[stack]
+    added = blocks[-1:] * (space.max_depth - len(blocks))
+    return replace(recipe, layers={**recipe.layers, stack: (*blocks, *added)})
+
+
+def serves_paths(config: SearchConfig) -> bool:
+    """Whether vLLM generates the texts of paths, which may differ in depth."""
+    return config.evaluation.backend == "vllm" and config.space.kind != "parameters"
+
+
+def load_parent(problem: Problem, reference: str) -> tuple[Any, Any]:
+    """Return model and tokenizer of a parent as itself; one that it lacks is the merges'."""
+    from evomerge.merging.backend import tokenizer
+
+    checkpoints, first = problem.checkpoints, next(iter(problem.space.baselines().values()))
+    lacking = partial(tokenizer, checkpoints, first)
+    return load_single(problem.config, checkpoints[reference], lacking)
+
+
+def load_single(
+    config: SearchConfig, checkpoint: Checkpoint, lacking: Callable[[], Any] | None = None
+) -> tuple[Any, Any]:
+    """Return a model with its own config and dtype, and its own tokenizer.
+
+    Args:
+        config: the search file; it has the dtype of a model with an adapter.
+        lacking: returns the tokenizer for a model without one, or without a chat template.
+
+    CheckpointError: the model or its tokenizer cannot be loaded.
+    """
+    from evomerge.merging.backend import load, tokenizer_of
+
+    stored, causal = as_stored(checkpoint), any(kind.writes for kind in kinds_of(config))
+    modules = stored if needs_modules(config) else None
+    model = load(stored, place(config), config.dtype, causal=causal, modules=modules)
+    if lacking is not None and not has_tokenizer(stored):
+        return model, lacking()
+    tokenizer = tokenizer_of(stored)
+    if lacking is not None and tokenizer.chat_template is None:
+        tokenizer.chat_template = lacking().chat_template
+    return model, tokenizer
+
+
+def as_stored(checkpoint: Checkpoint) -> Checkpoint:
+    """Return a parent with the names that its tensors have on disk."""
+    stored = checkpoint.original
+    return checkpoint if stored is None else replace(stored, reference=checkpoint.reference)

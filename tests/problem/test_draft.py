@@ -1,0 +1,151 @@
+"""`evomerge init FILE --parents ... --task ...`: a search file that suits what is there."""
+
+import json
+from pathlib import Path
+
+import pytest
+import small_models
+import tiny
+from task_files import write_task
+
+from evomerge.__main__ import run
+from evomerge.config.schema import load, read
+from evomerge.errors import ConfigError
+from evomerge.problem.draft import draft
+from evomerge.problem.runs import prepare
+
+ADAPTERS = Path(__file__).parents[2] / "configs" / "adapters"
+
+
+def splits(search, validation, test):
+    return {"search": search, "validation": validation, "test": test}
+
+
+def test_a_file_is_written_that_is_a_valid_search_with_a_comment_for_each_key(tmp_path, capsys):
+    file = tmp_path / "my.yaml"
+    words = f"--parents zoo:language zoo:maths {file} --base zoo:base --task zoo_l2_maths"
+    assert run(["init", *words.split(), *["--task", "zoo_facts"] * 2]) == 0
+    assert read(file) == {
+        "seed": 0,
+        "parents": ["zoo:language", "zoo:maths"],
+        "base": "zoo:base",
+        "dtype": "float32",
+        "space": {
+            "method": "task_arithmetic", "groups": 3, "embeddings": True,
+            "knobs": {"weight": [0.0, 1.5]},
+        },
+        "optimizer": {"name": "auto"},
+        "objectives": [
+            {"task": "zoo_l2_maths", "metric": "exact_match"},
+            {"task": "zoo_facts", "metric": "acc"},
+        ],
+        "evaluation": {
+            "include": ["zoo:tasks"],
+            **splits({"documents": "auto"}, {"documents": 200}, {"documents": "all"}),
+        },
+        "budget": {"candidates": 400},
+    }  # fmt: skip
+    lines = [line for line in file.read_text().splitlines() if line[0] != "#"]
+    assert [line for line in lines if ": " in line and "#" not in line] == lines[13:15]
+    assert "gradient needs a tenth" in file.read_text()
+    prepare(load(file), tmp_path)
+    said = capsys.readouterr().err
+    assert said.startswith("opening parents and tasks\n") and "validate --time" in said
+
+
+def drafted(folder, parents, tasks, include=(), base=None):
+    (folder / "sub").mkdir(exist_ok=True)
+    file = folder / "sub" / "my.yaml"
+    file.write_text(draft(file, parents, base, tasks, include))
+    return read(file)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "objective"),
+    [
+        ("encoder", "pairs", {"encoder": "sts"}),
+        ("encoder", "questions", {"encoder": "retrieval"}),
+        ("encoder", "labels", {"encoder": "classification"}),
+        ("texts", "texts", {"classifier": "accuracy"}),
+        ("answers", "answers", {"classifier": "pairwise"}),
+    ],
+)
+def test_rows_of_a_file_are_known_by_their_columns(tmp_path, monkeypatch, kind, rows, objective):
+    monkeypatch.chdir(tmp_path)
+    for name in (f"{kind}-one", f"{kind}-two", "rows"):
+        small_models.make(tmp_path, name)
+    found = drafted(tmp_path, [f"{kind}-one", f"./{kind}-two"], [f"rows/{rows}.jsonl"])
+    assert found["parents"] == [str(tmp_path / f"{kind}-{which}") for which in ("one", "two")]
+    assert found["objectives"] == [{**objective, "file": str(tmp_path / f"rows/{rows}.jsonl")}]
+    assert found["space"]["knobs"] == {"t": [0.0, 1.0]} and "base" not in found
+    assert found["evaluation"]["search"] == {"documents": "auto"}
+    each = 13 if rows == "labels" else 20
+    assert found["evaluation"]["validation"] == {"documents": each}
+    assert found["budget"] == {"candidates": 100}, "there are too few for fresh documents"
+
+
+FILTERS = [
+    {"name": name, "filter": [{"function": "regex", "regex_pattern": regex}]}
+    for name, regex in (("strict", "#### (w.)"), ("flexible", "(w.)"))
+]
+
+
+@pytest.mark.parametrize(("validation", "source"), [(None, "training"), (300, "validation")])
+def test_documents_come_from_the_splits_that_a_task_has(tmp_path, validation, source):
+    counts = {"training": 310, "validation": validation, "test": 60}
+    files = {split: str(tmp_path / f"{split}.jsonl") for split, count in counts.items() if count}
+    for split, file in files.items():
+        rows = ({"q": f"{split} {i}", "a": "w1"} for i in range(counts[split]))
+        Path(file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    about = {"dataset_kwargs": {"data_files": files}, "filter_list": FILTERS}
+    about |= {f"{split}_split": split for split in files}
+    write_task(tmp_path, "own", (), **about)
+    for name in ("chat-language", "chat-maths"):
+        small_models.make(tmp_path, name)
+    parents = [str(tmp_path / f"chat-{name}") for name in ("language", "maths")]
+    found = drafted(tmp_path, parents, ["own"], [str(tmp_path)])
+    each = 200 if validation else 155
+    assert found["evaluation"] == {
+        "include": [str(tmp_path)],
+        "chat_template": True,
+        "search": {"documents": "auto", "task_split": "training"},
+        "validation": {"documents": each, "task_split": source},
+        "test": {"documents": "all"},
+    }
+    assert found["objectives"] == [{"task": "own", "metric": "exact_match,strict"}]
+
+
+def test_the_base_of_adapters_is_their_model(tmp_path):
+    parents = [f"zoo:base+{ADAPTERS / name}" for name in ("maths", "language")]
+    found = drafted(tmp_path, parents, ["zoo_l2"])
+    assert found["base"] == "zoo:base" and found["parents"] == parents
+    assert found["space"]["embeddings"] is False
+
+
+def test_parents_whose_vocabularies_or_depths_differ(tmp_path):
+    for name in ("union-one", "union-two"):
+        small_models.make(tmp_path, name)
+    tiny.make(tmp_path / "deep", num_hidden_layers=4)
+    write_task(tmp_path, "own", [{"q": f"w{i}", "a": "w1"} for i in range(40)])
+    one, two, deep = (str(tmp_path / name) for name in ("union-one", "union-two", "deep"))
+    assert drafted(tmp_path, [one, two], ["own"], [str(tmp_path)])["tokenizer"] == "union"
+    assert drafted(tmp_path, [one, deep], ["own"], [str(tmp_path)])["space"]["kind"] == "dataflow"
+
+
+def test_models_of_two_layers_have_two_groups(tmp_path):
+    """Nobody had written the `space.groups` 3 that was refused."""
+    for seed, name in enumerate(("one", "two")):
+        tiny.make(tmp_path / name, seed=seed, num_hidden_layers=2)
+    write_task(tmp_path, "own", [{"q": f"w{i}", "a": "w1"} for i in range(40)])
+    parents = [str(tmp_path / name) for name in ("one", "two")]
+    assert drafted(tmp_path, parents, ["own"], [str(tmp_path)])["space"]["groups"] == 2
+
+
+def test_a_file_of_rows_that_is_not_there_is_no_unknown_task(tmp_path):
+    with pytest.raises(ConfigError, match=r"^--task gone.jsonl is not there; give a file of rows"):
+        drafted(tmp_path, ["zoo:language", "zoo:maths"], ["gone.jsonl"])
+
+
+def test_scores_that_are_told_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"`evomerge\.Study` in Python"):
+        drafted(tmp_path, ["zoo:language", "zoo:maths"], ["told"])

@@ -1,0 +1,158 @@
+"""The section `executor`: what is refused, how many workers there are and where; no Ray runs."""
+
+import importlib.util
+from typing import Any
+
+import pytest
+from search_run import SMALL
+
+import evomerge
+from evomerge.config.schema import SearchConfig, parse
+from evomerge.errors import ConfigError
+from evomerge.problem import workers
+from evomerge.problem.runs import check_move
+from evomerge.problem.workers import (
+    check_workers,
+    device_change,
+    ray_workers,
+    worker_devices,
+    workers_of,
+)
+
+PLAIN = {"parents": ["a", "b"], "objectives": [{"task": "t", "metric": "acc"}]}
+AUTO = {"kind": "processes", "workers": "auto"}
+
+
+def config(evaluation: dict[str, Any] | None = None, **executor: Any) -> SearchConfig:
+    return parse(PLAIN | {"executor": executor, "evaluation": evaluation or {}}, "search.yaml")
+
+
+def on_ray(evaluation: dict[str, Any] | None = None, **executor: Any) -> SearchConfig:
+    return config(evaluation, kind="ray", **executor)
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, cores: int, accelerators: int) -> None:
+    kind = "cuda" if accelerators else "cpu"
+    monkeypatch.setattr(workers, "choose_device", lambda wanted: kind)
+    monkeypatch.setattr(workers, "count_devices", lambda kind: accelerators or 1)
+    monkeypatch.setattr(workers, "count_cores", lambda: cores)
+
+
+def test_auto_means_a_worker_for_each_core_or_for_as_many_threads_as_are_asked(monkeypatch):
+    machine(monkeypatch, 12, 0)
+    for threads, count in (("auto", 12), (5, 2), (50, 1)):
+        assert worker_devices(config({"threads": threads}, **AUTO)) == [()] * count
+
+
+def test_workers_take_the_accelerators_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, 12, 2)
+    assert worker_devices(config(**AUTO)) == [("cuda:0",), ("cuda:1",)]
+    three = {"kind": "processes", "workers": 3, "order": "generation"}
+    assert worker_devices(config(**three)) == [("cuda:0",), ("cuda:1",), ("cuda:0",)]
+    assert workers_of(config(**three)).text == "3 processes on cuda:0, cuda:1"
+    check_workers(config({"backend": "vllm"}, kind="processes", workers=2))
+    with pytest.raises(ConfigError, match="an accelerator of its own, which is enough for 2"):
+        check_workers(config({"backend": "vllm"}, **three))
+
+
+def test_a_divided_engine_is_one_worker_on_several_accelerators(monkeypatch):
+    machine(monkeypatch, 12, 5)
+    two = {"backend": "vllm", "tensor_parallel": 2}
+    for more in ({}, {"device": "cpu"}, {"device_map": "auto"}):
+        pairs = [("cuda:0", "cuda:1"), ("cuda:2", "cuda:3")]
+        assert worker_devices(config(two | more, **AUTO)) == pairs
+    check_workers(config(two, **AUTO))
+    with pytest.raises(ConfigError, match="takes 2 accelerators of its own, which is enough for 2"):
+        check_workers(config(two, kind="processes", workers=3))
+    check_workers(config(two | {"tensor_parallel": 5}))
+    with pytest.raises(ConfigError, match=r"`evaluation\.tensor_parallel` is 6, but this machine"):
+        check_workers(config(two | {"tensor_parallel": 6}))
+
+
+def test_a_search_that_has_begun_can_move_but_not_change() -> None:
+    for item in ("executor.workers=8", "executor.ray.address=auto"):
+        check_move(item)
+    for item in ("executor={}", "executor.order=arrival", "executor.kindness=ray", "x"):
+        with pytest.raises(ConfigError, match="a search that has begun keeps its search file"):
+            check_move(item)
+
+
+def test_without_ray_or_a_cluster_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"'127.0.0.1:1', but no Ray cluster answers there"):
+        check_workers(on_ray(ray={"address": "127.0.0.1:1"}))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'evomerge\[ray\]'"):
+        check_workers(on_ray())
+
+
+def test_workers_of_ray_fit_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "count_cores", lambda: 4)
+    monkeypatch.setattr(workers, "count_devices", lambda kind: 0)
+    assert ray_workers(on_ray(workers="auto")).count == 4
+    assert ray_workers(on_ray({"threads": 2}, workers="auto")).count == 2
+    assert ray_workers(on_ray(workers=3)).text == "3 Ray actors on this machine, each with CPU 1"
+    with pytest.raises(ConfigError, match="is 5, and each takes CPU 1, but there is room for 4"):
+        check_workers(on_ray(workers=5))
+
+
+def test_workers_are_placed_where_all_their_resources_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [{"CPU": 8.0}, {"CPU": 32.0, "GPU": 4.0}, {"CPU": 2.0, "GPU": 4.0, "big": 1.0}]
+    monkeypatch.setattr(workers, "machines", lambda config: found)
+    for resources, most, count in (
+        ({"GPU": 1}, 4, 6),
+        ({"GPU": 0.25}, 16, 18),
+        ({"GPU": 2, "CPU": 16}, 2, 2),
+        ({"big": 1}, 1, 1),
+    ):
+        placed = ray_workers(on_ray(workers="auto", ray={"resources": resources}))
+        assert (placed.on_a_machine, placed.count) == (most, count)
+    few = on_ray(workers=7, ray={"address": "head:6379", "resources": {"GPU": 1}})
+    with pytest.raises(ConfigError, match="there is room for 6"):
+        check_workers(few)
+    shared = on_ray({"backend": "vllm"}, workers="auto", ray={"resources": {"GPU": 0.5}})
+    with pytest.raises(ConfigError, match=r"gives each worker GPU 0\.5, but each vLLM engine"):
+        check_workers(shared)
+    assert workers_of(on_ray(workers=3, ray={"resources": {"GPU": 0.5}})).on_a_machine == 3
+    assert ray_workers(on_ray()).needed == {"CPU": 1.0, "GPU": 1.0}
+    assert ray_workers(on_ray({"device": "cpu"})).needed == {"CPU": 1.0}
+
+
+CPU_TIMES, GPU_TIMES = {"process": 9}, {"process": 9, "accelerator": 9}
+
+
+@pytest.mark.parametrize(
+    ("peak", "accelerators", "options", "words"),
+    [
+        (GPU_TIMES, 0, {}, "scored on an accelerator, and are scored on the CPU now"),
+        (CPU_TIMES, 1, {}, "scored on the CPU, and are scored on an accelerator now"),
+        (GPU_TIMES, 1, {}, None),
+        (CPU_TIMES, 0, {}, None),
+        ({}, 1, {}, None),  # nothing was scored yet
+        (CPU_TIMES, 1, {"evaluation": {"backend": "vllm"}}, None),
+        (GPU_TIMES, 0, {"kind": "ray"}, None),
+    ],
+)
+def test_a_run_that_moves_to_another_device_is_warned_of(
+    monkeypatch, peak, accelerators, options, words
+):
+    machine(monkeypatch, 1, accelerators)
+    warning = device_change(config(**options), peak)
+    assert warning is None if words is None else words in str(warning)
+
+
+def test_a_device_that_is_not_there_is_no_matter_of_a_warning() -> None:
+    assert device_change(config({"device": "nowhere"}), GPU_TIMES) is None
+
+
+@pytest.mark.thorough
+def test_resume_says_that_a_run_has_moved_from_an_accelerator_to_the_cpu(tmp_path):
+    data = {**SMALL, "evaluation": {**SMALL["evaluation"], "device": "cpu"}}
+    run = evomerge.search(data, tmp_path / "run", candidates=4, progress=False)
+    moved = "were scored on an accelerator"
+    assert moved not in (run.folder / "log.txt").read_text()
+    run = evomerge.resume(run.folder, candidates=5, progress=False)
+    assert moved not in (run.folder / "log.txt").read_text()
+    with (run.folder / "timings.jsonl").open("a") as file:
+        file.write('{"peak": {"accelerator": 1000000}}\n')
+    evomerge.resume(run.folder, candidates=6, progress=False)
+    assert (run.folder / "log.txt").read_text().count(moved) == 1
