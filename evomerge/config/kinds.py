@@ -1,0 +1,103 @@
+"""Kinds: the ways to fill a section of the search file, each with its own keys.
+
+One key of such a section names its kind, as `optimizer.name` does. The kind is a class whose fields
+are the keys of the section, with their ranges and docstrings, so that messages, `evomerge schema`
+and the reference page come from it. It stands beside what it makes, in a room above this one. So it
+is looked up by name, like the kinds that other packages add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import GetJsonSchemaHandler, ValidationError
+from pydantic_core import InitErrorDetails, core_schema
+
+from evomerge.config.fields import Section
+from evomerge.errors import InputError
+from evomerge.registry import Registry
+
+
+class Kind(Section):
+    """One way to fill a section of the search file.
+
+    Attributes:
+        about: one line, for `evomerge list` and the reference.
+        packages: names of the packages whose versions may change its results.
+    """
+
+    about: ClassVar[str] = ""
+    packages: ClassVar[tuple[str, ...]] = ()
+
+
+@dataclass(frozen=True)
+class OfKind:
+    """Annotates a field of the search file: a section that is parsed by the kind it names.
+
+        optimizer: Annotated[OptimizerKind, OfKind(OPTIMIZERS, "name", "auto")]
+
+    A key of another built-in kind is dropped if it has its default, as in a search file with all
+    defaults; else it is a mistake.
+
+    Attributes:
+        kinds: the kinds by name.
+        tag: the key that names the kind.
+        default: the kind of a section that names none.
+    """
+
+    kinds: Registry[type[Kind]]
+    tag: str
+    default: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.with_info_plain_validator_function(
+            lambda section, info: self.parse(section, info.context),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda section, info: section.model_dump(
+                    mode=info.mode,
+                    exclude_unset=info.exclude_unset,
+                    exclude_none=info.exclude_none,
+                ),
+                info_arg=True,
+            ),
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        kinds = dict.fromkeys(map(self.kinds.get, self.kinds.builtin))
+        return {"anyOf": [handler(kind.__pydantic_core_schema__) for kind in kinds]}
+
+    def parse(self, data: Any, context: Any = None) -> Kind:
+        """Return a section; pydantic's ValidationError: it has a mistake."""
+        if isinstance(data, Kind):
+            return data
+        if not isinstance(data, Mapping):
+            return self.kinds.get(self.default).model_validate(data, context=context)
+        name = data.get(self.tag, self.default)
+        try:
+            kind = self.kinds.get(name if isinstance(name, str) else self.default)
+        except InputError as error:
+            raise self._wrong(self.tag, name, str(error)) from error
+        return kind.model_validate(self._without_defaults(data, kind), context=context)
+
+    def _without_defaults(self, data: Mapping[str, Any], kind: type[Kind]) -> dict[str, Any]:
+        """Return the section without keys of other kinds that have their defaults."""
+        own = dict[str, Any]()
+        for key, value in data.items():
+            fields = [
+                other.model_fields[key]
+                for other in map(self.kinds.get, self.kinds.builtin)
+                if key not in kind.model_fields and key in other.model_fields
+            ]
+            if not any(value == field.get_default(call_default_factory=True) for field in fields):
+                own[key] = value
+        return own
+
+    def _wrong(self, key: str, value: Any, sentence: str) -> ValidationError:
+        details = InitErrorDetails(
+            type="value_error", loc=(key,), input=value, ctx={"error": ValueError(sentence)}
+        )
+        return ValidationError.from_exception_data(type(self).__name__, [details])
