@@ -33,10 +33,10 @@ from evomerge.execute.worker import Worker
 from evomerge.problem.freeze import freeze
 from evomerge.problem.problem import Problem
 from evomerge.problem.runs import prepare
-from evomerge.problem.search import run_search
 from evomerge.problem.worker import make_worker
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
+from evomerge.searching.run import run_search
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "evolution.yaml"
 

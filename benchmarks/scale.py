@@ -45,9 +45,9 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event
 from evomerge.run.logbook import Logbook
+from evomerge.run.ranking import WeightedSum
 from evomerge.scores import Objective, Outcome, Scores
 from evomerge.searching.loop import Plan, Search
-from evomerge.searching.ranking import WeightedSum
 from evomerge.searching.session import Session
 from evomerge.space.parameters import BlockStack, ParameterSpace
 from evomerge.strategy.genome import GenomeStrategy

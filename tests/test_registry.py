@@ -15,7 +15,7 @@ from evomerge.problem.strategy import make_optimizer, make_strategy
 from evomerge.report.view import View
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.searching.ranking import ranking_of
+from evomerge.run.ranking import ranking_of
 from evomerge.strategy.kinds import strategy_names
 from evomerge.testing import check_optimizer
 from scripts.site.__main__ import WRITTEN

@@ -15,7 +15,7 @@ from rich.progress import (
 from evomerge.report.progress import points
 from evomerge.run.history import History
 from evomerge.run.journal import Event
-from evomerge.searching.ranking import Ranking
+from evomerge.run.ranking import Ranking
 
 
 class SearchBar:

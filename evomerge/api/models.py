@@ -82,10 +82,10 @@ def evaluate(
         InputError: there is no such model or split, or the search file is wrong.
     """
     from evomerge.problem.runs import prepare
-    from evomerge.problem.search import evaluate as evaluate_model
     from evomerge.problem.search_file import load_any, read_search
     from evomerge.report.confidence import intervals
-    from evomerge.searching.ranking import measured
+    from evomerge.run.ranking import measured
+    from evomerge.searching.run import evaluate as evaluate_model
 
     if isinstance(config, Mapping):
         parsed, folder = read_search(*content_of(config)), Path.cwd()
@@ -117,7 +117,7 @@ def compare(
     from evomerge.models.references import open_parent
     from evomerge.problem.parents import absolute_parent
     from evomerge.report.compare import compare_parents
-    from evomerge.report.words import short_names
+    from evomerge.words import short_names
 
     if isinstance(parents, str) or not isinstance(parents, Iterable):
         raise InputError(

@@ -196,8 +196,8 @@ def start_study(
     from evomerge.config.schema import BudgetConfig
     from evomerge.problem.check import check_search
     from evomerge.problem.runs import begin, check_study, going_on
-    from evomerge.problem.search import check_weights_are_finite
     from evomerge.problem.search_file import folder_of, read_search
+    from evomerge.searching.run import check_weights_are_finite
 
     bounds = {} if candidates is None else {"candidates": candidates}
     if bounds:

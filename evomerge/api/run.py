@@ -14,8 +14,8 @@ from evomerge.parsing.values import path_of
 from evomerge.recipe import Recipe
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
+from evomerge.run.ranking import best_merge, front_of, measured
 from evomerge.scores import SPLITS
-from evomerge.searching.ranking import best_merge, front_of, measured
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -29,8 +29,8 @@ def validate(
     """
     from evomerge.problem.preflight import gene_list, summary, warnings
     from evomerge.problem.runs import prepare
-    from evomerge.problem.search import READ_IN_SECONDS, check_weights_are_finite
     from evomerge.problem.search_file import folder_of, read_search
+    from evomerge.searching.run import READ_IN_SECONDS, check_weights_are_finite
 
     data, source = content_of(config)
     allowed = Permissions(allow_code, trust_code)
@@ -134,8 +134,8 @@ def resume(
 def _run(opened: OpenRun, progress: bool, followers: Sequence[Follower]) -> Run:
     """Run a search to its end, with a progress bar if it is wanted."""
     from evomerge.api.bar import SearchBar
-    from evomerge.problem.search import run_search
     from evomerge.report.progress import progress as progress_of
+    from evomerge.searching.run import run_search
 
     run, problem, bounds = opened
     bar = None

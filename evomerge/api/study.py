@@ -105,9 +105,9 @@ class Study(Run):
         run: str | PathLike[str],
         candidates: int | None = None,
     ) -> None:
-        from evomerge.problem import search as searches
         from evomerge.problem.preflight import shown_genes
         from evomerge.problem.runs import reopen
+        from evomerge.searching import run as searches
 
         folder = path_of(run, "run").absolute()
         if folder in _studies:

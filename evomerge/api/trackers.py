@@ -10,13 +10,13 @@ from typing import Any
 
 from evomerge.errors import InputError, one_line
 from evomerge.report.rows import FINAL_SPLITS, search_score
-from evomerge.report.words import storable
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.journal import Event
 from evomerge.run.logbook import Follower
+from evomerge.run.ranking import Ranking, measured
 from evomerge.scores import fitness_error
-from evomerge.searching.ranking import Ranking, measured
+from evomerge.words import storable
 
 PROJECT = "evomerge"
 """The project of all searches."""

@@ -65,7 +65,7 @@ def results(
     from evomerge.errors import InputError, listed, not_written
     from evomerge.report.rows import candidate_rows, run_rows
     from evomerge.report.view import View
-    from evomerge.searching.ranking import measured
+    from evomerge.run.ranking import measured
 
     outputs = {"--csv": csv, "--json": as_json, "--latex": as_latex, "--picture": picture}
     if len(names := [name for name, value in outputs.items() if value]) > 1:
@@ -128,7 +128,7 @@ def _print_run(view: View, rows: Sequence[dict[str, Any]] | None) -> None:
     from evomerge.cli.rows import brief_rows
     from evomerge.evaluation.tasks.stock import sampling_note
     from evomerge.report.progress import progress
-    from evomerge.report.words import duration
+    from evomerge.words import duration
 
     if view.history.told:
         terminal.print_standings(view.table)

@@ -14,8 +14,8 @@ from evomerge.cli import options, terminal
 from evomerge.trust.consent import Permissions
 
 if TYPE_CHECKING:
-    from evomerge.problem.estimate import Estimate
     from evomerge.problem.problem import Problem
+    from evomerge.searching.estimate import Estimate
 
 
 Preset = StrEnum("Preset", ["parameters", "dataflow", "gradient", "lorahub", "multi"])
@@ -79,8 +79,8 @@ def validate(
     from evomerge.config.schema import read
     from evomerge.problem.preflight import HEADERS, gene_list, gene_rows, summary, warnings
     from evomerge.problem.runs import prepare
-    from evomerge.problem.search import READ_IN_SECONDS, check_weights_are_finite
     from evomerge.problem.search_file import folder_of, read_search
+    from evomerge.searching.run import READ_IN_SECONDS, check_weights_are_finite
 
     search = read_search(read(file, set_), file)
     problem = prepare(search, folder_of(file), Permissions(allow_code, trust_code))
@@ -101,7 +101,7 @@ def validate(
 
 
 def _cost(problem: Problem) -> Estimate:
-    from evomerge.problem.estimate import estimate, try_candidate
+    from evomerge.searching.estimate import estimate, try_candidate
 
     return estimate(problem, try_candidate(problem, terminal.say))
 

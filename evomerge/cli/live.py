@@ -16,12 +16,12 @@ from evomerge.cli import terminal
 from evomerge.report.confidence import Interval, factor_of
 from evomerge.report.progress import in_words as scores_in_words
 from evomerge.report.progress import points, progress
-from evomerge.report.words import duration, short_names
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.journal import Event
+from evomerge.run.ranking import Ranking, is_nats
 from evomerge.scores import Failure
-from evomerge.searching.ranking import Ranking, is_nats
+from evomerge.words import duration, short_names
 
 log = logging.getLogger(__name__)
 

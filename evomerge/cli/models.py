@@ -80,11 +80,11 @@ def evaluate(
 
     from evomerge.evaluation.tasks.stock import sampling_note
     from evomerge.problem.runs import prepare
-    from evomerge.problem.search import evaluate as evaluate_model
     from evomerge.problem.search_file import folder_of, load_any
     from evomerge.problem.tasks import task_facts
     from evomerge.report.confidence import factor_of, intervals
-    from evomerge.searching.ranking import measured
+    from evomerge.run.ranking import measured
+    from evomerge.searching.run import evaluate as evaluate_model
 
     allowed = Permissions(allow_code, trust_code)
     problem = prepare(load_any(config, set_), folder_of(config), allowed)
@@ -144,7 +144,7 @@ def push(
 ) -> None:
     """Upload an exported model to the Hugging Face Hub."""
     from evomerge.export.hub import files_to_push, push_model
-    from evomerge.report.words import size_text
+    from evomerge.words import size_text
 
     if dry_run:
         files, left_out = files_to_push(model, repository)

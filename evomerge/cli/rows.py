@@ -11,9 +11,9 @@ from typing import Any
 from evomerge.errors import printable, without_controls
 from evomerge.report.confidence import Interval
 from evomerge.report.rows import rows_in_per_cent, score_keys
-from evomerge.report.words import short_names, short_scores
 from evomerge.run.atomic import write_output
 from evomerge.scores import Objective
+from evomerge.words import short_names, short_scores
 
 _BRIEF = ("candidate", "origin", "generation", "status", "fitness", "error", "documents", "failure")
 

@@ -104,9 +104,9 @@ def _run(opened: OpenRun, tracker: options.Tracker | None) -> None:
     from evomerge.api.trackers import tracked
     from evomerge.cli.live import SearchDisplay, named
     from evomerge.errors import Terminated
-    from evomerge.problem.search import run_search
     from evomerge.report.view import View
     from evomerge.run.history import History
+    from evomerge.searching.run import run_search
 
     run, problem, bounds = opened
     quoted = shlex.quote(str(run.path))

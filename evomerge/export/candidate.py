@@ -13,7 +13,7 @@ from evomerge.problem.runs import reopen
 from evomerge.run.atomic import TemporaryFolder, check_new_folder, end_replacement, replace_folder
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.searching.ranking import best_merge, best_of
+from evomerge.run.ranking import best_merge, best_of
 
 RECIPE = "evomerge_recipe.yaml"
 """File of a model with its recipe, by which evomerge knows what it has written."""

@@ -27,8 +27,8 @@ from evomerge.report.pictures import svg_text
 from evomerge.report.standings import alone, standings
 from evomerge.report.verdict import verdict
 from evomerge.run.history import Candidate, History
+from evomerge.run.ranking import Ranking, best_of, measured
 from evomerge.scores import Objective, Scores
-from evomerge.searching.ranking import Ranking, best_of, measured
 
 CARD, PICTURE = "README.md", "recipe.svg"
 

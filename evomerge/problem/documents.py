@@ -11,9 +11,9 @@ from evomerge.errors import ConfigError
 from evomerge.evaluation.objectives import kinds_of
 from evomerge.evaluation.tasks.documents import USUAL
 from evomerge.optimize import choose
+from evomerge.problem.fresh import FreshDocuments
 from evomerge.problem.tasks import leaves_of
 from evomerge.scores import Objective
-from evomerge.searching.fresh import FreshDocuments
 
 if TYPE_CHECKING:
     from evomerge.config.frozen import Documents

@@ -27,9 +27,9 @@ from evomerge.problem.parents import absolute_config, absolute_parent
 from evomerge.problem.runs import prepare, refuse_study
 from evomerge.problem.search_file import read_search
 from evomerge.problem.strategy import search_by_gradients
-from evomerge.report.words import size_text
 from evomerge.scores import NLL, TOKENS
 from evomerge.trust.consent import NOTHING, Permissions
+from evomerge.words import size_text
 
 if TYPE_CHECKING:
     from evomerge.evaluation.tasks.info import TasksInfo

@@ -24,7 +24,7 @@ from evomerge.evaluation.inference.vllm_start import ENGINE_SHARE
 from evomerge.models.checkpoint import text_section
 from evomerge.problem.problem import Problem
 from evomerge.problem.workers import workers_of
-from evomerge.report.words import size_text
+from evomerge.words import size_text
 
 _LIBRARIES = 0.8e9  # bytes, measured on Linux
 _LIBRARIES_CUDA = 1.4e9  # the same if torch is built for CUDA: its files are mapped, too

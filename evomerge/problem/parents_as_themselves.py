@@ -24,8 +24,8 @@ from evomerge.problem.problem import Problem
 from evomerge.problem.strategy import recipe_of
 from evomerge.problem.worker import as_stored
 from evomerge.recipe import Recipe
-from evomerge.report.words import short_names
 from evomerge.run.history import BASE, Candidate
+from evomerge.words import short_names
 
 _WITHOUT_EFFECT = frozenset(
     {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}

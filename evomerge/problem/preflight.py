@@ -23,10 +23,10 @@ from evomerge.problem.problem import Problem
 from evomerge.problem.strategy import generation_of, has_gradient, search_by_gradients
 from evomerge.problem.tasks import task_facts
 from evomerge.problem.workers import workers_of
-from evomerge.report.words import renamed, short_names, size_text
 from evomerge.scores import NLL, TOKENS, TOLD
 from evomerge.space.pool import PRIORITY
 from evomerge.space.protocol import Gene
+from evomerge.words import renamed, short_names, size_text
 
 _WIDEST = 10  # points that a score may be off, to either side
 _ENOUGH = 100  # documents, with which it is less

@@ -13,8 +13,8 @@ from evomerge.evaluation.objectives import load
 from evomerge.merging.tokenizers.plan import GENERATION, TokenizerPlan, plan_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.problem.tasks import check_tasks
+from evomerge.run.ranking import ParetoFront, Ranking, WeightedSum
 from evomerge.scores import Constraint, Objective, Split
-from evomerge.searching.ranking import ParetoFront, Ranking, WeightedSum
 from evomerge.space.protocol import Genome, Space
 from evomerge.trust.consent import NOTHING, Permissions
 

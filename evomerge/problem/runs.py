@@ -24,8 +24,8 @@ from evomerge.problem.space import make_space
 from evomerge.problem.workers import check_workers
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import History
+from evomerge.run.ranking import leading, ranking_of, reached, unimproved
 from evomerge.scores import TOLD
-from evomerge.searching.ranking import leading, ranking_of, reached, unimproved
 from evomerge.strategy.kinds import strategy_kind
 from evomerge.trust.consent import NOTHING, Permissions
 

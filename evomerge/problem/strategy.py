@@ -22,8 +22,8 @@ from evomerge.problem.problem import Problem
 from evomerge.recipe import Recipe
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
+from evomerge.run.ranking import FINALISTS, ranking_of
 from evomerge.scores import TOKENS, Objective, violation
-from evomerge.searching.ranking import FINALISTS, ranking_of
 from evomerge.space.parameters import is_smooth
 from evomerge.space.protocol import Gene, Genome, Space
 from evomerge.strategy import kinds

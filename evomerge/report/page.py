@@ -21,11 +21,11 @@ from evomerge.report.recipe_picture import path_text
 from evomerge.report.rows import candidate_rows, rows_in_per_cent
 from evomerge.report.verdict import front_rows
 from evomerge.report.view import View
-from evomerge.report.words import duration, short_names, size_text
 from evomerge.run.atomic import write_output
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import History
 from evomerge.scores import SPLITS, Example, Failure, Split
+from evomerge.words import duration, short_names, size_text
 
 
 def write_page(run: RunFolder, target: Path) -> None:

@@ -22,8 +22,8 @@ from evomerge.errors import printable, without_controls
 from evomerge.report.confidence import Interval, factor_of, factor_of_fitness, intervals
 from evomerge.report.standings import Standings
 from evomerge.run.history import Candidate, History
+from evomerge.run.ranking import Ranking, front_of
 from evomerge.scores import SPLITS, Scores, Split
-from evomerge.searching.ranking import Ranking, front_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,14 +8,14 @@ from typing import Any
 
 from evomerge.recipe import Recipe
 from evomerge.report.confidence import factor_of, factor_of_fitness, fitness_interval
-from evomerge.report.words import short_scores
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event
+from evomerge.run.ranking import Ranking, front_of, has_nats, ranking_of, to_test
 from evomerge.scores import Scores
-from evomerge.searching.ranking import Ranking, front_of, has_nats, ranking_of, to_test
 from evomerge.space.baselines import UNIFORM
 from evomerge.space.paths.path import describe
+from evomerge.words import short_scores
 
 _LATEST = 4  # candidates that are shown with their fitness or failure
 

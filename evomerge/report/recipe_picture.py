@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 from evomerge.errors import RecipeError
 from evomerge.recipe import Layer, Recipe
 from evomerge.report.pictures import LINE, TEXT, add_legend, label_text, new_figure, plain_text
-from evomerge.report.words import renamed
 from evomerge.space.paths.path import describe, legend_of, path_of
+from evomerge.words import renamed
 
 _ALL = "all"
 """Label of the row of a knob of the whole merge."""

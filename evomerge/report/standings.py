@@ -16,11 +16,11 @@ from evomerge.report.confidence import (
     fitness_interval,
     intervals,
 )
-from evomerge.report.words import short_names, short_scores
 from evomerge.run.history import BASE, Candidate, History
+from evomerge.run.ranking import Ranking, best_merge, best_of, front_of, measured
 from evomerge.scores import SPLITS, TOLD, Failure, Objective, Split
-from evomerge.searching.ranking import Ranking, best_merge, best_of, front_of, measured
 from evomerge.space.baselines import UNIFORM
+from evomerge.words import short_names, short_scores
 
 FITNESS = "fitness"
 MERGE = "best merge"

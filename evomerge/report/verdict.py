@@ -14,12 +14,12 @@ from evomerge.config.space import ParametersConfig
 from evomerge.errors import RecipeError, listed
 from evomerge.report.confidence import Comparison
 from evomerge.report.standings import MERGE, Differences, Standings
-from evomerge.report.words import short_scores
 from evomerge.run.folder import CONFIG
 from evomerge.run.history import BASE, Candidate, History
 from evomerge.scores import TOKENS, Split
 from evomerge.space.baselines import UNIFORM
 from evomerge.space.parameters import is_smooth
+from evomerge.words import short_scores
 
 
 class Verdict(NamedTuple):

@@ -13,10 +13,10 @@ from evomerge.report import pictures
 from evomerge.report.recipe_picture import recipe_picture
 from evomerge.report.standings import Standings, standings
 from evomerge.report.verdict import Verdict, next_step, verdict
-from evomerge.report.words import renamed, short_names
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
-from evomerge.searching.ranking import Ranking, best_of, ranking_of
+from evomerge.run.ranking import Ranking, best_of, ranking_of
+from evomerge.words import renamed, short_names
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from evomerge.errors import SearchError
 from evomerge.run.history import Candidate
 from evomerge.run.journal import Event
+from evomerge.run.ranking import to_test
 from evomerge.scores import Failure, Scores
-from evomerge.searching.ranking import to_test
 from evomerge.searching.session import Session
 
 

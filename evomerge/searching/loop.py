@@ -11,13 +11,13 @@ from functools import cached_property
 from typing import Literal, TypeAlias
 
 from evomerge.optimize.descent import Reached
+from evomerge.problem.fresh import restricted
 from evomerge.recipe import Recipe
 from evomerge.run.history import BELIEVED, Candidate
 from evomerge.run.journal import Event
+from evomerge.run.ranking import reached, unimproved
 from evomerge.scores import Scores
 from evomerge.searching.finals import choose_winner, is_finished, untested
-from evomerge.searching.fresh import restricted
-from evomerge.searching.ranking import reached, unimproved
 from evomerge.searching.session import Session
 from evomerge.strategy.protocol import Believing, Descending, Origin, Strategy
 

@@ -10,13 +10,13 @@ from itertools import chain
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Executor, Job
 from evomerge.optimize.descent import Chunk, Reached
+from evomerge.problem.fresh import FreshDocuments
 from evomerge.recipe import Recipe
 from evomerge.run.history import BASE, Candidate, outcome_fields
 from evomerge.run.journal import Event
 from evomerge.run.logbook import Logbook
+from evomerge.run.ranking import Ranking, best_of, front_of, leading
 from evomerge.scores import Failure, Outcome, Scores, Split, violation
-from evomerge.searching.fresh import FreshDocuments
-from evomerge.searching.ranking import Ranking, best_of, front_of, leading
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from scripted import OBJECTIVES, POOL, ScriptedExecutor, search
 
 from evomerge.api.trackers import tracked
 from evomerge.run.folder import RunFolder
+from evomerge.run.ranking import WeightedSum
 from evomerge.scores import Failure, Scores
-from evomerge.searching.ranking import WeightedSum
 
 MANIFEST = {"config": {"seed": 3}, "versions": {}}
 

@@ -15,12 +15,12 @@ from search_run import SMALL
 from evomerge.__main__ import run as call
 from evomerge.config.schema import parse
 from evomerge.errors import DiskError, InputError, SearchError
-from evomerge.problem import search as searches
 from evomerge.problem.freeze import freeze
 from evomerge.problem.runs import prepare, reopen
-from evomerge.problem.search import run_search
 from evomerge.run import journal
 from evomerge.run.folder import RunFolder
+from evomerge.searching import run as searches
+from evomerge.searching.run import run_search
 
 pytestmark = [
     pytest.mark.thorough,

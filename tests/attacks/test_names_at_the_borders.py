@@ -39,11 +39,11 @@ from evomerge.recipe import Layer, Recipe, Source
 from evomerge.report.page import page, write_page
 from evomerge.report.pictures import svg_text
 from evomerge.report.view import View
-from evomerge.report.words import storable
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
+from evomerge.run.ranking import ranking_of
 from evomerge.scores import Example, Failure, Scores
-from evomerge.searching.ranking import ranking_of
+from evomerge.words import storable
 
 pytestmark = pytest.mark.thorough
 

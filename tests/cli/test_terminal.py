@@ -5,8 +5,8 @@ from run_folders import FAILED, KEY, asked, scores, told
 from evomerge.cli.live import SearchDisplay
 from evomerge.cli.terminal import example_lines, say
 from evomerge.run.history import History
+from evomerge.run.ranking import WeightedSum
 from evomerge.scores import Example, Objective
-from evomerge.searching.ranking import WeightedSum
 
 
 def lines_of(events, capsys):

@@ -23,13 +23,13 @@ from evomerge.export.recipe import merge_recipe
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.problem.freeze import freeze
 from evomerge.problem.runs import prepare
-from evomerge.problem.search import publish
 from evomerge.recipe import Layer, Recipe
 from evomerge.report.page import page
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
+from evomerge.run.ranking import WeightedSum
 from evomerge.scores import Failure, Objective, Scores
-from evomerge.searching.ranking import WeightedSum
+from evomerge.searching.run import publish
 
 OBJECTIVES = [Objective("zoo_l2_maths", "exact_match")]
 HUB = {

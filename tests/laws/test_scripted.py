@@ -29,8 +29,8 @@ from evomerge.execute.protocol import Job
 from evomerge.optimize.descent import Reached
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
+from evomerge.run.ranking import ParetoFront, WeightedSum
 from evomerge.scores import Constraint, Objective, Outcome, Scores
-from evomerge.searching.ranking import ParetoFront, WeightedSum
 from evomerge.strategy.gradient import GradientStrategy
 from evomerge.strategy.lessons import Lessons
 

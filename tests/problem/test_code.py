@@ -19,7 +19,7 @@ from evomerge.problem.runs import prepare
 from evomerge.report.view import View
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.searching.ranking import ranking_of
+from evomerge.run.ranking import ranking_of
 from evomerge.trust.consent import Permissions
 
 pytestmark = pytest.mark.thorough

@@ -9,9 +9,9 @@ from task_files import write_task
 from evomerge.config.schema import parse
 from evomerge.problem.freeze import freeze
 from evomerge.problem.runs import prepare
-from evomerge.problem.search import evaluate, run_search
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
+from evomerge.searching.run import evaluate, run_search
 
 pytestmark = pytest.mark.thorough
 

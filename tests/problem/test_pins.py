@@ -16,8 +16,8 @@ from evomerge.config.schema import parse
 from evomerge.errors import InputError
 from evomerge.export.candidate import export_candidate
 from evomerge.problem.runs import begin, prepare
-from evomerge.problem.search import run_search
 from evomerge.recipe import Recipe
+from evomerge.searching.run import run_search
 
 pytestmark = pytest.mark.thorough
 

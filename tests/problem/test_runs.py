@@ -15,14 +15,14 @@ from evomerge.__main__ import run as call
 from evomerge.config.schema import parse, parse_manifest
 from evomerge.errors import RunFolderError, SearchError
 from evomerge.evaluation.inference.device import processor
-from evomerge.problem import search
 from evomerge.problem.freeze import changes_since, freeze, installed_versions
 from evomerge.problem.runs import begin, going_on, prepare
-from evomerge.problem.search import check_search_file
 from evomerge.problem.search_file import folder_of, load_any
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.journal import Journal
 from evomerge.run.logbook import Logbook
+from evomerge.searching import run as search
+from evomerge.searching.run import check_search_file
 
 TEXT = json.dumps(SMALL)
 

@@ -17,9 +17,9 @@ from evomerge.errors import EvomergeError
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.problem.preflight import summary, warnings
 from evomerge.problem.runs import prepare, reopen
-from evomerge.problem.search import evaluate
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
+from evomerge.searching.run import evaluate
 from evomerge.trust.consent import Permissions
 
 pytestmark = pytest.mark.thorough

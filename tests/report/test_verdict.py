@@ -16,8 +16,8 @@ from evomerge.report.verdict import level, next_step, verdict
 from evomerge.report.view import View
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import BASE, Candidate, History, outcome_fields
+from evomerge.run.ranking import WeightedSum
 from evomerge.scores import Example, Failure, Objective, Scores
-from evomerge.searching.ranking import WeightedSum
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 LATE = Failure("timeout", "It took longer than executor.timeout, 60 seconds.")

@@ -9,8 +9,8 @@ from scripted import OBJECTIVES, ScriptedExecutor, search
 
 from evomerge.errors import RunFolderError
 from evomerge.problem.runs import check_budget
+from evomerge.run.ranking import ParetoFront, WeightedSum, unimproved
 from evomerge.scores import Constraint, Objective
-from evomerge.searching.ranking import ParetoFront, WeightedSum, unimproved
 
 ONE = WeightedSum(OBJECTIVES)
 TWO = ParetoFront((*OBJECTIVES, Objective("task", "size", higher_is_better=False)))

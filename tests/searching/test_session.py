@@ -14,9 +14,9 @@ from evomerge.errors import SearchError
 from evomerge.execute.protocol import MAX_ATTEMPTS, MAX_MACHINES, Attempts, InlineExecutor
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
+from evomerge.run.ranking import WeightedSum
 from evomerge.scores import Expected, Failure, Scores
 from evomerge.searching.loop import MOST_HELD
-from evomerge.searching.ranking import WeightedSum
 from evomerge.searching.session import SAME_FAILURES
 
 

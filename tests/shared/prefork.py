@@ -33,8 +33,8 @@ OF_OTHERS = """
 OWN = """
     cli.commands cli.live evaluation.evaluator evaluation.tasks.harness execute.protocol
     execute.worker export.candidate mergekit.from_recipe merging.backend merging.kernels.compiled
-    merging.resident optimize.cma report.page api.trackers problem.estimate problem.preflight
-    problem.executors problem.search space.parameters strategy.genome
+    merging.resident optimize.cma report.page api.trackers searching.estimate problem.preflight
+    problem.executors searching.run space.parameters strategy.genome
 """
 IMPORTED = (*OF_OTHERS.split(), *(f"evomerge.{name}" for name in OWN.split()))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

@@ -13,15 +13,15 @@ from spaces import parameters
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Job
 from evomerge.optimize import create
+from evomerge.problem.fresh import FreshDocuments
 from evomerge.problem.strategy import recipe_of
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Journal
 from evomerge.run.logbook import Logbook
+from evomerge.run.ranking import Ranking, WeightedSum
 from evomerge.scores import Failure, Objective, Outcome, Scores, violation
-from evomerge.searching.fresh import FreshDocuments
 from evomerge.searching.loop import Plan, Search
-from evomerge.searching.ranking import Ranking, WeightedSum
 from evomerge.searching.session import Session
 from evomerge.space.parameters import ParameterSpace
 from evomerge.space.protocol import Genome, Space

@@ -17,9 +17,9 @@ from evomerge.execute.protocol import Job
 from evomerge.optimize import create
 from evomerge.recipe import Layer, Recipe
 from evomerge.run.history import History
+from evomerge.run.ranking import ParetoFront, Ranking, WeightedSum
 from evomerge.scores import Failure, Objective, Outcome, Scores
 from evomerge.searching.loop import Order
-from evomerge.searching.ranking import ParetoFront, Ranking, WeightedSum
 from evomerge.strategy.genome import SKIPPED, SKIPPED_RECIPES, GenomeStrategy
 
 NAMES = ("random", "cma", "nevergrad:DE")

@@ -26,9 +26,10 @@ from evomerge.api import opening
 from evomerge.config.schema import SearchConfig
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import hub_id, open_parent
-from evomerge.problem import draft, parents, runs, search
+from evomerge.problem import draft, parents, runs
 from evomerge.problem.check import check_search
 from evomerge.run.history import History
+from evomerge.searching import run as search
 
 FEW = {"search": 8, "validation": 4, "test": 8}
 """Split -> number of its documents in a small search."""

@@ -11,9 +11,9 @@ from task_files import write_task
 from evomerge.__main__ import run
 from evomerge.config.schema import load
 from evomerge.errors import SearchError
-from evomerge.problem.estimate import CostProbe, estimate, try_candidate
 from evomerge.problem.preflight import summary
 from evomerge.problem.runs import prepare
+from evomerge.searching.estimate import CostProbe, estimate, try_candidate
 
 MEASURED = CostProbe(
     start_seconds=10.0,

@@ -11,10 +11,10 @@ from scripted import POOL, ScriptedExecutor, course, outcome_of, search
 from spaces import parameters
 
 from evomerge.optimize import create
+from evomerge.problem.fresh import FreshDocuments, restricted, standard_error
 from evomerge.run.folder import RunFolder
+from evomerge.run.ranking import WeightedSum
 from evomerge.scores import Scores
-from evomerge.searching.fresh import FreshDocuments, restricted, standard_error
-from evomerge.searching.ranking import WeightedSum
 from evomerge.strategy.genome import GenomeStrategy
 
 RANKING = WeightedSum(scripted.OBJECTIVES)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from evomerge.config.schema import SearchConfig
+from evomerge.run.front import knee, nondominated, spread
 from evomerge.run.history import Candidate, History
 from evomerge.scores import (
     NLL,
@@ -18,7 +19,6 @@ from evomerge.scores import (
     fitness_in_order,
     violation,
 )
-from evomerge.searching.front import knee, nondominated, spread
 
 FINALISTS = 5
 """The usual number of finalists in a search for one fitness."""

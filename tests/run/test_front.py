@@ -5,7 +5,7 @@ from killed import searched
 from search_run import SMALL, STRUCTURED, evomerge_json, write_search
 
 import evomerge as package
-from evomerge.searching.ranking import ranking_of
+from evomerge.run.ranking import ranking_of
 
 pytestmark = pytest.mark.thorough
 

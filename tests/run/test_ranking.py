@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evomerge.run.front import knee, nondominated, spread
 from evomerge.run.history import Candidate
+from evomerge.run.ranking import ParetoFront, WeightedSum
 from evomerge.scores import Constraint, Expected, Failure, Objective, Scores
-from evomerge.searching.front import knee, nondominated, spread
-from evomerge.searching.ranking import ParetoFront, WeightedSum
 
 OBJECTIVES = (Objective("t", "acc"), Objective("t", "tokens", higher_is_better=False))
 CONSTRAINTS = (Constraint("t", "acc", at_least=0.5),)

@@ -24,11 +24,11 @@ from evomerge.problem.strategy import make_descents, make_strategy, search_by_gr
 from evomerge.problem.worker import make_worker, threads_of
 from evomerge.problem.workers import workers_of
 from evomerge.recipe import Recipe
-from evomerge.report.words import duration, fine_duration, size_text
+from evomerge.run.ranking import FINALISTS
 from evomerge.scores import Scores, Split, fitness
-from evomerge.searching.ranking import FINALISTS
 from evomerge.strategy.gradient import CHUNK
 from evomerge.strategy.protocol import Descending
+from evomerge.words import duration, fine_duration, size_text
 
 if TYPE_CHECKING:
     from evomerge.config.schema import SearchConfig
