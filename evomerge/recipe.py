@@ -32,7 +32,12 @@ Knob: TypeAlias = float | tuple[tuple[str, float], ...]
 """One number, or (substring of a tensor name, number) pairs: the first whose substring is in the
 tensor's name applies; `"*"` matches every name."""
 
-DTYPES = ("bfloat16", "float16", "float32", "float64")
+Dtype: TypeAlias = Literal["bfloat16", "float16", "float32", "float64"]
+
+DTYPES: Mapping[str, str] = {
+    "bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"
+}  # fmt: skip
+"""dtype of a merged model -> the same dtype as safetensors headers spell it."""
 
 MODALITIES: tuple[Literal["vision", "projector", "audio"], ...] = ("vision", "projector", "audio")
 """The fields of a recipe that say how what is not the language model is merged."""

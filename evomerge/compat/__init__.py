@@ -1,9 +1,17 @@
 """What is private in a library or differs between its versions: a file for each library."""
 
+import os
 from importlib.metadata import version
 from typing import Any
 
 from evomerge.errors import SearchError
+
+
+def count_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def need(library: str, owner: Any, name: str) -> Any:

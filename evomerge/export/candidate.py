@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from evomerge.errors import CheckpointError, RecipeError
-from evomerge.merging.tokenizers.templates import template_of
 from evomerge.problem.parents import pinned
 from evomerge.problem.parents_as_themselves import is_itself, recipe_to_write, write_model
 from evomerge.problem.runs import reopen
@@ -68,7 +67,7 @@ def export_candidate(
     merge = Merge(recipe, describe_parents(problem.checkpoints), reason is None, task)
     how = {"itself": is_itself(problem, candidate), "unchanged": recipe == scored}
     are_prompted = any(it.task and ":" not in it.task for it in problem.config.objectives)
-    has_template = template_of(problem.checkpoints[problem.tokenizer_giver]) is not None
+    has_template = problem.checkpoints[problem.tokenizer_giver].chat_template is not None
     is_asked_plainly = has_template and not problem.config.evaluation.chat_template
     how["is_plain"] = are_prompted and is_asked_plainly  # the evaluator may need consent
     if how["itself"]:

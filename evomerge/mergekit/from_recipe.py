@@ -14,13 +14,12 @@ from typing import Any
 import yaml
 
 from evomerge.errors import RecipeError
-from evomerge.mergekit.sources import BASE_IS_FIRST
+from evomerge.mergekit.into_recipe import BASE_IS_FIRST
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Knob, Method
 from evomerge.merging.tensors.plan import Planner, TensorPlan
 from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.merging.tokenizers.rows import TRUNCATE, truncate
-from evomerge.merging.tokenizers.templates import template_of
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.files import is_from_hub
 from evomerge.models.references import split_adapter
@@ -233,7 +232,7 @@ def _tokenizer_keys(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> di
             keys["pad_to_multiple_of"] = int(options["pad_to_multiple_of"])
     template = options.get("chat_template", "")
     if template in checkpoints:
-        template = template_of(checkpoints[template]) or ""
+        template = checkpoints[template].chat_template or ""
     return found | ({"chat_template": template} if template else {})
 
 

@@ -7,7 +7,7 @@ an error, since mergekit would merge with its default without a word.
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -18,6 +18,7 @@ from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
 from evomerge.parsing.values import shown
 from evomerge.parsing.yaml import yaml_mapping
+from evomerge.recipe import Dtype
 
 
 def _reference(value: Any) -> Any:
@@ -36,7 +37,6 @@ def _range(value: Any) -> Any:
 _Text: TypeAlias = Annotated[str, Field(min_length=1)]
 _Reference: TypeAlias = Annotated[str, BeforeValidator(_reference)]
 _Range: TypeAlias = Annotated[range, BeforeValidator(_range)]
-_Dtype: TypeAlias = Literal["bfloat16", "float16", "float32", "float64"]
 
 
 class Keys(BaseModel):
@@ -107,8 +107,8 @@ class FileKeys(ModuleKeys):
     merge_method: _Text
     modules: dict[str, ModuleKeys] | None = Field(None, min_length=1)
     base_model: _Reference | None = None
-    dtype: _Dtype | None = None
-    out_dtype: _Dtype | None = None
+    dtype: Dtype | None = None
+    out_dtype: Dtype | None = None
     tokenizer_source: _Text | None = None
     tokenizer: TokenizerKeys | None = None
     chat_template: _Text | None = None

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import CheckpointError, InputError, one_line
 from evomerge.merging.tensors.make import TensorMaker, count_threads, for_each
-from evomerge.merging.tensors.plan import STORED, Planner
+from evomerge.merging.tensors.plan import Planner
 from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.merging.writer import write_model
 from evomerge.models.causal import check_causal
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import code_notes
 from evomerge.models.parts import merged_stacks
-from evomerge.recipe import Layer, Recipe, Source
+from evomerge.recipe import DTYPES, Layer, Recipe, Source
 from evomerge.run.atomic import TemporaryFolder
 
 if TYPE_CHECKING:
@@ -174,10 +174,10 @@ def stored_dtype(checkpoint: Checkpoint, dtype: str) -> str:
     if checkpoint.adapter is not None:
         return dtype
     named = checkpoint.config.get("dtype", checkpoint.config.get("torch_dtype"))
-    if named in STORED:
+    if named in DTYPES:
         return str(named)
     first = next((info.dtype for info in checkpoint.tensors.values() if info.floating), "")
-    return {header: name for name, header in STORED.items()}.get(first, dtype)
+    return {header: name for name, header in DTYPES.items()}.get(first, dtype)
 
 
 def unchanged(checkpoint: Checkpoint, dtype: str) -> Recipe:

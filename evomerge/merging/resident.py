@@ -22,13 +22,13 @@ from evomerge.merging.architecture.placement import Placement, device_of
 from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor, one_thread
 from evomerge.merging.tensors.make import TensorMaker
-from evomerge.merging.tensors.plan import STORED, Planner, TensorPlan
-from evomerge.merging.tensors.reader import DTYPES
+from evomerge.merging.tensors.plan import Planner, TensorPlan
+from evomerge.merging.tensors.reader import ARRAYS
 from evomerge.merging.tokenizers.plan import GENERATION, TokenizerPlan
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.safetensors import FLOATING
 from evomerge.models.stacks import is_other_modality
-from evomerge.recipe import Recipe
+from evomerge.recipe import DTYPES, Recipe
 
 _MOST_LAYOUTS = 64
 """Largest number of modules of different configs to keep; they share the weights."""
@@ -164,7 +164,7 @@ class Resident:
 
         def out(plan: TensorPlan) -> Array:
             array = targets[plan.name].array
-            return np.empty(plan.shape, dtype=DTYPES[plan.dtype]) if array is None else array
+            return np.empty(plan.shape, dtype=ARRAYS[plan.dtype]) if array is None else array
 
         def use(plan: TensorPlan, tensor: Array) -> None:
             target = targets[plan.name]
@@ -238,7 +238,7 @@ class Resident:
             if plan.dtype not in FLOATING
         }
         dtype = "float32" if self.placement.float32 else self.dtype
-        layout = build_layout(data, shapes, constants, TORCH_DTYPES[STORED[dtype]])
+        layout = build_layout(data, shapes, constants, TORCH_DTYPES[DTYPES[dtype]])
         if host.modalities:  # where its processor is
             layout.module.name_or_path = str(host.folder)  # type: ignore[assignment]
         if self.encodes:

@@ -23,7 +23,7 @@ from evomerge.merging.architecture.loadable import check_loadable
 from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.tensors.make import MOST_THREADS, TensorMaker, count_threads
 from evomerge.merging.tensors.plan import Planner, TensorPlan
-from evomerge.merging.tensors.reader import DTYPES
+from evomerge.merging.tensors.reader import ARRAYS
 from evomerge.merging.tokenizers.plan import TokenizerPlan
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import code_notes, text_without_code
@@ -158,7 +158,7 @@ def _write_tensors(shard: _Shard, descriptor: int, maker: TensorMaker, threads: 
         if len(getattr(held, "buffer", ())) < _nbytes(plan):
             held.buffer = np.empty(_nbytes(plan), dtype=np.uint8)
         buffer: Array = held.buffer[: _nbytes(plan)]
-        return buffer.view(DTYPES[plan.dtype]).reshape(plan.shape)
+        return buffer.view(ARRAYS[plan.dtype]).reshape(plan.shape)
 
     def write(plan: TensorPlan, tensor: Array) -> None:
         if tensor.size:
@@ -203,7 +203,7 @@ class _Shard(NamedTuple):
 
 def _shard(name: str, plans: Sequence[TensorPlan], module: str = "") -> _Shard:
     """Return the shard with these tensors; in a module's file they lack its folder's name."""
-    ordered = sorted(plans, key=lambda plan: -DTYPES[plan.dtype].itemsize)
+    ordered = sorted(plans, key=lambda plan: -WIDTHS[plan.dtype])
     ends = list(itertools.accumulate(map(_nbytes, ordered), initial=0))
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     for plan, *offsets in zip(ordered, ends, ends[1:], strict=False):

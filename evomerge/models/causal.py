@@ -6,7 +6,6 @@ from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.files import TOKENIZER_FILES
 from evomerge.models.heads import classified, labels_of
-from evomerge.models.safetensors import read_json
 
 _SENSES = {"vision": "sees", "audio": "hears"}
 
@@ -62,9 +61,7 @@ def has_lm_head(checkpoint: Checkpoint) -> bool:
 
 def check_chat_template(checkpoint: Checkpoint) -> None:
     """Raise a `CheckpointError` unless the tokenizer in a model's folder has a chat template."""
-    folder, config = checkpoint.folder, checkpoint.folder / "tokenizer_config.json"
-    has_file = any((folder / f"chat_template.{end}").is_file() for end in ("jinja", "json"))
-    if not has_file and not (config.is_file() and read_json(config).get("chat_template")):
+    if checkpoint.chat_template is None:
         raise CheckpointError(
             "`evaluation.chat_template` is true, but the tokenizer of "
             f"{checkpoint.reference!r} has no chat template; set it to false, or take another base."

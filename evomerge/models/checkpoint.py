@@ -251,6 +251,23 @@ class Checkpoint:
         file = self.folder / "generation_config.json"
         return read_text(file, CheckpointError) if file.is_file() else None
 
+    @cached_property
+    def chat_template(self) -> str | None:
+        """The chat template of the tokenizer (the default one if it has several), or None."""
+        file = self.folder / "chat_template.jinja"
+        if file.is_file():
+            return read_text(file, CheckpointError)
+        for name in ("tokenizer_config.json", "chat_template.json"):
+            if (self.folder / name).is_file():
+                template = read_json(self.folder / name).get("chat_template")
+                if isinstance(template, list):
+                    named = (entry for entry in template if isinstance(entry, dict))
+                    default = (entry for entry in named if entry.get("name") == "default")
+                    template = next(default, {}).get("template")
+                if isinstance(template, str):
+                    return template
+        return None
+
     @property
     def nbytes(self) -> int:
         """Size of all tensors in bytes."""

@@ -42,7 +42,7 @@ _MOST_BYTES, _MOST_TENSORS = 25_000_000, 200_000
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Box:
     """A box (rectangular range) of a stored tensor that becomes a box of an assembled tensor.
 
     `axes` and `target_axes` permute the axes of the stored and of the assembled tensor into one
@@ -59,11 +59,16 @@ class Part:
     target_axes: tuple[int, ...]
 
 
+def inside(start: tuple[int, ...], size: tuple[int, ...]) -> tuple[slice, ...]:
+    """Return the index of a box that begins at `start`, for arrays and torch tensors."""
+    return tuple(slice(first, first + count) for first, count in zip(start, size, strict=True))
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """Where one tensor is stored: in bytes `begin` to before `end` of a file.
 
-    `dtype` is as in the header (`BF16`, `F32`, ...). `parts` are the boxes of stored tensors that
+    `dtype` is as in the header (`BF16`, `F32`, ...). `boxes` are those of stored tensors that
     it is assembled from, if the file stores it in another form.
     """
 
@@ -72,7 +77,7 @@ class TensorInfo:
     file: Path
     begin: int
     end: int
-    parts: tuple[Part, ...] = ()
+    boxes: tuple[Box, ...] = ()
 
     @property
     def nbytes(self) -> int:

@@ -16,7 +16,6 @@ from evomerge.config.evaluation import SearchSplit
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import ConfigError, printable
 from evomerge.evaluation.objectives import load, measured_by
-from evomerge.merging.tokenizers.templates import template_of
 from evomerge.models.causal import kind_of
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import is_file, open_parent, place, split_adapter
@@ -99,7 +98,7 @@ def draft(
         if "task" in item:
             item["metric"], *rest = _metrics(info, item["task"])
         others.append(printable(f"or {', '.join(rest)}") if rest else "")
-    if template_of(host) is not None and any(item.has_answers for item in evaluator.every):
+    if host.chat_template is not None and any(item.has_answers for item in evaluator.every):
         evaluation["chat_template"] = any(task.generates for task in info.tasks.values())
     data["evaluation"] = evaluation | _splits(config, info, allowed)
     data["budget"] = {"candidates": MANY}
@@ -122,7 +121,7 @@ def _parent_in_words(parent: Checkpoint) -> str:
     """Return what a parent is: its kind, layers, size, and what else it has."""
     words = [kind_of(parent), f"{len(parent.decoder_stack)} layers", size_text(parent.nbytes)]
     words += ["an adapter"] if parent.adapter is not None else []
-    words += ["a chat template"] if template_of(parent) is not None else []
+    words += ["a chat template"] if parent.chat_template is not None else []
     return ", ".join(words)
 
 

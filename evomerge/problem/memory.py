@@ -22,14 +22,15 @@ from evomerge.evaluation.inference.device import (
 )
 from evomerge.evaluation.inference.vllm_start import ENGINE_SHARE
 from evomerge.models.checkpoint import text_section
+from evomerge.models.safetensors import WIDTHS
 from evomerge.problem.problem import Problem
 from evomerge.problem.workers import workers_of
+from evomerge.recipe import DTYPES
 from evomerge.words import size_text
 
 _LIBRARIES = 0.8e9  # bytes, measured on Linux
 _LIBRARIES_CUDA = 1.4e9  # the same if torch is built for CUDA: its files are mapped, too
 _FORKED = 0.25e9  # of each worker process on Linux, which shares the libraries; measured with 4
-_ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of a number
 _TOKENS = 512  # of a batch on a CPU whose activations a backward pass keeps, about
 _MOST = 0.9  # of an accelerator that weights may take, since batches need the rest
 _NEAR = 0.9  # of the memory that is free: a person is warned from here
@@ -49,7 +50,7 @@ class Memory:
 
 def weights_of(problem: Problem, dtype: str) -> int:
     """Return the size of a merged model's weights in bytes."""
-    return problem.checkpoints[problem.host].parameters * _ITEMSIZE[dtype]
+    return problem.checkpoints[problem.host].parameters * WIDTHS[DTYPES[dtype]]
 
 
 def memory_of(problem: Problem) -> Memory:
@@ -67,7 +68,7 @@ def memory_of(problem: Problem) -> Memory:
     if config.optimizer.descends:
         each["backward pass"] = _backward_bytes(problem)
     if device.startswith(("cpu", "mps")):  # models are in the machine's own memory
-        each["batches"] = largest_batch(text_section(host.config), _ITEMSIZE[config.compute])
+        each["batches"] = largest_batch(text_section(host.config), WIDTHS[DTYPES[config.compute]])
         machine |= {name: count * size for name, size in each.items()}
     else:
         shares = {name: workers.on_an_accelerator * size for name, size in each.items()}
@@ -83,7 +84,7 @@ def memory_of(problem: Problem) -> Memory:
 def _backward_bytes(problem: Problem) -> float:
     """Return about what one batch needs: activations, logits, a tensor's gradient in float32."""
 
-    host, itemsize = problem.checkpoints[problem.host], _ITEMSIZE[problem.config.compute]
+    host, itemsize = problem.checkpoints[problem.host], WIDTHS[DTYPES[problem.config.compute]]
     largest = max(math.prod(info.shape) for info in host.tensors.values())
     activations = kept_bytes(text_section(host.config), itemsize)
     logits = (host.config.get("vocab_size") or 0) * 12

@@ -14,7 +14,6 @@ from typing import Any
 from evomerge.errors import CheckpointError, listed
 from evomerge.evaluation.objectives import needs_modules, uses_templates
 from evomerge.merging.tokenizers.plan import GENERATION, plan_tokenizer
-from evomerge.merging.tokenizers.templates import template_of
 from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.files import TOKENIZER_FILES
@@ -49,7 +48,7 @@ def recipe_to_write(problem: Problem, candidate: Candidate) -> Recipe:
     if part == "tokenizer":  # only `tokenizer: base` takes parents without one
         return replace(recipe, tokenizer=giver, vocabulary=(giver,))
     if part is not None:
-        text = template_of(problem.checkpoints[giver]) or ""
+        text = problem.checkpoints[giver].chat_template or ""
         return replace(recipe, options={"chat_template": text})
     return recipe
 
@@ -130,14 +129,14 @@ def _lent_part(problem: Problem, reference: str) -> str | None:
     if not has_tokenizer(parent := problem.checkpoints[reference]):
         return "tokenizer"
     giver = problem.checkpoints[problem.tokenizer_giver]
-    is_without = uses_templates(problem.config) and template_of(parent) is None
-    return "chat template" if is_without and template_of(giver) is not None else None
+    is_without = uses_templates(problem.config) and parent.chat_template is None
+    return "chat template" if is_without and giver.chat_template is not None else None
 
 
 def prompt_template(problem: Problem) -> str | None:
     """Return the chat template that prompts of the merges may have; None: there is no such."""
     are_prompted = any(item.has_answers for item in problem.evaluator.every)
-    return template_of(problem.checkpoints[problem.tokenizer_giver]) if are_prompted else None
+    return problem.checkpoints[problem.tokenizer_giver].chat_template if are_prompted else None
 
 
 def parent_notes(problem: Problem) -> Iterator[str]:
@@ -172,14 +171,14 @@ def differences(problem: Problem) -> dict[str, list[str]]:
         own, merged = _settings(parent.config), _settings(host.config)
         keys = [key for key in {**own, **merged} if own.get(key) != merged.get(key)]
         keys += module_differences(parent, host) if have_modules else []
-        files, template = _tokenizer_files(parent), template_of(parent)
+        files, template = _tokenizer_files(parent), parent.chat_template
         is_other = rows is not None and rows.index.get(name) != tuple(range(rows.size))
         tokenizer = is_other or bool(plan.files) or files != _tokenizer_files(giver)
         is_templated = templated and template is not None
         unlike = {
             "generation_config.json": _generation(parent.generation) != _generation(generation),
             "tokenizer": bool(files) and tokenizer,
-            "chat template": is_templated and template != template_of(giver),
+            "chat template": is_templated and template != giver.chat_template,
             "the parts that only the host gives to merges": _has_parts_of_host(
                 parent, host, baselines.get(name)
             ),

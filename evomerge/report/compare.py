@@ -17,7 +17,6 @@ import numpy.typing as npt
 from evomerge.errors import CheckpointError
 from evomerge.merging.tensors.plan import SourceTensor
 from evomerge.merging.tensors.reader import TensorReader
-from evomerge.merging.tokenizers.templates import template_of
 from evomerge.merging.tokenizers.tokens import Tokens
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap
@@ -209,8 +208,8 @@ def _texts(models: Sequence[Checkpoint], names: Mapping[str, str]) -> Iterator[s
         if new := sum(first.get(it) != number for it, number in tokens[other.reference].items()):
             host = names[have[0].reference]
             yield f"{new:,} tokens of {names[other.reference]} are not those of {host}."
-    template = template_of(models[0])
-    unlike = [names[item.reference] for item in models if template_of(item) != template]
+    template = models[0].chat_template
+    unlike = [names[item.reference] for item in models if item.chat_template != template]
     if unlike:
         yield f"Not the chat template of {names[models[0].reference]}: {', '.join(unlike)}."
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from evomerge.compat import count_cores
 from evomerge.errors import EvomergeError, SearchError
-from evomerge.evaluation.inference.device import count_cores
 from evomerge.evaluation.inference.rows import Forms, forms_in_words
 from evomerge.evaluation.objectives import kinds_of, load
 from evomerge.execute.protocol import Job

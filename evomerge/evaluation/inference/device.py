@@ -125,13 +125,6 @@ def _groups(root: Path) -> Iterator[tuple[int, int]]:
                 yield limit, int(stat["anon"]) + int(stat.get("shmem", 0))
 
 
-def count_cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def processor() -> str:
     """Return the kind of this process's processor, such as `x86_64 znver4 AVX512`.
 

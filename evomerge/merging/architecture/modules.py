@@ -6,8 +6,8 @@ The name of a child is the folder of the module, so the names of weights are the
 from torch import nn
 
 from evomerge.errors import CheckpointError, ConfigError, one_line
+from evomerge.merging.architecture.layout import Location
 from evomerge.merging.architecture.loading import quiet
-from evomerge.merging.architecture.probe import Location
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.modules import STACK
 

@@ -18,10 +18,10 @@ from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit, has_counterparts
 from evomerge.models.heads import with_heads_of_host
-from evomerge.models.safetensors import Part, TensorInfo
+from evomerge.models.safetensors import Box, TensorInfo
 
 if TYPE_CHECKING:
-    from evomerge.merging.architecture.probe import Location
+    from evomerge.merging.architecture.layout import Location
 
 
 def fitting(
@@ -68,26 +68,26 @@ def _renamed(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
         by_parameter.setdefault(location.parameter, []).append((name, location))
     tensors: dict[str, TensorInfo] = {}
     for name, location in theirs.items():
-        parts = _parts(location, by_parameter.get(location.parameter, []), parent)
-        if parts is None:
+        boxes = _boxes(location, by_parameter.get(location.parameter, []), parent)
+        if boxes is None:
             return parent
-        dtype = parts[0].info.dtype
-        tensors[name] = TensorInfo(dtype, host.tensors[name].shape, Path(), 0, 0, parts)
+        dtype = boxes[0].info.dtype
+        tensors[name] = TensorInfo(dtype, host.tensors[name].shape, Path(), 0, 0, boxes)
     tensors |= {name: info for name, info in parent.tensors.items() if parent.module_of(name)}
     return replace(parent, tensors=tensors, original=parent)
 
 
-def _parts(
+def _boxes(
     location: Location, candidates: list[tuple[str, Location]], parent: Checkpoint
-) -> tuple[Part, ...] | None:
+) -> tuple[Box, ...] | None:
     """Return the boxes of the parent's tensors that make up one tensor of the host."""
-    parts = []
+    boxes = []
     for name, other in candidates:
         start = tuple(map(max, location.start, other.start))
         size = tuple(map(sub, map(min, location.stop, other.stop), start))
         if min(size, default=1) > 0:
             ours, theirs = (tuple(map(sub, start, it.start)) for it in (other, location))
             info = parent.tensors[name]
-            parts.append(Part(name, info, other.axes, ours, size, theirs, location.axes))
-    is_whole = sum(prod(part.size) for part in parts) == prod(location.size)
-    return tuple(parts) if is_whole and len({part.info.dtype for part in parts}) == 1 else None
+            boxes.append(Box(name, info, other.axes, ours, size, theirs, location.axes))
+    is_whole = sum(prod(box.size) for box in boxes) == prod(location.size)
+    return tuple(boxes) if is_whole and len({box.info.dtype for box in boxes}) == 1 else None

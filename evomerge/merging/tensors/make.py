@@ -16,13 +16,14 @@ from typing import TypeVar
 
 import numpy as np
 
+from evomerge.compat import count_cores
 from evomerge.errors import CandidateError, CheckpointError
 from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.kernels.noise import Noise
 from evomerge.merging.kernels.passes import count_bad, write_copy
 from evomerge.merging.methods.method import Merge, Operands
 from evomerge.merging.tensors.plan import Planner, SourceTensor, TensorPlan
-from evomerge.merging.tensors.reader import DTYPES, TensorReader, matched_rows
+from evomerge.merging.tensors.reader import ARRAYS, TensorReader, matched_rows
 from evomerge.models.safetensors import WIDTHS
 
 T = TypeVar("T")
@@ -91,9 +92,9 @@ class TensorMaker:
     def copy(self, plan: TensorPlan) -> Array:
         """Return the tensor of a plan without a method, to be read only."""
         array = self.reader.read(plan.sources[0])
-        if array.dtype == DTYPES[plan.dtype]:
+        if array.dtype == ARRAYS[plan.dtype]:
             return array
-        copied = np.empty(plan.shape, dtype=DTYPES[plan.dtype])
+        copied = np.empty(plan.shape, dtype=ARRAYS[plan.dtype])
         write_copy(array, copied)  # a tensor with an adapter's change is float32
         return copied
 
@@ -233,7 +234,7 @@ def count_threads() -> int:
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if wanted.isdecimal() and int(wanted):
         return int(wanted)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return count_cores()
 
 
 def for_each(work: Callable[[T], None], items: Iterable[T], threads: int) -> None:

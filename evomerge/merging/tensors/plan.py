@@ -21,14 +21,11 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap
 from evomerge.models.safetensors import TensorInfo
 from evomerge.models.stacks import is_buffer, modality_of
-from evomerge.recipe import MODALITIES, Layer, Recipe, Source, knob_at
+from evomerge.recipe import DTYPES, MODALITIES, Layer, Recipe, Source, knob_at
 
 if TYPE_CHECKING:
     from evomerge.merging.architecture.folding import Rescaling
     from evomerge.merging.kernels.compiled import Array
-
-STORED = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
-"""dtype of a recipe -> the same dtype as safetensors headers spell it."""
 
 _MOST_BLOCKS = 1 << 10
 """Blocks of merged models whose tensors are kept; each takes 5 KB, of a mixture up to 300 KB."""
@@ -156,7 +153,7 @@ class Planner:
             if layer is None:
                 yield from tensors
                 continue
-            method, dtype = self.method(layer.method), STORED[recipe.dtype]
+            method, dtype = self.method(layer.method), DTYPES[recipe.dtype]
             knobs_at, seed = _knobs_of(layer, method), recipe.seed if method.random else 0
             for tensor in tensors:
                 if tensor.method is None:

@@ -17,11 +17,11 @@ from evomerge.merging.kernels.passes import write_copy
 from evomerge.merging.tensors.adapters import adapter_changes
 from evomerge.merging.tensors.plan import Change, Planner, Read, SourceTensor
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.safetensors import WIDTHS, TensorInfo
+from evomerge.models.safetensors import WIDTHS, TensorInfo, inside
 
 _KINDS = {"BOOL": "b", "BF16": "u", "F16": "i", "F8_E4M3": "u", "F8_E5M2": "u"}
 
-DTYPES: dict[str, np.dtype[Any]] = {
+ARRAYS: dict[str, np.dtype[Any]] = {
     name: np.dtype(f"{_KINDS.get(name, name[0].lower())}{width}") for name, width in WIDTHS.items()
 }
 """dtype as safetensors headers spell it -> dtype of the array that has a tensor's bits."""
@@ -71,7 +71,7 @@ class TensorReader:
         They are found again in the system's cache, or read again from disk.
         """
         info = self.checkpoints[source.parent].tensors[source.name]
-        for stored in [part.info for part in info.parts] or [info]:
+        for stored in [box.info for box in info.boxes] or [info]:
             mapped = self._maps.get(stored.file)
             if mapped is not None:
                 start = -(-stored.begin // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -105,7 +105,7 @@ class TensorReader:
                 raise _changed(file)
 
     def _mapped(self, info: TensorInfo) -> Array:
-        dtype = DTYPES[info.dtype]
+        dtype = ARRAYS[info.dtype]
         if not prod(info.shape):
             return np.empty(info.shape, dtype=dtype)
         mapped = self._map(info.file)
@@ -178,26 +178,26 @@ def _assemblies(checkpoints: Mapping[str, Checkpoint]) -> dict[SourceTensor, Cha
         for reference, checkpoint in checkpoints.items()
         if checkpoint.original is not None
         for name, info in checkpoint.tensors.items()
-        if info.parts
+        if info.boxes
     }
 
 
 def _assemble(parent: str, info: TensorInfo, read: Read) -> Array:
     """Build a tensor from boxes of others; it is float32 if not all have one dtype."""
-    parts = [
-        _assemble(parent, part.info, read)
-        if part.info.parts
-        else read(SourceTensor(parent, part.name))
-        for part in info.parts
+    arrays = [
+        _assemble(parent, box.info, read)
+        if box.info.boxes
+        else read(SourceTensor(parent, box.name))
+        for box in info.boxes
     ]
-    dtypes = {stored.dtype for stored in parts}
+    dtypes = {stored.dtype for stored in arrays}
     out = np.empty(info.shape, dtype=dtypes.pop() if len(dtypes) == 1 else np.float32)
-    for part, stored in zip(info.parts, parts, strict=True):
-        box = _cut(_in_order(stored, part.axes), part.start, part.size)
-        if box.dtype != out.dtype:  # an adapter has changed others
-            stored, box = box, np.empty(box.shape, dtype=np.float32)
-            write_copy(stored, box)
-        _cut(_in_order(out, part.target_axes), part.target, part.size)[...] = box
+    for box, stored in zip(info.boxes, arrays, strict=True):
+        content = _in_order(stored, box.axes)[inside(box.start, box.size)]
+        if content.dtype != out.dtype:  # an adapter has changed others
+            stored, content = content, np.empty(content.shape, dtype=np.float32)
+            write_copy(stored, content)
+        _in_order(out, box.target_axes)[inside(box.target, box.size)] = content
     return out
 
 
@@ -205,7 +205,3 @@ def _in_order(array: Array, axes: tuple[int, ...]) -> Array:
     """Return a view whose axis i is the array's axis `axes[i]`, or a new one of size 1 for -1."""
     view = array.transpose([axis for axis in axes if axis >= 0])
     return np.expand_dims(view, tuple(i for i, axis in enumerate(axes) if axis < 0))
-
-
-def _cut(array: Array, start: tuple[int, ...], size: tuple[int, ...]) -> Array:
-    return array[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))]

@@ -11,13 +11,14 @@ tokens are used. A parent that has no tokenizer and is not merged with others ta
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from evomerge.errors import CheckpointError, RecipeError, among
+from evomerge.errors import CheckpointError, RecipeError, among, did_you_mean
 from evomerge.merging.tokenizers.rows import TRUNCATE, MatchedRows, fill, truncate
-from evomerge.merging.tokenizers.templates import choose_template, template_of
 from evomerge.merging.tokenizers.tokens import (
     Tokens,
     check_ids,
@@ -37,6 +38,9 @@ from evomerge.recipe import Recipe
 GENERATION = "generation_config.json"
 _ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token")
 _KEPT_FROM_HOST = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+TEMPLATES = ("chatml", "llama3", "alpaca", "mistral", "exaone")
+"""Names, as in mergekit's `chat_template`, of Jinja templates in the folder `chat_templates`."""
+
 _OPTIONS = ("chat_template", "pad_to_multiple_of", "tokens", TRUNCATE)
 
 
@@ -238,7 +242,7 @@ def _template(
     """Return the files for the recipe's chat template, and the names of files to leave out."""
     wanted = recipe.options.get("chat_template")
     text = choose_template(wanted, parents, giver) if wanted is not None else None
-    if text is None or text == template_of(giver):
+    if text is None or text == giver.chat_template:
         return {}, ()
     files = {"chat_template.jinja": text}
     config = dict(_tokenizer_config(giver))
@@ -249,3 +253,33 @@ def _template(
 
 def _json(data: Mapping[str, Any]) -> str:
     return json.dumps(data, ensure_ascii=False, indent=2) + "\n"
+
+
+def choose_template(wanted: str, parents: Sequence[Checkpoint], giver: Checkpoint) -> str | None:
+    """Return the text of the template that the option `chat_template` selects, or None.
+
+    `wanted` is `auto`, a name in `TEMPLATES`, the reference of a parent, or the text of a Jinja
+    template. `auto` selects the template that most parents have; if there are several of these,
+    that of `giver`, whose tokenizer the merged model gets, or else that of the first parent.
+
+    Raises:
+        RecipeError: the option is none of these, or the parent has no template.
+    """
+    if wanted == "auto":
+        order = [giver, *(parent for parent in parents if parent is not giver)]
+        templates = [text for parent in order if (text := parent.chat_template) is not None]
+        return Counter(templates).most_common(1)[0][0] if templates else None
+    if wanted in TEMPLATES:
+        file = Path(__file__).with_name("chat_templates") / f"{wanted}.jinja"
+        return file.read_text(encoding="utf-8")
+    named = [parent for parent in parents if parent.reference == wanted]
+    is_text = "{%" in wanted or "{{" in wanted
+    text = named[0].chat_template if named else wanted if is_text else None
+    if text is None:
+        kind = ", a parent without a chat template" if named else ""
+        raise RecipeError(
+            f"`chat_template` is {shown(wanted)}{kind}; allowed are auto, {', '.join(TEMPLATES)}, "
+            f"a parent that has one, or the text of a Jinja template."
+            f"{did_you_mean(wanted, TEMPLATES)}"
+        )
+    return text

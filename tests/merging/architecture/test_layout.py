@@ -9,9 +9,8 @@ import torch
 from merges import every, mix
 
 from evomerge.errors import CheckpointError
-from evomerge.merging.architecture.layout import build_layout, first_blocks
+from evomerge.merging.architecture.layout import build_layout, find_locations, first_blocks
 from evomerge.merging.architecture.loading import Loader, generation_config
-from evomerge.merging.architecture.probe import find_locations
 from evomerge.merging.backend import write
 from evomerge.merging.resident import Resident
 from evomerge.merging.tokenizers.plan import plan_tokenizer

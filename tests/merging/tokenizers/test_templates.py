@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from evomerge.errors import CheckpointError
 from evomerge.export.recipe import merge_recipe
-from evomerge.merging.tokenizers.templates import TEMPLATES, choose_template
+from evomerge.merging.tokenizers.plan import TEMPLATES, choose_template
 from evomerge.models.safetensors import read_json
 
 CHAT = [
