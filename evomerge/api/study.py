@@ -278,7 +278,7 @@ class Study(Run):
 
     def _model(self, number: int) -> tuple[Any, Any]:
         """See `Asked.model`. It takes the memory of the last model, which is all written again."""
-        from evomerge.evaluation.inference.device import keep_threads
+        from evomerge.device import keep_threads
         from evomerge.problem.parents_as_themselves import parent_itself
         from evomerge.problem.worker import load_parent, make_worker
 

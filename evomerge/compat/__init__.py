@@ -1,17 +1,12 @@
 """What is private in a library or differs between its versions: a file for each library."""
 
-import os
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from typing import Any
 
 from evomerge.errors import SearchError
-
-
-def count_cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def need(library: str, owner: Any, name: str) -> Any:
@@ -26,3 +21,13 @@ def need(library: str, owner: Any, name: str) -> Any:
             f"install an older version of {library}."
         )
     return getattr(owner, name)
+
+
+@contextmanager
+def quiet(*loggers: str, level: int = logging.ERROR) -> Iterator[None]:
+    """Let the loggers of libraries log nothing below a level within."""
+    with ExitStack() as stack:
+        for logger in map(logging.getLogger, loggers):
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(level)
+        yield

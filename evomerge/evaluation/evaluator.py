@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
+from evomerge.device import is_device_failure, is_exhausted
 from evomerge.errors import CandidateError, EvomergeError, one_line
-from evomerge.evaluation.inference.device import is_device_failure, is_exhausted
 from evomerge.evaluation.tasks.info import TasksInfo
 from evomerge.evaluation.tasks.objective import Documents, Merges, Objective
 from evomerge.evaluation.tasks.scoring import DocumentMetrics

@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
+from evomerge.device import is_exhausted
 from evomerge.errors import CandidateError
-from evomerge.evaluation.inference.device import is_exhausted
 from evomerge.evaluation.inference.rows import Form
 from evomerge.evaluation.loss import Loss
 from evomerge.evaluation.tasks.objective import Documents

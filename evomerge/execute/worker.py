@@ -10,6 +10,12 @@ from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from evomerge.device import (
+    free_weights,
+    is_device_failure,
+    is_exhausted,
+    peak_memory,
+)
 from evomerge.errors import (
     CandidateError,
     CheckpointError,
@@ -20,12 +26,6 @@ from evomerge.errors import (
     one_line,
 )
 from evomerge.evaluation.evaluator import Evaluator, score_single
-from evomerge.evaluation.inference.device import (
-    free_weights,
-    is_device_failure,
-    is_exhausted,
-    peak_memory,
-)
 from evomerge.evaluation.inference.features import ImageFeatures
 from evomerge.evaluation.loss import Loss
 from evomerge.evaluation.tasks.objective import traceback_lines

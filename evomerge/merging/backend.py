@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evomerge.device import count_threads
 from evomerge.errors import CheckpointError, InputError, one_line
-from evomerge.merging.tensors.make import TensorMaker, count_threads, for_each
+from evomerge.merging.tensors.make import TensorMaker, for_each
 from evomerge.merging.tensors.plan import Planner
 from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.merging.writer import write_model

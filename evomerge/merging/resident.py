@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from evomerge.device import torch_threads
 from evomerge.errors import RecipeError
 from evomerge.merging.architecture.depth import merged_config
 from evomerge.merging.architecture.layout import Layout, build_layout
@@ -20,7 +21,7 @@ from evomerge.merging.architecture.loading import generation_config
 from evomerge.merging.architecture.modules import attach_modules
 from evomerge.merging.architecture.placement import Placement, device_of
 from evomerge.merging.kernels.compiled import Array
-from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor, one_thread
+from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor
 from evomerge.merging.tensors.make import TensorMaker
 from evomerge.merging.tensors.plan import Planner, TensorPlan
 from evomerge.merging.tensors.reader import ARRAYS
@@ -150,7 +151,7 @@ class Resident:
             for plan in plans
             if plan.name in targets and self._written.get(targets[plan.name].key) != plan
         ]
-        with one_thread() as threads:
+        with torch_threads(1) as threads:
             self.maker.prepare(changed, threads)
         return Prepared(layout, targets, plans, changed)
 
@@ -177,7 +178,7 @@ class Resident:
             self.tower = object()
         for plan in prepared.changed:
             self._written.pop(targets[plan.name].key, None)
-        with one_thread() as threads:
+        with torch_threads(1) as threads:
             self.maker.make(prepared.changed, out, use, threads)
         self.module = prepared.layout.module
         return self.module

@@ -17,11 +17,12 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 
+from evomerge.device import count_threads
 from evomerge.errors import CheckpointError, DiskError, RecipeError, not_written
 from evomerge.merging.architecture.depth import merged_config
 from evomerge.merging.architecture.loadable import check_loadable
 from evomerge.merging.kernels.compiled import Array
-from evomerge.merging.tensors.make import MOST_THREADS, TensorMaker, count_threads
+from evomerge.merging.tensors.make import MOST_THREADS, TensorMaker
 from evomerge.merging.tensors.plan import Planner, TensorPlan
 from evomerge.merging.tensors.reader import ARRAYS
 from evomerge.merging.tokenizers.plan import TokenizerPlan

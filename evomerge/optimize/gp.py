@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evomerge.compat import quiet
+from evomerge.device import torch_threads
 from evomerge.optimize.base import SKIPPED_GENOMES, Cube, Vector, levels, losses_of
 from evomerge.optimize.protocol import Setting
 from evomerge.space.protocol import Gene, Genome
@@ -157,16 +159,8 @@ def _quiet() -> Iterator[None]:
     Its level, the filters of warnings and torch's threads, of which workers in this process choose
     the number, belong to the whole process, so one thread at a time.
     """
-    import optuna
-    import torch
+    import optuna  # noqa: F401 - it sets the level of its logger when it is first imported
 
-    with _one_at_a_time, warnings.catch_warnings():
-        level, threads = optuna.logging.get_verbosity(), torch.get_num_threads()
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        torch.set_num_threads(1)
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            optuna.logging.set_verbosity(level)
-            torch.set_num_threads(threads)
+    silent = warnings.catch_warnings(action="ignore")
+    with _one_at_a_time, silent, quiet("optuna"), torch_threads(1):
+        yield

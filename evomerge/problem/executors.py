@@ -11,10 +11,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from evomerge.compat import count_cores
 from evomerge.config.schema import SearchConfig
+from evomerge.device import count_cores, keep_threads, use_only
 from evomerge.errors import EvomergeError, InputError, SearchError, one_line
-from evomerge.evaluation.inference.device import keep_threads, use_only
 from evomerge.evaluation.objectives import kinds_of
 from evomerge.execute.pool import Pool, Worker
 from evomerge.execute.processes import ProcessWorker

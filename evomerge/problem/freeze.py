@@ -7,7 +7,7 @@ from typing import Any
 
 from evomerge.compat.blas import instruction_variables, linear_algebra
 from evomerge.config.schema import Frozen, SearchConfig
-from evomerge.evaluation.inference.device import LIMITS, processor
+from evomerge.device import LIMITS, processor
 from evomerge.evaluation.inference.vllm_start import installed_vllm
 from evomerge.evaluation.objectives import kinds_of
 from evomerge.problem.problem import Problem

@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 
 import psutil
 
-from evomerge.errors import ConfigError
-from evomerge.evaluation.inference.batches import kept_bytes, largest_batch
-from evomerge.evaluation.inference.device import (
+from evomerge.device import (
     choose_device,
     device_memory,
     free_memory,
     is_built_for_gpu,
     total_memory,
 )
+from evomerge.errors import ConfigError
+from evomerge.evaluation.inference.batches import kept_bytes, largest_batch
 from evomerge.evaluation.inference.vllm_start import ENGINE_SHARE
 from evomerge.models.checkpoint import text_section
 from evomerge.models.safetensors import WIDTHS

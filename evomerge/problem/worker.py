@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import SearchConfig
-from evomerge.evaluation.inference.device import (
+from evomerge.device import (
     choose_device,
     choose_threads,
     free_memory,

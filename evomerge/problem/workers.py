@@ -13,11 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from evomerge.compat import count_cores
 from evomerge.compat.ray import address_of, silence
 from evomerge.config.schema import SearchConfig
+from evomerge.device import choose_device, count_cores, count_devices
 from evomerge.errors import ConfigError, SearchError, one_line
-from evomerge.evaluation.inference.device import choose_device, count_devices
 
 OBJECT_STORE = 100 << 20
 """Bytes of Ray's object store on this machine. Nothing large goes through it."""

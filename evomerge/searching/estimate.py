@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from evomerge.compat import count_cores
+from evomerge.device import count_cores
 from evomerge.errors import EvomergeError, SearchError
 from evomerge.evaluation.inference.rows import Forms, forms_in_words
 from evomerge.evaluation.objectives import kinds_of, load

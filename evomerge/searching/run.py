@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from evomerge.device import use_threads
 from evomerge.errors import (
     CheckpointError,
     ConfigError,
@@ -15,7 +16,6 @@ from evomerge.errors import (
     SearchError,
     among,
 )
-from evomerge.evaluation.inference.device import use_threads
 from evomerge.execute.protocol import Attempts, Executor
 from evomerge.mergekit import express
 from evomerge.models.references import open_parent

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evomerge.device import torch_threads
 from evomerge.errors import CandidateError
 from evomerge.merging.kernels.noise import Noise
 from evomerge.merging.methods.method import Knob, Merge, Method, Operands
@@ -137,10 +138,8 @@ def _check_tensor(
         f"{method.name}: the result for the knobs {sources} {knobs} is not finite; such knobs must "
         "raise CandidateError."
     )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1 if threads > 1 else 2)
-    results = {"the result depends on the number of threads": run()}
-    torch.set_num_threads(threads)
+    with torch_threads(1 if torch.get_num_threads() > 1 else 2):
+        results = {"the result depends on the number of threads": run()}
     results["reuse=True and reuse=False give different bits"] = run(reuse=True)
     again = run(reuse=True, before=(0.0, 1.0))
     results["the result depends on earlier calls of the merge"] = again

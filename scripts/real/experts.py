@@ -23,7 +23,7 @@ from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evomerge.evaluation.inference.device import is_slow
+from evomerge.device import is_slow
 from scripts.real import questions
 from scripts.real.places import ADAPTERS, MODELS
 from scripts.real.questions import Maker, Question

@@ -10,9 +10,9 @@ from lm_eval.models.huggingface import HFLM
 
 from evomerge import zoo
 from evomerge.errors import ConfigError
-from evomerge.evaluation.inference.calls import seeded
 from evomerge.evaluation.inference.generation import seed_of
 from evomerge.evaluation.tasks.harness import Harness
+from evomerge.trust.calls import seeded
 from evomerge.trust.consent import Permissions
 
 pytestmark = pytest.mark.thorough

@@ -13,8 +13,8 @@ from search_run import SMALL, write_search
 import evomerge
 from evomerge.__main__ import run as call
 from evomerge.config.schema import parse, parse_manifest
+from evomerge.device import processor
 from evomerge.errors import RunFolderError, SearchError
-from evomerge.evaluation.inference.device import processor
 from evomerge.problem.freeze import changes_since, freeze, installed_versions
 from evomerge.problem.runs import begin, going_on, prepare
 from evomerge.problem.search_file import folder_of, load_any

@@ -16,7 +16,7 @@ import yaml
 import evomerge
 from evomerge.__main__ import run as command
 from evomerge.compat.blas import instruction_variables, linear_algebra
-from evomerge.evaluation.inference.device import processor
+from evomerge.device import processor
 from evomerge.problem.freeze import package_version
 from scripts.old_runs import published
 from scripts.same.kept import model

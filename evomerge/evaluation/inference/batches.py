@@ -12,7 +12,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Literal, Self
 
 from evomerge.compat.transformers import checkpointing_layers
-from evomerge.evaluation.inference.device import device_memory, total_memory
+from evomerge.device import device_memory, total_memory
 
 _CPU_MOST, _CPU_GENERATED = 1024, 8192  # tokens; larger batches are hardly faster
 _LOGIT = 8  # bytes of a logit on a CPU: itself and its log-softmax

@@ -22,10 +22,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 
 from evomerge.compat.transformers import longest_uniform_text
+from evomerge.device import is_device_failure, is_exhausted
 from evomerge.errors import CandidateError, ConfigError, EvomergeError, one_line
 from evomerge.evaluation.inference import generation, likelihood
 from evomerge.evaluation.inference.batches import batching
-from evomerge.evaluation.inference.device import is_device_failure, is_exhausted
 from evomerge.evaluation.inference.generation import Prompt, unsupported_setting
 from evomerge.evaluation.inference.likelihood import Batch
 from evomerge.evaluation.inference.probes import (

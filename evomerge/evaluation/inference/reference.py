@@ -12,12 +12,12 @@ from torch import nn
 from evomerge.compat.lm_eval import encode_pair, replace_model, seeing
 from evomerge.errors import CandidateError, ConfigError, one_line
 from evomerge.evaluation.inference import generation
-from evomerge.evaluation.inference.calls import SEED, calling
 from evomerge.evaluation.inference.generation import SETTINGS, Prompt, Sampling, is_sampled
 from evomerge.evaluation.inference.likelihood import LogLikelihood
 from evomerge.evaluation.inference.rows import Continuation
-from evomerge.evaluation.inference.templates import limited_chat_templates
 from evomerge.models.files import PROCESSOR_FILES
+from evomerge.trust.calls import SEED, calling
+from evomerge.trust.templates import limited_chat_templates
 
 Instance: TypeAlias = Any
 

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from evomerge.errors import CandidateError, CheckpointError, ConfigError, did_you_mean, one_line
 from evomerge.evaluation.inference.batches import batching
-from evomerge.evaluation.inference.templates import limited_chat_templates
 from evomerge.evaluation.tasks.objective import Measured, Merges
 from evomerge.evaluation.tasks.rows import ANSWER, VALUES, BatchSize, Columns, Row, RowsObjective
 from evomerge.models.heads import class_of, classified, in_words, labels_of
+from evomerge.trust.templates import limited_chat_templates
 
 Names: TypeAlias = Mapping[int, str]  # of labels, a model's `id2label`
 

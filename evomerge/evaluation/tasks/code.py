@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from evomerge.compat.lm_eval import filters_of
+from evomerge.device import count_cores
 from evomerge.errors import CandidateError, SearchError, one_line
-from evomerge.evaluation.inference.calls import SEED, calling
 from evomerge.evaluation.tasks.confined import adopt_orphans, end_children, run_watched
 from evomerge.evaluation.tasks.loading import TaskLoader
 from evomerge.evaluation.tasks.objective import Summary
@@ -40,10 +40,11 @@ from evomerge.evaluation.tasks.scoring import (
     summarized,
 )
 from evomerge.run.atomic import TemporaryFolder
+from evomerge.trust.calls import SEED, calling
 from evomerge.trust.consent import Permissions
 
 SECONDS, SECONDS_MORE = 30, 2  # of a document, and of each of its answers
-_TOGETHER = min(4, os.cpu_count() or 1)  # children at a time
+_TOGETHER = min(4, count_cores())  # children at a time
 _PATIENCE = 300.0  # seconds besides the limits, for imports and a busy machine
 _GRACE = 5.0  # seconds for a process to end what it has started
 _IDLE = 2.0  # seconds between looks at whether the search still runs

@@ -9,7 +9,6 @@ from typing import Any, Self
 
 from evomerge.compat.lm_eval import Group, filters_of, only_documents
 from evomerge.errors import ConfigError
-from evomerge.evaluation.inference.calls import SEED, calling
 from evomerge.evaluation.inference.reference import ReferenceLM
 from evomerge.evaluation.tasks.code import CodeProcess, Origin
 from evomerge.evaluation.tasks.info import TaskInfo, describe
@@ -22,6 +21,7 @@ from evomerge.evaluation.tasks.scoring import (
     summarized,
 )
 from evomerge.scores import NLL, TOKENS
+from evomerge.trust.calls import SEED, calling
 from evomerge.trust.consent import NOTHING, Permissions
 
 

@@ -16,7 +16,6 @@ from types import SimpleNamespace
 from typing import Any, Literal, Self
 
 from evomerge.errors import ConfigError
-from evomerge.evaluation.inference.calls import calling
 from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM, Request
 from evomerge.evaluation.inference.rows import Form, spread
@@ -30,6 +29,7 @@ from evomerge.evaluation.tasks.suitable import Suitable
 from evomerge.models.causal import is_encoder_decoder
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.scores import NLL, TOKENS, Example, Split
+from evomerge.trust.calls import calling
 
 FORMS = (Form(True, "token"), Form(False, "token"), Form(True, "stop"), Form(False, "stop"))
 """The forms of a generated answer that are tried."""

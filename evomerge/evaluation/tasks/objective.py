@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeAlias
 
+from evomerge.device import is_device_failure
 from evomerge.errors import CandidateError, one_line, printable
-from evomerge.evaluation.inference.calls import seeded
-from evomerge.evaluation.inference.device import is_device_failure
 from evomerge.evaluation.tasks.info import TaskInfo, TasksInfo
 from evomerge.evaluation.tasks.scoring import DocumentMetrics
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.scores import Example, Split
+from evomerge.trust.calls import seeded
 from evomerge.trust.code import is_installed
 
 Documents: TypeAlias = Mapping[str, Sequence[int]]

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from evomerge.evaluation.inference.calls import calling
 from evomerge.scores import NLL, Example
+from evomerge.trust.calls import calling
 
 Instance: TypeAlias = Any
 

@@ -11,6 +11,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from evomerge.compat import quiet as silence
 from evomerge.compat.transformers import generation_config_of, keeps_settings_of_old_configs
 from evomerge.errors import CheckpointError, one_line
 from evomerge.parsing.texts import json_value
@@ -177,18 +178,12 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging as reports
 
     bars = reports.is_progress_bar_enabled()
-    loggers = [logging.getLogger(name) for name in ("transformers", "accelerate")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
     if bars:
         reports.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        silent = silence("transformers", "accelerate", level=logging.CRITICAL)
+        with silent, warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
         if bars:
             reports.enable_progress_bar()  # type: ignore[no-untyped-call]

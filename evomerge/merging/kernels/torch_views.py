@@ -1,8 +1,5 @@
 """Torch tensors as arrays of stored weights (see `compiled`) without copies, and back."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -39,19 +36,3 @@ def as_array(tensor: Tensor) -> Array:
     """Return an array of a tensor's bits that shares its memory (on the CPU)."""
     array: Array = tensor.detach().view(_BITS.get(tensor.dtype, tensor.dtype)).numpy()
     return array
-
-
-@contextmanager
-def one_thread() -> Iterator[int]:
-    """Let torch use one thread only, since sums that several threads share have other last bits.
-
-    The number that it else uses is returned.
-    """
-    threads = torch.get_num_threads()
-    try:
-        if threads > 1:
-            torch.set_num_threads(1)
-        yield threads
-    finally:
-        if threads > 1:
-            torch.set_num_threads(threads)

@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from keyword import iskeyword
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from evomerge.device import torch_threads
 from evomerge.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
@@ -179,13 +180,13 @@ class Method:
     def prepare(self, operands: Operands) -> Merge:
         """Return the merge of these tensors (arrays of stored weights) for any knobs."""
         if self.torch:
-            from evomerge.merging.kernels.torch_views import as_tensor, one_thread
+            from evomerge.merging.kernels.torch_views import as_tensor
 
             base = None if operands.base is None else as_tensor(operands.base)
             tensors = [as_tensor(tensor) for tensor in operands.tensors]
             operands = replace(operands, tensors=tensors, base=base)
         if self.preparation is not None:
-            with one_thread() if self.torch else nullcontext():
+            with torch_threads(1) if self.torch else nullcontext():
                 operands = replace(operands, prepared=self.preparation(operands))
         return Merge(self, operands)
 
@@ -215,9 +216,9 @@ class Merge:
         if not self.method.torch:
             self.method.function(self.operands, out, **arguments)
             return
-        from evomerge.merging.kernels.torch_views import as_tensor, one_thread
+        from evomerge.merging.kernels.torch_views import as_tensor
 
-        with one_thread():
+        with torch_threads(1):
             self.method.function(self.operands, as_tensor(out), **arguments)
 
     def gradients(

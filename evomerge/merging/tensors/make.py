@@ -6,7 +6,6 @@ took 26 s instead of 0.09 s for 30 M weights.
 """
 
 import math
-import os
 import threading
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from evomerge.compat import count_cores
 from evomerge.errors import CandidateError, CheckpointError
 from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.kernels.noise import Noise
@@ -227,14 +225,6 @@ class PreparedMerges:
             raise
         with self._lock:
             self._merges[key] = (merge, size, self._candidate)
-
-
-def count_threads() -> int:
-    """Return `OMP_NUM_THREADS`, or else the number of cores that the process may use, as torch."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    if wanted.isdecimal() and int(wanted):
-        return int(wanted)
-    return count_cores()
 
 
 def for_each(work: Callable[[T], None], items: Iterable[T], threads: int) -> None:

@@ -9,9 +9,9 @@ from lm_eval import utils
 from task_files import write_task
 
 from evomerge.errors import ConfigError
-from evomerge.evaluation.inference.calls import TaskTemplates, calling
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.lm_eval import LmEval
+from evomerge.trust.calls import TaskTemplates, calling
 
 TASKS = Path(lm_eval.__file__).parent / "tasks"
 DOCUMENT = {

@@ -8,10 +8,10 @@ import torch
 from merges import every, of_method
 from model_digest import digest
 
+from evomerge.device import count_threads, torch_threads
 from evomerge.errors import CandidateError
-from evomerge.merging.kernels.torch_views import one_thread
 from evomerge.merging.resident import Resident
-from evomerge.merging.tensors.make import PreparedMerges, count_threads, for_each
+from evomerge.merging.tensors.make import PreparedMerges, for_each
 from evomerge.merging.writer import write_model
 
 
@@ -44,11 +44,11 @@ def test_items_go_to_several_threads_and_errors_come_back(count, threads):
         if item >= 20:
             raise CandidateError(f"item {item}")
 
-    with one_thread() as number:
+    with torch_threads(1) as number:
         for_each(work, range(20), number)
     assert len(names) == count
     done: list[int] = []
-    with pytest.raises(CandidateError, match="item 20"), one_thread():
+    with pytest.raises(CandidateError, match="item 20"), torch_threads(1):
         for_each(lambda item: (done.append(item), work(item)), range(18, 500), number)
     assert len(done) <= 2 + count
     assert torch.get_num_threads() == count

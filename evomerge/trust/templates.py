@@ -18,8 +18,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from evomerge.compat.transformers import compiling_chat_templates_by
-from evomerge.evaluation.inference import template_sizes
-from evomerge.evaluation.inference.template_sizes import (
+from evomerge.trust import template_sizes
+from evomerge.trust.template_sizes import (
     CONTAINERS,
     OPERATIONS,
     bytes_of,

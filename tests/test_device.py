@@ -8,7 +8,7 @@ import psutil
 import pytest
 import torch
 
-from evomerge.evaluation.inference.device import (
+from evomerge.device import (
     SMALL,
     choose_threads,
     free_memory,
@@ -93,7 +93,7 @@ def test_what_an_error_says_of_memory_and_of_the_device(error):
 
 def test_a_dtype_without_instructions_is_slow():
     """With AVX2 alone oneDNN converts each number of bfloat16."""
-    code = "from evomerge.evaluation.inference.device import is_slow; print(is_slow('bfloat16'))"
+    code = "from evomerge.device import is_slow; print(is_slow('bfloat16'))"
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

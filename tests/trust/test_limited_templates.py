@@ -9,9 +9,9 @@ from lm_eval import utils
 from transformers.utils import chat_template_utils
 
 import evomerge
-from evomerge.evaluation.inference import template_sizes
-from evomerge.evaluation.inference.calls import TaskTemplates
-from evomerge.evaluation.inference.templates import TemplateLimitError, limited_chat_templates
+from evomerge.trust import template_sizes
+from evomerge.trust.calls import TaskTemplates
+from evomerge.trust.templates import TemplateLimitError, limited_chat_templates
 
 BIG = "{% set b = 'x' * 9999999 %}"
 DEEP = """{% set ns = namespace(l=['xxxxxxxxxxxx']) %}

@@ -1,7 +1,6 @@
 """Calls of lm-eval: silent, from its own seeds, with the Jinja templates of tasks in a sandbox."""
 
 import io
-import logging
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr
@@ -11,10 +10,10 @@ from typing import Any
 
 from jinja2 import Environment
 
-from evomerge.compat import need
+from evomerge.compat import need, quiet
 from evomerge.errors import ConfigError, one_line
-from evomerge.evaluation.inference.templates import LimitedEnvironment
 from evomerge.parsing.values import shown
+from evomerge.trust.templates import LimitedEnvironment
 
 SEED = 1234
 """The seed of numpy, of torch and of few-shot examples in lm-eval's `simple_evaluate`."""
@@ -29,10 +28,8 @@ def calling(seed: int | None = None) -> Iterator[None]:
     """
     from lm_eval import utils
 
-    logger = logging.getLogger("lm_eval")
     with ExitStack() as stack:
-        stack.callback(logger.setLevel, logger.level)
-        logger.setLevel(logging.ERROR)
+        stack.enter_context(quiet("lm_eval"))
         if seed is not None:
             stack.enter_context(redirect_stderr(io.StringIO()))
             stack.enter_context(seeded(seed))

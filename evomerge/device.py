@@ -1,4 +1,4 @@
-"""What models are scored with: device, processor, CPU threads and memory; errors that it fails."""
+"""The machine: devices, processor, CPU threads and memory; errors that say a device failed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -125,6 +125,19 @@ def _groups(root: Path) -> Iterator[tuple[int, int]]:
                 yield limit, int(stat["anon"]) + int(stat.get("shmem", 0))
 
 
+def count_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def count_threads() -> int:
+    """Return `OMP_NUM_THREADS`, or else the number of cores that the process may use, as torch."""
+    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(limit) if limit.isdecimal() and int(limit) else count_cores()
+
+
 def processor() -> str:
     """Return the kind of this process's processor, such as `x86_64 znver4 AVX512`.
 
@@ -149,8 +162,6 @@ def is_slow(dtype: str) -> bool:
     import torch
 
     left, right = torch.ones(64, 1024), torch.ones(1024, 1024)
-    restore = keep_threads()
-    use_threads(1)  # several may wait for a core; of this one the CPU time is measured
 
     def seconds(kind: torch.dtype) -> float:
         a, b = left.to(kind), right.to(kind)
@@ -161,10 +172,8 @@ def is_slow(dtype: str) -> bool:
             times.append(time.thread_time() - began)
         return min(times)
 
-    try:
+    with torch_threads(1):  # several may wait for a core; of this one the CPU time is measured
         return seconds(getattr(torch, dtype)) > _SLOWER * seconds(torch.float32)
-    finally:
-        restore()
 
 
 def choose_threads(parameters: int, cores: int | None = None) -> int:
@@ -184,6 +193,24 @@ def use_threads(count: int) -> None:
     import torch
 
     torch.set_num_threads(count)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[int]:
+    """Let torch use this many CPU threads within; yield how many it uses otherwise.
+
+    Sums that several threads share have other last bits than those of one.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        if before != count:
+            torch.set_num_threads(count)
+        yield before
+    finally:
+        if before != count:
+            torch.set_num_threads(before)
 
 
 def keep_threads() -> Callable[[], None]:
