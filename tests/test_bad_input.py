@@ -14,10 +14,9 @@ import lm_eval.tasks
 import pytest
 import small_models
 import yaml
-from few_tasks import only
-from known_parents import copy_of, edit_tokenizer
+from lm_tasks import only
 from search_run import SMALL
-from tiny import make
+from tiny import copy_of, edit_tokenizer, make
 
 from evomerge import __main__ as program
 from evomerge.execute.worker import Worker

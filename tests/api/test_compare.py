@@ -7,8 +7,8 @@ import shutil
 import pytest
 import tiny
 import torch
-from known_parents import OTHER, copy_of
 from search_run import evomerge, evomerge_json
+from tiny import OTHER, copy_of
 
 import evomerge as api
 from evomerge import zoo

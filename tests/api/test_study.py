@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from killed import searched
 from safetensors.torch import load_file
-from search_run import SMALL, evomerge, write_search
+from search_run import SMALL, evomerge, searched, write_search
 
 from evomerge.api.run import Run
 from evomerge.api.search import resume, search

@@ -6,9 +6,8 @@ import shutil
 import pytest
 import tiny
 import torch
-from judging import SPLITS
-from known_parents import copy_of, problem_of
-from search_run import SMALL
+from search_run import SMALL, SPLITS, problem_of
+from tiny import copy_of
 
 import evomerge
 from evomerge import zoo

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 from attacks.targets.models import BPE
-from known_parents import copy_of, edit_tokenizer, problem_of
-from search_run import SMALL
+from search_run import SMALL, problem_of
+from tiny import copy_of, edit_tokenizer
 from tokenizers import Tokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
 

@@ -12,8 +12,7 @@ import executor_laws
 import lm_eval
 import pytest
 import yaml
-from judging import SPLITS
-from search_run import SMALL, evomerge, write_search
+from search_run import SMALL, SPLITS, evomerge, write_search
 
 import evomerge as evomerge_package
 from evomerge.__main__ import run

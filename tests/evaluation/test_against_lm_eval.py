@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from asking import asking, requests_of, runner_of
 from lm_eval.models.huggingface import HFLM
+from lm_tasks import asking, requests_of, runner_of
 from rounding import NATS, PERPLEXITY
 
 from evomerge.evaluation.inference.reference import Reasoning

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import two_stacks
-from asking import asking, requests_of
 from lm_eval.models.huggingface import HFLM
+from lm_tasks import asking, requests_of
 
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.tasks.harness import Harness

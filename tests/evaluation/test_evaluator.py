@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from asking import asking, runner_of
+from lm_tasks import asking, runner_of
 
 from evomerge.errors import CandidateError
 from evomerge.evaluation.evaluator import Evaluator, score_single

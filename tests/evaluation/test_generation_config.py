@@ -6,9 +6,8 @@ import random
 import pytest
 import torch
 import yaml
-from asking import asking, requests_of, runner_of
 from lm_eval.models.huggingface import HFLM
-from task_files import write_task
+from lm_tasks import asking, requests_of, runner_of, write_task
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from evomerge import zoo

@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from asking import asking, requests_of
+from lm_tasks import asking, requests_of, write_task
 from rounding import NATS
-from task_files import write_task
 from transformers import AutoModelForCausalLM
 
 from evomerge import zoo

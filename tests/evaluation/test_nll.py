@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from asking import asking, requests_of
+from lm_tasks import asking, requests_of
 
 from evomerge.evaluation.tasks.harness import Harness
 

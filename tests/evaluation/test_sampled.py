@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from asking import asking, lm_eval_of, requests_of, runner_of
 from lm_eval.models.huggingface import HFLM
+from lm_tasks import asking, lm_eval_of, requests_of, runner_of
 
 from evomerge import zoo
 from evomerge.errors import ConfigError

@@ -9,8 +9,8 @@ import pytest
 import tiny
 import torch
 import yaml
-from asking import asking
-from model_digest import digest
+from lm_tasks import asking
+from merges import digest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge import zoo

@@ -18,9 +18,8 @@ from typing import Any
 import pytest
 import small_models
 import yaml
-from killed import searched
 from safetensors.torch import load_file
-from search_run import events_of, kill_when
+from search_run import events_of, kill_when, searched
 from stock_scores import by_stock
 
 import evomerge

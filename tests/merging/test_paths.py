@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 import transformers
-from paths import parse_path
+from spaces import parse_path
 
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.merging.architecture.folding import rules_for

@@ -11,8 +11,7 @@ import torch
 from draws import draws
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from merges import every, mix, of_method
-from model_digest import digest
+from merges import digest, every, mix, of_method
 from transformers.models.llama import modeling_llama
 
 from evomerge.errors import CandidateError, CheckpointError, RecipeError

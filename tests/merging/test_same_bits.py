@@ -9,9 +9,8 @@ from itertools import product
 import pytest
 import tiny
 import torch
-from merges import every, mix
-from model_digest import digest
-from paths import parse_path
+from merges import digest, every, mix
+from spaces import parse_path
 
 from evomerge.merging.resident import Resident
 from evomerge.merging.writer import write_model

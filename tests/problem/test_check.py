@@ -1,8 +1,8 @@
 """`validate` finds mistakes without running a model; each is one sentence that names the key."""
 
 import pytest
+from lm_tasks import write_task
 from search_run import SMALL
-from task_files import write_task
 
 from evomerge.config.schema import parse, parse_manifest
 from evomerge.errors import ConfigError

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import small_models
 import tiny
-from task_files import write_task
+from lm_tasks import write_task
 
 from evomerge.__main__ import run
 from evomerge.config.schema import load, read

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+from lm_tasks import write_task
 from search_run import SMALL, evomerge, evomerge_json, write_search
-from task_files import write_task
 
 from evomerge.config.schema import parse
 from evomerge.problem.freeze import freeze

@@ -3,16 +3,8 @@
 from pathlib import Path
 
 import tiny
-from known_parents import (
-    OTHER,
-    PLAIN,
-    copy_of,
-    edit_generation,
-    edit_tokenizer,
-    problem_of,
-    search_over,
-)
-from search_run import SMALL
+from search_run import SMALL, problem_of, search_over
+from tiny import OTHER, PLAIN, copy_of, edit_generation, edit_tokenizer
 
 from evomerge.problem.parents_as_themselves import differences
 from evomerge.problem.preflight import warnings

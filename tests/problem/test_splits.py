@@ -5,9 +5,9 @@ import sys
 
 import lm_eval
 import pytest
-from asking import asking, requests_of
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from lm_tasks import asking, requests_of
 from search_run import evomerge, evomerge_json, write_search
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -6,9 +6,8 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from known_parents import PLAIN, copy_of, problem_of, search_over
-from search_run import SMALL, environment, evomerge_json, write_search
-from tiny import make
+from search_run import SMALL, environment, evomerge_json, problem_of, search_over, write_search
+from tiny import PLAIN, copy_of, make
 
 from evomerge.config.schema import load, parse
 from evomerge.errors import CheckpointError, ConfigError

@@ -1,8 +1,7 @@
 """A search for a front: its results and files."""
 
 import pytest
-from killed import searched
-from search_run import SMALL, STRUCTURED, evomerge_json, write_search
+from search_run import SMALL, STRUCTURED, evomerge_json, searched, write_search
 
 import evomerge as package
 from evomerge.run.ranking import ranking_of

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from forked_program import forked_program
-from judging import rows_of, write_judged
-from search_run import environment
+from search_run import environment, rows_of, write_judged
 
 pytestmark = pytest.mark.thorough
 

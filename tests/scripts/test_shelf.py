@@ -7,7 +7,7 @@ from pathlib import Path
 
 import lm_eval.tasks
 import pytest
-from few_tasks import only
+from lm_tasks import only
 from stand_ins import Adapter, Model, dataset_cache, hub_cache, offline, snapshot
 from tiny import make_encoder
 from typer.testing import CliRunner

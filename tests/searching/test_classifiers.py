@@ -10,8 +10,8 @@ import tiny
 import torch
 import transformers
 import yaml
-from killed import searched
 from safetensors.torch import load_file
+from search_run import searched
 from small_models import LABELS
 
 import evomerge

@@ -3,8 +3,7 @@
 import json
 
 import pytest
-from killed import searched
-from search_run import SMALL, evomerge, write_search
+from search_run import SMALL, evomerge, searched, write_search
 
 
 def small(**optimizer) -> dict:

@@ -9,7 +9,7 @@ import small_models
 import tiny
 import torch
 import two_stacks
-from killed import searched
+from search_run import searched
 from stock_scores import by_library
 from two_stacks import DECODER, ENCODER, FAMILIES
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import small_models
 import tiny
-from killed import searched
 from safetensors.torch import load_file
+from search_run import searched
 
 import evomerge
 from evomerge.config.schema import load

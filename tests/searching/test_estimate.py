@@ -4,9 +4,9 @@ import json
 from dataclasses import replace
 
 import pytest
-from known_parents import OTHER, copy_of, problem_of, search_over
-from search_run import write_search
-from task_files import write_task
+from lm_tasks import write_task
+from search_run import problem_of, search_over, write_search
+from tiny import OTHER, copy_of
 
 from evomerge.__main__ import run
 from evomerge.config.schema import load

@@ -5,8 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from judging import SPLITS, rows_of, write_judged
-from search_run import evomerge, evomerge_json, write_search
+from search_run import SPLITS, evomerge, evomerge_json, rows_of, write_judged, write_search
 
 from evomerge.run.folder import RunFolder
 

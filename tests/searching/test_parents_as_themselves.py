@@ -7,12 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from killed import searched
-from known_parents import OTHER, PLAIN, copy_of, edit_tokenizer, problem_of, search_over
 from safetensors.torch import load_file
-from search_run import SMALL, evomerge, evomerge_json
+from search_run import SMALL, evomerge, evomerge_json, problem_of, search_over, searched
 from stock_scores import by_lm_eval
-from tiny import rewrite
+from tiny import OTHER, PLAIN, copy_of, edit_tokenizer, rewrite
 
 import evomerge as package
 from evomerge import zoo

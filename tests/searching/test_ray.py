@@ -16,11 +16,9 @@ import psutil
 import pytest
 import ray
 from executor_laws import Pretend, job_of
-from judging import write_judged
-from killed import searched
 from ray._private.node import Node
 from ray.cluster_utils import Cluster
-from search_run import ended, events_of, evomerge, start, write_search
+from search_run import ended, events_of, evomerge, searched, start, write_judged, write_search
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import SearchError

@@ -4,8 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from killed import searched
-from search_run import command, environment, write_search
+from search_run import command, environment, searched, write_search
 
 FILES = ("journal.jsonl", "best.yaml", "search.yaml")
 

@@ -4,10 +4,9 @@ import random
 import time
 
 import pytest
-from judging import write_judged
 from run_folders import append, asked, scores, told, write_run
 from scripted import ScriptedExecutor, course, search, space
-from search_run import ended, evomerge, start
+from search_run import ended, evomerge, start, write_judged
 
 from evomerge.__main__ import run as call
 from evomerge.errors import RunFolderError, SearchError

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 from executor_laws import job_of
-from judging import rows_of, write_judged
-from search_run import ended, evomerge, start
+from search_run import ended, evomerge, rows_of, start, write_judged
 
 from evomerge import zoo
 from evomerge.execute.protocol import Attempts

@@ -1,8 +1,12 @@
-"""Layers and recipes of few parents, as tests need them."""
+"""Layers and recipes of few parents, as tests need them, and a digest of what they give."""
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+import torch
+from torch import nn
 
 from evomerge.merging.methods import get_method
 from evomerge.models.checkpoint import Checkpoint
@@ -73,3 +77,13 @@ def rates_of(resident, moves):
         for (name, key), change in knob_changes(resident.planner, lower, upper).items():
             rates[name].append((gene, key, change / distance))
     return rates
+
+
+def digest(module: nn.Module) -> str:
+    """Return the SHA-256 of names, dtypes, shapes and bytes of a model's parameters, by name."""
+    total = hashlib.sha256()
+    for name, parameter in sorted(module.named_parameters()):
+        total.update(f"{name}:{parameter.dtype}:{tuple(parameter.shape)}\n".encode())
+        flat = parameter.detach().cpu().contiguous().reshape(-1)
+        total.update(flat.view(torch.uint8).numpy().data)
+    return total.hexdigest()

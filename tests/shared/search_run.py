@@ -1,4 +1,4 @@
-"""For tests of whole searches: a small search file, and functions that run commands."""
+"""For tests of whole searches: small search files, and functions that run them and commands."""
 
 import json
 import os
@@ -7,13 +7,19 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from prefork import Forked, can_fork
+
+from evomerge import Run, search
+
+if TYPE_CHECKING:
+    from evomerge.problem.problem import Problem
 
 Process = TypeVar("Process", Forked, subprocess.Popen)
 
@@ -127,3 +133,53 @@ def events_of(run: Path) -> dict[tuple, str]:
         found[key] = json.dumps(event, sort_keys=True)
     found.pop(("run", None, None), None)  # what differs between machines
     return found
+
+
+def searched(file: Path, run: Path, **how: Any) -> Run:
+    """Search in this process, without warnings and a bar."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return search(file, run, progress=False, **how)
+
+
+def search_over(parents: list[Path], base: Path, *, chat: bool = False, **more: Any) -> dict:
+    """Return a search file for a few candidates on arithmetic."""
+    evaluation = {**SMALL["evaluation"], "chat_template": chat}
+    models: dict[str, Any] = {"parents": list(map(str, parents)), "base": str(base)}
+    if base in parents:  # it would have no task vector
+        models |= {"base": None, "space": {**SMALL["space"], "method": "linear", "host": str(base)}}
+    objectives = [{"task": "zoo_maths", "metric": "exact_match"}]
+    about = {"objectives": objectives, "evaluation": evaluation, "budget": {"candidates": 4}}
+    return {**SMALL, **models, **about, **more}
+
+
+def problem_of(data: dict) -> "Problem":
+    """Return the problem of a search file."""
+    from evomerge.config.schema import parse
+    from evomerge.problem.runs import prepare
+
+    return prepare(parse(data, "search.yaml"), Path.cwd())
+
+
+SPLITS = {
+    "search": {"documents": 4},
+    "validation": {"documents": 4, "finalists": 2},
+    "test": {"documents": 4},
+}
+"""The splits of a search by `write_judged`, whose objective has 12 documents."""
+
+
+def write_judged(folder: Path, source: str, **changes) -> Path:
+    """Write `judging.py` and a search file with `judging:judge` as the only objective."""
+    (folder / "judging.py").write_text(source)
+    given = {
+        "objectives": [{"task": "judging:judge", "metric": "score"}],
+        "evaluation": SPLITS,
+        "budget": {"candidates": 12},
+    }
+    return write_search(folder, **(given | changes))
+
+
+def rows_of(run: Path) -> list[bytes]:
+    """Return the journal's lines."""
+    return (run / "journal.jsonl").read_bytes().splitlines()

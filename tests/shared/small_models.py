@@ -12,9 +12,9 @@ import torch
 import transformers
 import two_stacks
 import yaml
-from known_parents import OTHER, PLAIN
 from safetensors.torch import load_file, save_file
 from search_run import write_search
+from tiny import OTHER, PLAIN
 
 from evomerge import zoo
 

@@ -1,5 +1,6 @@
-"""Search spaces for tests, with keys of the section `space` by name."""
+"""Search spaces for tests, with keys of the section `space` by name, and paths as text."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from evomerge.merging.methods.method import Method
 from evomerge.problem.space import path_space
 from evomerge.recipe import Layer, Recipe
 from evomerge.space.parameters import BlockStack, ParameterSpace
+from evomerge.space.paths.path import Hop, Path
 from evomerge.space.protocol import Space
 
 STACK = "model.layers"
@@ -45,3 +47,18 @@ def paths(variant: str, depths: Mapping[str, int], frame: Recipe, **keys: Any) -
     """Return a data-flow space."""
     given = {"kind": "dataflow", "variant": variant, **keys}
     return path_space(_SPACE.validate_python(given), depths, frame, STACK)
+
+
+WORD = re.compile(r"([A-Z]+)(\d+)(?:-(\d+))?(?:x(\S+))?")
+
+
+def parse_path(text: str, legend: Mapping[str, str]) -> Path:
+    """Return the hops of `A0-11 B8-15x0.9`; a scale is that of the first block of its word."""
+    hops: list[Hop] = []
+    for word in text.split():
+        match = WORD.fullmatch(word)
+        assert match is not None, f"{word!r} is no word of a path"
+        letter, first, last, scale = match.groups()
+        hops.append(Hop(legend[letter], int(first), float(scale or 1)))
+        hops += [Hop(legend[letter], at) for at in range(int(first) + 1, int(last or first) + 1)]
+    return tuple(hops)

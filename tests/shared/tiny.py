@@ -1,6 +1,7 @@
 """Tiny random checkpoints of many architectures, made in a second and saved as users have them."""
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as reports
+
+from evomerge import zoo
 
 since_transformers_5 = pytest.mark.skipif(
     transformers.__version__.startswith("4."), reason="transformers 4 does it in another way"
@@ -284,3 +287,27 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         reports.enable_progress_bar()
+
+
+PLAIN = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+OTHER = "{% for m in messages %}eats {{ m['content'] }} eats{% endfor %}"
+"""A chat template that changes no prompt, and one with which a model of the zoo answers wrongly."""
+
+
+def copy_of(name: str, folder: Path, template: str | None = None, **config: Any) -> Path:
+    """Copy a model of the zoo, with another chat template and other values of its config."""
+    shutil.copytree(zoo.path(name), folder)
+    edit_config(folder, **config)
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+def edit_generation(folder: Path, **values: Any) -> None:
+    """Set keys of a model's generation config."""
+    edit_config(folder, "generation_config.json", **values)
+
+
+def edit_tokenizer(folder: Path, **values: Any) -> None:
+    """Set keys of a model's tokenizer config."""
+    edit_config(folder, "tokenizer_config.json", **values)

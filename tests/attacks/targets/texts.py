@@ -11,7 +11,7 @@ import lm_eval.tasks
 import tiny
 from attacks.targets.runs import said
 from attacks.targets.target import Read, near_yaml
-from few_tasks import only
+from lm_tasks import only
 
 from evomerge.recipe import Recipe
 

@@ -16,7 +16,7 @@ import lm_eval.tasks
 import pytest
 import tiny
 import yaml
-from few_tasks import only
+from lm_tasks import only
 from pages import ROOT
 from search_run import SMALL
 

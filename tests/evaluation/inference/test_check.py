@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from asking import asking, requests_of, runner_of
+from lm_tasks import asking, requests_of, runner_of
 
 from evomerge.evaluation.inference.forward import continuation_rows
 from evomerge.evaluation.inference.probes import positions_of

@@ -7,7 +7,7 @@ import signal
 import psutil
 import pytest
 import torch
-from asking import asking
+from lm_tasks import asking
 from search_run import events_of, evomerge, evomerge_json, kill_when, write_search
 from tiny import load
 from transformers import LlamaConfig, LlamaForCausalLM

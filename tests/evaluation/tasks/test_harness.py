@@ -1,8 +1,7 @@
 """The properties of tasks that are known before a model runs, and the tasks that are refused."""
 
 import pytest
-from asking import asking
-from task_files import write_task
+from lm_tasks import asking, write_task
 
 from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks.harness import Harness

@@ -6,7 +6,7 @@ import lm_eval
 import pytest
 from jinja2 import BaseLoader, Environment, StrictUndefined
 from lm_eval import utils
-from task_files import write_task
+from lm_tasks import write_task
 
 from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks.harness import Harness

@@ -5,8 +5,7 @@ import shutil
 import pytest
 import tiny
 import torch
-from merges import mix
-from model_digest import digest
+from merges import digest, mix
 
 from evomerge.errors import CheckpointError
 from evomerge.merging.architecture.naming import with_host_names

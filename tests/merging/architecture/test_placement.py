@@ -10,9 +10,8 @@ from collections import Counter
 import pytest
 import tiny
 import torch
-from asking import asking, runner_of
-from merges import every, mix, path
-from model_digest import digest
+from lm_tasks import asking, runner_of
+from merges import digest, every, mix, path
 from rounding import UNIT
 
 from evomerge import zoo

@@ -9,8 +9,7 @@ import pytest
 import tiny
 import torch
 import transformers
-from merges import mix
-from model_digest import digest
+from merges import digest, mix
 from safetensors.torch import load_file
 from small_configs import class_name, small_config
 

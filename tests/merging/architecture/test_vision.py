@@ -6,8 +6,7 @@ import pytest
 import seeing
 import tiny
 import torch
-from merges import every, mix, rates_of
-from model_digest import digest
+from merges import digest, every, mix, rates_of
 
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.merging.architecture.depth import count_keys

@@ -5,8 +5,7 @@ import threading
 import pytest
 import tiny
 import torch
-from merges import every, of_method
-from model_digest import digest
+from merges import digest, every, of_method
 
 from evomerge.device import count_threads, torch_threads
 from evomerge.errors import CandidateError

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
-from paths import parse_path
+from spaces import parse_path
 
 from evomerge.space.paths.path import Hop, format_path, layers_of, legend_of, path_of
 
