@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from evomerge.errors import ConfigError, one_line
+from evomerge.errors import ConfigError, blaming, one_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,14 +47,12 @@ def choose_device(device: str) -> str:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if device == "auto":
         return "cpu" if accelerator is None else str(accelerator)
-    try:
+    usable = f"auto, cpu or {accelerator.type}" if accelerator else "auto or cpu"
+    why = (
+        f"`evaluation.device` is {device!r}, which cannot be used here ({{reason}}); use {usable}."
+    )
+    with blaming(ConfigError, why, RuntimeError, AssertionError):
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        usable = f"auto, cpu or {accelerator.type}" if accelerator else "auto or cpu"
-        raise ConfigError(
-            f"`evaluation.device` is {device!r}, which cannot be used here ({one_line(error)}); "
-            f"use {usable}."
-        ) from error
     return device
 
 

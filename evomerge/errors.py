@@ -18,7 +18,8 @@ Terminated is not an EvomergeError: it is a KeyboardInterrupt, raised on SIGTERM
 import difflib
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 LONGEST = 500
 """Largest number of characters of a message of another library (see `one_line`)."""
@@ -132,6 +133,29 @@ def one_line(error: object) -> str:
         text = ""
     lines = text[: 20 * LONGEST].strip().splitlines()
     return printable(lines[0].strip() if lines else type(error).__name__, LONGEST)
+
+
+@contextmanager
+def blaming(
+    kind: type[EvomergeError], sentence: str, *causes: type[BaseException]
+) -> Iterator[None]:
+    """Raise an error for the user in place of an error that other code raises within.
+
+    Args:
+        kind: what is raised. An EvomergeError or a KeyboardInterrupt passes as it is.
+        sentence: what `kind` says. `{reason}` stands for the first line of the other error,
+            `{error}` for its type and that line.
+        causes: types of the errors that are replaced; none: every Exception.
+    """
+    replaced = causes or (Exception,)
+    try:
+        yield
+    except (EvomergeError, KeyboardInterrupt):
+        raise
+    except replaced as cause:
+        reason = one_line(cause).rstrip(".")
+        named = sentence.replace("{error}", f"{type(cause).__name__}: {{reason}}")
+        raise kind(named.replace("{reason}", reason)) from cause
 
 
 def printable(text: str, longest: int = LONGEST) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.device import count_threads
-from evomerge.errors import CheckpointError, InputError, one_line
+from evomerge.errors import CheckpointError, InputError, blaming
 from evomerge.merging.tensors.make import TensorMaker, for_each
 from evomerge.merging.tensors.plan import Planner
 from evomerge.merging.tokenizers.plan import plan_tokenizer
@@ -105,14 +105,13 @@ def load_tokenizer(folder: Path, reference: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    try:
+    with blaming(
+        CheckpointError,
+        f"{reference!r} has no tokenizer that transformers can load ({{reason}}); correct its "
+        "files, or put tokenizer.json and tokenizer_config.json beside its weights.",
+    ):
         loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         loaded("")  # some settings of a wrong type are noticed by the first text only
-    except Exception as error:  # transformers raises exceptions of many unrelated classes
-        raise CheckpointError(
-            f"{reference!r} has no tokenizer that transformers can load ({one_line(error)}); "
-            "correct its files, or put tokenizer.json and tokenizer_config.json beside its weights."
-        ) from error
     return loaded
 
 
@@ -151,14 +150,10 @@ def load(
     config = transformers_config(checkpoint.config)
     kind = model_class(config)
     how = {"config": config, "trust_remote_code": False, "dtype": "auto"}
-    try:
-        with quiet():
-            result: Any = kind.from_pretrained(checkpoint.folder, output_loading_info=True, **how)
-    except Exception as error:  # transformers raises exceptions of many unrelated classes
-        raise CheckpointError(
-            f"{checkpoint.reference!r} cannot be loaded ({one_line(error)})."
-        ) from error
-    model, report = result
+    why = f"{checkpoint.reference!r} cannot be loaded ({{reason}})."
+    with blaming(CheckpointError, why), quiet():
+        loaded: Any = kind.from_pretrained(checkpoint.folder, output_loading_info=True, **how)
+    model, report = loaded
     if report["missing_keys"]:
         raise CheckpointError(
             f"{checkpoint.reference!r} lacks the weight {min(report['missing_keys'])!r}, which "

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 from safetensors import SafetensorError
 
-from evomerge.errors import CheckpointError, one_line
+from evomerge.errors import CheckpointError, blaming, one_line
 from evomerge.models.modules import KINDS, ModuleStack
 from evomerge.models.safetensors import INDEX, TensorInfo, read_folder
 
@@ -89,11 +89,9 @@ def _write(file: Path, out: Path) -> list[str]:
     import torch
     from safetensors.torch import save_file
 
-    try:
+    why = f"{file} cannot be read as plain weights: {{reason}}; take another copy, or safetensors"
+    with blaming(CheckpointError, f"{why} files."):
         content = torch.load(file, map_location="cpu", weights_only=True)
         tensors = {name: item for name, item in content.items() if isinstance(item, torch.Tensor)}
-    except Exception as error:  # torch raises anything for a pickle that is damaged
-        reason = f"{file} cannot be read as plain weights: {one_line(error).rstrip('.')}"
-        raise CheckpointError(f"{reason}; take another copy, or safetensors files.") from error
     save_file({name: item.clone().contiguous() for name, item in tensors.items()}, out)
     return list(tensors)

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from evomerge.compat.lm_eval import encode_pair, replace_model, seeing
-from evomerge.errors import CandidateError, ConfigError, one_line
+from evomerge.errors import CandidateError, ConfigError, blaming
 from evomerge.evaluation.inference import generation
 from evomerge.evaluation.inference.generation import SETTINGS, Prompt, Sampling, is_sampled
 from evomerge.evaluation.inference.likelihood import LogLikelihood
@@ -118,15 +118,12 @@ class ReferenceLM:
         Raises:
             ConfigError: the template of the model cannot be used.
         """
-        try:
-            with limited_chat_templates():
-                return str(self._lm.apply_chat_template(*arguments, **options))
-        except Exception as error:  # a template may call raise_exception, or divide by zero
-            reason = f"{type(error).__name__}: {one_line(error)}".rstrip(".")
-            raise ConfigError(
-                f"The chat template of the model cannot be used ({reason}); correct it in the "
-                "folder of the parent that it comes from, or set evaluation.chat_template to false."
-            ) from None
+        why = (
+            "The chat template of the model cannot be used ({error}); correct it in the folder of "
+            "the parent that it comes from, or set evaluation.chat_template to false."
+        )
+        with blaming(ConfigError, why), limited_chat_templates():
+            return str(self._lm.apply_chat_template(*arguments, **options))
 
     def request(self, instance: Instance, name: str = "") -> Request:
         """Return the tokenised request of an lm-eval `Instance`.
@@ -277,16 +274,15 @@ def processor_of(folder: str | Path, tokenizer: Any) -> Any:
     """
     from transformers import AutoProcessor
 
-    try:
+    with blaming(
+        ConfigError,
+        f"objectives: a task shows images, but {str(folder)!r} has no processor of images that "
+        "transformers can load ({reason}); give a model that sees, with the files of its "
+        "processor, and install Pillow.",
+    ):
         if not any((Path(folder) / name).is_file() for name in PROCESSOR_FILES):
             raise FileNotFoundError("no preprocessor_config.json or processor_config.json")
         load: Any = AutoProcessor.from_pretrained
         processor = load(folder, trust_remote_code=False)
-    except Exception as error:  # transformers raises exceptions of many unrelated classes
-        raise ConfigError(
-            f"objectives: a task shows images, but {str(folder)!r} has no processor of images that "
-            f"transformers can load ({one_line(error).rstrip('.')}); give a model that sees, with "
-            "the files of its processor, and install Pillow."
-        ) from error
     processor.tokenizer = tokenizer
     return processor

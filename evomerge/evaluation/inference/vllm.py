@@ -12,7 +12,7 @@ an output `outputs[0].token_ids`.
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from evomerge.compat.transformers import checkpoint_weights
-from evomerge.errors import CandidateError, ConfigError, DeviceError, one_line
+from evomerge.errors import CandidateError, ConfigError, DeviceError, blaming, one_line
 from evomerge.evaluation.inference import generation, vllm_start
 from evomerge.evaluation.inference.forward import DocumentRequests, Forward
 from evomerge.evaluation.inference.generation import Prompt
@@ -67,7 +67,7 @@ class VllmEngine:
                 f"vLLM cannot load these weights: tensor {name!r} has the shape {shapes.get(name)} "
                 f"instead of {self._shapes.get(name)} (None: it is missing)."
             )
-        with self._fatal("load weights"):
+        with _fatal("load weights"):
             with self._passed(state) as arguments:
                 self._llm.collective_rpc("reload_weights", kwargs=arguments)
             if not self._llm.reset_prefix_cache():
@@ -91,7 +91,7 @@ class VllmEngine:
             ends |= {"max_tokens": prompt.limit, "skip_special_tokens": False}
             options.append(SamplingParams(**drawn, **ends))
         inputs = [{"prompt_token_ids": list(prompt.tokens)} for prompt in prompts]
-        with self._fatal("run the model"):
+        with _fatal("run the model"):
             outputs: list[Any] = self._llm.generate(inputs, options, use_tqdm=False)
         return [list(output.outputs[0].token_ids) for output in outputs]
 
@@ -105,20 +105,18 @@ class VllmEngine:
             vllm_start.write_weights(state, folder)
             yield {"weights_path": str(folder)}
 
-    @contextmanager
-    def _fatal(self, action: str) -> Iterator[None]:
-        """Turn an error of vLLM into a `DeviceError`, which ends the search.
 
-        After a failed reload the weights are a mixture, and every later reload fails. After a
-        failed run the requests remain in the engine's queue.
-        """
-        try:
-            yield
-        except Exception as error:
-            raise DeviceError(
-                f"vLLM failed to {action} ({one_line(error).rstrip('.')}); go on with `evomerge "
-                "resume`, which marks a candidate with which this happens three times as failed."
-            ) from error
+def _fatal(action: str) -> AbstractContextManager[None]:
+    """Turn an error of vLLM within into a `DeviceError`, which ends the search.
+
+    After a failed reload the weights are a mixture, and every later reload fails. After a failed
+    run the requests remain in the engine's queue.
+    """
+    return blaming(
+        DeviceError,
+        f"vLLM failed to {action} ({{reason}}); go on with `evomerge resume`, which marks a "
+        "candidate with which this happens three times as failed.",
+    )
 
 
 def with_identity_layers(state: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:

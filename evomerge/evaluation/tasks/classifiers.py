@@ -19,7 +19,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from evomerge.errors import CandidateError, CheckpointError, ConfigError, did_you_mean, one_line
+from evomerge.errors import CandidateError, CheckpointError, ConfigError, blaming, did_you_mean
 from evomerge.evaluation.inference.batches import batching
 from evomerge.evaluation.tasks.objective import Measured, Merges
 from evomerge.evaluation.tasks.rows import ANSWER, VALUES, BatchSize, Columns, Row, RowsObjective
@@ -157,13 +157,12 @@ class ClassifierObjective(RowsObjective):
                     f"{did_you_mean(str(label), labels)}"
                 )
             if merges.tokenizer is not None:
-                try:
+                why = (
+                    f"{where} messages that the tokenizer of {host.reference!r} cannot write "
+                    "({reason}); give a chat template, or write texts."
+                )
+                with blaming(ConfigError, why):
                     self._inputs(row, merges.tokenizer)
-                except Exception as error:  # a chat template may raise anything
-                    raise ConfigError(
-                        f"{where} messages that the tokenizer of {host.reference!r} cannot write "
-                        f"({one_line(error).rstrip('.')}); give a chat template, or write texts."
-                    ) from error
         self._refuse(mistakes, self.task.name)
 
     @abstractmethod

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, TypeAlias
 
-from evomerge.errors import ConfigError, InputError, one_line
+from evomerge.errors import ConfigError, blaming
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 from evomerge.evaluation.tasks.objective import Measured, SingleTask
 from evomerge.registry import Registry
@@ -66,23 +66,17 @@ def find(name: str) -> ObjectiveFunction:
         ConfigError: it cannot be imported, is not a function, or has wrong attributes.
     """
     module, _, attribute = name.partition(":")
-    try:
+    fix = "a script or notebook had it, so go on with"
+    if module != "__main__":
+        fix = "give `module:function` of a module on PYTHONPATH, or go on with"
+    why = (
+        f"objectives: {name!r} could not be imported: {{error}}; {fix} "
+        f"`evomerge.resume(RUN, objectives={{{attribute or name!r}: FUNCTION}})` in Python."
+    )
+    with blaming(ConfigError, why, BaseException):  # SystemExit would end evomerge without a word
         body: Any = _given.get(name)
         if body is None:
             body = getattr(import_module(module), attribute) if attribute else FUNCTIONS.get(name)
-    except (KeyboardInterrupt, InputError):
-        raise
-    except BaseException as error:  # SystemExit would end evomerge without a word
-        short = attribute or name
-        fix = f"`evomerge.resume(RUN, objectives={{{short!r}: FUNCTION}})` in Python"
-        if module == "__main__":
-            fix = f"a script or notebook had it, so go on with {fix}"
-        else:
-            fix = f"give `module:function` of a module on PYTHONPATH, or go on with {fix}"
-        raise ConfigError(
-            f"objectives: {name!r} could not be imported: {type(error).__name__}: "
-            f"{one_line(error).rstrip('.')}; {fix}."
-        ) from error
     count: Any = getattr(body, "documents", None)
     metrics: Any = getattr(body, "metrics", {"score": True})
     pairs = metrics.items() if isinstance(metrics, Mapping) else ()

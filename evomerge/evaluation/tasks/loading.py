@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from evomerge.compat.lm_eval import Group, Index, load_tasks
-from evomerge.errors import ConfigError, did_you_mean, one_line
+from evomerge.errors import ConfigError, blaming, did_you_mean, one_line
 from evomerge.models.references import is_folder
 from evomerge.trust.code import is_installed
 from evomerge.trust.consent import NOTHING, Permissions
@@ -138,19 +138,17 @@ class TaskLoader:
             ConfigError: it cannot be loaded or scored, or its code is not allowed.
         """
         changed = {"group": "changed", "task": [{"task": name, **(changes or {})}]}
-        try:
+        why = (
+            f"{where}: task {name!r} could not be loaded: {{error}}; check its YAML and that its "
+            "data set can be reached (relative `data_files` start where you give the command: "
+            f"{Path.cwd()})."
+        )
+        # A SystemExit in a task's code would end evomerge silently.
+        with blaming(ConfigError, why, BaseException):
             manager = self.manager([*self.names, name], where)
             evaluating = self._look_at(manager, name, where, changes or {})
             with _code_may_load(self.allowed.allow_code):
                 tasks, groups = load_tasks(manager, changed if changes else name)
-        except (ConfigError, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # a SystemExit in a task's code would end evomerge silently
-            raise ConfigError(
-                f"{where}: task {name!r} could not be loaded: {type(error).__name__}: "
-                f"{one_line(error).rstrip('.')}; check its YAML and that its data set can be "
-                f"reached (relative `data_files` start where you give the command: {Path.cwd()})."
-            ) from error
         if name not in tasks and name not in groups:
             raise ConfigError(
                 f"{where}: {name!r} is a set of tasks (a tag) without a score of its own; list "

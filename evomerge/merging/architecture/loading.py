@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from evomerge.compat import quiet as silence
 from evomerge.compat.transformers import generation_config_of, keeps_settings_of_old_configs
-from evomerge.errors import CheckpointError, one_line
+from evomerge.errors import CheckpointError, blaming
 from evomerge.parsing.texts import json_value
 
 
@@ -160,16 +160,11 @@ def generation_config(config: Mapping[str, Any], generation: str | None) -> Any:
         return None
     file = "config.json" if generation is None else "generation_config.json"
     data = None if generation is None else json_value(generation, file, CheckpointError)
-    try:
-        with quiet():
-            if data is None:
-                return transformers.GenerationConfig.from_model_config(dict(config))
-            return generation_config_of(data)
-    except Exception as error:  # transformers raises anything for values that it does not expect
-        raise CheckpointError(
-            f"The host's {file} has a setting of generation that transformers refuses "
-            f"({one_line(error).rstrip('.')}); remove it there."
-        ) from error
+    why = f"The host's {file} has a setting of generation that transformers refuses ({{reason}})"
+    with blaming(CheckpointError, f"{why}; remove it there."), quiet():
+        if data is None:
+            return transformers.GenerationConfig.from_model_config(dict(config))
+        return generation_config_of(data)
 
 
 @contextmanager

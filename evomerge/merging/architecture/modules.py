@@ -5,7 +5,7 @@ The name of a child is the folder of the module, so the names of weights are the
 
 from torch import nn
 
-from evomerge.errors import CheckpointError, ConfigError, one_line
+from evomerge.errors import CheckpointError, ConfigError, blaming
 from evomerge.merging.architecture.layout import Location
 from evomerge.merging.architecture.loading import quiet
 from evomerge.models.checkpoint import Checkpoint
@@ -50,23 +50,21 @@ def _made(checkpoint: Checkpoint) -> dict[str, nn.Module]:
             f"Parent {name!r} cannot be scored as a sentence encoder, since {reason}; give one "
             "that `SentenceTransformer` makes of a transformer for texts."
         )
-    try:
+    with blaming(
+        ConfigError,
+        "objectives: sentence encoders are scored with sentence-transformers, which cannot be "
+        "imported ({reason}); install it with `pip install 'evomerge[encoders]'`.",
+        ImportError,
+    ):
         from sentence_transformers.sentence_transformer import modules as kinds
-    except ImportError as error:
-        raise ConfigError(
-            f"objectives: sentence encoders are scored with sentence-transformers, which cannot be "
-            f"imported ({one_line(error)}); install it with `pip install 'evomerge[encoders]'`."
-        ) from error
     made = {}
-    for item in stack.modules[1:]:
-        try:
-            with quiet():
-                made[item.folder] = getattr(kinds, item.kind).load(
-                    str(checkpoint.folder), subfolder=item.folder, local_files_only=True
-                )
-        except Exception as error:  # its classes raise anything for settings that they do not know
-            raise CheckpointError(
-                f"Parent {name!r}: the module {item.kind} in {checkpoint.folder / item.folder} "
-                f"cannot be built ({one_line(error).rstrip('.')}); copy its files again."
-            ) from error
+    for module in stack.modules[1:]:
+        why = (
+            f"Parent {name!r}: the module {module.kind} in {checkpoint.folder / module.folder} "
+            "cannot be built ({reason}); copy its files again."
+        )
+        with blaming(CheckpointError, why), quiet():
+            made[module.folder] = getattr(kinds, module.kind).load(
+                str(checkpoint.folder), subfolder=module.folder, local_files_only=True
+            )
     return made

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from evomerge.compat.transformers import undivided_modules, unmoved_arguments
-from evomerge.errors import ConfigError, one_line
+from evomerge.errors import ConfigError, blaming
 from evomerge.merging.architecture.loading import model_class, quiet, transformers_config
 
 _SHARE = 0.8
@@ -99,14 +99,13 @@ class Placement:
         return {name: accelerators[number][0] for name, number in by_module.items()}
 
     def _set_attention(self, module: Any) -> None:
-        try:
-            if self.attention is not None:
-                module.set_attn_implementation(self.attention)
-        except (ImportError, ValueError) as error:
-            raise ConfigError(
+        if self.attention is not None:
+            why = (
                 f"`evaluation.attention` is {self.attention!r}, which {type(module).__name__} "
-                f"cannot use here ({one_line(error)}); use auto, sdpa or eager."
-            ) from error
+                "cannot use here ({reason}); use auto, sdpa or eager."
+            )
+            with blaming(ConfigError, why, ImportError, ValueError):
+                module.set_attn_implementation(self.attention)
 
 
 def device_of(parameter: str, devices: Mapping[str, torch.device]) -> torch.device:

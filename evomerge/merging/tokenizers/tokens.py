@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
-from evomerge.errors import CheckpointError, one_line
+from evomerge.errors import CheckpointError, blaming
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.safetensors import read_json
 
@@ -231,10 +231,8 @@ def check_merged(data: Mapping[str, Any], ids: Mapping[str, int]) -> None:
     """Check that the tokenizers library loads a merged `tokenizer.json` and gives these ids."""
     from tokenizers import Tokenizer
 
-    try:
+    with blaming(CheckpointError, "The merged tokenizer does not load: {reason}."):
         loaded = Tokenizer.from_str(json.dumps(data)).get_vocab(with_added_tokens=True)
-    except Exception as error:  # the library raises plain Exception
-        raise CheckpointError(f"The merged tokenizer does not load: {one_line(error)}.") from error
     if moved := [text for text, i in ids.items() if loaded.get(text) != i]:
         raise CheckpointError(
             f"The merged tokenizer gives token {moved[0]!r} another id than the merged model; set "
