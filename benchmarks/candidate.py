@@ -30,8 +30,8 @@ from evomerge.config.schema import load
 from evomerge.evaluation.inference.generation import make_batches
 from evomerge.execute.allocator import keep_freed_memory
 from evomerge.execute.worker import Worker
-from evomerge.problem.freeze import freeze
 from evomerge.problem.problem import Problem
+from evomerge.problem.record import record_of
 from evomerge.problem.runs import prepare
 from evomerge.problem.worker import make_worker
 from evomerge.run.folder import RunFolder
@@ -67,7 +67,7 @@ def search(problem: Problem, worker: Worker, count: int) -> dict[str, float]:
     finished: list[float] = []
     phases: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        run = RunFolder.create(Path(folder) / "run", "{}", freeze(problem))
+        run = RunFolder.create(Path(folder) / "run", "{}", record_of(problem).to_json())
 
         def observe(history: History, event: dict[str, Any]) -> None:
             if event["event"] == "tell":

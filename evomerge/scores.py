@@ -11,6 +11,9 @@ Split: TypeAlias = Literal["search", "validation", "test"]
 
 SPLITS: tuple[Split, ...] = ("search", "validation", "test")
 
+Documents: TypeAlias = Mapping[str, Sequence[int]]
+"""Task -> ids of its documents in one split."""
+
 MODEL = "model"
 """The task of objectives that are properties of the merged model itself, not of its answers."""
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from search_run import SMALL
 
-from evomerge.config.schema import Frozen, parse
+from evomerge.config.record import Record
+from evomerge.config.schema import parse
 from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks.functions import FUNCTIONS
 from evomerge.merging.methods import get_method, method_names
@@ -15,7 +16,6 @@ from evomerge.problem.strategy import make_optimizer, make_strategy
 from evomerge.report.view import View
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.run.ranking import ranking_of
 from evomerge.strategy.kinds import strategy_names
 from evomerge.testing import check_optimizer
 from scripts.site.__main__ import WRITTEN
@@ -157,7 +157,7 @@ def test_an_installed_package_adds_a_method_an_optimizer_and_an_objective(tmp_pa
     assert FUNCTIONS.get("t_objective")(None, None, [1, 2]) == [1.0, 1.0]
     config = parse(SMALL | {"objectives": [{"task": "t_objective", "metric": "score"}]}, "s.yaml")
     run = RunFolder.create(tmp_path / "run", "{}", {"made": "up"})
-    view = View(run, config.with_frozen(Frozen()), History(), ranking_of(config))
+    view = View(run, Record(config=config), History())
     assert view.stock_command is None  # lm_eval does not know it
 
 

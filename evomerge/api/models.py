@@ -87,12 +87,12 @@ def evaluate(
     from evomerge.run.ranking import measured
     from evomerge.searching.run import evaluate as evaluate_model
 
+    allowed = Permissions(allow_code, trust_code)
     if isinstance(config, Mapping):
-        parsed, folder = read_search(*content_of(config)), Path.cwd()
+        problem = prepare(read_search(*content_of(config)), Path.cwd(), allowed)
     else:
         file = path_of(config, "config", ", or a mapping")
-        parsed, folder = load_any(file), file.parent
-    problem = prepare(parsed, folder, Permissions(allow_code, trust_code))
+        problem = prepare(load_any(file), file.parent, allowed)
     return intervals(measured(problem.ranking), evaluate_model(problem, str(model), split))
 
 

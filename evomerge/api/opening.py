@@ -107,7 +107,7 @@ def functions_given(
     """
     from evomerge.evaluation.objectives import function_names
 
-    config, functions = run.search_file(moves), dict[str, Callable[..., Any]]()
+    config, functions = run.record(moves).config, dict[str, Callable[..., Any]]()
     names = function_names(config)
     for key, function in objectives.items():
         fitting = [name for name in names if key in (name, name.partition(":")[2])]
@@ -194,7 +194,7 @@ def start_study(
     """Create the run of a study, if the folder has none; return the bounds that are new."""
     from evomerge.config.messages import parsed
     from evomerge.config.schema import BudgetConfig
-    from evomerge.problem.check import check_search
+    from evomerge.problem.check import resolve
     from evomerge.problem.runs import begin, check_study, going_on
     from evomerge.problem.search_file import folder_of, read_search
     from evomerge.searching.run import check_weights_are_finite
@@ -216,7 +216,7 @@ def start_study(
     RunFolder.check_free(folder)
     search_file = read_search(content, source)
     check_study(search_file)
-    problem = check_search(search_file.with_values("executor", order="arrival"), folder_of(source))
+    problem = resolve(search_file.with_values("executor", order="arrival"), folder_of(source))
     check_weights_are_finite(problem)
     warn(problem)
     begin(folder, problem, search_file, source)

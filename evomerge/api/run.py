@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evomerge.config.record import Record
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import InputError
 from evomerge.parsing.values import path_of
@@ -64,8 +65,13 @@ class Run:
 
     @property
     def config(self) -> SearchConfig:
-        """The search file of the run, with what was resolved when it began (`frozen`)."""
-        return self._view.config
+        """The search file of the run, with all defaults and values in place of `auto`."""
+        return self.record.config
+
+    @property
+    def record(self) -> Record:
+        """What was resolved when the run began, as it is in `manifest.json`."""
+        return self._run.record()
 
     def stop(self) -> None:
         """Ask the search to begin no further candidate: it chooses and tests a winner, and ends.
@@ -171,9 +177,9 @@ class Run:
         """
         from evomerge.problem.parents import pinned
         from evomerge.problem.parents_as_themselves import recipe_to_write
-        from evomerge.problem.runs import reopen
+        from evomerge.problem.runs import problem_of
 
-        problem = reopen(self._run)
+        problem = problem_of(self._run)
         recipe = recipe_to_write(problem, self._candidate(candidate))
         return pinned(recipe, problem.checkpoints)
 

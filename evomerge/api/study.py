@@ -106,7 +106,7 @@ class Study(Run):
         candidates: int | None = None,
     ) -> None:
         from evomerge.problem.preflight import shown_genes
-        from evomerge.problem.runs import reopen
+        from evomerge.problem.runs import problem_of
         from evomerge.searching import run as searches
 
         folder = path_of(run, "run").absolute()
@@ -114,21 +114,21 @@ class Study(Run):
             _studies[folder].close()
         budget = start_study(config, folder, candidates)
         super().__init__(run)
-        self._checked = reopen(self._run)
-        if not self._checked.config.is_study:
+        self._problem = problem_of(self._run)
+        if not self._problem.config.is_study:
             raise RunFolderError(
                 f"{self.folder} is the run of a search that evomerge scores itself; go on with it "
                 "by `evomerge.resume`."
             )
         self._lock = threading.RLock()
-        self._genes = shown_genes(self._checked)
+        self._genes = shown_genes(self._problem)
         self._built: tuple[int, Worker] | None = None
         with ExitStack() as stack:
             journal = stack.enter_context(self._run.writing())
             logbook = Logbook(self._run, journal, ())
             searches.check_search_file(self._run, logbook)
-            searches.note_budget(self._checked, logbook, budget)
-            self._search = searches.make_search(self._checked, self._run, logbook, None)
+            searches.note_budget(self._problem, logbook, budget)
+            self._search = searches.make_search(self._problem, self._run, logbook, None)
             self._session = self._search.session
             self._session.most_failures = math.inf
             self._session.publish_best()
@@ -256,7 +256,7 @@ class Study(Run):
         raise InputError(f"Candidate {number} waits for no score: {why}.")
 
     def _scores(self, score: float | Mapping[str, float]) -> Scores:
-        config = self._checked.config
+        config = self._problem.config
         names = list(dict.fromkeys(i.metric for i in (*config.objectives, *config.constraints)))
         values = score if isinstance(score, Mapping) else {names[0]: score}
         unknown = [name for name in values if name not in names]
@@ -284,8 +284,8 @@ class Study(Run):
 
         with self._lock:
             candidate = self._open(number)
-            if (itself := parent_itself(self._checked, candidate)) is not None:
-                return load_parent(self._checked, itself.host)
+            if (itself := parent_itself(self._problem, candidate)) is not None:
+                return load_parent(self._problem, itself.host)
             owner, worker = self._built or (number, None)
             if owner != number and self._session.history.candidates[owner].told is None:
                 raise InputError(
@@ -295,7 +295,7 @@ class Study(Run):
             if worker is None:
                 put_back = keep_threads()
                 try:
-                    worker = make_worker(self._checked)
+                    worker = make_worker(self._problem)
                 finally:
                     put_back()
             self._built = number, worker

@@ -90,7 +90,7 @@ def results(
     else:
         view = View.of(RunFolder(runs[0]))
         if documents is not None:
-            by_split: dict[str, Any] = dict(view.config.run_documents.items())
+            by_split: dict[str, Any] = dict(view.record.splits.items())
             sys.stdout.write(json.dumps(by_split[documents]) + "\n")
             return
         rows = candidate_rows(view.history, measured(view.ranking), view.genes)
@@ -139,7 +139,7 @@ def _print_run(view: View, rows: Sequence[dict[str, Any]] | None) -> None:
     if view.history.winner is not None and (command := view.stock_command) is not None:
         terminal.say("the test score of the model exported to MODEL_DIR, by lm-eval itself:")
         terminal.say(command, unbroken=True)
-        if note := sampling_note(view.frozen.sampled):
+        if note := sampling_note(view.record.sampled):
             terminal.say(note)
     terminal.say_why_not_in_mergekit(view.run)
     if "go_on" in (state := progress(view.run)):

@@ -1,16 +1,13 @@
 """The schema of the search file, with all defaults; `evomerge.problem` checks what it names."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from evomerge.config.evaluation import EvaluationConfig
 from evomerge.config.executor import ExecutorConfig
 from evomerge.config.fields import Section
-from evomerge.config.frozen import Documents
-from evomerge.config.frozen import Frozen as Frozen
 from evomerge.config.messages import parsed
 from evomerge.config.objectives import ConstraintConfig, MeasuredConfig, ObjectiveConfig
 from evomerge.config.optimizer import GRADIENT as GRADIENT
@@ -18,7 +15,7 @@ from evomerge.config.optimizer import OptimizerConfig
 from evomerge.config.space import ParametersConfig, SpaceConfig
 from evomerge.config.yaml import override as override
 from evomerge.config.yaml import read as read
-from evomerge.scores import MODEL, SPLITS, TOLD, Constraint, Objective, Split
+from evomerge.scores import MODEL, TOLD
 
 
 class BudgetConfig(Section):
@@ -73,7 +70,6 @@ class SearchConfig(Section):
     """when the search ends"""
     executor: ExecutorConfig = ExecutorConfig()
     """where candidates are scored"""
-    _frozen: Frozen | None = PrivateAttr(None)
 
     @field_validator("parents")
     @classmethod
@@ -178,17 +174,6 @@ class SearchConfig(Section):
             if item.rows is not None and (file := item.file) is not None
         }
 
-    @property
-    def frozen(self) -> Frozen | None:
-        """What was resolved when the run began; None: it is no search file of a run."""
-        return self._frozen
-
-    def with_frozen(self, frozen: Frozen) -> Self:
-        """Return the search file of a run."""
-        config = self.model_copy()
-        config._frozen = frozen
-        return config
-
     def with_values(self, section: str, **values: Any) -> Self:
         """Return the same search file with other values in one of its sections."""
         changed = getattr(self, section).model_copy(update=values)
@@ -199,35 +184,6 @@ class SearchConfig(Section):
         """How many values an optimizer learns of a candidate; of a front one an objective."""
         return len(self.objectives) if self.mode == "pareto" else 1
 
-    @property
-    def run_objectives(self) -> tuple[Objective, ...]:
-        """The objectives of a run, with their directions."""
-        lower = self.frozen.lower_is_better if self.frozen else ()
-        return tuple(
-            Objective(
-                o.source,
-                o.metric,
-                o.weight,
-                f"{o.source}/{o.metric}" not in lower,
-                tie_breaker=o.tie_breaker,
-            )
-            for o in self.objectives
-        )
-
-    @property
-    def run_constraints(self) -> tuple[Constraint, ...]:
-        """The constraints of a run."""
-        return tuple(
-            Constraint(item.source, item.metric, item.at_least, item.at_most)
-            for item in self.constraints
-        )
-
-    @property
-    def run_documents(self) -> Mapping[Split, Documents]:
-        """The document ids of a run, by split and task."""
-        known = self.frozen.documents if self.frozen else {}
-        return {s: {task: tuple(ids) for task, ids in known.get(s, {}).items()} for s in SPLITS}
-
 
 def parse(data: Any, source: str) -> SearchConfig:
     """Return the search file with this content; `source` names it in messages.
@@ -236,12 +192,6 @@ def parse(data: Any, source: str) -> SearchConfig:
         ConfigError: of each mistake a sentence that names the file, the key and the value.
     """
     return parsed(SearchConfig, data, source)
-
-
-def parse_manifest(data: Mapping[str, Any], source: str) -> SearchConfig:
-    """Return the search file of a run, with all that was resolved; ConfigError: as `parse`."""
-    frozen = {key: value for key, value in data.items() if key != "config"}
-    return parse(data["config"], source).with_frozen(parsed(Frozen, frozen, source))
 
 
 def load(path: Path, overrides: list[str] | None = None) -> SearchConfig:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.problem.parents import pinned
 from evomerge.problem.parents_as_themselves import is_itself, recipe_to_write, write_model
-from evomerge.problem.runs import reopen
+from evomerge.problem.runs import problem_of
 from evomerge.run.atomic import TemporaryFolder, check_new_folder, end_replacement, replace_folder
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
@@ -39,7 +39,7 @@ def export_candidate(
     end_replacement(Path(os.path.realpath(out)))
     if overwrite and os.path.lexists(out):
         out = Path(os.path.realpath(out))  # a link is followed
-        parents = {os.path.realpath(it.folder) for it in reopen(run).checkpoints.values()}
+        parents = {os.path.realpath(it.folder) for it in problem_of(run).checkpoints.values()}
         if (is_parent := str(out) in parents) or not (out / RECIPE).is_file():
             why = f"has no {RECIPE}, so evomerge did not write it and does not replace it"
             why = "is a parent of this search, which needs it" if is_parent else why
@@ -53,7 +53,7 @@ def export_candidate(
     from evomerge.mergekit import express
 
     check_new_folder(out, "name another folder, or replace it by --overwrite (`overwrite=True`)")
-    problem, history = reopen(run), History(run.events())
+    problem, history = problem_of(run), History(run.events())
     candidate = history.chosen(which, best_of(history, problem.ranking))
     scored = recipe_to_write(problem, candidate)
     recipe = replace(scored, dtype=dtype or scored.dtype)
@@ -75,6 +75,6 @@ def export_candidate(
         if (best := best_merge(history, problem.ranking)) is not None:
             note += f"; the best merge is candidate {best.number}"
         notes.append(f"{note}.")
-    texts |= search_card(merge, problem.config, history, candidate, problem.ranking, **how)
+    texts |= search_card(merge, run.record(), history, candidate, problem.ranking, **how)
     notes += write_model(recipe, problem.checkpoints, out, shard_size=shard_size, texts=texts)
     return Exported(candidate.number, reason, tuple(notes))

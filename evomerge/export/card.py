@@ -15,7 +15,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Template
 
-from evomerge.config.schema import Frozen, SearchConfig
+from evomerge.config.record import Record
 from evomerge.errors import printable, without_controls
 from evomerge.evaluation.tasks.stock import sampling_note
 from evomerge.export.parents import Parent, common_licence
@@ -67,7 +67,7 @@ class Merge:
 
 def search_card(
     merge: Merge,
-    config: SearchConfig,
+    record: Record,
     history: History,
     candidate: Candidate,
     ranking: Ranking,
@@ -83,14 +83,13 @@ def search_card(
     parent itself, which is `unchanged` if it has its own dtype. `is_plain`: it has a chat template,
     with which prompts were not made.
     """
-    best = best_of(history, ranking)
+    config, best = record.config, best_of(history, ranking)
     is_winner = candidate is best or candidate in history.front
     as_scored = unchanged if itself else merge.recipe.dtype == config.dtype
     scores = candidate.scores("test") if is_winner and as_scored else None
     table = standings(history, ranking) if is_winner else alone(candidate, ranking)
     table = replace(table, published=merge.names)
     told = verdict(table, best).text if is_winner else ""
-    frozen = config.frozen or Frozen()
     search = {
         "candidate": candidate,
         "config": config,
@@ -98,16 +97,16 @@ def search_card(
         "scored_dtype": "" if as_scored or merge.recipe.dtype == config.dtype else config.dtype,
         "is_winner": is_winner,
         "verdict": _PATH.sub(lambda found: PurePath(found[0]).name, told),
-        "sampling_note": sampling_note(frozen.sampled),
+        "sampling_note": sampling_note(record.sampled),
         "is_plain": is_plain,
         "splits": tuple(reversed(table.splits)),
         "table": table,
     }
-    results = results_on_test(config, merge.task, measured(ranking), scores) if scores else ()
+    results = results_on_test(record, merge.task, measured(ranking), scores) if scores else ()
     parent = merge.parents[str(candidate.label)].name if itself else None
     change = "unchanged" if unchanged else f"in {merge.recipe.dtype}"
     named = {"search": search, "itself": parent, "change": change}
-    return merge_card(merge, frozen.versions, results, **named)
+    return merge_card(merge, record.versions, results, **named)
 
 
 def merge_card(
@@ -195,15 +194,15 @@ def task_of(host: Checkpoint) -> str:
 
 
 def results_on_test(
-    config: SearchConfig, task_type: str, objectives: Sequence[Objective], scores: Scores
+    record: Record, task_type: str, objectives: Sequence[Objective], scores: Scores
 ) -> list[EvalResult]:
     """Return the scores on test documents as the Hub's `model-index`; finite ones only."""
-    frozen, results = config.frozen or Frozen(), []
+    results = []
     for objective in objectives:
         task, value = objective.task, scores.aggregates[objective.key]
         if objective.is_exact or not math.isfinite(value):
             continue
-        dataset, documents = frozen.datasets.get("test", {}).get(task), scores.fidelity.get(task)
+        dataset, documents = record.datasets.get("test", {}).get(task), scores.fidelity.get(task)
         count = f" on {documents} test documents" if documents else " on test documents"
         results.append(
             EvalResult(

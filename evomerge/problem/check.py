@@ -16,7 +16,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.problem import tasks
 from evomerge.problem.documents import resolve_documents, search_size, settle_documents
 from evomerge.problem.memory import check_fit
-from evomerge.problem.parents import open_parents, plan_tokenizers
+from evomerge.problem.parents import absolute_config, open_parents, plan_tokenizers
 from evomerge.problem.parents_as_themselves import differences
 from evomerge.problem.problem import Problem
 from evomerge.problem.space import check_recipes, make_space, sample_recipes
@@ -27,17 +27,18 @@ from evomerge.strategy.kinds import check_no_ties, strategy_kind
 from evomerge.trust.consent import NOTHING, Permissions
 
 
-def check_search(
-    config: SearchConfig, relative_to: Path, allowed: Permissions = NOTHING
-) -> Problem:
-    """Check a search file and all that it names: parents, shapes, tasks, metrics, documents.
+def resolve(config: SearchConfig, relative_to: Path, allowed: Permissions = NOTHING) -> Problem:
+    """Return the problem of a search file, after checking all that it names.
+
+    These are parents, shapes, tasks, metrics, documents.
 
     The first mistake raises an `InputError`. What `search_file` checks was checked before.
     """
     from evomerge.merging.architecture.identity import check_identity_layers, has_fixed_layers
     from evomerge.merging.architecture.modules import check_modules
 
-    config, checkpoints, host = open_parents(config, relative_to)
+    config = absolute_config(config, relative_to)
+    checkpoints, host = open_parents(config, relative_to)
     writes = any(kind.writes for kind in kinds_of(config))
     (check_causal if writes else check_known)(checkpoints[host])
     if config.tokenizer == "base":

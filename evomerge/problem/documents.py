@@ -13,10 +13,9 @@ from evomerge.evaluation.tasks.documents import USUAL
 from evomerge.optimize import choose
 from evomerge.problem.fresh import FreshDocuments
 from evomerge.problem.tasks import leaves_of
-from evomerge.scores import Objective
+from evomerge.scores import Documents, Objective
 
 if TYPE_CHECKING:
-    from evomerge.config.frozen import Documents
     from evomerge.evaluation.evaluator import Evaluator
     from evomerge.problem.problem import Problem
 

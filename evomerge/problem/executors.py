@@ -11,16 +11,16 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from evomerge.config.schema import SearchConfig
+from evomerge.config.record import Record
 from evomerge.device import count_cores, keep_threads, use_only
 from evomerge.errors import EvomergeError, InputError, SearchError, one_line
 from evomerge.evaluation.objectives import kinds_of
 from evomerge.execute.pool import Pool, Worker
 from evomerge.execute.processes import ProcessWorker
 from evomerge.execute.protocol import Attempts, Executor, InlineExecutor, RunJob
-from evomerge.problem.freeze import installed_versions, package_version
 from evomerge.problem.problem import Problem
-from evomerge.problem.runs import restore
+from evomerge.problem.record import installed_versions, package_version
+from evomerge.problem.runs import reopen
 from evomerge.problem.worker import make_worker, threads_of
 from evomerge.problem.workers import connect, fitting, ray_workers, worker_devices
 from evomerge.run.folder import RunFolder
@@ -55,7 +55,7 @@ def _inline(problem: Problem, logbook: Logbook, attempts: Attempts) -> Executor:
 
 
 def worker_of_run(
-    config: SearchConfig,
+    record: Record,
     folder: Path,
     threads: int,
     *,
@@ -73,7 +73,7 @@ def worker_of_run(
     InputError: a parent or a task has changed since the run was started.
     """
     use_only(devices)
-    return make_worker(restore(config, folder, allowed), neighbours, threads, is_new=is_new)
+    return make_worker(reopen(record, folder, allowed), neighbours, threads, is_new=is_new)
 
 
 def _maker(
@@ -83,15 +83,17 @@ def _maker(
 
     `evaluation` has values for this section in place of the run's.
     """
-    config = RunFolder(run).search_file().with_values("evaluation", **evaluation)
+    record = RunFolder(run).record()
+    config = record.config.with_values("evaluation", **evaluation)
     config = config.model_copy(update={"executor": problem.config.executor})  # of `resume`
+    record = record.model_copy(update={"config": config})
     host = problem.checkpoints[problem.host]
     threads = logbook.history.threads or threads_of(config, host, cores)
     logbook.note_threads(threads)
     # What this process runs was allowed, or passed by the program, which a worker cannot know.
     allowed = replace(problem.allowed, trust_code=True)
     is_new, folder = not logbook.history.told, run.absolute()
-    return partial(worker_of_run, config, folder, threads, allowed=allowed, is_new=is_new)
+    return partial(worker_of_run, record, folder, threads, allowed=allowed, is_new=is_new)
 
 
 def _in_processes(problem: Problem, run: Path, logbook: Logbook) -> list[Worker]:

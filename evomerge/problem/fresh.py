@@ -8,17 +8,15 @@ strategy is asked for the genome that it believes in, which is scored on all sea
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from evomerge.evaluation.tasks.documents import in_order
-from evomerge.scores import Expected, Scores
+from evomerge.scores import Documents, Expected, Scores
 
 BELIEF = 10
 """Generations after which the genome that the strategy believes in is scored on all documents.
 Fewer, if they are large: as many as together score `BELIEF` times the number of all documents."""
-
-Documents = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True)

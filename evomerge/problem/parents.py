@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from evomerge.config.record import Record
 from evomerge.config.schema import SearchConfig
 from evomerge.config.space import OutsideConfig, PathConfig
 from evomerge.errors import CheckpointError, RecipeError
@@ -28,27 +29,24 @@ from evomerge.recipe import Pin, Recipe
 from evomerge.scores import SPLITS
 
 
-def open_parents(
-    config: SearchConfig, relative_to: Path
-) -> tuple[SearchConfig, dict[str, Checkpoint], str]:
+def open_parents(config: SearchConfig, relative_to: Path) -> tuple[dict[str, Checkpoint], str]:
     """Open the parents and the base without reading weights, and check that they fit.
 
-    Returns the search file with absolute paths, the checkpoints by reference, and the host's.
-    InputError: a parent is missing or damaged, does not fit the host, or has changed since the run
-    was started.
+    Returns the checkpoints by reference, and the reference of the host.
+    InputError: a parent is missing or damaged, or does not fit the host.
     """
-    if config.frozen is None:
-        config = absolute_config(config, relative_to)
-    fingerprints = config.frozen.parents if config.frozen else {}
     names = dict.fromkeys([*config.parents, *([config.base] if config.base else [])])
     checkpoints, host = {n: open_parent(n, relative_to) for n in names}, host_of(config)
-    checkpoints = fitting(checkpoints, host, vocabularies=config.tokenizer == "base")
-    for name, fingerprint in fingerprints.items():
+    return fitting(checkpoints, host, vocabularies=config.tokenizer == "base"), host
+
+
+def check_fingerprints(record: Record, checkpoints: Mapping[str, Checkpoint]) -> None:
+    """Raise a CheckpointError if a parent has changed since a run was started."""
+    for name, fingerprint in record.parents.items():
         if name in checkpoints and checkpoints[name].fingerprint != fingerprint:
             raise CheckpointError(
                 f"Parent {name!r} has changed since the run was started; put the old weights back."
             )
-    return config, checkpoints, host
 
 
 def plan_tokenizers(
@@ -67,7 +65,10 @@ def plan_tokenizers(
 
 
 def absolute_config(config: SearchConfig, relative_to: Path) -> SearchConfig:
-    """Return the search file with absolute paths of local folders; see `open_parents`."""
+    """Return the search file with absolute paths of local folders.
+
+    So a run can be resumed from anywhere.
+    """
 
     def parent(reference: str | None) -> str | None:
         return None if reference is None else absolute_parent(reference, relative_to)

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from evomerge.config.frozen import Documents
+from evomerge.config.record import Record
 from evomerge.config.schema import SearchConfig
 from evomerge.evaluation.objectives import load
 from evomerge.merging.tokenizers.plan import GENERATION, TokenizerPlan, plan_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.problem.tasks import check_tasks
-from evomerge.run.ranking import ParetoFront, Ranking, WeightedSum
-from evomerge.scores import Constraint, Objective, Split
+from evomerge.run.ranking import Ranking, make_ranking
+from evomerge.scores import Constraint, Documents, Objective, Split
 from evomerge.space.protocol import Genome, Space
 from evomerge.trust.consent import NOTHING, Permissions
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A search that was checked and can start."""
+    """A search file after it was resolved: nothing is missing for the search to start."""
 
     config: SearchConfig  # with absolute paths of local folders
     checkpoints: Mapping[str, Checkpoint]  # every parent and the base; weights are not loaded
@@ -39,6 +39,7 @@ class Problem:
     start: tuple[Genome, ...] = ()  # what the search tries first
     unlike_merges: tuple[str, ...] = ()  # parents that differ beside their weights
     allowed: Permissions = NOTHING
+    record: Record | None = None  # of the run that goes on
 
     @property
     def tokenizer_giver(self) -> str:
@@ -49,8 +50,7 @@ class Problem:
     @cached_property
     def ranking(self) -> Ranking:
         """What compares the candidates of this search."""
-        make = ParetoFront if self.config.mode == "pareto" else WeightedSum
-        return make(self.objectives, self.constraints)
+        return make_ranking(self.config.mode, self.objectives, self.constraints)
 
     @cached_property
     def tokenizer_plan(self) -> TokenizerPlan:
@@ -85,5 +85,6 @@ class Problem:
         if self.loaded is not None:
             return self.loaded
         evaluator = load(self.config, self.allowed)
-        check_tasks(self.config, evaluator)
+        if self.record is not None:
+            check_tasks(self.record, evaluator)
         return evaluator

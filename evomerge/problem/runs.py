@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.config.messages import parsed
-from evomerge.config.schema import BudgetConfig, Frozen, SearchConfig, load, parse
+from evomerge.config.record import Record
+from evomerge.config.schema import BudgetConfig, SearchConfig, load, parse
 from evomerge.errors import ConfigError, InputError, RunFolderError
 from evomerge.evaluation.objectives import code_files
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.values import shown
 from evomerge.parsing.yaml import yaml_text
-from evomerge.problem.check import check_search
+from evomerge.problem.check import resolve
 from evomerge.problem.documents import RACED
-from evomerge.problem.freeze import freeze
 from evomerge.problem.memory import check_fit
-from evomerge.problem.parents import absolute_config, open_parents
+from evomerge.problem.parents import absolute_config, check_fingerprints, open_parents
 from evomerge.problem.problem import Problem
+from evomerge.problem.record import record_of
 from evomerge.problem.search_file import folder_of
 from evomerge.problem.space import make_space
 from evomerge.problem.workers import check_workers
@@ -36,14 +37,18 @@ _FREE = {"device", "device_map", "attention", "threads", "order", "ray"}
 """Keys of `evaluation` and `executor` that say neither how models are scored nor by whom."""
 
 
-def prepare(config: SearchConfig, relative_to: Path, allowed: Permissions = NOTHING) -> Problem:
-    """Return the problem of a search file, after all checks; see `check_search`.
+def prepare(
+    search: SearchConfig | Record, relative_to: Path, allowed: Permissions = NOTHING
+) -> Problem:
+    """Return the problem of a search file, after all checks, or of a run; see `resolve`, `reopen`.
 
     A search that is told its scores is refused: `evomerge.Study` makes it.
     """
-    refuse_study(config)
-    make = check_search if config.frozen is None else restore
-    return make(config, relative_to, allowed)
+    if isinstance(search, Record):
+        refuse_study(search.config)
+        return reopen(search, relative_to, allowed)
+    refuse_study(search)
+    return resolve(search, relative_to, allowed)
 
 
 def refuse_study(config: SearchConfig) -> None:
@@ -90,32 +95,41 @@ def begin(path: Path, problem: Problem, wrote: SearchConfig, source: Path) -> Ru
     with suppress(InputError):
         if load(source) == wrote:
             text = read_text(source, RunFolderError)
-    return RunFolder.create(path, text, {"folder": str(folder_of(source)), **freeze(problem)})
+    record = record_of(problem, str(folder_of(source)))
+    return RunFolder.create(path, text, record.to_json())
 
 
-def restore(config: SearchConfig, relative_to: Path, allowed: Permissions = NOTHING) -> Problem:
-    """Return the problem of a run, from its search file. Tasks are not loaded yet.
+def reopen(record: Record, folder: Path, allowed: Permissions = NOTHING) -> Problem:
+    """Return the problem of a run. Its tasks are loaded at the first use.
+
+    Args:
+        record: of the run.
+        folder: the run folder, from which relative paths start. It need not be there.
+        allowed: what the user allows.
 
     InputError: a parent is missing or has changed.
     """
-    frozen = config.frozen or Frozen()
-    config, checkpoints, host = open_parents(config, relative_to)
-    space = make_space(config, checkpoints)
-    objectives, constraints = config.run_objectives, config.run_constraints
+    checkpoints, host = open_parents(record.config, folder)
+    check_fingerprints(record, checkpoints)
     return Problem(
-        config=config, checkpoints=checkpoints, host=host, space=space, objectives=objectives,
-        splits=config.run_documents, constraints=constraints,
-        fewer_documents=frozen.fewer_documents, start=tuple(map(tuple, frozen.start)),
-        unlike_merges=tuple(frozen.unlike_merges), allowed=allowed,
-    )  # fmt: skip
+        config=record.config,
+        checkpoints=checkpoints,
+        host=host,
+        space=make_space(record.config, checkpoints, record.genes),
+        objectives=record.objectives,
+        splits=record.splits,
+        constraints=record.constraints,
+        fewer_documents=record.fewer_documents,
+        start=record.starts,
+        unlike_merges=tuple(record.unlike_merges),
+        allowed=allowed,
+        record=record,
+    )
 
 
-def reopen(run: RunFolder, allowed: Permissions = NOTHING) -> Problem:
-    """Return the problem of an existing run, after checking that its parents are unchanged.
-
-    InputError: the run's search file is damaged, or a parent is missing or has changed.
-    """
-    return restore(run.search_file(), run.path, allowed)
+def problem_of(run: RunFolder, allowed: Permissions = NOTHING) -> Problem:
+    """Return the problem of a run folder; InputError: its record is damaged, or as for `reopen`."""
+    return reopen(run.record(), run.path, allowed)
 
 
 def continued(run: RunFolder, moves: Sequence[str] = (), allowed: Permissions = NOTHING) -> Problem:
@@ -126,12 +140,12 @@ def continued(run: RunFolder, moves: Sequence[str] = (), allowed: Permissions = 
     """
     for item in moves:
         check_move(item)
-    config = run.search_file(moves)
-    refuse_study(config)
-    if config.evaluation.racing.enabled is True:
+    record = run.record(moves)
+    refuse_study(record.config)
+    if record.config.evaluation.racing.enabled is True:
         fix = "go on with evomerge at its commit 6ea4dca7, or start a new run"
         raise RunFolderError(RACED.format(f"The candidates of {run.path} raced", fix))
-    problem = restore(config, run.path, allowed)
+    problem = reopen(record, run.path, allowed)
     allowed.require(code_files(problem.config))
     check_workers(problem.config)
     check_fit(problem)
@@ -205,8 +219,8 @@ def check_budget(run: RunFolder, bounds: Mapping[str, float]) -> None:
     if not bounds:
         return
     parsed(BudgetConfig, bounds, "budget")
-    history, config = History(run.events()), run.search_file()
-    candidates, ranking = history.candidates, ranking_of(config)
+    history, record = History(run.events()), run.record()
+    config, candidates, ranking = record.config, history.candidates, ranking_of(record)
     so_far = {**config.budget.model_dump(), **history.budget}
     budget, count = {**so_far, **bounds}, len(candidates)
     is_cut = bounds.get("candidates", 0) > count == so_far["candidates"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from evomerge.config import messages
+from evomerge.config.record import Record
 from evomerge.config.schema import GRADIENT, SearchConfig, read
 from evomerge.config.space import ParametersConfig
 from evomerge.errors import ConfigError, InputError
@@ -65,13 +66,13 @@ def folder_of(source: Path) -> Path:
     return source.absolute().parent
 
 
-def load_any(path: Path, changes: list[str] | None = None) -> SearchConfig:
-    """Read a search file, which may be that of a run, with `key.path=value` in `changes`.
+def load_any(path: Path, changes: list[str] | None = None) -> SearchConfig | Record:
+    """Read a search file, with `key.path=value` in `changes`, or the record of a run.
 
     InputError: the file cannot be read, or has a mistake.
     """
     if _is_of_run(path) and not changes:
-        return RunFolder(path.parent).search_file()
+        return RunFolder(path.parent).record()
     return read_search(read(path, changes), path)
 
 

@@ -46,8 +46,13 @@ def host_of(config: SearchConfig) -> str:
     return config.parents[0]
 
 
-def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> Space:
+def make_space(
+    config: SearchConfig, checkpoints: Mapping[str, Checkpoint], genes: Sequence[str] = ()
+) -> Space:
     """Return the space that a search file asks for.
+
+    Args:
+        genes: names of the genes of a run that goes on, which keeps them.
 
     ConfigError: this kind of space does not use a key, or settings do not fit each other or the
     parents.
@@ -65,7 +70,6 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
             methods = list(map(get_method, wanted.methods))
         except RecipeError as error:
             raise ConfigError(f"`space.method`: {error}") from error
-        known = config.frozen.genes if config.frozen else ()  # a run keeps those that it had
         is_read = not needs_modules(config) or has_read_head(host)
         filters = tensor_filters if wanted.components == "each" else component_filters
         return ParameterSpace(
@@ -76,7 +80,7 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
             frame=frame,
             stacks=_stacks(host, filters),
             modalities=shared_modalities(checkpoints, host.reference),
-            has_head=any(name.startswith("head.") for name in known) if known else is_read,
+            has_head=any(name.startswith("head.") for name in genes) if genes else is_read,
         )
     if wanted.scales != 1.0:  # scales are folded into weights
         from evomerge.merging.architecture.folding import rules_for

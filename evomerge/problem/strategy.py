@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evomerge.config.optimizer import OptimizerConfig
-from evomerge.config.schema import GRADIENT, Frozen, SearchConfig
+from evomerge.config.schema import GRADIENT, SearchConfig
 from evomerge.config.space import ParametersConfig
 from evomerge.errors import ConfigError, InputError, SearchError, among
 from evomerge.evaluation.inference.rows import ANY, Form
@@ -147,14 +147,13 @@ def run_of(reference: str, relative_to: Path) -> RunFolder:
 
 def _of_run(run: RunFolder, genes: Sequence[Gene]) -> list[Genome]:
     """Return the genomes of a run's best candidates; genes are matched by name."""
-    config = run.search_file()
-    frozen, names = config.frozen or Frozen(), {gene.name for gene in genes}
-    if different := sorted(names ^ set(frozen.genes)):
+    record, names = run.record(), {gene.name for gene in genes}
+    if different := sorted(names ^ set(record.genes)):
         whose = "this search" if different[0] in names else "that run"
         raise ConfigError(
             f"only {whose} has the gene {different[0]!r}; take one with equal `parents`, `space`."
         )
-    labels = {name: item.choices for item in frozen.gene_ranges for name in item.genes}
+    labels = {name: alike.choices for alike in record.gene_ranges for name in alike.genes}
     for gene in genes:
         if list(gene.choices) != (there := labels.get(gene.name, [])):
             what = f"chooses among {', '.join(there)}" if there else "is a number"
@@ -162,8 +161,8 @@ def _of_run(run: RunFolder, genes: Sequence[Gene]) -> list[Genome]:
     candidates = History(run.events()).candidates
     searched = [item for item in candidates if item.label is None and "genome" in item.origin]
     genomes: list[Genome] = []
-    for item in ranking_of(config).finalists(searched, FINALISTS):
-        values = dict(zip(frozen.genes, map(float, item.origin["genome"]), strict=True))
+    for item in ranking_of(record).finalists(searched, FINALISTS):
+        values = dict(zip(record.genes, map(float, item.origin["genome"]), strict=True))
         if all(gene.low <= values[gene.name] <= gene.high for gene in genes):
             genomes.append(tuple(values[gene.name] for gene in genes))
     if not genomes:

@@ -8,12 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.config.frozen import Documents
 from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig
-from evomerge.config.schema import Frozen, SearchConfig
+from evomerge.config.record import Record
+from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks.documents import USUAL, DocumentPool, Size, choose_documents
-from evomerge.scores import MODEL, SPLITS, TOLD, Constraint, Objective, Split
+from evomerge.scores import MODEL, SPLITS, TOLD, Constraint, Documents, Objective, Split
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
@@ -107,7 +107,7 @@ def task_digests(
 
 
 def task_facts(config: SearchConfig, evaluator: Evaluator) -> dict[str, dict[str, Any]]:
-    """Return where documents come from, and which tasks sample their texts; see `Frozen`."""
+    """Return where documents come from, and which tasks sample their texts; see `Record`."""
     facts: dict[str, dict[str, Any]] = {"sources": {}, "datasets": {}, "sampled": {}}
     for split in SPLITS:
         info = evaluator.tasks_of(split).info
@@ -131,15 +131,14 @@ def _hub_dataset(task: TaskInfo) -> dict[str, str]:
     return {key: value for key, value in named.items() if value}
 
 
-def check_tasks(config: SearchConfig, evaluator: Evaluator) -> None:
-    """Raise a `ConfigError` if documents, prompts or settings of a task have changed."""
-    frozen, splits = config.frozen or Frozen(), config.run_documents
-    sources: Mapping[str, Mapping[str, str]] = task_facts(config, evaluator)["sources"]
-    for split, documents in splits.items():
-        tasks, digests = evaluator.tasks_of(split), frozen.tasks.get(split, {})
+def check_tasks(record: Record, evaluator: Evaluator) -> None:
+    """Raise a `ConfigError` if documents, prompts or settings of a task of a run have changed."""
+    sources: Mapping[str, Mapping[str, str]] = task_facts(record.config, evaluator)["sources"]
+    for split, documents in record.splits.items():
+        tasks, digests = evaluator.tasks_of(split), record.tasks.get(split, {})
         for task, ids in documents.items():
             now, count = sources[split].get(task), tasks.info.tasks[task].documents
-            source, origin = frozen.sources.get(split, {}).get(task, now), tasks.of(task).origin
+            source, origin = record.sources.get(split, {}).get(task, now), tasks.of(task).origin
             if source != now or max(ids, default=0) >= count:
                 raise ConfigError(
                     f"The run's {split} documents of task {task!r} come from {source or task!r}, "

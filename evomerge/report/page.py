@@ -55,7 +55,7 @@ def _template() -> Template:
 def page(run: RunFolder) -> str:
     """Return the page of a run as HTML."""
     view = View.of(run)
-    table, frozen, history = view.table, view.frozen, view.history
+    table, record, history = view.table, view.record, view.history
 
     def svg(name: str, caption: str) -> str:
         return inline_svg(name, view.figures[name], caption)
@@ -84,8 +84,8 @@ def page(run: RunFolder) -> str:
         size_text=size_text,
         phases=run.timings.spent(),
         directory=shlex.quote(str(run.path)),
-        sampling_note=sampling_note(frozen.sampled),
-        parents=short_names(frozen.parents),
+        sampling_note=sampling_note(record.sampled),
+        parents=short_names(record.parents),
         search_file=(run.path / CONFIG).read_text(encoding="utf-8"),
         candidates=[
             {name: cell for name, cell in row.items() if name not in {"digest", *empty}}

@@ -29,12 +29,13 @@ def progress(run: RunFolder) -> dict[str, Any]:
     `latest` are the last candidates, the newest last. `phase` is there during the final scores, the
     speed while the search runs, and when it has stopped `go_on`, the command that continues it.
     """
-    config = run.search_file()
+    record = run.record()
+    config = record.config
     running = run.is_running  # asked first: if it ends after this, the journal has its end
     events = list(run.events())
     history = History(events)
     budget = {**config.budget.model_dump(), **history.budget}
-    ranking, winner = ranking_of(config), history.winner
+    ranking, winner = ranking_of(record), history.winner
     done = winner is not None and all("test" in it.outcomes for it in to_test(history, ranking))
     if config.is_study:  # nothing is left to choose and test
         done = len(history.candidates) >= (budget["candidates"] or math.inf)

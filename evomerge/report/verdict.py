@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import NamedTuple
 
-from evomerge.config.schema import Frozen, SearchConfig
+from evomerge.config.record import Record
 from evomerge.config.space import ParametersConfig
 from evomerge.errors import RecipeError, listed
 from evomerge.report.confidence import Comparison
@@ -163,8 +163,9 @@ def _needed(table: Standings, closest: Comparison) -> str:
     return f" {needed}, so that later winners can be measured here too." if is_near else ""
 
 
-def next_step(table: Standings, config: SearchConfig, history: History, run: Path) -> str:
+def next_step(table: Standings, record: Record, history: History, run: Path) -> str:
     """Return what to do after the search in a folder without evidence, in a sentence."""
+    config = record.config
     is_merge = bool(table.comparisons) and table.names["searched"] == "searched"
     if is_merge and config.evaluation.test.documents != "all":
         least = min(table.comparisons.values(), key=lambda item: item.probability)
@@ -180,12 +181,11 @@ def next_step(table: Standings, config: SearchConfig, history: History, run: Pat
         return f" Next: look at the answers, since all scores are alike: {show}."
     if not is_merge and values.get("searched") == 1.0 and table.factor(table.main_column) == 100:
         return " Next: a harder task, since the winner has a perfect score."
-    frozen, descends = config.frozen or Frozen(), config.optimizer.descends
-    genes = len(frozen.genes)
+    descends, genes = config.optimizer.descends, len(record.genes)
     # A text that is only read has no answer, and needs none.
     has_answers = all(it.target or not it.answer for scores in known for it in scores.examples)
     has_answers &= not any(o.metric == TOKENS or ":" in (o.task or ":") for o in config.objectives)
-    if has_answers and not descends and _has_gradient(config, frozen):
+    if has_answers and not descends and _has_gradient(record):
         return " Next: gradients (`optimizer: {name: gradient}`), if `validate` takes them."
     if len(history.candidates) < 10 * genes and not descends:
         quoted = shlex.join([str(run), "--candidates", str(10 * genes)])
@@ -193,9 +193,9 @@ def next_step(table: Standings, config: SearchConfig, history: History, run: Pat
     return " Next: more search and validation documents, or other parents."
 
 
-def _has_gradient(config: SearchConfig, frozen: Frozen) -> bool:
+def _has_gradient(record: Record) -> bool:
     """Return whether a gene has a gradient; of an old run, which names no kinds, it is taken so."""
-    space, ranges = config.space, frozen.gene_ranges
+    space, ranges = record.config.space, record.gene_ranges
     if not isinstance(space, ParametersConfig):
         return False
     real = [gene for it in ranges if it.kind == "real" for gene in it.genes]

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
-from evomerge.config.schema import Frozen, SearchConfig
+from evomerge.config.record import Record
+from evomerge.config.schema import SearchConfig
 from evomerge.errors import RecipeError
 from evomerge.evaluation.objectives import stock_tasks
 from evomerge.evaluation.tasks.stock import stock_command
@@ -21,23 +22,26 @@ from evomerge.words import renamed, short_names
 
 @dataclass(frozen=True)
 class View:
-    """A run as it was when it was read: its folder, search file, candidates and ranking."""
+    """A run as it was when it was read: its folder, record and candidates."""
 
     run: RunFolder
-    config: SearchConfig
+    record: Record
     history: History
-    ranking: Ranking
 
     @classmethod
     def of(cls, run: RunFolder) -> Self:
         """Read a run."""
-        config = run.search_file()
-        return cls(run, config, History(run.events()), ranking_of(config))
+        return cls(run, run.record(), History(run.events()))
 
     @property
-    def frozen(self) -> Frozen:
-        """What was resolved when the run began; empty for a run that does not have it."""
-        return self.config.frozen or Frozen()
+    def config(self) -> SearchConfig:
+        """The search file, with all that was resolved."""
+        return self.record.config
+
+    @cached_property
+    def ranking(self) -> Ranking:
+        """What compares the candidates."""
+        return ranking_of(self.record)
 
     @cached_property
     def table(self) -> Standings:
@@ -52,7 +56,7 @@ class View:
     @cached_property
     def verdict(self) -> Verdict:
         """Whether the search worked, and what to do next if there is no evidence."""
-        advice = next_step(self.table, self.config, self.history, self.run.path)
+        advice = next_step(self.table, self.record, self.history, self.run.path)
         return verdict(self.table, self.best, advice)
 
     @cached_property
@@ -63,7 +67,7 @@ class View:
     @property
     def genes(self) -> list[str]:
         """The genes, in the order of the genome, with the names of parents that people read."""
-        return [renamed(name, self.names) for name in self.frozen.genes]
+        return [renamed(name, self.names) for name in self.record.genes]
 
     @cached_property
     def recipe(self) -> Recipe | None:
@@ -100,4 +104,4 @@ class View:
             return None
         stored = self.best is not None and "test" in self.best.as_itself
         single = self.history.threads == 1
-        return stock_command(self.config, self.run.path, single_thread=single, stored_dtype=stored)
+        return stock_command(self.record, self.run.path, single_thread=single, stored_dtype=stored)

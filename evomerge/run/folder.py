@@ -21,7 +21,7 @@ from evomerge.run.journal import HEADER, Event, Journal, Lines, is_held, read
 from evomerge.run.notes import Timings
 
 if TYPE_CHECKING:
-    from evomerge.config.schema import SearchConfig
+    from evomerge.config.record import Record
 
 log = logging.getLogger(__name__)
 
@@ -91,17 +91,20 @@ class RunFolder:
             raise not_written(str(path), error, _WRITE, RunFolderError) from error
         return cls(path)
 
-    def search_file(self, moves: Sequence[str] = ()) -> SearchConfig:
-        """Return the search file with all that was resolved when the run began.
+    def record(self, moves: Sequence[str] = ()) -> Record:
+        """Return what was resolved when the run began.
 
-        `moves`: `key.path=value` of what is to differ. InputError: as of `manifest`, or a mistake.
+        `moves`: `key.path=value` of what is to differ in the search file.
+
+        InputError: as for `manifest`, or a mistake.
         """
-        from evomerge.config.schema import override, parse_manifest
+        from evomerge.config.record import parse_record
+        from evomerge.config.yaml import override
 
         manifest = self.manifest()
         for item in moves:
             override(manifest["config"], item)
-        return parse_manifest(manifest, str(self.path / MANIFEST))
+        return parse_record(manifest, str(self.path / MANIFEST))
 
     def written(self) -> dict[str, Any]:
         """Return the content of the search file as the user wrote it; see `manifest`."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from evomerge.config.schema import SearchConfig
+from evomerge.config.record import Record
 from evomerge.run.front import knee, nondominated, spread
 from evomerge.run.history import Candidate, History
 from evomerge.scores import (
@@ -157,10 +157,16 @@ class ParetoFront(Ranking):
         return [members[values] for values in chosen]
 
 
-def ranking_of(config: SearchConfig) -> Ranking:
-    """Return the ranking of a run, from its search file."""
-    make = ParetoFront if config.mode == "pareto" else WeightedSum
-    return make(config.run_objectives, config.run_constraints)
+def make_ranking(
+    mode: str, objectives: Sequence[Objective], constraints: Sequence[Constraint] = ()
+) -> Ranking:
+    """Return the ranking of a search; `mode` is that of its search file."""
+    return (ParetoFront if mode == "pareto" else WeightedSum)(objectives, constraints)
+
+
+def ranking_of(record: Record) -> Ranking:
+    """Return the ranking of a run."""
+    return make_ranking(record.config.mode, record.objectives, record.constraints)
 
 
 def measured(ranking: Ranking) -> tuple[Objective, ...]:

@@ -21,7 +21,6 @@ from evomerge.mergekit import express
 from evomerge.models.references import open_parent
 from evomerge.problem.documents import fresh_documents
 from evomerge.problem.executors import make_executor
-from evomerge.problem.freeze import changes_since
 from evomerge.problem.parents import pinned
 from evomerge.problem.parents_as_themselves import (
     base_to_test,
@@ -30,6 +29,7 @@ from evomerge.problem.parents_as_themselves import (
     recipe_to_write,
 )
 from evomerge.problem.problem import Problem
+from evomerge.problem.record import changes_since
 from evomerge.problem.space import sample_recipes
 from evomerge.problem.strategy import make_strategy, recipe_of
 from evomerge.problem.worker import load_single, threads_of
@@ -92,7 +92,7 @@ def _run_search(
 ) -> Candidate:
     with run.writing() as journal, run.logged():
         for warning in (
-            *changes_since(problem.config),
+            *changes_since(run.record()),
             device_change(problem.config, run.timings.peak()),
         ):
             if warning is not None:

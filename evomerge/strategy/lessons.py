@@ -18,11 +18,9 @@ from typing import Literal, TypeAlias
 
 from evomerge.errors import SearchError
 from evomerge.recipe import Recipe
-from evomerge.scores import Objective, Scores, fitness
+from evomerge.scores import Documents, Objective, Scores, fitness
 
 log = logging.getLogger(__name__)
-
-Documents: TypeAlias = Mapping[str, Sequence[int]]
 
 Kind: TypeAlias = Literal["reference", "successes", "experts"]
 

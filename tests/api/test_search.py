@@ -52,7 +52,7 @@ CONFIG = {
 
 run = evomerge.search(CONFIG, run=sys.argv[1])
 assert len(run.candidates) == 6, run.candidates
-assert list(run.genes(5)) == [name for name in run.config.frozen.genes]
+assert list(run.genes(5)) == [name for name in run.record.genes]
 run = evomerge.resume(run, candidates=8)
 assert len(evomerge.Run(sys.argv[1]).candidates) == 8
 print(7, run.recipe(7).digest)

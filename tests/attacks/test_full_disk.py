@@ -15,8 +15,8 @@ from search_run import SMALL
 from evomerge.__main__ import run as call
 from evomerge.config.schema import parse
 from evomerge.errors import DiskError, InputError, SearchError
-from evomerge.problem.freeze import freeze
-from evomerge.problem.runs import prepare, reopen
+from evomerge.problem.record import record_of
+from evomerge.problem.runs import prepare, problem_of
 from evomerge.run import journal
 from evomerge.run.folder import RunFolder
 from evomerge.searching import run as searches
@@ -35,7 +35,7 @@ def begun(tmp_path_factory):
     """A run with 3 candidates, and the same run continued to 5."""
     folder = tmp_path_factory.mktemp("full")
     problem = prepare(parse({**SMALL, "budget": {"candidates": 3}}, "search.yaml"), folder)
-    run = RunFolder.create(folder / "begun", "{}", freeze(problem))
+    run = RunFolder.create(folder / "begun", "{}", record_of(problem).to_json())
     run_search(problem, run, {})
     shutil.copytree(run.path, folder / "whole")
     go_on(RunFolder(folder / "whole"))
@@ -43,7 +43,7 @@ def begun(tmp_path_factory):
 
 
 def go_on(run, *followers):
-    return run_search(reopen(run), run, {"candidates": 5}, followers)
+    return run_search(problem_of(run), run, {"candidates": 5}, followers)
 
 
 def fails(history, event):

@@ -192,12 +192,12 @@ def columns(table: str) -> list[int]:
 
 def card(name: str, run: RunFolder) -> ModelCard:
     """The card of the winner, whose parents and licence have this name."""
-    config, history, view = run.search_file(), History(run.events()), View.of(run)
+    record, history, view = run.record(), History(run.events()), View.of(run)
     assert view.recipe is not None and view.best is not None
     keys = {"license": f"{name}l", "license_name": f"{name}n", "license_link": f"{name}k"}
     parents = {item: Parent(item, "org/name", (keys,)) for item in view.recipe.parents}
     merge = Merge(view.recipe, parents, mergekit=False, task="text-generation")
-    texts = search_card(merge, config, history, view.best, ranking_of(config))
+    texts = search_card(merge, record, history, view.best, view.ranking)
     ElementTree.fromstring(texts["recipe.svg"])
     return ModelCard(texts["README.md"])
 
@@ -270,7 +270,7 @@ def test_markup_is_shown_as_it_is(nasty):
         assert captured.get() == "[red]a[/red] :smile: 1\n"
     with some_run(MARKUP) as run:
         assert all(MARKUP in text for text in shown(run, is_terminal=True))
-    ranking, history = ranking_of(nasty.search_file()), History()
+    ranking, history = ranking_of(nasty.record()), History()
     with console(True) as text:
         display = live.SearchDisplay(None, ranking)
         for event in nasty.events():
@@ -308,7 +308,7 @@ def test_a_tracker_gets_texts_that_can_be_stored(name, tmp_path, monkeypatch):
     run, said = run_with(name, tmp_path / "run"), []
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "trackio", Strict())
-        with tracked("trackio", run, ranking_of(run.search_file()), said.append):
+        with tracked("trackio", run, ranking_of(run.record()), said.append):
             pass
     assert said == [
         "logging to trackio, project evomerge, run run",
@@ -316,7 +316,7 @@ def test_a_tracker_gets_texts_that_can_be_stored(name, tmp_path, monkeypatch):
     ]
     pytest.importorskip("trackio")
     said.clear()
-    with tracked("trackio", run, ranking_of(run.search_file()), said.append):
+    with tracked("trackio", run, ranking_of(run.record()), said.append):
         pass
     assert len(said) == 1 and said[0].startswith("logging to trackio")
 

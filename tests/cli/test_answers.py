@@ -12,7 +12,7 @@ from search_run import command, ended, environment, write_search
 from evomerge.__main__ import run as call
 from evomerge.config.schema import load
 from evomerge.errors import InputError
-from evomerge.problem.freeze import freeze
+from evomerge.problem.record import record_of
 from evomerge.problem.runs import prepare
 from evomerge.report.progress import progress
 from evomerge.run.folder import RunFolder
@@ -96,7 +96,7 @@ def test_export_of_a_run_without_scores_says_so(tmp_path):
     """A run with a real frozen search file, but without a scored candidate."""
     problem = prepare(load(write_search(tmp_path)), tmp_path)
     for state in ("empty", "asked only", "failed only"):
-        run = RunFolder.create(tmp_path / state, "{}", freeze(problem))
+        run = RunFolder.create(tmp_path / state, "{}", record_of(problem).to_json())
         append(run, STATES[state][0])
         export = ["export", str(run.path), "--out", str(tmp_path / "model"), "--candidate"]
         with pytest.raises(InputError, match="no scored candidate yet"):

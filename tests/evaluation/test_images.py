@@ -100,7 +100,7 @@ def test_the_command_for_lm_eval_names_its_class_for_models_that_see(folder, tmp
     """Its class `hf` refuses tasks with images."""
     wrote = parse(search_file(folder), "search.yaml")
     run = begin(tmp_path / "run", prepare(wrote, folder), wrote, folder / "search.yaml")
-    command = stock_command(run.search_file(), run.path, single_thread=False, stored_dtype=False)
+    command = stock_command(run.record(), run.path, single_thread=False, stored_dtype=False)
     assert command.startswith("lm_eval --model hf-multimodal --model_args pretrained=")
 
 

@@ -21,7 +21,7 @@ from evomerge import zoo
 from evomerge.config.schema import load
 from evomerge.errors import CheckpointError
 from evomerge.export.candidate import RECIPE, export_candidate
-from evomerge.problem.runs import begin, prepare, reopen
+from evomerge.problem.runs import begin, prepare, problem_of
 from evomerge.problem.strategy import recipe_of
 from evomerge.problem.worker import make_worker
 from evomerge.run.folder import RunFolder
@@ -48,7 +48,7 @@ def exported(run):
 
 
 def test_the_export_is_bitwise_the_scored_model_and_that_of_its_recipe(run, exported, tmp_path):
-    problem, history = reopen(RunFolder(run)), History(RunFolder(run).events())
+    problem, history = problem_of(RunFolder(run)), History(RunFolder(run).events())
     worker = make_worker(problem, 2)
     # As in a search, the winner is built after other candidates; none of their weights may remain.
     for candidate in (history.candidates[-1], history.candidates[3], history.winner):
@@ -115,7 +115,7 @@ def test_the_export_is_sharded_and_complete(exported):
 
 
 def test_stock_lm_eval_gives_exactly_the_recorded_scores(run, exported):
-    problem, history = reopen(RunFolder(run)), History(RunFolder(run).events())
+    problem, history = problem_of(RunFolder(run)), History(RunFolder(run).events())
     known = TaskManager(include_path=str(zoo.tasks_path()), include_defaults=False)
     how = {"model": "hf", "device": "cpu", "task_manager": known, "bootstrap_iters": 0}
     for split in ("search", "validation"):

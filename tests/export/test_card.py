@@ -16,12 +16,13 @@ from search_run import SMALL, write_search
 
 from evomerge import zoo
 from evomerge.__main__ import run as call
-from evomerge.config.schema import Frozen, load, parse
+from evomerge.config.record import Record
+from evomerge.config.schema import load, parse
 from evomerge.export.card import PICTURE, Merge, merge_card, search_card, task_of
 from evomerge.export.parents import describe_parents
 from evomerge.export.recipe import merge_recipe
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.problem.freeze import freeze
+from evomerge.problem.record import record_of
 from evomerge.problem.runs import prepare
 from evomerge.recipe import Layer, Recipe
 from evomerge.report.page import page
@@ -78,7 +79,7 @@ def front(**metadata):
     return f"---\n{yaml.safe_dump(metadata)}---\n# A parent\n"
 
 
-def searched(merge, config=None, best=20, last=None):
+def searched(merge, record=None, best=20, last=None):
     """The card of the last candidate of a run with a candidate for each parent and one more."""
     rows = [(name, scores(number)) for number, name in enumerate(merge.parents)]
     events = []
@@ -86,8 +87,8 @@ def searched(merge, config=None, best=20, last=None):
         events += [asked(number, label, genome=None if label else [1.0]), told(number, outcome)]
     test = last or Scores({"zoo_l2_maths": (5, 6)}, {KEY: (1.0, 0.0)}, {KEY: 0.5})
     history = History([*events, {**told(len(rows), test), "event": "score", "split": "test"}])
-    config, ranking = config or parse(SMALL, "search.yaml"), WeightedSum(OBJECTIVES)
-    return search_card(merge, config, history, history.candidates[-1], ranking)
+    record, ranking = record or Record(config=parse(SMALL, "search.yaml")), WeightedSum(OBJECTIVES)
+    return search_card(merge, record, history, history.candidates[-1], ranking)
 
 
 def read(texts):
@@ -127,7 +128,7 @@ def test_no_path_of_this_machine_and_no_user_is_published_and_names_differ(tmp_p
         "search.yaml",
     )
     merge = merge_of(opened(tmp_path, [*HUB, *LOCAL]))
-    for texts in (searched(merge, config), merge_card(merge, {"torch": "2.9"})):
+    for texts in (searched(merge, Record(config=config)), merge_card(merge, {"torch": "2.9"})):
         for text in texts.values():
             assert "/home" not in text and str(tmp_path) not in text
             assert not re.search(r"\b(me|you)\b/", text)
@@ -172,7 +173,7 @@ def test_an_adapter_has_a_licence_of_its_own(tmp_path):
     assert read(searched(merge_of({reference: checkpoint})))[0]["license"] == "mit"
 
 
-FROZEN = {
+RESOLVED = {
     "datasets": {
         "search": {"zoo_l2_maths": {"id": "org/sums", "config": "ja", "split": "train"}},
         "test": {"zoo_l2_maths": {"id": "org/sums", "config": "ja", "split": "held_out"}},
@@ -182,9 +183,9 @@ FROZEN = {
 
 
 def test_the_winner_has_its_test_scores_and_their_data_set(tmp_path):
-    config = parse(SMALL, "search.yaml").with_frozen(Frozen(**FROZEN))
+    record = Record(config=parse(SMALL, "search.yaml"), **RESOLVED)
     merge = merge_of(opened(tmp_path, HUB))
-    metadata, body = read(searched(merge, config))
+    metadata, body = read(searched(merge, record))
     (model,) = metadata["model-index"]
     (result,) = model["results"]
     assert model["name"] == merge.name
@@ -206,7 +207,7 @@ def test_only_the_winner_as_it_was_scored_has_scores(tmp_path):
     assert "not the winner of its run. Its scores on search and validation documents are" in body
     assert re.search(rf"\| {KEY} in % \| candidate \d \| .*\d\.\d \[.*\] \|", body)
     bfloat16 = parse(SMALL | {"dtype": "bfloat16"}, "search.yaml")
-    metadata, body = read(searched(merge, bfloat16))
+    metadata, body = read(searched(merge, Record(config=bfloat16)))
     assert "model-index" not in metadata
     assert "Written in float32; the scores are those of the bfloat16 weights." in body
     assert re.search(rf"\| {KEY} in % \| searched \| 50.0 \[.*\] \| - \| 83.3 \[.*\] \|", body)
@@ -222,7 +223,9 @@ def test_the_winner_has_its_verdict_without_a_path(tmp_path):
         events += [asked(number, label, [0.5]), told(number, scores(5 * number)), final]
     history = History([*events, {"event": "winner", "candidate": 2}])
     config = parse(SMALL | {"parents": list(parents), "base": None}, "search.yaml")
-    texts = search_card(merge, config, history, history.candidates[2], WeightedSum(OBJECTIVES))
+    texts = search_card(
+        merge, Record(config=config), history, history.candidates[2], WeightedSum(OBJECTIVES)
+    )
     text = read(texts)[1].replace("\\", "")
     for words in (
         "No verdict: on the test documents the searched merge is better than org/maths",
@@ -247,7 +250,7 @@ def test_a_merge_that_mergekit_cannot_express_says_why_everywhere(tmp_path, caps
     outside = {"embeddings": "zoo:maths", "head": "zoo:language"}
     space = {"kind": "dataflow", "host": "zoo:language", "outside": outside}
     problem = prepare(load(write_search(tmp_path, space=space, base=None)), tmp_path)
-    run = RunFolder.create(tmp_path / "run", "{}", freeze(problem))
+    run = RunFolder.create(tmp_path / "run", "{}", record_of(problem).to_json())
     genome = [gene.start for gene in problem.space.genes]
     digest = problem.space.decode(tuple(genome)).digest
     append(run, [asked(0, genome=genome) | {"digest": digest}, told(0, scores(5))])

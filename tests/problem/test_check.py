@@ -4,10 +4,10 @@ import pytest
 from lm_tasks import write_task
 from search_run import SMALL
 
-from evomerge.config.schema import parse, parse_manifest
+from evomerge.config.schema import parse
 from evomerge.errors import ConfigError
 from evomerge.problem.documents import fresh_documents
-from evomerge.problem.freeze import freeze
+from evomerge.problem.record import record_of
 from evomerge.problem.runs import prepare
 
 
@@ -77,8 +77,7 @@ def test_a_run_keeps_which_documents_a_candidate_has_and_why(
     assert problem.config.evaluation.search.documents == documents
     assert problem.config.evaluation.search.fresh == fresh
     assert why in problem.fewer_documents
-    frozen = parse_manifest(freeze(problem), "manifest.json")
-    again = prepare(frozen, tmp_path)
+    again = prepare(record_of(problem), tmp_path)
     assert again.fewer_documents == problem.fewer_documents
     assert again.config.evaluation.search == problem.config.evaluation.search
     assert (fresh_documents(again) is None) == (fresh is None)
@@ -137,8 +136,7 @@ def test_a_goal_turns_the_direction_of_a_metric_and_fronts_have_nsga2(tmp_path):
     assert [item.higher_is_better for item in problem.objectives] == [False, False, True]
     assert problem.config.optimizer.name == "nsga2"
     assert problem.config.executor.order == "generation"
-    again = parse_manifest(freeze(problem), "manifest.json")
-    assert again.frozen.lower_is_better == ["zoo_l2_maths/exact_match", "zoo_l2_maths/tokens"]
+    assert record_of(problem).lower_is_better == ["zoo_l2_maths/exact_match", "zoo_l2_maths/tokens"]
 
 
 def test_all_candidates_have_the_vocabulary_of_all_parents_or_that_of_the_base(tmp_path):

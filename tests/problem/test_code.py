@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 import evomerge as package
 from evomerge import zoo
 from evomerge.cli.commands import app
-from evomerge.config.schema import Frozen, load, parse
+from evomerge.config.record import Record
+from evomerge.config.schema import load, parse
 from evomerge.errors import InputError
 from evomerge.evaluation.tasks import suitable
 from evomerge.problem.preflight import summary, warnings
@@ -19,7 +20,6 @@ from evomerge.problem.runs import prepare
 from evomerge.report.view import View
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.run.ranking import ranking_of
 from evomerge.trust.consent import Permissions
 
 pytestmark = pytest.mark.thorough
@@ -157,8 +157,8 @@ def test_the_command_that_repeats_a_score_allows_code_too(tmp_path):
     config = parse(SMALL, "search.yaml")
     run = RunFolder.create(tmp_path / "run", "{}", {"made": "up"})
     for allow_code in (False, True):
-        frozen = config.with_frozen(Frozen(allow_code=allow_code))
-        words = View(run, frozen, History(), ranking_of(config)).stock_command
+        record = Record(config=config, allow_code=allow_code)
+        words = View(run, record, History()).stock_command
         assert words is not None
         assert ("--confirm_run_unsafe_code" in words) == allow_code
         assert words.startswith("HF_ALLOW_CODE_EVAL=1 ") == allow_code

@@ -7,7 +7,7 @@ from lm_tasks import write_task
 from search_run import SMALL, evomerge, evomerge_json, write_search
 
 from evomerge.config.schema import parse
-from evomerge.problem.freeze import freeze
+from evomerge.problem.record import record_of
 from evomerge.problem.runs import prepare
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
@@ -34,7 +34,7 @@ def test_an_adapted_model_is_scored_as_a_search_scores_it(tmp_path, space, dtype
         "budget": {"candidates": 3},
     }
     problem = prepare(parse(data, "search.yaml"), tmp_path)
-    run = RunFolder.create(tmp_path / "run", "{}", freeze(problem))
+    run = RunFolder.create(tmp_path / "run", "{}", record_of(problem).to_json())
     run_search(problem, run, {})
     row = next(item for item in History(run.events()).candidates if item.label == ADAPTED)
     scores = evaluate(problem, ADAPTED, "search")

@@ -10,9 +10,9 @@ import transformers
 import yaml
 
 import evomerge
-from evomerge.config.schema import Frozen, load, parse, read
+from evomerge.config.schema import SearchConfig, load, parse, read
 from evomerge.errors import InputError
-from evomerge.problem.parents import open_parents
+from evomerge.problem.parents import absolute_config, open_parents
 from evomerge.problem.space import make_space
 
 TEMPLATE = "{% for m in messages %}{{ m.content }} {% endfor %}"
@@ -112,11 +112,13 @@ def test_an_encoder_has_genes_of_a_head_only_where_something_reads_it(folder: Pa
     (folder / "twin").unlink()
     (folder / "twin").symlink_to(folder / "sentences")
     validated(folder, "sentences twin", "sts")
-    old = load(folder / "search.yaml").with_frozen(Frozen(genes=["head.weight"]))
-    own = read(folder / "search.yaml", ["objectives=[{task: 'my:own', metric: score}]"])
-    for searched, why in (old, "runs go on"), (parse(own, "own"), "a function may read the pooler"):
-        config, checkpoints, _ = open_parents(searched, folder)
-        assert make_space(config, checkpoints).genes[-1].name.startswith("head."), why
+    old = load(folder / "search.yaml"), ["head.weight"]
+    function = read(folder / "search.yaml", ["objectives=[{task: 'my:own', metric: score}]"])
+    own: tuple[SearchConfig, list[str]] = parse(function, "own"), []
+    for (config, genes), why in (old, "runs go on"), (own, "a function may read the pooler"):
+        config = absolute_config(config, folder)
+        checkpoints, _ = open_parents(config, folder)
+        assert make_space(config, checkpoints, genes).genes[-1].name.startswith("head."), why
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=" ".join)

@@ -12,10 +12,11 @@ from search_run import SMALL, write_search
 
 import evomerge
 from evomerge.__main__ import run as call
-from evomerge.config.schema import parse, parse_manifest
+from evomerge.config.record import Record, parse_record
+from evomerge.config.schema import parse
 from evomerge.device import processor
 from evomerge.errors import RunFolderError, SearchError
-from evomerge.problem.freeze import changes_since, freeze, installed_versions
+from evomerge.problem.record import changes_since, installed_versions, record_of
 from evomerge.problem.runs import begin, going_on, prepare
 from evomerge.problem.search_file import folder_of, load_any
 from evomerge.run.folder import CONFIG, RunFolder
@@ -35,13 +36,14 @@ def test_the_file_is_kept_as_it_is_and_the_manifest_has_what_it_means(tmp_path):
     wrote = load_any(file)
     run = begin(tmp_path / "run", prepare(wrote, folder_of(file)), wrote, file)
     assert (run.path / CONFIG).read_text() == file.read_text()
-    config = run.search_file()
-    assert config.frozen.folder == str(tmp_path)
+    record = run.record()
+    config = record.config
+    assert record.folder == str(tmp_path)
     assert config.evaluation.include == ["zoo:tasks", str(tmp_path / "tasks")]
     assert (wrote.executor.order, config.executor.order) == ("auto", "generation")
-    assert load_any(run.path / CONFIG) == config
+    assert load_any(run.path / CONFIG) == record
     more = load_any(run.path / CONFIG, ["evaluation.test.documents=all"])
-    assert more.evaluation.test.documents == "all" and more.frozen is None
+    assert more.evaluation.test.documents == "all" and not isinstance(more, Record)
     assert folder_of(run.path / CONFIG) == folder_of(file) == tmp_path
     changed = wrote.model_copy(update={"seed": 7})
     other = begin(tmp_path / "other", prepare(changed, tmp_path), changed, file)
@@ -123,12 +125,12 @@ def test_another_search_is_refused(begun: RunFolder, changes: dict[str, Any], ke
 
 def test_other_versions_and_another_processor_are_named(tmp_path):
     small = {**SMALL, "budget": {"candidates": 3}}
-    manifest = freeze(prepare(parse(small, "search.yaml"), tmp_path))
+    manifest = record_of(prepare(parse(small, "search.yaml"), tmp_path)).to_json()
     assert manifest["versions"] == installed_versions(parse(small, "search.yaml"))
     assert manifest["processor"] == processor()
 
     def told():
-        return tuple(changes_since(parse_manifest(manifest, "manifest.json")))
+        return tuple(changes_since(parse_record(manifest, "manifest.json")))
 
     assert told() == ()
     manifest["versions"] |= {"torch": "0.1", "xyz-not-there": "3.0"}
@@ -145,12 +147,12 @@ def test_other_versions_and_another_processor_are_named(tmp_path):
 
 def test_another_library_of_linear_algebra_is_named_and_an_older_record_needs_none(tmp_path):
     small = {**SMALL, "budget": {"candidates": 3}}
-    manifest = freeze(prepare(parse(small, "search.yaml"), tmp_path))
+    manifest = record_of(prepare(parse(small, "search.yaml"), tmp_path)).to_json()
     here = manifest["linear_algebra"]
     assert sorted(here) == ["numpy", "scipy", "torch"]
 
     def told():
-        return tuple(changes_since(parse_manifest(manifest, "manifest.json")))
+        return tuple(changes_since(parse_record(manifest, "manifest.json")))
 
     manifest["linear_algebra"] = here | {"numpy": "openblas 0.2 Prescott"}
     manifest["instructions"] = {"NPY_DISABLE_CPU_FEATURES": "AVX2", "OPENBLAS_CORETYPE": "Zen"}

@@ -16,7 +16,7 @@ from evomerge.config.schema import load
 from evomerge.errors import EvomergeError
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.problem.preflight import summary, warnings
-from evomerge.problem.runs import prepare, reopen
+from evomerge.problem.runs import prepare, problem_of
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.searching.run import evaluate
@@ -160,7 +160,7 @@ def run(tmp_path_factory, tasks):
 
 def test_stock_lm_eval_gives_the_winners_scores_on_every_split(run, tasks, tmp_path):
     evomerge("export", run, "--out", tmp_path / "model")
-    problem, winner = reopen(RunFolder(run)), History(RunFolder(run).events()).winner
+    problem, winner = problem_of(RunFolder(run)), History(RunFolder(run).events()).winner
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="auto")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     for split, part in (("search", "train"), ("validation", "train"), ("test", "test")):
@@ -176,9 +176,11 @@ def test_stock_lm_eval_gives_the_winners_scores_on_every_split(run, tasks, tmp_p
 
 
 def test_a_run_whose_task_has_changed_is_refused(run, tasks, tmp_path):
-    config = RunFolder(run).search_file()
+    record = RunFolder(run).record()
+    config = record.config
     other = config.evaluation.search.model_copy(update={"task_split": "test"})
-    problem = prepare(config.with_values("evaluation", search=other), tmp_path)
+    changed = config.with_values("evaluation", search=other)
+    problem = prepare(record.model_copy(update={"config": changed}), tmp_path)
     with pytest.raises(EvomergeError, match=r"t_maths:training.*t_maths:test"):
         evaluate(problem, "zoo:maths", "search")
 

@@ -11,8 +11,8 @@ from search_run import SMALL
 from evomerge.config.schema import parse
 from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks.info import TaskInfo, TasksInfo
-from evomerge.problem.freeze import freeze
-from evomerge.problem.runs import prepare, reopen
+from evomerge.problem.record import record_of
+from evomerge.problem.runs import prepare, problem_of
 from evomerge.problem.tasks import task_facts
 from evomerge.run.folder import RunFolder
 
@@ -49,7 +49,7 @@ def begun(folder):
     evaluation["include"] = [str(folder)]
     changes = {"objectives": [{"task": "sums", "metric": "exact_match"}], "evaluation": evaluation}
     problem = prepare(parse(SMALL | {**changes, "budget": {"candidates": 9}}, "x"), folder)
-    return RunFolder.create(folder / "run", "{}", freeze(problem))
+    return RunFolder.create(folder / "run", "{}", record_of(problem).to_json())
 
 
 def rows(split, change):
@@ -80,33 +80,33 @@ def run(tmp_path_factory):
 def test_an_unchanged_task_is_accepted_with_and_without_digests(run):
     folder = run.path.parent
     write(folder)
-    frozen = reopen(run).config.frozen
-    assert set(frozen.tasks) == {"search", "validation", "test"}
-    assert len(frozen.tasks["test"]["sums"]) == 16
-    problem = reopen(run)
+    record = run.record()
+    assert set(record.tasks) == {"search", "validation", "test"}
+    assert len(record.tasks["test"]["sums"]) == 16
+    problem = problem_of(run)
     assert problem.evaluator.info.tasks
     write(folder, doc_to_text="{{ question }} =")
-    old = problem.config.with_frozen(frozen.model_copy(update={"tasks": {}}))
-    assert replace(problem, config=old).evaluator
+    old = record.model_copy(update={"tasks": {}})
+    assert replace(problem, record=old).evaluator
 
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_changed_task_is_refused(run, what):
     write(run.path.parent, **CHANGES[what])
-    problem = reopen(run)  # as for `results` and `export`, which load no task
+    problem = problem_of(run)  # as for `results` and `export`, which load no task
     with pytest.raises(ConfigError, match=r"'sums' has changed .* its search documents, their"):
         assert problem.evaluator
 
 
 def test_each_document_that_the_run_uses_counts_and_no_other(run):
-    number = reopen(run).config.frozen.documents["test"]["sums"][-1]
+    number = run.record().documents["test"]["sums"][-1]
     documents = rows("test", lambda row: {})
     write(run.path.parent, documents=[*documents, {"question": "1 + 1", "answer": "3"}])
-    assert reopen(run).evaluator
+    assert problem_of(run).evaluator
     documents[number]["answer"] = "0"
     write(run.path.parent, documents=documents)
     with pytest.raises(ConfigError, match="its test documents, their"):
-        assert reopen(run).evaluator
+        assert problem_of(run).evaluator
 
 
 def test_data_sets_of_the_hub_are_named(tmp_path, monkeypatch):

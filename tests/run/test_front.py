@@ -33,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> package.Run:
 def test_the_front_is_that_of_the_scores(run: package.Run) -> None:
     history, folder = run.history, run.folder
     validated = [item for item in history.candidates if item.scores("validation")]
-    assert history.front == ranking_of(run.config).incumbents(validated, "validation")
+    assert history.front == ranking_of(run.record).incumbents(validated, "validation")
     assert len(history.front) >= 2
     for item in history.candidates:
         scores = item.scores("search").aggregates

@@ -116,7 +116,7 @@ def test_a_path_is_one_through_the_decoder(folder: Path, tmp_path: Path, monkeyp
     told = evomerge.validate(file, trust_code=True)
     assert told["encoder_decoder"].endswith("3 of the decoder; those of the encoder are the host's")
     run = searched(file, tmp_path / "run", trust_code=True)
-    (unlike,) = run.config.frozen.unlike_merges  # a parent with another encoder is scored as it is
+    (unlike,) = run.record.unlike_merges  # a parent with another encoder is scored as it is
     assert unlike == str(folder / "bart-two")
 
 

@@ -20,7 +20,7 @@ from ray._private.node import Node
 from ray.cluster_utils import Cluster
 from search_run import ended, events_of, evomerge, searched, start, write_judged, write_search
 
-from evomerge.config.schema import SearchConfig
+from evomerge.config.record import Record
 from evomerge.errors import SearchError
 from evomerge.execute.pool import Pool
 from evomerge.execute.protocol import Attempts, Job, Result, RunJob
@@ -133,10 +133,10 @@ def test_a_process_that_ends_is_no_lost_machine(cluster: Cluster, tmp_path: Path
 def test_a_machine_with_other_versions_or_parents_ends_the_search(cluster, tmp_path):
     ray.init(cluster.address, log_to_driver=False, ignore_reinit_error=True)
     run = searched(write_search(tmp_path, budget={"candidates": 3}), tmp_path / "run")
-    config = run.config
+    record = run.record
 
-    def message(config: SearchConfig, versions: dict[str, str]) -> str:
-        make = partial(worker_of_run, config, run.folder, 1)
+    def message(record: Record, versions: dict[str, str]) -> str:
+        make = partial(worker_of_run, record, run.folder, 1)
         made = RayWorker(partial(on_machine, make, 1, {"CPU": 1}, versions=versions), {"CPU": 1})
         made.start()
         with pytest.raises(SearchError) as error:
@@ -144,12 +144,10 @@ def test_a_machine_with_other_versions_or_parents_ends_the_search(cluster, tmp_p
         made.close()
         return str(error.value)
 
-    told = message(config, {"torch": "0.1"})
+    told = message(record, {"torch": "0.1"})
     assert "of the cluster the version of torch is" in told and "it is 0.1 where" in told
-    frozen = config.frozen
-    assert frozen is not None
-    other = frozen.model_copy(update={"parents": {**frozen.parents, "zoo:maths": "0" * 64}})
-    told = message(config.with_frozen(other), {})
+    parents = {**record.parents, "zoo:maths": "0" * 64}
+    told = message(record.model_copy(update={"parents": parents}), {})
     assert "zoo:maths" in told and "all machines must see the same parents and tasks" in told
 
 

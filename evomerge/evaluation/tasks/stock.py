@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from evomerge import zoo
-from evomerge.config.schema import SearchConfig
+from evomerge.config.record import Record
 
 
 def stock_command(
-    config: SearchConfig, run: Path, *, single_thread: bool, stored_dtype: bool
+    record: Record, run: Path, *, single_thread: bool, stored_dtype: bool
 ) -> str | None:
     """Return the `lm_eval` command that scores the model in `MODEL_DIR` on the test documents.
 
@@ -19,6 +19,7 @@ def stock_command(
     takes minutes on a busy machine, and bits may differ. `stored_dtype`: the model is scored in the
     dtype of its files.
     """
+    config = record.config
     evaluation, tasks = config.evaluation, config.tasks
     usual = evaluation.test.task_split in (None, "test")  # what lm-eval takes by itself
     if not tasks or evaluation.test.tasks or not usual or len(evaluation.include) > 1:
@@ -27,7 +28,7 @@ def stock_command(
     model = ["pretrained=MODEL_DIR", f"dtype={dtype}"]
     given = {name: getattr(evaluation, name) for name in ("enable_thinking", "think_end_token")}
     model += [f"{name}={value}" for name, value in given.items() if value is not None]
-    kind = "hf-multimodal" if config.frozen is not None and config.frozen.sees else "hf"
+    kind = "hf-multimodal" if record.sees else "hf"
     words = ["--model", kind, "--model_args", ",".join(model), "--tasks", ",".join(tasks)]
     words += ["--batch_size", str(evaluation.batch_size).replace("auto", "1")]
     if evaluation.fewshot is not None:
@@ -40,7 +41,7 @@ def stock_command(
     if evaluation.chat_template:
         words.append("--apply_chat_template")
     start = ["OMP_NUM_THREADS=1", "lm_eval"] if single_thread else ["lm_eval"]
-    if config.frozen is not None and config.frozen.allow_code:
+    if record.allow_code:
         start.insert(0, "HF_ALLOW_CODE_EVAL=1")  # Hugging Face's `code_eval` wants it
         words.append("--confirm_run_unsafe_code")
     results = f"evomerge results {shlex.quote(str(run))} --documents test"

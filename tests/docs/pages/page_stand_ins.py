@@ -27,7 +27,7 @@ from evomerge.config.schema import SearchConfig
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import hub_id, open_parent
 from evomerge.problem import draft, parents, runs
-from evomerge.problem.check import check_search
+from evomerge.problem.check import resolve
 from evomerge.run.history import History
 from evomerge.searching import run as search
 
@@ -158,7 +158,7 @@ def small_searches() -> Iterator[None]:
     """Have searches and studies that begin or go on score few candidates on few documents."""
 
     def check(config: SearchConfig, *arguments: Any, **options: Any) -> Any:
-        return check_search(_small(config), *arguments, **options)
+        return resolve(_small(config), *arguments, **options)
 
     def run_search(problem: Any, run: Any, bounds: Mapping[str, float], *more: Any) -> Any:
         if bounds:
@@ -175,7 +175,7 @@ def small_searches() -> Iterator[None]:
 
     real = search.run_search
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "check_search", check)
+        patch.setattr(runs, "resolve", check)
         patch.setattr(search, "run_search", run_search)
         patch.setattr("evomerge.api.study.start_study", start_study)
         yield

@@ -21,7 +21,7 @@ from evomerge.evaluation.tasks.harness import Harness
 from evomerge.merging.resident import Resident
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.problem.runs import reopen
+from evomerge.problem.runs import problem_of
 from evomerge.problem.strategy import recipe_of
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.run.folder import RunFolder
@@ -174,7 +174,7 @@ def test_a_killed_search_over_paths_goes_on_and_a_path_scores_the_same_alone(
 def depths_of(run):
     """Return the number of layers of every candidate of a run."""
     folder = RunFolder(run)
-    space, candidates = reopen(folder).space, History(folder.events()).candidates
+    space, candidates = problem_of(folder).space, History(folder.events()).candidates
     return [sum(map(len, recipe_of(space, item).layers.values())) for item in candidates]
 
 

@@ -1,4 +1,4 @@
-"""Freezing a problem: what a run keeps, so that it goes on as it began."""
+"""The record of a problem: what a run keeps, so that it goes on as it began."""
 
 import platform
 from collections.abc import Iterator, Sequence
@@ -6,7 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from evomerge.compat.blas import instruction_variables, linear_algebra
-from evomerge.config.schema import Frozen, SearchConfig
+from evomerge.config.record import GeneRange, Record
+from evomerge.config.schema import SearchConfig
 from evomerge.device import LIMITS, processor
 from evomerge.evaluation.inference.vllm_start import installed_vllm
 from evomerge.evaluation.objectives import kinds_of
@@ -24,46 +25,50 @@ _SEEN = {*LIMITS, "ATEN_CPU_CAPABILITY", "OPENBLAS_CORETYPE"}
 """Environment variables whose effect is in `processor` or `linear_algebra` of a manifest."""
 
 
-def freeze(problem: Problem) -> dict[str, Any]:
-    """Return the manifest of a run: `config`, with all that was resolved, and `Frozen`."""
-    plain = problem.config.model_dump(mode="json")
-    for key in ("objectives", "constraints"):
-        for item, objective in zip(plain[key], getattr(problem, key), strict=True):
-            item["metric"] = objective.metric
-    return {
-        "config": plain,
-        "versions": installed_versions(problem.config),
-        "processor": processor(),
-        "linear_algebra": linear_algebra(),
-        "instructions": instruction_variables(),
-        "parents": {name: item.fingerprint for name, item in problem.checkpoints.items()},
-        "unlike_merges": list(problem.unlike_merges),
-        "documents": {
+def record_of(problem: Problem, folder: str = "") -> Record:
+    """Return the record of a problem; `folder` is where relative paths in its file start from."""
+    config = problem.config
+    full_names = {
+        key: [
+            section.model_copy(update={"metric": measured.metric})
+            for section, measured in zip(getattr(config, key), getattr(problem, key), strict=True)
+        ]
+        for key in ("objectives", "constraints")
+    }
+    return Record(
+        folder=folder,
+        config=config.model_copy(update=full_names),
+        versions=installed_versions(config),
+        processor=processor(),
+        linear_algebra=linear_algebra(),
+        instructions=instruction_variables(),
+        parents={name: parent.fingerprint for name, parent in problem.checkpoints.items()},
+        unlike_merges=list(problem.unlike_merges),
+        documents={
             split: {task: list(ids) for task, ids in documents.items()}
             for split, documents in problem.splits.items()
         },
-        "tasks": task_digests(problem.evaluator, problem.splits),
-        **task_facts(problem.config, problem.evaluator),
-        **({"sees": True} if any(it.needed_parts() for it in problem.evaluator.every) else {}),
-        "fewer_documents": problem.fewer_documents,
-        "genes": [gene.name for gene in problem.space.genes],
-        "gene_ranges": _ranges(problem.space.genes),
-        "start": [list(genome) for genome in problem.start],
-        "allow_code": problem.allowed.allow_code,
-        "trust_code": problem.allowed.trust_code,
-        "lower_is_better": [o.key for o in problem.objectives if not o.higher_is_better],
-    }
+        tasks=task_digests(problem.evaluator, problem.splits),
+        **task_facts(config, problem.evaluator),
+        sees=any(objective.needed_parts() for objective in problem.evaluator.every),
+        fewer_documents=problem.fewer_documents,
+        genes=[gene.name for gene in problem.space.genes],
+        gene_ranges=_ranges(problem.space.genes),
+        start=[list(genome) for genome in problem.start],
+        allow_code=problem.allowed.allow_code,
+        trust_code=problem.allowed.trust_code,
+        lower_is_better=[o.key for o in problem.objectives if not o.higher_is_better],
+    )
 
 
-def _ranges(genes: Sequence[Gene]) -> list[dict[str, Any]]:
+def _ranges(genes: Sequence[Gene]) -> list[GeneRange]:
     names: dict[tuple[Any, ...], list[str]] = {}
     for gene in genes:
-        of_range = (gene.kind, float(gene.low), float(gene.high), gene.choices)
-        names.setdefault(of_range, []).append(gene.name)
+        bounds = (gene.kind, float(gene.low), float(gene.high), gene.choices)
+        names.setdefault(bounds, []).append(gene.name)
     return [
-        {"genes": genes_of, "kind": kind, "low": low, "high": high}
-        | ({"choices": list(choices)} if choices else {})
-        for (kind, low, high, choices), genes_of in names.items()
+        GeneRange(genes=alike, kind=kind, low=low, high=high, choices=list(choices))
+        for (kind, low, high, choices), alike in names.items()
     ]
 
 
@@ -77,31 +82,31 @@ def installed_versions(config: SearchConfig) -> dict[str, str]:
     return versions
 
 
-def changes_since(config: SearchConfig) -> Iterator[str]:
+def changes_since(record: Record) -> Iterator[str]:
     """Yield a warning if a run goes on with other versions or libraries, or on another processor.
 
     What the manifest of an older run does not name is not compared.
     """
-    began, versions, here = config.frozen or Frozen(), installed_versions(config), processor()
+    versions, here = installed_versions(record.config), processor()
     changed = [
         f"{name} {then} (now {now})"
-        for name, then in began.versions.items()
+        for name, then in record.versions.items()
         if (now := versions.get(name) or package_version(name)) != then
     ]
-    if began.processor not in ("", here):
-        changed.append(f"another kind of processor, {began.processor} (now {here})")
+    if record.processor not in ("", here):
+        changed.append(f"another kind of processor, {record.processor} (now {here})")
     libraries = linear_algebra()
     changed += [
         f"{then} in {package} (now {libraries[package]})"
-        for package, then in began.linear_algebra.items()
+        for package, then in record.linear_algebra.items()
         if libraries.get(package, then) != then
     ]
-    if began.instructions is not None:
+    if record.instructions is not None:
         variables = instruction_variables()
         changed += [
-            f"{name} {began.instructions.get(name, 'unset')} (now {variables.get(name, 'unset')})"
-            for name in sorted({*began.instructions, *variables} - _SEEN)
-            if began.instructions.get(name) != variables.get(name)
+            f"{name} {record.instructions.get(name, 'unset')} (now {variables.get(name, 'unset')})"
+            for name in sorted({*record.instructions, *variables} - _SEEN)
+            if record.instructions.get(name) != variables.get(name)
         ]
     if changed:
         yield (

@@ -1,16 +1,16 @@
-"""What a run keeps in `manifest.json` beside `config`, the search file with all defaults."""
+"""The record of a run: its problem, as it was resolved when the run began."""
 
 # ruff: noqa: RUF012 - pydantic copies defaults
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from evomerge.config.fields import Section
-
-Documents: TypeAlias = Mapping[str, tuple[int, ...]]
-"""Task -> ids of its documents in one split."""
+from evomerge.config.messages import parsed
+from evomerge.config.schema import SearchConfig, parse
+from evomerge.scores import SPLITS, Constraint, Documents, Objective, Split
 
 
 class GeneRange(Section):
@@ -31,17 +31,17 @@ class HubDataset(Section):
     split: str | None = None
 
 
-class Frozen(Section):
-    """What was resolved when a run began, so that it goes on as it began.
+class Record(Section):
+    """What is in `manifest.json`; a run of an older version may lack some of it.
 
     Attributes:
+        config: the search file with all defaults, absolute paths, and values in place of `auto`.
         folder: where relative paths in the search file start from.
-        linear_algebra: package -> the BLAS and LAPACK that it computed with; empty in a run of an
-            older version.
+        linear_algebra: package -> the BLAS and LAPACK that it computed with.
         instructions: the environment variables that choose instructions, with their values; None in
             a run of an older version.
         parents: parent -> fingerprint.
-        unlike_merges: parents that differ from the merges beside their weights: on validation and
+        unlike_merges: parents that differ from the merges in more than weights: on validation and
             test documents they are scored as themselves.
         documents: split -> task -> document ids, of the task and split in `sources`.
         tasks: split -> task -> digest of its documents, prompts and settings (of a run of an older
@@ -56,6 +56,7 @@ class Frozen(Section):
         allow_code, trust_code: what the user allowed then, for a reader only: it allows nothing.
     """
 
+    config: SearchConfig
     folder: str = ""
     versions: dict[str, str] = {}
     processor: str = ""
@@ -76,3 +77,47 @@ class Frozen(Section):
     start: list[list[float]] = []
     allow_code: bool = False
     trust_code: bool = False
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """The objectives, with their directions."""
+        return tuple(
+            Objective(
+                objective.source,
+                objective.metric,
+                objective.weight,
+                f"{objective.source}/{objective.metric}" not in self.lower_is_better,
+                tie_breaker=objective.tie_breaker,
+            )
+            for objective in self.config.objectives
+        )
+
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """The constraints."""
+        return tuple(
+            Constraint(bound.source, bound.metric, bound.at_least, bound.at_most)
+            for bound in self.config.constraints
+        )
+
+    @property
+    def splits(self) -> Mapping[Split, Documents]:
+        """The document ids, by split and task."""
+        return {
+            split: {task: tuple(ids) for task, ids in self.documents.get(split, {}).items()}
+            for split in SPLITS
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `manifest.json`."""
+        return self.model_dump(mode="json")
+
+    @property
+    def starts(self) -> tuple[tuple[float, ...], ...]:
+        """The genomes of `optimizer.start`."""
+        return tuple(map(tuple, self.start))
+
+
+def parse_record(data: Mapping[str, Any], source: str) -> Record:
+    """Return the record with this content; ConfigError: as for `parse`; `source` names it."""
+    return parsed(Record, {**data, "config": parse(data["config"], source)}, source)
