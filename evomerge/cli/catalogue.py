@@ -74,8 +74,8 @@ def _about(every: Mapping[str, str]) -> list[dict[str, Any]]:
 
 def _parents() -> list[dict[str, Any]]:
     from evomerge import zoo
-    from evomerge.models.causal import kind_of
     from evomerge.models.checkpoint import Checkpoint
+    from evomerge.models.parts import kind_of
 
     return [
         {

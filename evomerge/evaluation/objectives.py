@@ -94,9 +94,9 @@ def measured_by(row: Mapping[str, Any], host: Checkpoint, where: str) -> dict[st
     return {"kind": found[0], "metric": kinds[found[0]].metrics[0]}
 
 
-def needs_modules(config: SearchConfig) -> bool:
-    """Return whether models have the modules that `modules.json` of the host lists."""
-    return any(kind.needs_modules for kind in kinds_of(config))
+def needed_parts(config: SearchConfig) -> frozenset[str]:
+    """Return the parts that models get in memory besides those that transformers builds."""
+    return frozenset({"modules"} if any(kind.needs_modules for kind in kinds_of(config)) else ())
 
 
 def uses_templates(config: SearchConfig) -> bool:

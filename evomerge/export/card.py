@@ -19,8 +19,8 @@ from evomerge.config.record import Record
 from evomerge.errors import printable, without_controls
 from evomerge.evaluation.tasks.stock import sampling_note
 from evomerge.export.parents import Parent, common_licence
-from evomerge.models.causal import kind_of
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.parts import kind_of
 from evomerge.recipe import Recipe
 from evomerge.report import recipe_picture as pictures
 from evomerge.report.pictures import svg_text

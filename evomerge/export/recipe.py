@@ -7,8 +7,9 @@ from pathlib import Path
 
 from evomerge.errors import RecipeError
 from evomerge.merging.methods import get_method
-from evomerge.models.correspondence import prediction_notes, type_notes
-from evomerge.models.parts import module_notes, part_notes
+from evomerge.models.correspondence import type_notes
+from evomerge.models.part import Parents
+from evomerge.models.parts import part_notes
 from evomerge.problem.parents import (
     absolute_parent,
     pinned,
@@ -61,10 +62,8 @@ def merge_recipe(
     versions = {name: version(name) for name in ("evomerge", "torch", "transformers", "numba")}
     versions = {"python": platform.python_version(), **versions, "numpy": version("numpy")}
     extra |= merge_card(Merge(recipe, parents, mergekit is not None, task), versions)
-    every = dict.fromkeys(checkpoints[name] for name in (recipe.host, *recipe.parents))
-    shown = {name: repr(name) for name in checkpoints}
-    notes += type_notes(checkpoints[name] for name in recipe.parents)
-    notes += [*part_notes(every, shown), *module_notes(every, shown)]
-    notes += prediction_notes(n for n in recipe.parents if checkpoints[n].predictions)
+    merged = {name: checkpoints[name] for name in recipe.parents}
+    notes += type_notes(merged.values())
+    notes += part_notes(Parents(merged, recipe.host, {name: repr(name) for name in merged}))
     notes += write(recipe, checkpoints, out, memory=memory, shard_size=shard_size, texts=extra)
     return tuple(notes)

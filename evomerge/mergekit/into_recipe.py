@@ -21,7 +21,8 @@ from evomerge.mergekit.reading import Input, MergekitFile, Slice, read
 from evomerge.mergekit.values import EVERY, Rule, Rules, resolve
 from evomerge.merging.methods.method import Method
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.correspondence import TensorNameMap, modality_misfit
+from evomerge.models.correspondence import TensorNameMap
+from evomerge.models.parts import modality_misfit
 from evomerge.models.stacks import Modality, modality_of
 from evomerge.recipe import DTYPES, Knob, Layer, Recipe, Source
 

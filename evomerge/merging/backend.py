@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,9 @@ from evomerge.merging.tensors.make import TensorMaker, for_each
 from evomerge.merging.tensors.plan import Planner
 from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.merging.writer import write_model
-from evomerge.models.causal import check_causal
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import code_notes
-from evomerge.models.parts import merged_stacks
+from evomerge.models.parts import check_causal, merged_stacks
 from evomerge.recipe import DTYPES, Layer, Recipe, Source
 from evomerge.run.atomic import TemporaryFolder
 
@@ -121,13 +120,13 @@ def load(
     dtype: str = "bfloat16",
     *,
     causal: bool = True,
-    modules: Checkpoint | None = None,
+    parts: Collection[str] = (),
 ) -> Any:
     """Load a model for scoring.
 
     One with an adapter is built as in a search, in `dtype`; one without is loaded by transformers,
     in the dtype that it is stored in. `causal`: whether it must be a model that writes texts, as
-    lm-eval's tasks need it. `modules`: the sentence encoder whose modules it gets, if any.
+    lm-eval's tasks need it. `parts`: those that it gets besides what transformers builds.
 
     Raises:
         CheckpointError: it does not write texts though it must, transformers cannot load it, it
@@ -140,10 +139,9 @@ def load(
 
         recipe = unchanged(checkpoint, dtype)
         parents = {checkpoint.reference: checkpoint}
-        encodes = modules is not None
-        return Resident(parents, recipe.host, dtype, placement, encodes=encodes).apply(recipe)
+        return Resident(parents, recipe.host, dtype, placement, parts=parts).apply(recipe)
+    from evomerge.merging.architecture.attach import attach
     from evomerge.merging.architecture.loading import model_class, quiet, transformers_config
-    from evomerge.merging.architecture.modules import attach_modules
     from evomerge.merging.architecture.placement import Placement
 
     # The file may name an attention, even one whose code transformers would download.
@@ -159,8 +157,7 @@ def load(
             f"{checkpoint.reference!r} lacks the weight {min(report['missing_keys'])!r}, which "
             f"{type(model).__name__} needs (it would be random); copy its weight files again."
         )
-    if modules is not None:
-        attach_modules(model, modules)
+    attach(model, checkpoint, parts)
     (Placement(placement) if isinstance(placement, str) else placement).settle(model)
     return model.requires_grad_(False).train(False)
 

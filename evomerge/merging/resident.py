@@ -5,7 +5,7 @@ allows (see `TensorMaker`). A tensor whose plan is that of the last candidate is
 """
 
 import json
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from evomerge.device import torch_threads
 from evomerge.errors import RecipeError
+from evomerge.merging.architecture.attach import attach
 from evomerge.merging.architecture.depth import merged_config
 from evomerge.merging.architecture.layout import Layout, build_layout
 from evomerge.merging.architecture.loadable import check_loadable
 from evomerge.merging.architecture.loading import generation_config
-from evomerge.merging.architecture.modules import attach_modules
 from evomerge.merging.architecture.placement import Placement, device_of
 from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor
@@ -80,7 +80,7 @@ class Resident:
         tokenizer: that of all recipes, whose generation config the models get.
         memory: maximum bytes of prepared merges that are kept for later candidates.
         release: whether never all parents are in memory; see `TensorMaker`.
-        encodes: whether the models get the host's modules of sentence-transformers.
+        parts: those that models get besides what transformers builds; see `attach`.
 
     Raises:
         CheckpointError: transformers cannot build the host, or an adapter cannot be added.
@@ -96,10 +96,10 @@ class Resident:
         tokenizer: TokenizerPlan | None = None,
         memory: int = 0,
         release: bool = False,
-        encodes: bool = False,
+        parts: Collection[str] = (),
     ) -> None:
         self.tokenizer = tokenizer or TokenizerPlan()
-        self.dtype, self.encodes = dtype, encodes
+        self.dtype, self.parts = dtype, parts
         self.placement = Placement(placement) if isinstance(placement, str) else placement
         self.planner = Planner(checkpoints, host, self.tokenizer.rows)
         self.maker = TensorMaker(self.planner, memory=memory, release=release)
@@ -242,9 +242,8 @@ class Resident:
         layout = build_layout(data, shapes, constants, TORCH_DTYPES[DTYPES[dtype]])
         if host.modalities:  # where its processor is
             layout.module.name_or_path = str(host.folder)  # type: ignore[assignment]
-        if self.encodes:
-            of_modules = attach_modules(layout.module, host)
-            layout = layout._replace(locations={**layout.locations, **of_modules})
+        added = attach(layout.module, host, self.parts)
+        layout = layout._replace(locations={**layout.locations, **added})
         generation = self.tokenizer.files.get(GENERATION, host.generation)
         settings = generation_config(data, generation)
         if settings is not None and layout.module.can_generate():  # type: ignore[operator]

@@ -67,6 +67,7 @@ class Checkpoint:
             `tensors`, with the module's folder before the names.
         lacks: names of tensors that a merge takes from the host if this is a source: a
             classification head that this parent does not have, or has for other labels.
+        lost: names of tensors that this source has, and merges have no place for.
     """
 
     reference: str
@@ -78,6 +79,7 @@ class Checkpoint:
     predictions: frozenset[str] = frozenset()
     modules: ModuleStack | None = None
     lacks: frozenset[str] = frozenset()
+    lost: frozenset[str] = frozenset()
 
     @classmethod
     def open(cls, folder: Path, reference: str, *, adapter: Path | None = None) -> Self:

@@ -13,7 +13,7 @@ from itertools import chain
 
 from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.stacks import Modality, Stack, is_buffer, is_other_modality
+from evomerge.models.stacks import Stack, is_buffer, is_other_modality
 
 _WRAPPERS = frozenset(
     {"model", "language_model", "text_model", "llm", "base_model", "transformer", "backbone"}
@@ -200,25 +200,6 @@ def _check_parent(host: Checkpoint, parent: Checkpoint, key: str | None) -> None
                     _check_tensor(host, name, parent, fit.inside(prefix, layer, suffix), None)
 
 
-def modality_misfit(host: Checkpoint, parent: Checkpoint, modality: Modality) -> str | None:
-    """Return why the tensors of a modality of host and parent cannot be merged; None: they can."""
-    fit = TensorNameMap(host, parent)
-    own, theirs = (item.modalities.get(modality, ()) for item in (host, parent))
-    for name in own:
-        shape, name_there = host.tensors[name].shape, fit.modalities.get(name)
-        if name_there is None:
-            return f"{parent.reference!r} has no counterpart of {name!r} of {host.reference!r}"
-        if (other := parent.tensors[name_there].shape) != shape:
-            return (
-                f"{name!r} has shape {list(shape)} in {host.reference!r} and {list(other)} in "
-                f"{parent.reference!r}"
-            )
-    known = {fit.modalities[name] for name in own}
-    if surplus := next((name for name in theirs if name not in known), None):
-        return f"{host.reference!r} has no counterpart of {surplus!r} of {parent.reference!r}"
-    return None
-
-
 def _check_tensor(
     host: Checkpoint, name: str, parent: Checkpoint, own: str | None, key: str | None
 ) -> None:
@@ -278,13 +259,3 @@ def type_notes(checkpoints: Iterable[Checkpoint]) -> list[str]:
         f"different things with them, and the merge is a {next(iter(by_type))} model; merge models "
         "of one type unless you know that they compute the same."
     ]
-
-
-def prediction_notes(owners: Iterable[str]) -> list[str]:
-    """Return a warning that layers for multi-token prediction of these parents are left out."""
-    names = list(owners)
-    note = (
-        f"The layers for multi-token prediction of {', '.join(names)} are left out of the merge, "
-        "since transformers does not load them; serve it without speculative decoding by them."
-    )
-    return [note] if names else []

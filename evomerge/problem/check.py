@@ -8,11 +8,11 @@ from pathlib import Path
 
 from evomerge.config.schema import SearchConfig
 from evomerge.config.space import SwapsConfig
-from evomerge.evaluation.objectives import kinds_of, load, needs_modules
+from evomerge.evaluation.objectives import kinds_of, load, needed_parts
 from evomerge.merging.architecture.depth import built_config
 from evomerge.merging.architecture.loadable import check_buildable
-from evomerge.models.causal import check_causal, check_known, check_tokenizer
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.parts import check_causal, check_known, check_tokenizer, parts_of
 from evomerge.problem import tasks
 from evomerge.problem.documents import resolve_documents, search_size, settle_documents
 from evomerge.problem.memory import check_fit
@@ -34,8 +34,8 @@ def resolve(config: SearchConfig, relative_to: Path, allowed: Permissions = NOTH
 
     The first mistake raises an `InputError`. What `search_file` checks was checked before.
     """
+    from evomerge.merging.architecture.attach import make_parts
     from evomerge.merging.architecture.identity import check_identity_layers, has_fixed_layers
-    from evomerge.merging.architecture.modules import check_modules
 
     config = absolute_config(config, relative_to)
     checkpoints, host = open_parents(config, relative_to)
@@ -44,9 +44,9 @@ def resolve(config: SearchConfig, relative_to: Path, allowed: Permissions = NOTH
     if config.tokenizer == "base":
         check_tokenizer(checkpoints[host])
     _check_models(checkpoints, host)
-    for name, checkpoint in checkpoints.items() if needs_modules(config) else ():
-        if name == host or checkpoint.modules is not None:
-            check_modules(checkpoint)
+    needed = needed_parts(config)
+    for name, checkpoint in checkpoints.items() if needed else ():
+        make_parts(checkpoint, needed if name == host else needed & parts_of(checkpoint))
     space = make_space(config, checkpoints)
     config = resolve_optimizer(config, space)
 

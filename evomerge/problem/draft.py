@@ -16,8 +16,8 @@ from evomerge.config.evaluation import SearchSplit
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import ConfigError, printable
 from evomerge.evaluation.objectives import load, measured_by
-from evomerge.models.causal import kind_of
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.parts import kind_of
 from evomerge.models.references import is_file, open_parent, place, split_adapter
 from evomerge.parsing.texts import json_value, read_text
 from evomerge.parsing.yaml import yaml_text

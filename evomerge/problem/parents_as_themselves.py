@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import CheckpointError, listed
-from evomerge.evaluation.objectives import needs_modules, uses_templates
+from evomerge.evaluation.objectives import needed_parts, uses_templates
 from evomerge.merging.tokenizers.plan import GENERATION, plan_tokenizer
-from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.files import TOKENIZER_FILES
-from evomerge.models.parts import merged_stacks, module_differences
+from evomerge.models.parts import has_tokenizer, merged_stacks, part_differences, parts_of
 from evomerge.parsing.texts import json_value
 from evomerge.problem.problem import Problem
 from evomerge.problem.strategy import recipe_of
@@ -62,9 +61,9 @@ def is_itself(problem: Problem, candidate: Candidate) -> bool:
 def _borrows(problem: Problem, reference: str) -> bool:
     """Return whether a parent is scored and exported as a merge: with parts of the host."""
     parent, host = problem.checkpoints[reference], problem.checkpoints[problem.host]
-    if parent.lacks or (needs_modules(problem.config) and parent.modules is None):
+    if parent.lacks or needed_parts(problem.config) - parts_of(parent):
         return True
-    missing = host.modalities.keys() - parent.modalities.keys()
+    missing = parts_of(host) - parts_of(parent)
     return bool(missing) and any(missing & it.needed_parts() for it in problem.evaluator.every)
 
 
@@ -162,7 +161,7 @@ def differences(problem: Problem) -> dict[str, list[str]]:
     config, checkpoints = problem.config, problem.checkpoints
     host, giver = checkpoints[problem.host], checkpoints[problem.tokenizer_giver]
     baselines, plan = problem.space.baselines(), problem.tokenizer_plan
-    have_modules, templated = needs_modules(config), uses_templates(config)
+    needed, templated = needed_parts(config), uses_templates(config)
     generation, rows = plan.files.get(GENERATION, host.generation), plan.rows
 
     def of(name: str, parent: Checkpoint) -> list[str]:
@@ -170,7 +169,7 @@ def differences(problem: Problem) -> dict[str, list[str]]:
             return []  # only a merge has all parts that it is scored with
         own, merged = _settings(parent.config), _settings(host.config)
         keys = [key for key in {**own, **merged} if own.get(key) != merged.get(key)]
-        keys += module_differences(parent, host) if have_modules else []
+        keys += part_differences(parent, host, needed)
         files, template = _tokenizer_files(parent), parent.chat_template
         is_other = rows is not None and rows.index.get(name) != tuple(range(rows.size))
         tokenizer = is_other or bool(plan.files) or files != _tokenizer_files(giver)

@@ -10,10 +10,10 @@ from typing import Any
 from evomerge.config.space import ParametersConfig
 from evomerge.errors import listed
 from evomerge.merging.methods import get_method
-from evomerge.models.causal import kind_of
 from evomerge.models.code_keys import code_notes
-from evomerge.models.correspondence import prediction_notes, type_notes
-from evomerge.models.parts import lost_part_notes, part_notes, parts_in_words
+from evomerge.models.correspondence import type_notes
+from evomerge.models.part import Parents
+from evomerge.models.parts import kind_of, part_facts, part_notes
 from evomerge.optimize import builtin
 from evomerge.optimize.gp import FIRST
 from evomerge.problem.memory import fit_warnings, memory_rows, weights_of
@@ -54,13 +54,7 @@ def summary(problem: Problem) -> dict[str, Any]:
         "host": problem.host,
         "architecture": (host.config.get("architectures") or ["unknown"])[0],
         "layers": len(host.decoder_stack),
-        **parts_in_words(
-            problem.checkpoints,
-            problem.host,
-            _merged(problem),
-            stacks=len(next(iter(space.baselines().values())).layers),
-            is_path=config.space.kind != "parameters",
-        ),
+        **part_facts(_parents(problem)),
         "space": config.space.kind,
         "dimension": len(space.genes),
         "optimizer": config.optimizer.name,
@@ -106,10 +100,8 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
         *dict.fromkeys(note for plan in tokenizers for note in plan.notes),
         *type_notes(parents),
         *parent_notes(problem),
-        *part_notes(parents, short_names(checkpoints)),
         *code_notes(problem.host, [host.folder / "config.json", *host.companions]),
-        *lost_part_notes(checkpoints, problem.host, _merged(problem)),
-        *prediction_notes(name for name, item in checkpoints.items() if item.predictions),
+        *part_notes(_parents(problem)),
         *fit_warnings(problem),
         *_template_warnings(problem),
         *_document_warnings(problem),
@@ -120,13 +112,20 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
     ]
 
 
-def _merged(problem: Problem) -> dict[str, list[str]]:
-    """Return the modalities that candidates merge -> the parents that these come from."""
-    owners = dict[str, dict[str, None]]()
-    for recipe in problem.space.baselines().values():
+def _parents(problem: Problem) -> Parents:
+    """Return the parents, and the parts that candidates merge, with the parents of each."""
+    recipes, owners = list(problem.space.baselines().values()), dict[str, dict[str, None]]()
+    for recipe in recipes:
         for part, layer in recipe.modalities.items():
             owners.setdefault(part, {}).update(dict.fromkeys(s.parent for s in layer.inputs))
-    return {part: list(parents) for part, parents in owners.items()}
+    return Parents(
+        problem.checkpoints,
+        problem.host,
+        short_names(problem.checkpoints),
+        merged={part: list(parents) for part, parents in owners.items()},
+        stacks=len(recipes[0].layers),
+        is_path=problem.config.space.kind != "parameters",
+    )
 
 
 def _worker_warnings(problem: Problem) -> Iterator[str]:

@@ -16,7 +16,7 @@ from evomerge.config.space import (
     SwapsConfig,
 )
 from evomerge.errors import ConfigError, RecipeError, among
-from evomerge.evaluation.objectives import needs_modules
+from evomerge.evaluation.objectives import needed_parts
 from evomerge.merging.architecture.depth import merged_config
 from evomerge.merging.architecture.loadable import check_loadable
 from evomerge.merging.methods import get_method
@@ -70,7 +70,7 @@ def make_space(
             methods = list(map(get_method, wanted.methods))
         except RecipeError as error:
             raise ConfigError(f"`space.method`: {error}") from error
-        is_read = not needs_modules(config) or has_read_head(host)
+        is_read = not needed_parts(config) or has_read_head(host)
         filters = tensor_filters if wanted.components == "each" else component_filters
         return ParameterSpace(
             wanted,

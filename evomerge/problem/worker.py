@@ -15,10 +15,10 @@ from evomerge.device import (
     is_slow,
     use_threads,
 )
-from evomerge.evaluation.objectives import kinds_of, needs_modules
+from evomerge.evaluation.objectives import kinds_of, needed_parts
 from evomerge.merging.tokenizers.plan import plan_tokenizer
-from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.parts import has_tokenizer
 from evomerge.problem.problem import Problem
 from evomerge.recipe import Recipe
 from evomerge.space.protocol import Space
@@ -101,7 +101,7 @@ def make_worker(
             tokenizer=plan_tokenizer(first, checkpoints),
             memory=cache_memory(workers),
             release=config.space.kind == "parameters" and config.space.most_parents is not None,
-            encodes=needs_modules(config),
+            parts=needed_parts(config),
         )
         return model, tokenizer(checkpoints, first)
 
@@ -159,8 +159,8 @@ def load_single(
     from evomerge.merging.backend import load, tokenizer_of
 
     stored, causal = as_stored(checkpoint), any(kind.writes for kind in kinds_of(config))
-    modules = stored if needs_modules(config) else None
-    model = load(stored, place(config), config.dtype, causal=causal, modules=modules)
+    parts = needed_parts(config)
+    model = load(stored, place(config), config.dtype, causal=causal, parts=parts)
     if lacking is not None and not has_tokenizer(stored):
         return model, lacking()
     tokenizer = tokenizer_of(stored)

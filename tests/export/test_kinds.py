@@ -12,8 +12,8 @@ from search_run import evomerge_json
 
 import evomerge
 from evomerge import zoo
-from evomerge.models.causal import kind_of
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.parts import kind_of
 
 
 def body(folder):

@@ -11,8 +11,8 @@ import tiny
 
 from evomerge.errors import CheckpointError
 from evomerge.merging.backend import load
-from evomerge.models.causal import check_causal, check_tokenizer
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.parts import check_causal, check_tokenizer
 
 
 def opened(folder: Path, config: Mapping[str, Any]) -> Checkpoint:

@@ -26,8 +26,8 @@ from evomerge.evaluation.tasks.loading import shows_images
 from evomerge.evaluation.tasks.objective import Documents, MetricRows, Summary
 from evomerge.evaluation.tasks.scoring import DocumentMetrics, example, plain
 from evomerge.evaluation.tasks.suitable import Suitable
-from evomerge.models.causal import is_encoder_decoder
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.parts import is_encoder_decoder
 from evomerge.scores import NLL, TOKENS, Example, Split
 from evomerge.trust.calls import calling
 

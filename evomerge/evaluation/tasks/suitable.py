@@ -12,7 +12,7 @@ from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.info import TaskInfo
 from evomerge.evaluation.tasks.objective import Merges, Objective
 from evomerge.evaluation.tasks.stock import sampling_note
-from evomerge.models.causal import check_causal, check_chat_template, is_encoder_decoder
+from evomerge.models.parts import check_causal, check_chat_template, is_encoder_decoder
 
 _KNOWN = re.compile(
     r"^(mmlu|gsm8k|gsm_plus|mgsm|hellaswag|arc_(easy|challenge)|winogrande|truthfulqa|bbh|gpqa|"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit, has_counterparts
-from evomerge.models.heads import with_heads_of_host
+from evomerge.models.parts import fitted_parts
 from evomerge.models.safetensors import Box, TensorInfo
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def fitting(
         vocabularies: whether they must have as many rows of embeddings.
         tokenizer: the key in the user's file that lets vocabularies differ.
     """
-    named = with_heads_of_host(with_host_names(checkpoints, host), host)
+    named = fitted_parts(with_host_names(checkpoints, host), host)
     check_fit(named[host], list(named.values()), vocabularies=vocabularies, tokenizer=tokenizer)
     return named
 

@@ -26,10 +26,10 @@ from evomerge.merging.tokenizers.tokens import (
     check_spelling,
     unite,
 )
-from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import text_without_code, without_code
 from evomerge.models.files import TOKENIZER_FILES
+from evomerge.models.parts import has_tokenizer
 from evomerge.models.safetensors import read_json
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.values import shown

@@ -54,7 +54,7 @@ CASES = {
 
 def opened(folder):
     checkpoint = Checkpoint.open(folder, "model")
-    return load(checkpoint, "cpu", causal=False, modules=checkpoint), tokenizer_of(checkpoint)
+    return load(checkpoint, "cpu", causal=False, parts={"modules"}), tokenizer_of(checkpoint)
 
 
 def encoded(folder, role, **how):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import evomerge
 from evomerge.errors import CheckpointError
-from evomerge.merging.architecture.modules import check_modules
+from evomerge.merging.architecture.attach import make_parts
 from evomerge.merging.backend import unchanged, write
 from evomerge.merging.resident import Resident
 from evomerge.models.checkpoint import Checkpoint
@@ -56,7 +56,9 @@ def test_a_merge_is_the_formula_in_memory_and_on_disk(parents, tmp_path, dtype):
     recipe, out, host = recipe_of(parents, dtype), tmp_path / "out", parents["one"].folder
     write(recipe, parents, out, shard_size="10KB")
     one, two = (load_file(item.folder / DENSE) for item in parents.values())
-    built = Resident(parents, recipe.host, recipe.dtype, encodes=True).apply(recipe).state_dict()
+    built = (
+        Resident(parents, recipe.host, recipe.dtype, parts={"modules"}).apply(recipe).state_dict()
+    )
     for name, tensor in load_file(out / DENSE).items():
         formula = 0.125 * one[name] + 0.5 * two[name]
         assert torch.allclose(tensor.float(), formula, atol=1e-6 if dtype == "float32" else 1e-2)
@@ -147,7 +149,7 @@ def test_what_is_damaged_or_cannot_be_run_is_one_sentence(parents, tmp_path, fil
     folder = Path(shutil.copytree(parents["one"].folder, tmp_path / "a"))
     (folder / file).write_text(content)
     with pytest.raises(CheckpointError, match=words):
-        check_modules(Checkpoint.open(folder, "a"))
+        make_parts(Checkpoint.open(folder, "a"), {"modules"})
 
 
 def test_a_module_that_is_a_link_and_a_model_without_modules_are_refused(parents, tmp_path):
@@ -157,4 +159,4 @@ def test_a_module_that_is_a_link_and_a_model_without_modules_are_refused(parents
     with pytest.raises(CheckpointError, match="is a link to"):
         Checkpoint.open(folder, "a")
     with pytest.raises(CheckpointError, match=r"no modules\.json.*space\.host"):
-        check_modules(Checkpoint.open(tiny.make(tmp_path / "b", "bert"), "b"))
+        make_parts(Checkpoint.open(tiny.make(tmp_path / "b", "bert"), "b"), {"modules"})

@@ -17,7 +17,9 @@ from evomerge.errors import ConfigError, RecipeError
 from evomerge.merging.resident import Resident
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.correspondence import check_fit, prediction_notes
+from evomerge.models.correspondence import check_fit
+from evomerge.models.part import Parents
+from evomerge.models.parts import part_notes
 from evomerge.problem.space import START, check_recipes
 from evomerge.recipe import Layer, Recipe, Source
 
@@ -157,9 +159,8 @@ def test_layers_for_multi_token_prediction_are_left_out(path, tmp_path):
     parents = {"a": with_predictions(tmp_path / "a", 1), "b": other}
     assert [len(item.stacks) for item in parents.values()] == [1, 1]
     check_fit(parents["a"], list(parents.values()))
-    owners = [name for name, item in parents.items() if item.predictions]
-    assert "prediction of a are left out" in prediction_notes(owners)[0]
-    assert prediction_notes([]) == []
+    (note,) = part_notes(Parents(parents, "a", {name: name for name in parents}))
+    assert "prediction of a are left out" in note
     layers = {"model.layers": [mix("ab", i) for i in path]}
     recipe = Recipe("a", layers, mix("ab"), mix("ab"), dtype="float32")
     write_model(recipe, parents, out := tmp_path / "out")

@@ -17,7 +17,8 @@ from evomerge.merging.tensors.plan import Planner
 from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.correspondence import check_fit, modality_misfit
+from evomerge.models.correspondence import check_fit
+from evomerge.models.parts import modality_misfit
 from evomerge.models.stacks import modality_of
 from evomerge.recipe import Recipe
 

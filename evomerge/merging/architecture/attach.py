@@ -1,7 +1,9 @@
-"""The modules of a sentence encoder in memory: children of the model of its transformer.
+"""Parts that transformers does not build: children of a model in memory, such as its modules.
 
-The name of a child is the folder of the module, so the names of weights are the checkpoint's.
+The name of a child is what the names of its weights in the checkpoint begin with.
 """
+
+from collections.abc import Callable, Collection, Mapping
 
 from torch import nn
 
@@ -12,33 +14,34 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.modules import STACK
 
 
-def check_modules(checkpoint: Checkpoint) -> None:
-    """Check that texts can be encoded by a model as sentence-transformers does it.
+def make_parts(checkpoint: Checkpoint, parts: Collection[str]) -> dict[str, nn.Module]:
+    """Return the children of a model that are these parts, by name.
 
-    `ConfigError`: it is not installed. `CheckpointError`: the model has no modules, or one that
-    cannot be built.
+    `ConfigError`: a library is not installed. `CheckpointError`: the model lacks a part, or has one
+    that cannot be built.
     """
-    _made(checkpoint)
+    return {name: child for part in parts for name, child in _MAKERS[part](checkpoint).items()}
 
 
-def attach_modules(model: nn.Module, checkpoint: Checkpoint) -> dict[str, Location]:
-    """Add the modules of a sentence encoder to the model of its transformer.
+def attach(model: nn.Module, checkpoint: Checkpoint, parts: Collection[str]) -> dict[str, Location]:
+    """Add parts to a model in memory.
 
-    Returned is where their weights lie, by names in the checkpoint; raises as `check_modules`.
+    Returned is where their weights lie, by names in the checkpoint; raises as `make_parts`.
     """
     locations = {}
-    dtype = next(model.parameters()).dtype  # which sentence-transformers gives all modules
-    for folder, module in _made(checkpoint).items():
-        model.add_module(folder, module.to(dtype).requires_grad_(False).eval())
-        for name, weight in module.named_parameters(prefix=folder):
+    dtype = next(model.parameters()).dtype
+    for child_name, child in make_parts(checkpoint, parts).items():
+        model.add_module(child_name, child.to(dtype).requires_grad_(False).eval())
+        for name, weight in child.named_parameters(prefix=child_name):
             shape = tuple(weight.shape)
             locations[name] = Location(name, (0,) * len(shape), shape, tuple(range(len(shape))))
-    setattr(model, STACK, checkpoint.modules)
+    if parts:
+        setattr(model, STACK, checkpoint.modules)
     return locations
 
 
-def _made(checkpoint: Checkpoint) -> dict[str, nn.Module]:
-    """Return the modules behind the transformer, by folder."""
+def _modules(checkpoint: Checkpoint) -> dict[str, nn.Module]:
+    """Return the modules behind the transformer of a sentence encoder, by folder."""
     stack, name = checkpoint.modules, checkpoint.reference
     if stack is None:
         raise CheckpointError(
@@ -68,3 +71,7 @@ def _made(checkpoint: Checkpoint) -> dict[str, nn.Module]:
                 str(checkpoint.folder), subfolder=module.folder, local_files_only=True
             )
     return made
+
+
+_MAKERS: Mapping[str, Callable[[Checkpoint], dict[str, nn.Module]]] = {"modules": _modules}
+"""Name of a part -> what builds it; transformers builds all others."""
