@@ -36,8 +36,8 @@ from evomerge import zoo
 from evomerge.evaluation.evaluator import Documents
 from evomerge.evaluation.loss import Loss
 from evomerge.scores import Split
-from evomerge.strategy.gradient import CHUNK
-from evomerge.strategy.lessons import divided
+from evomerge.strategy.gradient.descents import CHUNK
+from evomerge.strategy.gradient.lessons import divided
 
 RANK = 16
 

@@ -33,7 +33,6 @@ from evomerge.merging.gradients import Gradients
 from evomerge.merging.resident import Resident
 from evomerge.optimize.descent import Chunk
 from evomerge.problem.runs import prepare
-from evomerge.problem.strategy import make_strategy
 from evomerge.problem.worker import make_worker
 from evomerge.strategy.protocol import Descending
 
@@ -82,7 +81,7 @@ def step(file: Path, method: str, components: str, repeats: int) -> tuple[int, d
     if method == "slerp":
         changes.append("base=null")
     problem = prepare(load(file, changes), file.parent)
-    strategy = make_strategy(problem)
+    strategy = problem.config.optimizer.make(problem)
     assert isinstance(strategy, Descending)
     chunk: Chunk = strategy.chunks()[0]
     worker = make_worker(problem)

@@ -69,7 +69,6 @@ from choosing.searches import Cost, Search, Validation, search
 from choosing.table import differences, show, show_costs
 from choosing.worlds import EMBEDDED, SPACES, World, make_world
 
-from evomerge.config.schema import GRADIENT
 from evomerge.optimize import create
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -178,7 +177,7 @@ def warm_up(world: World, plan: Plan) -> None:
     first = next(genomes[0] for genomes in world.space.baseline_genomes().values() if genomes)
     world.scores(first, "search")
     world.known.clear()
-    if not plan.optimizer.startswith(GRADIENT):
+    if not plan.optimizer.startswith("gradient"):
         optimizer = create(plan.optimizer, world.space.genes, 0, plan.population)
         # The model of `gp` comes after some candidates.
         for number in range(max(20, 2 * optimizer.population)):

@@ -39,7 +39,7 @@ from evomerge.config.space import ParametersConfig
 from evomerge.execute.protocol import Job
 from evomerge.merging.methods import get_method
 from evomerge.optimize import create
-from evomerge.problem.strategy import recipe_of
+from evomerge.problem.space import recipe_of
 from evomerge.recipe import Layer, Recipe
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History

@@ -12,7 +12,6 @@ from evomerge.evaluation.tasks.functions import FUNCTIONS
 from evomerge.merging.methods import get_method, method_names
 from evomerge.optimize import optimizer_names
 from evomerge.problem.runs import prepare
-from evomerge.problem.strategy import make_optimizer, make_strategy
 from evomerge.report.view import View
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
@@ -152,7 +151,7 @@ def test_an_installed_package_adds_a_method_an_optimizer_and_an_objective(tmp_pa
     problem = checked_search(space=space, optimizer=optimizer)
     assert problem.config.space.methods == ("t_scaled",)
     assert get_method("t_scaled").knobs[0].name == "scale"
-    genome = make_optimizer(problem.config, problem.space.genes).ask()
+    genome = problem.config.optimizer.create(problem.config, problem.space.genes).ask()
     assert problem.space.decode(genome).head.method == "t_scaled"
     assert FUNCTIONS.get("t_objective")(None, None, [1, 2]) == [1.0, 1.0]
     config = parse(SMALL | {"objectives": [{"task": "t_objective", "metric": "score"}]}, "s.yaml")
@@ -208,7 +207,8 @@ def test_the_laws_of_an_optimizer_are_checked_by_its_name(capsys) -> None:
 def test_an_installed_package_adds_a_strategy_with_its_options_and_space() -> None:
     assert strategy_names()["t_steps"] == "equal steps from one parent to the other"
     wanted = {"name": "t_steps", "options": {"step": 0.125}}
-    strategy = make_strategy(checked_search(optimizer=wanted))
+    problem = checked_search(optimizer=wanted)
+    strategy = problem.config.optimizer.make(problem)
     recipes = [strategy.ask(number)[0] for number in (3, 4)]
     weights = [[source.knobs["weight"] for source in it.head.sources] for it in recipes]
     assert weights == [[0.875, 0.125], [0.75, 0.25]]

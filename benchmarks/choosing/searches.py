@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 
-from evomerge.config.schema import GRADIENT
 from evomerge.optimize import create
 from evomerge.optimize.descent import Chunk, Reached
 from evomerge.scores import Failure, Outcome, Scores
 from evomerge.space.protocol import Genome, Space
 from evomerge.strategy.genome import GenomeStrategy
-from evomerge.strategy.gradient import GradientStrategy
-from evomerge.strategy.lessons import Lessons
+from evomerge.strategy.gradient.descents import GradientStrategy
+from evomerge.strategy.gradient.lessons import Lessons
 from evomerge.strategy.protocol import Descending, Strategy
 
 FINALISTS = 5
@@ -157,10 +156,10 @@ def _strategy(
     def values(scores: Scores) -> tuple[float, ...]:
         return (scores.aggregates["fitness"],)
 
-    if not name.startswith(GRADIENT):
+    if not name.startswith("gradient"):
         made = create(name, space.genes, seed, population, budget=candidates)
         return GenomeStrategy(space, made, values)
-    own = WHOLE if name == f"{GRADIENT} whole" else {}
+    own = WHOLE if name == "gradient whole" else {}
     return GradientStrategy(space, Lessons("reference", documents, seed), values, seed=seed, **own)
 
 

@@ -53,6 +53,11 @@ class Section(BaseModel):
     )
     rules: ClassVar[tuple[Rule, ...]] = ()
 
+    @property
+    def every_rule(self) -> tuple[Rule, ...]:
+        """The rules that this section must keep."""
+        return self.rules
+
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, data: Any) -> Any:
@@ -63,7 +68,7 @@ class Section(BaseModel):
 
     @model_validator(mode="after")
     def _keeps_the_rules(self, info: ValidationInfo) -> Self:
-        for is_broken, words in self.rules:
+        for is_broken, words in self.every_rule:
             if is_broken(self) and (sentence := words.format(self)) not in (info.context or ()):
                 raise BrokenRuleError(sentence)
         return self

@@ -8,14 +8,14 @@ is looked up by name, like the kinds that other packages add.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import GetJsonSchemaHandler, ValidationError
 from pydantic_core import InitErrorDetails, core_schema
 
-from evomerge.config.fields import Section
+from evomerge.config.fields import BrokenRuleError, Section
 from evomerge.errors import InputError
 from evomerge.registry import Registry
 
@@ -80,24 +80,35 @@ class OfKind:
         try:
             kind = self.kinds.get(name if isinstance(name, str) else self.default)
         except InputError as error:
-            raise self._wrong(self.tag, name, str(error)) from error
-        return kind.model_validate(self._without_defaults(data, kind), context=context)
+            raise self._wrong((self.tag,), name, ValueError(str(error))) from error
+        own = self._without_foreign(data, kind, name, context or ())
+        return kind.model_validate(own, context=context)
 
-    def _without_defaults(self, data: Mapping[str, Any], kind: type[Kind]) -> dict[str, Any]:
-        """Return the section without keys of other kinds that have their defaults."""
+    def _without_foreign(
+        self, data: Mapping[str, Any], kind: type[Kind], name: Any, sentences: Collection[str]
+    ) -> dict[str, Any]:
+        """Return the section without the keys of other kinds.
+
+        One that has another value than its default is a mistake, unless `sentences` has it already.
+        """
         own = dict[str, Any]()
         for key, value in data.items():
-            fields = [
-                other.model_fields[key]
-                for other in map(self.kinds.get, self.kinds.builtin)
-                if key not in kind.model_fields and key in other.model_fields
-            ]
-            if not any(value == field.get_default(call_default_factory=True) for field in fields):
+            owners = {
+                other: fields[key].get_default(call_default_factory=True)
+                for other in self.kinds.builtin
+                if key in (fields := self.kinds.get(other).model_fields)
+            }
+            if key in kind.model_fields or not owners:
                 own[key] = value
+            elif value not in owners.values():
+                fix = f", or set `{self.tag}` to {next(iter(owners))}" if len(owners) == 1 else ""
+                sentence = (
+                    f"has `{key}`, which has no effect where `{self.tag}` is {name}; remove it{fix}"
+                )
+                if sentence not in sentences:
+                    raise self._wrong((), data, BrokenRuleError(sentence))
         return own
 
-    def _wrong(self, key: str, value: Any, sentence: str) -> ValidationError:
-        details = InitErrorDetails(
-            type="value_error", loc=(key,), input=value, ctx={"error": ValueError(sentence)}
-        )
+    def _wrong(self, place: tuple[str, ...], value: Any, error: ValueError) -> ValidationError:
+        details = InitErrorDetails(type="value_error", loc=place, input=value, ctx={"error": error})
         return ValidationError.from_exception_data(type(self).__name__, [details])

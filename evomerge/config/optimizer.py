@@ -1,38 +1,27 @@
-"""The section `optimizer` of the search file."""
+"""The section `optimizer` of the search file: what is asked of every kind of it.
 
-from typing import Annotated, Any, Literal, TypeAlias
+A kind is an optimizer of genomes, or a search strategy with keys of its own. Kinds stand in
+`evomerge.strategy`. Whoever must know something about the search asks the kind, not its name.
+"""
 
-from pydantic import Discriminator, Field, Tag
+from __future__ import annotations
 
-from evomerge.config.fields import Section
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast
 
-GRADIENT = "gradient"
-"""Name of the strategy that descends."""
+from pydantic import Field
 
+from evomerge.config.fields import Rule
+from evomerge.config.kinds import Kind
+from evomerge.registry import Registry
 
-class FormConfig(Section):
-    """How reference answers are written for the loss of descents."""
-
-    delimiter: bool = True
-    """whether the task's `target_delimiter`, mostly a blank, comes before it"""
-    end: Literal["token", "stop", "none"] = "token"
-    """what comes after it: the end token, the task's first stop string, or nothing"""
-
-
-def _forms_of(value: Any) -> str:
-    """Return whether a value is the form of all tasks, or has one for each of some tasks."""
-    is_by_task = isinstance(value, dict) and value
-    forms = (dict, FormConfig)
-    return "tasks" if is_by_task and all(isinstance(it, forms) for it in value.values()) else "all"
+Problem: TypeAlias = Any
+"""A `Problem`. Like the `Any` below (a search file, a space, a strategy), it imports this room."""
 
 
-FormsConfig: TypeAlias = Annotated[
-    Annotated[FormConfig, Tag("all")] | Annotated[dict[str, FormConfig], Tag("tasks")],
-    Discriminator(_forms_of),
-]
-
-
-class OptimizerConfig(Section):
+class OptimizerConfig(Kind):
     """The optimizer that proposes genomes."""
 
     name: str = "auto"
@@ -40,50 +29,16 @@ class OptimizerConfig(Section):
     by the genes, the budget and the number of objectives of a front"""
     population: Annotated[int, Field(ge=2, le=10_000)] | Literal["auto"] = "auto"
     """candidates of a generation; auto: as the optimizer recommends"""
-    sigma: float = Field(1 / 6, gt=0, le=1)
-    """initial step size, as a fraction of a gene's range"""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """further options of this optimizer"""
-    start: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
-    """what is tried first, after the baselines: the best candidates of other runs (`run:DIR`)"""
-    steps: int | None = Field(None, ge=1, le=10000)
-    """of a descent: steps; null: 60"""
-    batch: int | None = Field(None, ge=1, le=10000)
-    """of a descent: documents of a step; null: 16"""
-    rate: float | None = Field(None, gt=0, le=1)
-    """of a descent: length of the first steps, as a share of a gene's range; null: 0.03"""
 
-    loss: Literal["reference", "successes", "experts"] | None = None
-    """of a descent: what it learns; reference: the tasks' reference answers; successes: answers of
-    parents and candidates that scored right; experts: what the best parent on each task finds
-    likely; null: reference"""
+    search_rules: ClassVar[tuple[Rule, ...]] = ()
+    """Rules that the whole search file must keep; see `Section.rules`."""
+    needs_gradients: ClassVar[bool] = False
+    """Whether workers run models backward. Then outcomes are told by generation."""
+    suits_studies: ClassVar[bool] = False
+    """Whether it needs nothing but the scores that a study is told."""
 
-    form: FormsConfig | None = None
-    """of a descent: how reference answers are written, of all tasks or of some (name: form); null:
-    as the parents prefer, for each task"""
-
-    rules = (
-        *(
-            (
-                lambda it, key=key: getattr(it, key) is not None and not it.descends,
-                f"has `{key}`, which only a descent has, but its `name` is {{0.name!r}}; remove "
-                "it, or set `name` to gradient",
-            )
-            for key in ("steps", "batch", "rate", "loss", "form")
-        ),
-        *(
-            (
-                lambda it, key=key, default=default: it.descends and getattr(it, key) != default,
-                f"has `{key}`, which has no effect where `name` is gradient; remove it",
-            )
-            for key, default in (("sigma", 1 / 6), ("options", {}), ("start", []))
-        ),
-    )
-
-    @property
-    def forms(self) -> dict[str, FormConfig]:
-        """The forms of answers that are given, by task; `*` stands for all of them."""
-        return {"*": self.form} if isinstance(self.form, FormConfig) else self.form or {}
+    has_own_space: ClassVar[bool] = False
+    """Whether `space` returns a space, so that the section `space` says nothing."""
 
     @property
     def size(self) -> int | None:
@@ -91,6 +46,110 @@ class OptimizerConfig(Section):
         return None if self.population == "auto" else self.population
 
     @property
-    def descends(self) -> bool:
-        """Whether the search goes against the gradient of a loss."""
-        return self.name == GRADIENT
+    def keeps_right(self) -> bool:
+        """Whether it must be told which generated answers are right (`Scores.right`)."""
+        return False
+
+    @property
+    def few_documents(self) -> int | None:
+        """Documents, of all tasks together, that are enough if all candidates have the same."""
+        return None
+
+    @property
+    def needs_same_documents(self) -> str | None:
+        """Why all candidates must be scored on the same documents; None: they need not."""
+        raise NotImplementedError
+
+    def check_name(self) -> None:
+        """Raise a ConfigError if there is no such optimizer."""
+
+    def check_setting(self, config: Any) -> None:
+        """Raise a ConfigError if a key is wrong, whatever the parents are."""
+
+    def check_starts(self, folder: Path) -> Iterator[str]:
+        """Yield a sentence about each start that is no run."""
+        return iter(())
+
+    def space(self, config: Any, host: Any) -> Any:
+        """Return the space if it has one of its own for the opened host; None: `space` says it."""
+        return None
+
+    def resolve(self, config: Any, space: Any) -> Any:
+        """Return the search file with what `auto` means for a space."""
+        return config
+
+    def generation(self, config: Any, space: Any) -> int:
+        """Return the number of candidates in a generation; 1: there are no generations.
+
+        ConfigError: there is no such optimizer, or a setting does not suit it.
+        """
+        return self.size or 1
+
+    def starts(self, space: Any, folder: Path) -> tuple[tuple[float, ...], ...]:
+        """Return the genomes that are tried first; ConfigError: they are not those of this space.
+
+        `folder`: where relative paths start from.
+        """
+        return ()
+
+    def check(self, problem: Problem) -> None:
+        """Raise a ConfigError if a problem does not suit it."""
+
+    def warnings(self, problem: Problem, workers: int) -> Iterator[str]:
+        """Yield what a user should read before a search with a number of workers."""
+        candidates, baselines = problem.config.budget.candidates, len(problem.space.baselines())
+        if candidates is None:
+            return
+        searched = candidates - baselines
+        if searched <= 0 or (searched < baselines and not self.needs_gradients):
+            yield (
+                f"budget.candidates is {candidates}, but the {baselines} baselines (parents and "
+                f"averages of them) count among them, so {max(0, searched)} are searched; set it "
+                f"to {4 * baselines} or more."
+            )
+
+    def with_fresh_documents(self, problem: Problem) -> OptimizerConfig | None:
+        """Return the optimizer that would find as good merges with fresh documents, if any."""
+        return None
+
+    @classmethod
+    def instead(cls, problem: Problem) -> Any:
+        """Return the problem with this kind in place of its own, if that needs fewer candidates."""
+        return None
+
+    def make(self, problem: Problem) -> Any:
+        """Return a new strategy with the search's seed.
+
+        ConfigError: there is no such optimizer, or a setting does not suit it.
+        """
+        raise NotImplementedError
+
+
+class OptimizerKinds(Registry[type[OptimizerConfig]]):
+    """The kinds of the section by `name`."""
+
+    def get(self, name: str) -> type[OptimizerConfig]:
+        """Return the kind with a name; of a name that nobody has, that of genome optimizers.
+
+        So a run can be read when the package of its optimizer is not installed any more.
+        """
+        if name in self.builtin:
+            return super().get(name)
+        kind = import_module("evomerge.strategy.kinds").kind_of(name)
+        return cast(type[OptimizerConfig], kind)
+
+
+def with_fewer_candidates(problem: Problem) -> Problem | None:
+    """Return a problem with a kind of optimizer that needs fewer candidates for it, if any."""
+    others = (OPTIMIZER_KINDS.get(name).instead(problem) for name in OPTIMIZER_KINDS.builtin)
+    return next((other for other in others if other is not None), None)
+
+
+OPTIMIZER_KINDS = OptimizerKinds(
+    "optimizer",
+    "evomerge.strategies",
+    {
+        "auto": "evomerge.strategy.optimizers:GenomeOptimizer",
+        "gradient": "evomerge.strategy.gradient.kind:Gradient",
+    },
+)

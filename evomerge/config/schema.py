@@ -7,11 +7,11 @@ from pydantic import Field, field_validator, model_validator
 
 from evomerge.config.evaluation import EvaluationConfig
 from evomerge.config.executor import ExecutorConfig
-from evomerge.config.fields import Section
+from evomerge.config.fields import Rule, Section
+from evomerge.config.kinds import OfKind
 from evomerge.config.messages import parsed
 from evomerge.config.objectives import ConstraintConfig, MeasuredConfig, ObjectiveConfig
-from evomerge.config.optimizer import GRADIENT as GRADIENT
-from evomerge.config.optimizer import OptimizerConfig
+from evomerge.config.optimizer import OPTIMIZER_KINDS, OptimizerConfig
 from evomerge.config.space import ParametersConfig, SpaceConfig
 from evomerge.config.yaml import override as override
 from evomerge.config.yaml import read as read
@@ -55,7 +55,9 @@ class SearchConfig(Section):
     """base: the host's; union: the tokens of all parents; or a parent"""
     space: SpaceConfig = ParametersConfig()
     """what is searched, and in which ranges"""
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: Annotated[OptimizerConfig, OfKind(OPTIMIZER_KINDS, "name", "auto")] = Field(
+        default_factory=lambda: OPTIMIZER_KINDS.get("auto")()
+    )
     """how it is searched"""
     objectives: list[ObjectiveConfig] = Field(min_length=1)
     """what is maximised"""
@@ -108,15 +110,6 @@ class SearchConfig(Section):
             "has `budget.target` {0.budget.target:g}, which is a fitness, but with `mode` 'pareto' "
             "there is none; remove it",
         ),
-        (
-            lambda it: it.optimizer.descends and it.executor.order == "arrival",
-            "has `optimizer.name` gradient, but `executor.order` is arrival; set it to generation",
-        ),
-        (
-            lambda it: it.optimizer.loss == "successes" and it.evaluation.think_end_token,
-            "has `optimizer.loss` successes, but with `evaluation.think_end_token` answers are "
-            "kept without their reasoning; remove one of the two keys",
-        ),
     )
 
     @model_validator(mode="after")
@@ -132,6 +125,11 @@ class SearchConfig(Section):
         return self
 
     @property
+    def every_rule(self) -> tuple[Rule, ...]:
+        """The rules of all search files, and those of this optimizer."""
+        return (*self.rules, *self.optimizer.search_rules)
+
+    @property
     def beside_fitness(self) -> str | None:
         """What candidates are compared by besides one fitness; None: nothing."""
         if self.mode != "weighted":
@@ -144,6 +142,11 @@ class SearchConfig(Section):
     def compute(self) -> str:
         """The dtype in which models compute; their weights are rounded to `dtype`."""
         return "float32" if self.evaluation.float32 is True else self.dtype
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether each generation has search documents of its own."""
+        return isinstance(self.evaluation.search.fresh, int)
 
     @property
     def tie_breakers(self) -> list[str]:

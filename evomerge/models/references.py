@@ -11,7 +11,7 @@ from evomerge.models.files import TOKENIZER_FILES, is_from_hub
 from evomerge.models.weights import GGUF_ADVICE
 
 RUN = "run:"
-"""Prefix of a run that a search starts from; see `evomerge.problem.strategy.find_starts`."""
+"""Prefix of a run that a search starts from; see `evomerge.strategy.starts`."""
 
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "README.md", "*/pytorch_model.bin"]

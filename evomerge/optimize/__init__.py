@@ -24,56 +24,49 @@ Factory: TypeAlias = "Callable[..., Optimizer]"
 """Creates an optimizer of genes with a `Setting`; its keyword-only parameters are its options."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Builtin:
     """An optimizer of this package.
 
     Attributes:
+        about: one line about it, as `evomerge list optimizers` prints it.
         factory: its `Factory`, as `module:function` of this package; empty where `create` knows.
         has_population: whether `optimizer.population` is a setting of it.
+        least_population: smallest population that suits it.
         most_workers: largest of 1, 4, 16, 64 workers with which it keeps nine tenths of its gain by
             arrival (benchmarks/lag.py). None: it does not learn from outcomes, or not measured.
+        most_objectives: largest number of objectives that it can search a front of.
+        first: number of genomes that it proposes before it learns anything.
+        is_believing: whether it compares the candidates of one generation only, and has a mean.
+        documents: documents of all tasks together that are enough where all candidates have the
+            same (docs/documents.md). None: it lost by fewer than usual, or was not measured.
+        packages: names of the packages whose versions may change its proposals.
     """
 
+    about: str
     factory: str = ""
     has_population: bool = False
+    least_population: int = 4
     most_workers: int | None = None
     objectives: Literal["one", "several", "any"] = "one"
+    most_objectives: int | None = None
+    first: int = 0
+    is_believing: bool = False
+    documents: int | None = None
+    packages: tuple[str, ...] = ()
 
 
-BUILTIN: Mapping[str, Builtin] = {
-    "auto": Builtin(has_population=True, most_workers=16, objectives="any"),
-    "gp": Builtin("gp:GaussianProcess", has_population=True, most_workers=4, objectives="any"),
-    "cma": Builtin("cma:CMA", has_population=True, most_workers=16),
-    "diagonal-cma": Builtin("cma:DiagonalCMA", has_population=True, most_workers=16),
-    "cma-margin": Builtin("margin:create_margin", has_population=True, most_workers=16),
-    "two-points-de": Builtin("evolution:create_two_points", has_population=True, most_workers=16),
-    "discrete-lengler": Builtin("evolution:create_discrete_lengler", most_workers=4),
-    "nsga2": Builtin("pareto:NondominatedSorting", has_population=True, objectives="several"),
-    "nevergrad:NAME": Builtin(),
-    "random": Builtin("sampling:create_random", objectives="any"),
-    "sobol": Builtin("sampling:create_sobol", objectives="any"),
-    "grid": Builtin("sampling:create_grid", objectives="any"),
-}
+def _cma(about: str, factory: str, package: str) -> Builtin:
+    return Builtin(
+        about=about,
+        factory=factory,
+        has_population=True,
+        most_workers=16,
+        is_believing=True,
+        documents=50,
+        packages=(package,),
+    )
 
-ABOUT: Mapping[str, str] = {
-    "auto": "the one that suits the genes and the budget; the default",
-    "gp": "Bayesian optimization with a Gaussian process, by Optuna; for few, dear candidates",
-    "cma": "CMA-ES with full covariance, as in arXiv 2403.13187",
-    "diagonal-cma": "CMA-ES that learns variances only; for many genes",
-    "cma-margin": "CMA-ES with margin, and with probabilities of choices; for many discrete genes",
-    "two-points-de": "differential evolution with two-point crossover",
-    "discrete-lengler": "(1+1) with a decreasing mutation rate; for choices rather than numbers",
-    "nsga2": "NSGA-II, for `mode: pareto`",
-    "nevergrad:NAME": "an optimizer of nevergrad by its name there, such as nevergrad:OnePlusOne",
-    "random": "uniform random search; a baseline",
-    "sobol": "Sobol sequence; covers the space more evenly than random search",
-    "grid": "all corners, then finer and finer grids; for two or three genes",
-}
-"""One line about each, as `evomerge list optimizers` prints it."""
-
-NEVERGRAD = "nevergrad:"
-"""Begins the names of nevergrad's optimizers; the row `nevergrad:NAME` is about all of them."""
 
 MANY_GENES = 200
 """With more genes, CMA-ES learns variances only: the full covariance takes more trials than it
@@ -82,6 +75,83 @@ saves."""
 GP_GENES, GP_CANDIDATES, GP_OBJECTIVES = 60, 100, 3
 """With at most so many genes and candidates, a Gaussian process finds the best merges. For a front
 of three objectives it takes 1 s a proposal, of four up to 8 s; of six, 60 candidates took 40 GB."""
+
+GP_FIRST = 12
+"""Genomes around the start before the first model, normally distributed (`optimizer.sigma`) by a
+Sobol sequence; at most 16. Of many genes, uniform ones are all far from every good merge."""
+
+BUILTIN: Mapping[str, Builtin] = {
+    "auto": Builtin(
+        about="the one that suits the genes and the budget; the default",
+        has_population=True,
+        most_workers=16,
+        objectives="any",
+    ),
+    "gp": Builtin(
+        about="Bayesian optimization with a Gaussian process, by Optuna; for few, expensive ones",
+        factory="gp:GaussianProcess",
+        has_population=True,
+        least_population=2,
+        most_workers=4,
+        objectives="any",
+        most_objectives=GP_OBJECTIVES,
+        first=GP_FIRST,
+        packages=("optuna", "scipy"),
+    ),
+    "cma": _cma("CMA-ES with full covariance, as in arXiv 2403.13187", "cma:CMA", "cma"),
+    "diagonal-cma": _cma(
+        "CMA-ES that learns variances only; for many genes", "cma:DiagonalCMA", "cma"
+    ),
+    "cma-margin": _cma(
+        "CMA-ES with margin, and with probabilities of choices; for many discrete genes",
+        "margin:create_margin",
+        "cmaes",
+    ),
+    "two-points-de": Builtin(
+        about="differential evolution with two-point crossover",
+        factory="evolution:create_two_points",
+        has_population=True,
+        most_workers=16,
+        documents=50,
+        packages=("nevergrad",),
+    ),
+    "discrete-lengler": Builtin(
+        about="(1+1) with a decreasing mutation rate; for choices rather than numbers",
+        factory="evolution:create_discrete_lengler",
+        most_workers=4,
+        documents=50,
+        packages=("nevergrad",),
+    ),
+    "nsga2": Builtin(
+        about="NSGA-II, for `mode: pareto`",
+        factory="pareto:NondominatedSorting",
+        has_population=True,
+        objectives="several",
+    ),
+    "nevergrad:NAME": Builtin(
+        about="an optimizer of nevergrad by its name there, such as nevergrad:OnePlusOne",
+        packages=("nevergrad",),
+    ),
+    "random": Builtin(
+        about="uniform random search; a baseline",
+        factory="sampling:create_random",
+        objectives="any",
+    ),
+    "sobol": Builtin(
+        about="Sobol sequence; covers the space more evenly than random search",
+        factory="sampling:create_sobol",
+        objectives="any",
+        packages=("scipy",),
+    ),
+    "grid": Builtin(
+        about="all corners, then finer and finer grids; for two or three genes",
+        factory="sampling:create_grid",
+        objectives="any",
+    ),
+}
+
+NEVERGRAD = "nevergrad:"
+"""Begins the names of nevergrad's optimizers; the row `nevergrad:NAME` is about all of them."""
 
 OPTIMIZERS: Registry[Factory] = Registry(
     "optimizer",
@@ -92,7 +162,8 @@ OPTIMIZERS: Registry[Factory] = Registry(
 
 def optimizer_names() -> dict[str, str]:
     """Return every optimizer with one line about it: name -> line."""
-    return {name: ABOUT.get(name, "added by another package") for name in OPTIMIZERS.names()}
+    own = {name: row.about for name, row in BUILTIN.items()}
+    return {name: own.get(name, "added by another package") for name in OPTIMIZERS.names()}
 
 
 def builtin(name: str) -> Builtin | None:
@@ -203,11 +274,11 @@ def check_setting(
             f"name is {name!r}, which needs several objectives; set `mode` to pareto with two "
             "objectives or more, or choose another optimizer"
         )
-    elif name == "gp" and objectives > GP_OBJECTIVES:
-        wrong = f"name is 'gp', for up to {GP_OBJECTIVES} objectives, not {objectives}; take nsga2"
+    elif objectives > (most := row.most_objectives or objectives):
+        wrong = f"name is {name!r}, for up to {most} objectives, not {objectives}; take nsga2"
     elif population is not None and not row.has_population:
         wrong = f"population is {population}, but {name!r} has no population; set it to auto"
-    elif population is not None and name != "gp" and population < 4:
-        wrong = f"population is {population}; it must be 4 or more, or auto"
+    elif population is not None and population < row.least_population:
+        wrong = f"population is {population}; it must be {row.least_population} or more, or auto"
     if wrong is not None:
         raise ConfigError(f"optimizer.{wrong}.")

@@ -23,16 +23,13 @@ import numpy as np
 
 from evomerge.compat import quiet
 from evomerge.device import torch_threads
+from evomerge.optimize import GP_FIRST
 from evomerge.optimize.base import SKIPPED_GENOMES, Cube, Vector, levels, losses_of
 from evomerge.optimize.protocol import Setting
 from evomerge.space.protocol import Gene, Genome
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-
-FIRST = 12
-"""Genomes around the start before the first model, normally distributed (`optimizer.sigma`) by a
-Sobol sequence; at most 16. Of many genes, uniform ones are all far from every good merge."""
 
 BATCH = 2
 """Genomes of a generation, by default: so many are proposed before the outcome of the first of
@@ -73,7 +70,7 @@ class GaussianProcess:
     def _new(self) -> Genome:
         """Return the next genome; a random one if it is known already."""
         random = np.random.RandomState([self._seed % 2**32, self._asked])
-        if self._asked < FIRST:
+        if self._asked < GP_FIRST:
             genome = self._cube.genome(self._first[self._asked])
         else:
             genome = self.propose(random.randint(2**31))

@@ -20,10 +20,8 @@ from evomerge.problem.parents import absolute_config, open_parents, plan_tokeniz
 from evomerge.problem.parents_as_themselves import differences
 from evomerge.problem.problem import Problem
 from evomerge.problem.space import check_recipes, make_space, sample_recipes
-from evomerge.problem.strategy import check_descents, find_starts, generation_of, resolve_optimizer
 from evomerge.problem.worker import place, resolve_float32, serves_paths
 from evomerge.problem.workers import check_workers, resolve_order
-from evomerge.strategy.kinds import check_no_ties, strategy_kind
 from evomerge.trust.consent import NOTHING, Permissions
 
 
@@ -48,41 +46,37 @@ def resolve(config: SearchConfig, relative_to: Path, allowed: Permissions = NOTH
     for name, checkpoint in checkpoints.items() if needed else ():
         make_parts(checkpoint, needed if name == host else needed & parts_of(checkpoint))
     space = make_space(config, checkpoints)
-    config = resolve_optimizer(config, space)
+    config = config.optimizer.resolve(config, space)
 
     evaluator = load(config, allowed)
     objectives = tasks.find_objectives(config, evaluator)
     constraints = tasks.find_constraints(config, evaluator)
-    generation = generation_of(config, space)
-    config = resolve_order(config, max(2, generation) if config.optimizer.descends else generation)
+    config = resolve_order(config, config.optimizer.generation(config, space))
     is_chosen = config.evaluation.search.fresh == "auto"
     config = resolve_documents(config, objectives, evaluator)
     splits = tasks.find_splits(config, evaluator, search_size(config, evaluator))
     config, policy = settle_documents(
         config, objectives, evaluator, splits["search"], is_chosen=is_chosen
     )
-    if (kind := strategy_kind(config.optimizer.name)) is not None:
-        check_no_ties(config)
-        kind.check(config, objectives, evaluator.info)
-    if config.optimizer.descends:
-        check_descents(config, space, objectives, evaluator, splits["search"])
+    problem = Problem(
+        config=config, checkpoints=checkpoints, host=host, space=space, objectives=objectives,
+        splits=splits, constraints=constraints, loaded=evaluator,
+        fewer_documents=policy, allowed=allowed,
+    )  # fmt: skip
+    config.optimizer.check(problem)
     config = resolve_float32(config)
     place(config).check(checkpoints[host].config, config.compute)
     check_workers(config)
     is_swap = isinstance(config.space, SwapsConfig)  # one vLLM engine serves paths of all depths
     if serves_paths(config) and not (is_swap and has_fixed_layers(checkpoints, host)):
         check_identity_layers(checkpoints, host)
-    start = find_starts(config, space, relative_to)
+    start = config.optimizer.starts(space, relative_to)
 
     recipes = sample_recipes(space)
     every = [*space.baselines().values(), *recipes.values()]
     tokenizers = plan_tokenizers(config, every, checkpoints)
     check_recipes(recipes, checkpoints, host, tokenizers[0].rows)
-    problem = Problem(
-        config=config, checkpoints=checkpoints, host=host, space=space, objectives=objectives,
-        splits=splits, constraints=constraints, loaded=evaluator,
-        fewer_documents=policy, start=start, allowed=allowed,
-    )  # fmt: skip
+    problem = replace(problem, config=config, start=start)
     evaluator.check(problem.merges, splits)
     check_fit(problem)
     unlike = differences(problem)

@@ -10,7 +10,6 @@ from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.evaluation.objectives import kinds_of
 from evomerge.evaluation.tasks.documents import USUAL
-from evomerge.optimize import choose
 from evomerge.problem.fresh import FreshDocuments
 from evomerge.problem.tasks import leaves_of
 from evomerge.scores import Documents, Objective
@@ -19,18 +18,11 @@ if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
     from evomerge.problem.problem import Problem
 
-BELIEVING = ("cma", "diagonal-cma", "cma-margin")
-"""Optimizers that compare the candidates of one generation only, and have a mean."""
-
 FRESH, FEWER = 25, 12
 """Documents of a generation, of all tasks together. With `MANY` candidates there are fewer: these
 found merges as good as 200 fixed documents with 100 candidates, and scored a third of the documents
 (docs/documents.md). In shorter searches, and in those of `MOST` candidates, 25 documents found
 better merges."""
-
-FIXED = dict.fromkeys((*BELIEVING, "discrete-lengler", "two-points-de"), 50)
-"""Optimizer -> the same, where all candidates have the same documents (docs/documents.md). Others
-have `USUAL` documents: `gp` lost by fewer, and the rest was not measured."""
 
 FEW, MANY, MOST = 100, 400, 700
 """Candidates of a usual search, of one by fresh documents, which scores fewer documents, and of a
@@ -71,9 +63,9 @@ def search_size(config: SearchConfig, evaluator: Evaluator) -> int:
 
     `evaluation.search.fresh` must be resolved.
     """
-    is_usual = is_fresh(config) or config.is_study
+    is_usual = config.is_fresh or config.is_study
     suits = not is_usual and all(kind.is_divisible for kind in kinds_of(config))
-    count = FIXED.get(config.optimizer.name) if suits else None
+    count = config.optimizer.few_documents if suits else None
     return USUAL if count is None else _of_each(count, config, evaluator)
 
 
@@ -128,27 +120,22 @@ def fresh_documents(problem: Problem) -> FreshDocuments | None:
 
 
 def search_by_fresh_documents(problem: Problem) -> Problem | None:
-    """Return the same search by CMA-ES on fresh documents, with more candidates.
+    """Return the same search on fresh documents, with more candidates.
 
     None: it is one already, such documents do not suit it, or its optimizer was not compared.
     """
-    config, optimizer, budget = problem.config, problem.config.optimizer, problem.config.budget
-    if is_fresh(config) or optimizer.name not in {"gp", *BELIEVING}:
+    config, budget = problem.config, problem.config.budget
+    optimizer = config.optimizer.with_fresh_documents(problem)
+    if config.is_fresh or optimizer is None:
         return None
-    name = choose(problem.space.genes, optimizer.size)
     candidates = budget.candidates and max(budget.candidates, MANY)
-    config = config.with_values("optimizer", name=name, options={})
+    config = config.model_copy(update={"optimizer": optimizer})
     config = config.with_values("executor", order="generation")
     config = config.with_values("budget", candidates=candidates)
     if any(True for _ in _fixed(config, problem.objectives, problem.evaluator)):
         return None
     config = _with(config, fresh=_sample(config, problem.evaluator))
     return replace(problem, config=config, loaded=problem.evaluator)
-
-
-def is_fresh(config: SearchConfig) -> bool:
-    """Whether each generation has search documents of its own."""
-    return isinstance(config.evaluation.search.fresh, int)
 
 
 def _with(config: SearchConfig, **values: Any) -> SearchConfig:
@@ -172,13 +159,11 @@ def _fixed(
     config: SearchConfig, objectives: Sequence[Objective], evaluator: Evaluator
 ) -> Iterator[str]:
     """Yield why all candidates of a search must be scored on the same documents."""
-    name, kinds = config.optimizer.name, kinds_of(config)
+    kinds = kinds_of(config)
     if config.is_study:
         yield "its scores are told"
-    if config.optimizer.descends:
-        yield "descents learn from all search documents"
-    elif name not in BELIEVING:
-        yield f"the optimizer {name} compares candidates of all generations"
+    if (reason := config.optimizer.needs_same_documents) is not None:
+        yield reason
     if config.executor.order == "arrival":
         yield "`executor.order` is arrival, which has no generations"
     if config.beside_fitness is not None:

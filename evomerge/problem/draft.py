@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.config.evaluation import SearchSplit
+from evomerge.config.optimizer import with_fewer_candidates
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import ConfigError, printable
 from evomerge.evaluation.objectives import load, measured_by
@@ -25,7 +26,6 @@ from evomerge.problem.documents import FEW, MANY, fresh_documents
 from evomerge.problem.parents import absolute_config, absolute_parent
 from evomerge.problem.runs import prepare, refuse_study
 from evomerge.problem.search_file import read_search
-from evomerge.problem.strategy import search_by_gradients
 from evomerge.scores import NLL, TOKENS
 from evomerge.trust.consent import NOTHING, Permissions
 from evomerge.words import size_text
@@ -111,8 +111,9 @@ def draft(
         "parents": [_parent_in_words(checkpoints[name]) for name in data["parents"]],
         "objectives": others,
     }
-    if search_by_gradients(problem) is not None:
-        comments["optimizer"] = "by genes and budget; gradient needs a tenth of the candidates"
+    if (other := with_fewer_candidates(problem)) is not None:
+        name = other.config.optimizer.name
+        comments["optimizer"] = f"by genes and budget; {name} needs a tenth of the candidates"
     quoted = {"file": shlex.quote(str(file)), "run": shlex.quote(f"runs/{file.stem}")}
     return _HEAD.format(**quoted) + _commented(data, comments)
 

@@ -65,7 +65,7 @@ def memory_of(problem: Problem) -> Memory:
     machine = {"libraries": libraries + count * _FORKED if is_forked else count * libraries}
     depth = max(1.0, problem.space.max_depth / len(host.decoder_stack))
     each, shares = {"weights": weights_of(problem, config.compute) * depth}, dict[str, float]()
-    if config.optimizer.descends:
+    if config.optimizer.needs_gradients:
         each["backward pass"] = _backward_bytes(problem)
     if device.startswith(("cpu", "mps")):  # models are in the machine's own memory
         each["batches"] = largest_batch(text_section(host.config), WIDTHS[DTYPES[config.compute]])

@@ -19,7 +19,7 @@ from evomerge.models.files import TOKENIZER_FILES
 from evomerge.models.parts import has_tokenizer, merged_stacks, part_differences, parts_of
 from evomerge.parsing.texts import json_value
 from evomerge.problem.problem import Problem
-from evomerge.problem.strategy import recipe_of
+from evomerge.problem.space import recipe_of
 from evomerge.problem.worker import as_stored
 from evomerge.recipe import Recipe
 from evomerge.run.history import BASE, Candidate

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from evomerge.config.optimizer import with_fewer_candidates
 from evomerge.config.space import ParametersConfig
 from evomerge.errors import listed
 from evomerge.merging.methods import get_method
@@ -14,13 +15,10 @@ from evomerge.models.code_keys import code_notes
 from evomerge.models.correspondence import type_notes
 from evomerge.models.part import Parents
 from evomerge.models.parts import kind_of, part_facts, part_notes
-from evomerge.optimize import builtin
-from evomerge.optimize.gp import FIRST
 from evomerge.problem.memory import fit_warnings, memory_rows, weights_of
 from evomerge.problem.parents import plan_tokenizers
 from evomerge.problem.parents_as_themselves import parent_notes, prompt_template
 from evomerge.problem.problem import Problem
-from evomerge.problem.strategy import generation_of, has_gradient, search_by_gradients
 from evomerge.problem.tasks import task_facts
 from evomerge.problem.workers import workers_of
 from evomerge.scores import NLL, TOKENS, TOLD
@@ -30,11 +28,9 @@ from evomerge.words import renamed, short_names, size_text
 
 _WIDEST = 10  # points that a score may be off, to either side
 _ENOUGH = 100  # documents, with which it is less
-_CMA = ("cma", "diagonal-cma", "cma-margin")
-_FOR_A_GENE = 8  # candidates, the fewest for each gene in most of our results (docs/concepts.md)
 
-_GRADIENTS = (
-    "need a tenth of the candidates (`optimizer: {name: gradient}`), since what these tasks call "
+_FEWER = (
+    "need a tenth of the candidates (`optimizer: {{name: {0}}}`), since what these tasks call "
     "right is the whole reference answer"
 )
 
@@ -47,7 +43,8 @@ def summary(problem: Problem) -> dict[str, Any]:
     """Return what `evomerge validate` prints: parents, dimension, documents, memory, disk space."""
     config, space = problem.config, problem.space
     host, parents = problem.checkpoints[problem.host], problem.checkpoints.items()
-    population, facts = generation_of(config, space), task_facts(config, problem.evaluator)
+    other = with_fewer_candidates(problem)
+    facts = task_facts(config, problem.evaluator)
     values = {
         "parents": {name: size_text(item.nbytes) for name, item in parents},
         "kinds": {name: kind_of(item) for name, item in parents},
@@ -58,8 +55,8 @@ def summary(problem: Problem) -> dict[str, Any]:
         "space": config.space.kind,
         "dimension": len(space.genes),
         "optimizer": config.optimizer.name,
-        "gradients": _GRADIENTS if search_by_gradients(problem) else None,
-        "population": population,
+        "gradients": _FEWER.format(other.config.optimizer.name) if other else None,
+        "population": config.optimizer.generation(config, space),
         "candidates": config.budget.candidates,
         "start": len(problem.start) or None,
         "documents": {split: sum(map(len, of.values())) for split, of in problem.splits.items()},
@@ -105,8 +102,7 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
         *fit_warnings(problem),
         *_template_warnings(problem),
         *_document_warnings(problem),
-        *_candidate_warnings(problem),
-        *_worker_warnings(problem),
+        *problem.config.optimizer.warnings(problem, workers_of(problem.config).count),
         *dict.fromkeys(text for item in every for text in item.warnings(problem.merges)),
         *(text for item in objectives if not allow_benchmarks for text in item.benchmarks()),
     ]
@@ -126,27 +122,6 @@ def _parents(problem: Problem) -> Parents:
         stacks=len(recipes[0].layers),
         is_path=problem.config.space.kind != "parameters",
     )
-
-
-def _worker_warnings(problem: Problem) -> Iterator[str]:
-    config = problem.config
-    name, order, count = config.optimizer.name, config.executor.order, workers_of(config).count
-    if (optimizer := builtin(name)) is None:
-        return
-    if order == "arrival" and count > (most := optimizer.most_workers or count):
-        yield (
-            f"executor.order is 'arrival', so with {count} workers {name!r} proposes candidates "
-            f"before it knows the scores of {count - 1} others, and finds less than with {most} "
-            "(docs/scaling.md); use fewer workers, or `optimizer.name: cma` with "
-            "`executor.order: generation`."
-        )
-    population = generation_of(config, problem.space)
-    if order == "generation" and population < count and optimizer.has_population:
-        other = name if count <= (optimizer.most_workers or count) else "cma"
-        yield (
-            f"of {count} workers only {population} have a candidate at a time, a generation of "
-            f"{name!r}; use fewer, or `optimizer: {{name: {other}, population: {max(4, count)}}}`."
-        )
 
 
 def _template_warnings(problem: Problem) -> Iterator[str]:
@@ -186,38 +161,6 @@ def _document_warnings(problem: Problem) -> Iterator[str]:
 def _points(documents: int) -> float:
     """Return half the width of the 95 % interval of 50 % right answers, in points."""
     return 100 * 1.96 * math.sqrt(0.25 / documents)
-
-
-def _candidate_warnings(problem: Problem) -> Iterator[str]:
-    config, genes = problem.config, len(problem.space.genes)
-    candidates, baselines = config.budget.candidates, len(problem.space.baselines())
-    if candidates is None:
-        return
-    searched, descends = candidates - baselines, config.optimizer.descends
-    if 0 < searched <= FIRST and config.optimizer.name == "gp":
-        yield (
-            f"the optimizer `gp`, which `auto` takes for few candidates, learns nothing before its "
-            f"first {FIRST}, and only {searched} are searched beside the {baselines} baselines; "
-            f"set budget.candidates to {baselines + 3 * FIRST} or so."
-        )
-    elif searched <= 0 or (searched < baselines and not descends):
-        yield (
-            f"budget.candidates is {candidates}, but the {baselines} baselines (parents and "
-            f"averages of them) count among them, so {max(0, searched)} are searched; set it to "
-            f"{4 * baselines} or more."
-        )
-    if 0 < searched < genes and config.optimizer.name in _CMA:
-        population = generation_of(config, problem.space)
-        host, objectives = problem.checkpoints[problem.host], problem.evaluator.every
-        can_learn = any(item.can_teach(host) for item in objectives)
-        suits = can_learn and has_gradient(problem.space, config)
-        yield (
-            f"optimizer.name is {config.optimizer.name!r}, but {searched} candidates for {genes} "
-            f"genes are {searched / population:.1f} of its generations of {population}, from which "
-            f"it learns little; set budget.candidates to {baselines + _FOR_A_GENE * genes} or so, "
-            "or have fewer genes (a smaller `space.groups`, no `space.components`)"
-            f"{', or take `optimizer.name: gradient`' if suits else ''}."
-        )
 
 
 def shown_genes(problem: Problem) -> list[Gene]:

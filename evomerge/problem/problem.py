@@ -74,7 +74,7 @@ class Problem:
             vocabulary=config.tokenizer,
             generation=lambda: generation_config(host.config, text),
             are_paths=config.space.kind != "parameters",
-            descends=config.optimizer.descends,
+            descends=config.optimizer.needs_gradients,
         )
 
     @cached_property

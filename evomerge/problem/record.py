@@ -15,11 +15,8 @@ from evomerge.problem.problem import Problem
 from evomerge.problem.tasks import task_digests, task_facts
 from evomerge.space.protocol import Gene
 
-PACKAGES = (
-    "evomerge", "torch", "transformers", "nevergrad", "cma", "cmaes", "optuna", "scipy", "numba",
-    "numpy",
-)  # fmt: skip
-"""Packages whose versions may change the course of a search or the bits of a model."""
+PACKAGES = ("evomerge", "torch", "transformers", "numba", "numpy")
+"""Packages whose versions may change the bits of a model, whatever the search is."""
 
 _SEEN = {*LIMITS, "ATEN_CPU_CAPABILITY", "OPENBLAS_CORETYPE"}
 """Environment variables whose effect is in `processor` or `linear_algebra` of a manifest."""
@@ -75,7 +72,8 @@ def _ranges(genes: Sequence[Gene]) -> list[GeneRange]:
 def installed_versions(config: SearchConfig) -> dict[str, str]:
     """Return the installed versions of what a search uses, `none` for what is not installed."""
 
-    packages = PACKAGES + tuple(name for kind in kinds_of(config) for name in kind.packages)
+    packages = [*PACKAGES, *config.optimizer.packages]
+    packages += [name for kind in kinds_of(config) for name in kind.packages]
     versions = {"python": platform.python_version()} | {n: package_version(n) for n in packages}
     if config.evaluation.backend == "vllm" and (vllm := installed_vllm()) is not None:
         versions |= {vllm[0]: vllm[1]}

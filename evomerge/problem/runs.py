@@ -27,7 +27,6 @@ from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import History
 from evomerge.run.ranking import leading, ranking_of, reached, unimproved
 from evomerge.scores import TOLD
-from evomerge.strategy.kinds import strategy_kind
 from evomerge.trust.consent import NOTHING, Permissions
 
 MOVES = ("executor.kind", "executor.workers", "executor.timeout", "executor.ray")
@@ -72,7 +71,7 @@ def check_study(config: SearchConfig) -> None:
                 f"{item.source!r}; score that yourself, as `told: {item.metric}`."
             )
     keys = []
-    if config.optimizer.descends or strategy_kind(config.optimizer.name):
+    if not config.optimizer.suits_studies:
         keys.append(f"`optimizer.name` {config.optimizer.name}")
     if config.executor.order == "generation":
         keys.append("`executor.order` generation")

@@ -9,21 +9,18 @@ from typing import Any, TypeAlias
 
 from evomerge.config import messages
 from evomerge.config.record import Record
-from evomerge.config.schema import GRADIENT, SearchConfig, read
+from evomerge.config.schema import SearchConfig, read
 from evomerge.config.space import ParametersConfig
 from evomerge.errors import ConfigError, InputError
 from evomerge.evaluation.objectives import check_files, check_rows
 from evomerge.merging.methods import METHODS, get_method
 from evomerge.models.references import check_reference
-from evomerge.optimize import OPTIMIZERS, check_name, check_setting
 from evomerge.problem.parents import absolute_config
 from evomerge.problem.space import check_hosts
-from evomerge.problem.strategy import run_of
 from evomerge.run.folder import CONFIG, MANIFEST, RunFolder
 from evomerge.space.knobs import plan_knobs
 from evomerge.space.layer_genes import method_inputs
 from evomerge.space.pool import make_pool
-from evomerge.strategy.kinds import STRATEGIES, options_of, strategy_kind
 
 Check: TypeAlias = Callable[[SearchConfig, Path], Iterable[str] | None]
 """Yields sentences about mistakes, or raises an InputError; the folder is of relative paths."""
@@ -110,11 +107,6 @@ def _methods(config: SearchConfig, folder: Path) -> Iterator[str]:
     return _each([("space.method", name) for name in names], METHODS.check)
 
 
-def _starts(config: SearchConfig, folder: Path) -> Iterator[str]:
-    names = [("optimizer.start", name) for name in config.optimizer.start]
-    return _each(names, lambda name: run_of(name, folder))
-
-
 def _knobs(config: SearchConfig, folder: Path) -> Iterator[str]:
     if (space := _merges(config)) is None:
         return
@@ -152,20 +144,8 @@ def _sources(config: SearchConfig, folder: Path) -> Iterator[str]:
 
 def _merges(config: SearchConfig) -> ParametersConfig | None:
     """Return the parameter space; None: the space is of another kind, or of another package."""
-    is_own = strategy_kind(config.optimizer.name) is not None
+    is_own = config.optimizer.has_own_space
     return None if is_own or not isinstance(config.space, ParametersConfig) else config.space
-
-
-def _optimizer(config: SearchConfig, folder: Path) -> None:
-    check_name(config.optimizer.name, (*OPTIMIZERS.names(), GRADIENT, *STRATEGIES.names()))
-
-
-def _setting(config: SearchConfig, folder: Path) -> None:
-    optimizer = config.optimizer
-    if (kind := strategy_kind(optimizer.name)) is not None:
-        options_of(config, kind.options)
-    elif not optimizer.descends:
-        check_setting(optimizer.name, config.fitness_values, optimizer.size, optimizer.options)
 
 
 CHECKS: Sequence[tuple[Sequence[str], Check]] = (
@@ -174,9 +154,9 @@ CHECKS: Sequence[tuple[Sequence[str], Check]] = (
     (("space.method",), _methods),
     (("space", "parents", "base"), _sources),
     (("space.knobs", "space.method", "space.kind"), _knobs),
-    (("optimizer.name",), _optimizer),
-    (("optimizer", "mode", "objectives"), _setting),
-    (("optimizer.start", "optimizer.name"), _starts),
+    (("optimizer.name",), lambda config, _: config.optimizer.check_name()),
+    (("optimizer", "mode", "objectives"), lambda config, _: config.optimizer.check_setting(config)),
+    (("optimizer.start", "optimizer.name"), lambda config, at: config.optimizer.check_starts(at)),
     (("evaluation.include", "objectives"), lambda config, _: check_files(config)),
     (("evaluation", "objectives"), lambda config, _: check_rows(config)),
 )

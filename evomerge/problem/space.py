@@ -15,7 +15,7 @@ from evomerge.config.space import (
     PathConfig,
     SwapsConfig,
 )
-from evomerge.errors import ConfigError, RecipeError, among
+from evomerge.errors import ConfigError, RecipeError, SearchError, among
 from evomerge.evaluation.objectives import needed_parts
 from evomerge.merging.architecture.depth import merged_config
 from evomerge.merging.architecture.loadable import check_loadable
@@ -27,12 +27,12 @@ from evomerge.models.correspondence import TensorNameMap
 from evomerge.models.parts import has_read_head, merged_stacks, shared_modalities, stack_names
 from evomerge.models.stacks import Stack, component_filters, tensor_filters
 from evomerge.recipe import Layer, Recipe, Source
+from evomerge.run.history import Candidate
 from evomerge.space.parameters import BlockStack, ParameterSpace
 from evomerge.space.paths.slices import SliceSpace
 from evomerge.space.paths.slots import SlotSpace
 from evomerge.space.paths.swaps import SwapSpace
 from evomerge.space.protocol import Gene, Space
-from evomerge.strategy.kinds import options_of, strategy_kind
 
 START = "where the search starts"
 
@@ -58,11 +58,9 @@ def make_space(
     parents.
     """
     host = checkpoints[host_of(config)]
-    strategy = strategy_kind(config.optimizer.name)
-    if strategy is not None:
-        options_of(config, strategy.options)
-        space: Space = strategy.space(config, host)
-        return space
+    own: Space | None = config.optimizer.space(config, host)
+    if own is not None:
+        return own
     wanted, frame, stack = config.space, _frame(config, host), host.decoder_stack
     if isinstance(wanted, ParametersConfig):
         _check_depths(checkpoints, host)
@@ -213,3 +211,22 @@ def check_recipes(
         raise ConfigError(
             f"`space.scales` must be nearer to 1, since the recipe {START} cannot be built: {error}"
         ) from error
+
+
+def recipe_of(space: Space, candidate: Candidate) -> Recipe:
+    """Return a candidate's recipe, made again from its origin.
+
+    SearchError: its digest is not the one in the journal.
+    """
+    label, genome = candidate.label, tuple(candidate.origin.get("genome", ()))
+    recipe: Recipe | None
+    try:
+        recipe = space.decode(genome) if label is None else space.baselines().get(label)
+    except (ValueError, IndexError):
+        recipe = None
+    if recipe is None or recipe.digest != candidate.digest:
+        raise SearchError(
+            f"Candidate {candidate.number} no longer decodes to the recipe it was scored with; "
+            "use the evomerge version that the run's manifest.json names."
+        )
+    return recipe

@@ -113,7 +113,7 @@ def make_worker(
         deepest=_deepest(problem.space, first, host.decoder_stack.prefix),
         objectives=problem.objectives,
         space=problem.space,
-        keeps_right=config.optimizer.loss == "successes",
+        keeps_right=config.optimizer.keeps_right,
         features=cache_memory(workers) // 2 if shows_images else 0,
         load_parent=partial(load_parent, problem),
     )

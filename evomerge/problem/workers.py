@@ -115,7 +115,8 @@ def resolve_order(config: SearchConfig, generation: int) -> SearchConfig:
     """Return the search file with `executor.order` set, if it is `auto`."""
     if config.executor.order != "auto":
         return config
-    return config.with_values("executor", order="generation" if generation > 1 else "arrival")
+    has_generations = generation > 1 or config.optimizer.needs_gradients
+    return config.with_values("executor", order="generation" if has_generations else "arrival")
 
 
 def check_workers(config: SearchConfig) -> None:

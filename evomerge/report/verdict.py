@@ -181,7 +181,7 @@ def next_step(table: Standings, record: Record, history: History, run: Path) -> 
         return f" Next: look at the answers, since all scores are alike: {show}."
     if not is_merge and values.get("searched") == 1.0 and table.factor(table.main_column) == 100:
         return " Next: a harder task, since the winner has a perfect score."
-    descends, genes = config.optimizer.descends, len(record.genes)
+    descends, genes = config.optimizer.needs_gradients, len(record.genes)
     # A text that is only read has no answer, and needs none.
     has_answers = all(it.target or not it.answer for scores in known for it in scores.examples)
     has_answers &= not any(o.metric == TOKENS or ":" in (o.task or ":") for o in config.objectives)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from evomerge.config.optimizer import with_fewer_candidates
 from evomerge.device import count_cores
 from evomerge.errors import EvomergeError, SearchError
 from evomerge.evaluation.inference.rows import Forms, forms_in_words
@@ -20,13 +21,12 @@ from evomerge.optimize.descent import Chunk, Reached
 from evomerge.problem.documents import fresh_documents, search_by_fresh_documents
 from evomerge.problem.parents_as_themselves import base_to_test, prompt_template
 from evomerge.problem.problem import Problem
-from evomerge.problem.strategy import make_descents, make_strategy, search_by_gradients
 from evomerge.problem.worker import make_worker, threads_of
 from evomerge.problem.workers import workers_of
 from evomerge.recipe import Recipe
 from evomerge.run.ranking import FINALISTS
 from evomerge.scores import Scores, Split, fitness
-from evomerge.strategy.gradient import CHUNK
+from evomerge.strategy.gradient.descents import CHUNK
 from evomerge.strategy.protocol import Descending
 from evomerge.words import duration, fine_duration, size_text
 
@@ -51,7 +51,7 @@ class CostProbe:
     is_fresh: bool = False  # whether the other candidates are scored on such a part only
     peak_bytes: Mapping[str, int]  # see `Scores.peak`
     shared_bytes: int  # of `peak_bytes`, of mapped files, which all workers of a machine share
-    step_seconds: float = 0.0  # of a descent, or of one that could be made (`search_by_gradients`)
+    step_seconds: float = 0.0  # of a descent, or of one that could be made
     forms: Forms = field(default_factory=dict)  # in which a descent learns answers
     chat_template: Mapping[str, float] = field(default_factory=dict)  # see `_by_template`
 
@@ -153,7 +153,7 @@ class Estimate(CostProbe):
 def estimate(problem: Problem, probe: CostProbe) -> Estimate:
     """Return what a search costs if each of its candidates costs what the tried one did."""
     config, workers = problem.config, workers_of(problem.config)
-    other = search_by_gradients(problem)
+    other = with_fewer_candidates(problem)
     by_gradients = estimate(other, probe) if other and probe.step_seconds else None
     by_fresh, other = None, search_by_fresh_documents(problem)
     if other is not None and probe.part and (fresh := fresh_documents(other)) is not None:
@@ -165,7 +165,7 @@ def estimate(problem: Problem, probe: CostProbe) -> Estimate:
     count, baselines = workers.count, len(problem.space.baselines())
     budget, each, search = config.budget, probe.candidate_seconds, None
     whole = probe.seconds_for(probe.documents)
-    candidates, generation = budget.candidates, make_strategy(problem).generation
+    candidates, generation = budget.candidates, config.optimizer.make(problem).generation
     size = count if config.executor.order == "arrival" else generation  # asked for together
     rounds = math.ceil(size / count)
     if (own := fresh_documents(problem)) is not None:  # with a share of the mean
@@ -177,7 +177,7 @@ def estimate(problem: Problem, probe: CostProbe) -> Estimate:
     if candidates is not None:
         rounds = math.ceil(max(0, candidates - baselines) * rounds / size)
         search = whole * math.ceil(min(candidates, baselines) / count) + each * rounds
-        search += probe.step_seconds * CHUNK * rounds if config.optimizer.descends else 0.0
+        search += probe.step_seconds * CHUNK * rounds if config.optimizer.needs_gradients else 0.0
     finalists, has_front = config.evaluation.validation.finalists, problem.ranking.has_front
     if finalists is None:  # a front of 60 candidates by `gp` had ten
         finalists = max(generation, 2 * FINALISTS) if has_front else FINALISTS
@@ -229,7 +229,7 @@ def try_candidate(problem: Problem, say: Callable[[str], None]) -> CostProbe:
     cores, host = max(1, count_cores() // neighbours), problem.checkpoints[problem.host]
     say("loading the model and the documents")
     worker = make_worker(problem, neighbours, threads_of(config, host, cores), is_new=True)
-    strategy, baselines = make_strategy(problem), problem.space.baselines()
+    strategy, baselines = config.optimizer.make(problem), problem.space.baselines()
     if isinstance(strategy, Descending):  # what a descent learns may depend on all baselines
         first, recipes = next(reversed(baselines.values())), list(baselines.values())
     else:
@@ -264,9 +264,9 @@ def try_candidate(problem: Problem, say: Callable[[str], None]) -> CostProbe:
                 strategy.tell(number, outcome)
         say("making the first steps of a descent")
         return _with_steps(probe, worker, strategy.chunks()[0], CHUNK)
-    if (other := search_by_gradients(problem)) is not None:
+    if (other := with_fewer_candidates(problem)) is not None:
         say("making a step by gradients")
-        chunk = make_descents(other, 1).chunks()[0]
+        chunk = other.config.optimizer.make(other).chunks()[0]
         with suppress(SearchError):  # the search itself takes no steps
             stepped = _with_steps(probe, worker, replace(chunk, watched={}), 1)
             return replace(probe, step_seconds=stepped.step_seconds)

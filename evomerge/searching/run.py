@@ -30,8 +30,7 @@ from evomerge.problem.parents_as_themselves import (
 )
 from evomerge.problem.problem import Problem
 from evomerge.problem.record import changes_since
-from evomerge.problem.space import sample_recipes
-from evomerge.problem.strategy import make_strategy, recipe_of
+from evomerge.problem.space import recipe_of, sample_recipes
 from evomerge.problem.worker import load_single, threads_of
 from evomerge.problem.workers import device_change
 from evomerge.recipe import Recipe
@@ -160,7 +159,7 @@ def make_search(
         finalists=config.evaluation.validation.finalists,
         order="arrival" if config.executor.order == "arrival" else "generation",
     )
-    return Search(session, partial(make_strategy, problem), problem.space.baselines(), plan)
+    return Search(session, partial(config.optimizer.make, problem), problem.space.baselines(), plan)
 
 
 def check_search_file(run: RunFolder, logbook: Logbook) -> None:

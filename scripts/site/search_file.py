@@ -69,8 +69,11 @@ def _keys(kinds: Sequence[Schema], above: str, definitions: Schema) -> Iterator[
         described = inner[name] if len(inner[name]) == 1 else fields
         abouts = dict.fromkeys(item["description"] for item in described)
         paths = [kind for kind in kinds if "variant" in kind["properties"]]
-        owner = "`dataflow`" if of == paths else len(of) < len(kinds) and _labels(of)
-        only = f" Only of {owner}." if owner else ""
+        only = ""
+        if len(of) < len(kinds):
+            others = [kind for kind in kinds if kind not in of]
+            labels = "`dataflow`" if of == paths else _labels(of)
+            only = f" Only of {labels}." if labels else f" Not of {_labels(others)}."
         yield Key(
             path=f"{above}{name}",
             values=", or ".join(dict.fromkeys(map(_values, fields))),
@@ -83,9 +86,12 @@ def _keys(kinds: Sequence[Schema], above: str, definitions: Schema) -> Iterator[
 
 
 def _labels(kinds: Iterable[Schema]) -> str:
-    """Return the names of kinds of a section, such as `` `dataflow` ``."""
-    tags = (kind["properties"].get("variant", kind["properties"]["kind"]) for kind in kinds)
-    return ", ".join(f"`{tag['const']}`" for tag in tags)
+    """Return the names of kinds of a section, such as `` `dataflow` ``; empty: any names."""
+    tags = (
+        next(fields[key] for key in ("variant", "kind", "name") if key in fields)
+        for fields in (kind["properties"] for kind in kinds)
+    )
+    return ", ".join(f"`{tag['const']}`" for tag in tags if "const" in tag)
 
 
 def _defaults(name: str, kinds: Sequence[Schema]) -> str | None:
@@ -112,6 +118,8 @@ def _sentence(text: str) -> str:
 
 def _sections(field: Schema, definitions: Schema) -> list[Schema]:
     """Return the schemas of the section that a field holds, alone, in a list or by name."""
+    if "properties" in field:
+        return [field]
     if "$ref" in field:
         return [definitions[field["$ref"].rpartition("/")[2]]]
     inside = (*field.get("anyOf", ()), *field.get("oneOf", ()), field.get("items"))
@@ -128,13 +136,13 @@ def _default(field: Schema) -> str:
 def _values(field: Schema) -> str:
     """Return what a field allows in words, such as `whole number from 2 to 10000, or auto`."""
     if "anyOf" in field:
-        return ", or ".join(map(_values, field["anyOf"]))
+        return ", or ".join(dict.fromkeys(map(_values, field["anyOf"])))
     if "const" in field:
         return f"`{field['const']}`"
     if "enum" in field:
         *others, last = (f"`{item}`" for item in field["enum"])
         return f"{', '.join(others)} or {last}"
-    if "$ref" in field or "oneOf" in field:
+    if {"$ref", "oneOf", "properties"} & field.keys():
         return "mapping"
     kind: str = field["type"]
     if kind == "array":

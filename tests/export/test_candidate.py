@@ -22,7 +22,7 @@ from evomerge.config.schema import load
 from evomerge.errors import CheckpointError
 from evomerge.export.candidate import RECIPE, export_candidate
 from evomerge.problem.runs import begin, prepare, problem_of
-from evomerge.problem.strategy import recipe_of
+from evomerge.problem.space import recipe_of
 from evomerge.problem.worker import make_worker
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History

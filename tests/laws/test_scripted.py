@@ -31,8 +31,8 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.ranking import ParetoFront, WeightedSum
 from evomerge.scores import Constraint, Objective, Outcome, Scores
-from evomerge.strategy.gradient import GradientStrategy
-from evomerge.strategy.lessons import Lessons
+from evomerge.strategy.gradient.descents import GradientStrategy
+from evomerge.strategy.gradient.lessons import Lessons
 
 pytestmark = pytest.mark.thorough
 

@@ -10,8 +10,9 @@ from optimizer_runs import MIXED
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
+from evomerge.optimize import GP_FIRST as FIRST
 from evomerge.optimize import create
-from evomerge.optimize.gp import FIRST, GaussianProcess
+from evomerge.optimize.gp import GaussianProcess
 from evomerge.space.protocol import Gene
 from evomerge.testing import check_optimizer
 

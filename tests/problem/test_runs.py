@@ -22,8 +22,8 @@ from evomerge.problem.search_file import folder_of, load_any
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.journal import Journal
 from evomerge.run.logbook import Logbook
-from evomerge.searching import run as search
 from evomerge.searching.run import check_search_file
+from evomerge.strategy.optimizers import GenomeOptimizer
 
 TEXT = json.dumps(SMALL)
 
@@ -192,7 +192,7 @@ def test_a_run_of_any_name_works_in_every_command(tmp_path, capsys):
 
 def test_a_system_exit_of_an_optimizer_stops_the_search_with_a_sentence(tmp_path, monkeypatch):
     """Else the search would end with exit status 0 and no word."""
-    monkeypatch.setattr(search, "make_strategy", lambda problem: sys.exit(0))
+    monkeypatch.setattr(GenomeOptimizer, "make", lambda kind, problem: sys.exit(0))
     with pytest.raises(SearchError, match=r"raised SystemExit: 0; remove the cause.*resume"):
         evomerge.search({**SMALL, "budget": {"candidates": 4}}, tmp_path / "run", progress=False)
 

@@ -12,13 +12,12 @@ import evomerge
 from evomerge.config.schema import parse
 from evomerge.errors import ConfigError
 from evomerge.problem.runs import prepare
-from evomerge.problem.strategy import find_starts
 from evomerge.space.protocol import Gene
 
 
 def starts(where: Path, searched, *references: str):
     config = parse(SMALL | {"optimizer": {"start": list(references)}}, "search.yaml")
-    return find_starts(config, searched, where)
+    return config.optimizer.starts(searched, where)
 
 
 class Genes:

@@ -14,7 +14,7 @@ from evomerge.errors import SearchError
 from evomerge.execute.protocol import Job
 from evomerge.optimize import create
 from evomerge.problem.fresh import FreshDocuments
-from evomerge.problem.strategy import recipe_of
+from evomerge.problem.space import recipe_of
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Journal

@@ -10,8 +10,8 @@ from evomerge.optimize.descent import Chunk, Reached
 from evomerge.recipe import Layer, Recipe
 from evomerge.scores import Failure, Scores
 from evomerge.space.protocol import Gene
-from evomerge.strategy.gradient import CHUNK, GradientStrategy
-from evomerge.strategy.lessons import Lessons
+from evomerge.strategy.gradient.descents import CHUNK, GradientStrategy
+from evomerge.strategy.gradient.lessons import Lessons
 from evomerge.strategy.protocol import Origin
 
 DOCUMENTS = {"a": range(100), "b": range(60)}

@@ -5,7 +5,7 @@ import pytest
 from evomerge.errors import SearchError
 from evomerge.recipe import Layer, Recipe
 from evomerge.scores import Objective, Scores
-from evomerge.strategy.lessons import Lessons, divided
+from evomerge.strategy.gradient.lessons import Lessons, divided
 
 DOCUMENTS = {"a": range(60), "b": range(60)}
 OBJECTIVES = [Objective("a", "acc"), Objective("b", "acc")]

@@ -22,7 +22,7 @@ from evomerge.merging.resident import Resident
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.problem.runs import problem_of
-from evomerge.problem.strategy import recipe_of
+from evomerge.problem.space import recipe_of
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History

@@ -21,11 +21,12 @@ from evomerge.recipe import Recipe
 from evomerge.scores import Outcome, Scores
 from evomerge.space.baselines import UNIFORM
 from evomerge.space.protocol import Genome, Space
-from evomerge.strategy.lessons import Lesson, Lessons
+from evomerge.strategy.gradient.lessons import Lesson, Lessons
 from evomerge.strategy.protocol import Origin
 
 STEPS = 60  # of a descent, if the search file does not say it
 BATCH = 16  # documents of a step, likewise
+RATE = 0.03  # length of the first steps, likewise
 CHUNK = 10  # steps between two candidates of a descent
 PATIENCE = 2  # chunks in a row that do not lower the watched loss, after which a descent ends
 MOSTLY = 0.8  # what one objective weighs more than the others, in descents that prefer it
@@ -78,7 +79,7 @@ class GradientStrategy:
     _: KW_ONLY
     steps: int = STEPS
     batch: int = BATCH
-    rate: float = 0.03
+    rate: float = RATE
     descents: int = 1
     forms: Forms = field(default_factory=dict)
     weighed: int = 0

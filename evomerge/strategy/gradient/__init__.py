@@ -1,0 +1,1 @@
+"""Gradient descent on merge knobs, as a kind of search strategy."""
