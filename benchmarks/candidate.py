@@ -95,7 +95,7 @@ def bare(problem: Problem, worker: Worker) -> float:
         objective = evaluator.tasks_of("search").of(task)
         documents = [objective.requests(task, i) for i in problem.splits["search"][task]]
         prompts = [prompt for requests in documents for item in requests for prompt in item.prompts]
-        forward = objective.batched
+        forward = objective.runner.batched
         new = [
             len(tokens)
             for tokens in forward.generate(model, prompts, make_batches(prompts, forward.batching))

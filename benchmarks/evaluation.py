@@ -47,8 +47,8 @@ from evomerge.compat.transformers import cache_arguments
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.forward import continuation_rows
 from evomerge.evaluation.inference.generation import make_batches
-from evomerge.evaluation.tasks.harness import Harness
-from evomerge.evaluation.tasks.lm_eval import LmEval
+from evomerge.evaluation.lm_eval.objective import LmEval
+from evomerge.evaluation.lm_eval.tasks import Harness
 from evomerge.execute.allocator import keep_freed_memory
 
 BATCHES = (1, 4, 8, 16, 32, 64, 128)
@@ -196,7 +196,7 @@ def measure(
     documents = [objective.requests(task, document) for document in ids]
     prompts = [prompt for requests in documents for item in requests for prompt in item.prompts]
     if prompts:
-        forward = objective.batched
+        forward = objective.runner.batched
         groups = make_batches(prompts, forward.batching)
         new = [len(tokens) for tokens in forward.generate(model, prompts, groups)]
         bare = {

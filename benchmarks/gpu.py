@@ -41,8 +41,9 @@ from evomerge.errors import ConfigError
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.forward import continuation_rows
 from evomerge.evaluation.inference.generation import make_batches
-from evomerge.evaluation.tasks.harness import Harness
-from evomerge.evaluation.tasks.lm_eval import LmEval, Runner
+from evomerge.evaluation.lm_eval.objective import LmEval
+from evomerge.evaluation.lm_eval.requests import Runner
+from evomerge.evaluation.lm_eval.tasks import Harness
 from evomerge.merging.architecture.loading import quiet
 from evomerge.merging.resident import Resident
 from evomerge.models.checkpoint import Checkpoint
@@ -162,7 +163,7 @@ def bare(evaluator: Evaluator, model: Any, device: torch.device, task: str, roun
     """Return the milliseconds of the forward passes alone on a task's documents."""
     (objective,) = evaluator.every
     assert isinstance(objective, LmEval)
-    forward = objective.batched
+    forward = objective.runner.batched
     documents = [objective.requests(task, i) for i in evaluator.splits["search"][task]]
     prompts = [prompt for requests in documents for item in requests for prompt in item.prompts]
     if prompts:

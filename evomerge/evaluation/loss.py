@@ -23,8 +23,9 @@ from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.batches import checkpointing, needs_checkpointing
 from evomerge.evaluation.inference.likelihood import Batch, target_distributions
 from evomerge.evaluation.inference.rows import ANY, Continuation, Form, Forms, form_of, separate
+from evomerge.evaluation.lm_eval.objective import LmEval
+from evomerge.evaluation.lm_eval.requests import FORMS, written
 from evomerge.evaluation.tasks.info import TasksInfo
-from evomerge.evaluation.tasks.lm_eval import FORMS, LmEval, written
 from evomerge.evaluation.tasks.objective import Documents
 from evomerge.scores import Objective
 
@@ -196,7 +197,7 @@ class Loss:
             return
         model = make()
         answers: dict[int, str] = {}
-        if self._tasks.requests(task, documents[0])[0].kind == "generate_until":
+        if self._tasks.requests.get(task, documents[0])[0].kind == "generate_until":
             self.evaluator.answer(model, "search", {task: documents})
             answers = self._tasks.texts(task, documents)
         plain = [self._continued(task, number, answers.get(number, "")) for number in documents]
@@ -210,7 +211,7 @@ class Loss:
     def _batches(self, references: Sequence[Reference]) -> Iterator[Sequence[int]]:
         """Yield the indices of references that are run together: activations are kept, so half."""
         sizes = [sum(len(c.tokens) for c in each.continuations) for each in references]
-        limits = self._tasks.batched.batching
+        limits = self._tasks.runner.batched.batching
         yield from replace(limits, tokens=limits.tokens // 2).cut(sizes)
 
     def _predict(
@@ -218,7 +219,8 @@ class Loss:
     ) -> Iterator[tuple[int, Predictions]]:
         """Run a batch; yield the index of each reference and what the model predicts for it."""
         every = [c for i in group for c in references[i].continuations]
-        batch = Batch.of(separate(every, range(len(every))), self._tasks.batched.pad, model.device)
+        inputs, pad = separate(every, range(len(every))), self._tasks.runner.batched.pad
+        batch = Batch.of(inputs, pad, model.device)
         scores, positions = target_distributions(model, batch)
         of_index = dict(zip(batch.indices, positions, strict=True))
         rows = iter(of_index[index] for index in range(len(every)))
@@ -251,7 +253,7 @@ class Loss:
         answer, form = self.answers.get(task, {}).get(document), form_of(self.forms, task)
         key = task, document, form, answer
         if key not in self._references:
-            first, harness = self._tasks.requests(task, document)[0], self._tasks.harness
+            first, harness = self._tasks.requests.get(task, document)[0], self._tasks.harness
             if first.kind == "generate_until":
                 text = written(harness, task, first, form, answer)
                 wanted = self._continued(task, document, text, ended=form.end == "token")
@@ -268,8 +270,9 @@ class Loss:
         For a task that generates answers, the model shall generate `answer`, and the end token
         behind it if it is `ended`.
         """
-        requests, reference = self._tasks.requests(task, document), self._tasks.batched.reference
+        requests = self._tasks.requests.get(task, document)
         if requests[0].kind == "generate_until":
+            reference = self._tasks.runner.batched.reference
             return Reference((reference.answered(requests[0], answer, ended=ended),))
         divisors = list[tuple[float, ...]]()
         if len(requests) > 1:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from evomerge import zoo
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, did_you_mean
-from evomerge.evaluation.tasks.loading import check_folders
+from evomerge.evaluation.lm_eval.loading import check_folders
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.heads import classified
 from evomerge.models.references import is_file
@@ -25,8 +25,8 @@ from evomerge.trust.task_files import code_of_tasks
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
+    from evomerge.evaluation.lm_eval.objective import LmEval
     from evomerge.evaluation.tasks.info import TasksInfo
-    from evomerge.evaluation.tasks.lm_eval import LmEval
     from evomerge.evaluation.tasks.objective import Objective
     from evomerge.evaluation.tasks.rows import RowsObjective
 
@@ -50,8 +50,8 @@ def kinds_of(config: SearchConfig) -> list[type[Objective]]:
 
     ConfigError: there is no such kind, or it cannot be imported.
     """
+    from evomerge.evaluation.lm_eval.objective import LmEval
     from evomerge.evaluation.tasks.functions import ObjectiveFunction
-    from evomerge.evaluation.tasks.lm_eval import LmEval
 
     kinds: list[type[Objective]] = [_kind(name) for name, _ in config.rows.values()]
     kinds += [LmEval] if (tasks := stock_tasks(config)) else []
@@ -216,8 +216,9 @@ def load(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluator:
 
 def _load_lm_eval(config: SearchConfig, tasks: Sequence[str], allowed: Permissions) -> LmEval:
     from evomerge.evaluation.inference.reference import Reasoning
-    from evomerge.evaluation.tasks.harness import Harness
-    from evomerge.evaluation.tasks.lm_eval import LmEval, Runner
+    from evomerge.evaluation.lm_eval.objective import LmEval
+    from evomerge.evaluation.lm_eval.requests import Runner
+    from evomerge.evaluation.lm_eval.tasks import Harness
 
     evaluation = config.evaluation
     harness = Harness(

@@ -13,8 +13,8 @@ import evomerge
 from evomerge import zoo
 from evomerge.__main__ import run as call
 from evomerge.errors import CheckpointError, ConfigError, InputError
-from evomerge.evaluation.tasks.harness import Harness
-from evomerge.evaluation.tasks.loading import check_task
+from evomerge.evaluation.lm_eval.loading import check_task
+from evomerge.evaluation.lm_eval.tasks import Harness
 from evomerge.merging.architecture.depth import built_config
 from evomerge.merging.architecture.loadable import check_buildable
 from evomerge.merging.backend import check_finite

@@ -121,7 +121,7 @@ def test_the_next_baseline_is_taken_if_the_first_one_cannot_be_built(bad: int) -
 
 
 def test_a_task_whose_code_ends_python_is_refused(monkeypatch, tmp_path):
-    from evomerge.evaluation.tasks import loading
+    from evomerge.evaluation.lm_eval import loading
 
     def end(manager: Any, spec: Any) -> Any:
         raise SystemExit(0)

@@ -7,7 +7,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_tasks import asking, requests_of
 
 from evomerge.errors import CandidateError, ConfigError
-from evomerge.evaluation.tasks.harness import Harness
+from evomerge.evaluation.lm_eval.tasks import Harness
 
 IDS = (0, 3, 11, 25)
 TASKS = ("t_choice", "t_letter", "t_mutual", "t_continue", "t_rolling", "t_generate", "t_filters")

@@ -6,8 +6,8 @@ from lm_tasks import asking, runner_of
 
 from evomerge.errors import CandidateError
 from evomerge.evaluation.evaluator import Evaluator, score_single
+from evomerge.evaluation.lm_eval.tasks import Harness
 from evomerge.evaluation.tasks.functions import ObjectiveFunction
-from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 
 ALL = dict.fromkeys(("t_choice", "t_rolling", "t_generate"), range(40))

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from evomerge import zoo
 from evomerge.errors import ConfigError
-from evomerge.evaluation.tasks.harness import Harness
+from evomerge.evaluation.lm_eval.tasks import Harness
 
 pytestmark = pytest.mark.thorough
 

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 from evomerge import zoo
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.rows import ANY, Form
+from evomerge.evaluation.lm_eval.tasks import Harness
 from evomerge.evaluation.loss import Loss
-from evomerge.evaluation.tasks.harness import Harness
 from evomerge.scores import Objective
 
 OBJECTIVES = [Objective("zoo_maths", "exact_match"), Objective("zoo_l2_maths_mc", "acc")]

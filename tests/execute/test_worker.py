@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evomerge import zoo
 from evomerge.errors import DeviceError
 from evomerge.evaluation.evaluator import Evaluator
+from evomerge.evaluation.lm_eval.tasks import Harness
 from evomerge.evaluation.tasks.functions import ObjectiveFunction
-from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 from evomerge.execute.protocol import Job
 from evomerge.execute.worker import Worker

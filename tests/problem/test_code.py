@@ -14,7 +14,7 @@ from evomerge.cli.commands import app
 from evomerge.config.record import Record
 from evomerge.config.schema import load, parse
 from evomerge.errors import InputError
-from evomerge.evaluation.tasks import suitable
+from evomerge.evaluation.lm_eval import objective
 from evomerge.problem.preflight import summary, warnings
 from evomerge.problem.runs import prepare
 from evomerge.report.view import View
@@ -147,7 +147,7 @@ def test_a_run_that_did_not_allow_code_never_runs_it(tmp_path, folder):
 def test_validate_says_what_code_can_do_here(tmp_path, folder, monkeypatch):
     problem = prepare(load(file_in(tmp_path, folder)), tmp_path, Permissions(**TRUSTING))
     for confined in (True, False):
-        monkeypatch.setattr(suitable, "has_bubblewrap", lambda confined=confined: confined)
+        monkeypatch.setattr(objective, "has_bubblewrap", lambda confined=confined: confined)
         assert summary(problem)["code"].endswith("in bubblewrap") == confined
         notes = [note for note in warnings(problem, True) if "code that models write" in note]
         assert len(notes) == (not confined)

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evomerge import zoo
 from evomerge.config.schema import load
 from evomerge.errors import EvomergeError
-from evomerge.evaluation.tasks.harness import Harness
+from evomerge.evaluation.lm_eval.tasks import Harness
 from evomerge.problem.preflight import summary, warnings
 from evomerge.problem.runs import prepare, problem_of
 from evomerge.run.folder import RunFolder

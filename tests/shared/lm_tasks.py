@@ -10,7 +10,8 @@ from lm_eval.tasks import TaskManager
 
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.reference import Reasoning
-from evomerge.evaluation.tasks.lm_eval import LmEval, Runner
+from evomerge.evaluation.lm_eval.objective import LmEval
+from evomerge.evaluation.lm_eval.requests import Runner
 
 
 def write_task(folder: Path, name: str, rows: Iterable[Any], **body: Any) -> str:
@@ -54,4 +55,4 @@ def runner_of(evaluator):
 
 def requests_of(evaluator, task, split="search"):
     objective = evaluator.tasks_of(split).of(task)
-    return {i: objective.requests(task, i) for i in sorted(evaluator.splits[split][task])}
+    return {i: objective.requests.get(task, i) for i in sorted(evaluator.splits[split][task])}

@@ -31,7 +31,7 @@ OF_OTHERS = """
     transformers.models.llama.modeling_llama transformers.tokenization_utils_tokenizers
 """
 OWN = """
-    cli.commands cli.live evaluation.evaluator evaluation.tasks.harness execute.protocol
+    cli.commands cli.live evaluation.evaluator evaluation.lm_eval.tasks execute.protocol
     execute.worker export.candidate mergekit.from_recipe merging.backend merging.kernels.compiled
     merging.resident optimize.cma report.page api.trackers searching.estimate problem.preflight
     problem.executors searching.run space.parameters strategy.genome

@@ -1,20 +1,11 @@
 """Properties of tasks and groups: number of documents, metrics and their directions."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
-from evomerge.compat.lm_eval import Group, filters_of
-from evomerge.errors import ConfigError, SearchError, did_you_mean
-from evomerge.evaluation.inference.generation import is_sampled
-from evomerge.evaluation.tasks.loading import shows_images
-from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance
-from evomerge.scores import NLL, TOKENS, Objective
-
-Measure: TypeAlias = Callable[[str, Sequence[Instance]], DocumentMetrics]
+from evomerge.errors import ConfigError, did_you_mean
+from evomerge.scores import Objective
 
 
 @dataclass(frozen=True)
@@ -164,91 +155,3 @@ class TasksInfo:
                     total = sum(aggregates[task][key] * weight for (task, key), weight in pairs)
                     result.setdefault(name, {})[metric] = total / sum(weights)
         return result
-
-
-def describe(tasks: Mapping[str, Any], groups: Mapping[str, Group], measure: Measure) -> TasksInfo:
-    """Return the properties of loaded lm-eval tasks and groups, by the objectives' names.
-
-    `measure` returns the metrics of a document, from the name of its task and its requests.
-    """
-    info = {name: _task_info(name, task, measure) for name, task in tasks.items()}
-    return TasksInfo(info, {name: _group_info(group, info) for name, group in groups.items()})
-
-
-def _task_info(name: str, task: Any, measure: Measure) -> TaskInfo:
-    get, direction, aggregation = task.get_config, task.higher_is_better(), task.aggregation()
-    kind, metrics = str(get("output_type") or task.OUTPUT_TYPE), dict[str, MetricInfo]()
-    for key, value in _probe(task, partial(measure, name)).items():
-        metric = key.split(",")[0]
-        is_mean = _is_mean(aggregation.get(metric), value)
-        metrics[key] = MetricInfo(bool(direction.get(metric, True)), is_mean)
-    for key in (TOKENS, NLL) if kind == "generate_until" else (NLL,):
-        metrics.setdefault(key, MetricInfo(higher_is_better=False, is_mean=True))
-    splits = {split: get(f"{split}_split") for split in ("training", "validation", "test")}
-    task_splits = {split: str(own) for split, own in splits.items() if own}
-    return TaskInfo(
-        name=str(get("task") or name),
-        kind=kind,
-        documents=len(task.eval_docs),
-        metrics=metrics,
-        dataset=str(get("dataset_path") or ""),
-        task_splits=task_splits,
-        task_split=next((split for split in ("test", "validation") if split in task_splits), ""),
-        dataset_config=str(get("dataset_name") or ""),
-        repeats=int(get("repeats") or 1),
-        is_sampled=kind == "generate_until" and is_sampled(get("generation_kwargs") or {}),
-        filters=tuple(item.name for item in filters_of(task)),
-        shows_images=shows_images(task),
-    )
-
-
-def _is_mean(aggregation: Any, value: Any) -> bool:
-    with suppress(Exception):  # the aggregation may not take numbers
-        is_plain = aggregation is None or aggregation([0.0, 0.0, 1.5]) == 0.5
-        return bool(is_plain) and not isinstance(value, (tuple, list))
-    return False
-
-
-def _probe(task: Any, measure: Callable[[Sequence[Instance]], DocumentMetrics]) -> DocumentMetrics:
-    """Return metric key -> value of the first document, computed from made-up answers.
-
-    ConfigError: the task cannot be loaded in the process that scores code.
-    """
-    made_up = {"generate_until": "", "loglikelihood_rolling": -1.0}
-    shots, metrics = task.get_config("num_fewshot"), DocumentMetrics()
-    try:
-        task.set_config(key="num_fewshot", value=0)
-        task.build_all_requests(samples=[0])
-        for item in task.instances:
-            item.resps = [made_up.get(item.request_type, (-1.0, False))] * item.repeats
-        metrics = measure(task.instances)
-    except SearchError as error:
-        raise ConfigError(f"objectives: {error}") from error
-    except Exception:  # a task's own code may fail on made-up answers
-        metrics = {}
-    finally:
-        task.set_config(key="num_fewshot", value=shots)
-    return metrics or dict.fromkeys(task.aggregation(), 0.0)
-
-
-def _group_info(group: Group, tasks: Mapping[str, TaskInfo]) -> GroupInfo:
-    averages_of: dict[tuple[str, str], Average] = {}  # by metric and filter
-    for item in group.averages:
-        wanted = item.get("filter_list")
-        wanted = [wanted] if isinstance(wanted, str) else wanted
-        keys: dict[tuple[str, str], list[tuple[str, str]]] = {}
-        for task in group.tasks:
-            for metric, label, key in tasks[task].filtered():
-                if metric == item["metric"] and (wanted is None or label in wanted):
-                    keys.setdefault((metric, label), []).append((task, key))
-        by_size = bool(item.get("weight_by_size"))
-        averages_of |= {name: Average(own, by_size) for name, own in keys.items()}
-    of_metric = Counter(metric for metric, _ in averages_of)
-    averages = {
-        f"{metric},{label}" if of_metric[metric] > 1 else metric: average
-        for (metric, label), average in averages_of.items()
-    }
-    averages.setdefault(NLL, Average([(task, NLL) for task in group.tasks], by_size=False))
-    firsts = ((name, *average.keys[0]) for name, average in averages.items())
-    metrics = {name: replace(tasks[t].metrics[key], is_mean=False) for name, t, key in firsts}
-    return GroupInfo(group.tasks, averages, metrics)

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Self, TypeAlias
 from evomerge.device import is_device_failure
 from evomerge.errors import CandidateError, one_line, printable
 from evomerge.evaluation.tasks.info import TaskInfo, TasksInfo
-from evomerge.evaluation.tasks.scoring import DocumentMetrics
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.scores import Example, Split
 from evomerge.trust.calls import seeded
@@ -23,6 +22,9 @@ from evomerge.trust.code import is_installed
 
 Documents: TypeAlias = Mapping[str, Sequence[int]]
 """Task -> ids of documents, ascending."""
+
+DocumentMetrics: TypeAlias = dict[str, Any]
+"""Metric key -> value of one document."""
 
 MetricRows: TypeAlias = Mapping[str, Sequence[DocumentMetrics]]
 """Task -> the metrics of each document."""
@@ -34,6 +36,8 @@ Summary: TypeAlias = tuple[Mapping[str, tuple[float, ...]], Mapping[str, float]]
 """Metric -> one number for each document, if it has any; and metric -> score."""
 
 _MOST_LINES = 200  # of a traceback; the last ones are kept
+_PROMPT, _ANSWER = 600, 300
+"""Characters that are kept: of a prompt the last ones, of an answer and a target the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,3 +263,18 @@ def traceback_lines(error: BaseException) -> str:
     """Return the last lines of the traceback of an exception, for the log of a run."""
     lines = "".join(traceback.format_exception(error)).splitlines()
     return "\n".join(map(printable, lines[-_MOST_LINES:]))
+
+
+def in_short(
+    task: str, document: int, texts: Sequence[str], values: Mapping[str, float]
+) -> Example:
+    """Return a scored document with long texts cut: prompt, answer, parsed answer, target."""
+    prompt, *others = texts
+    prompt = prompt if len(prompt) <= _PROMPT else "..." + prompt[-_PROMPT:]
+    short = [plain(text if len(text) <= _ANSWER else text[:_ANSWER] + "...") for text in others]
+    return Example(task, document, plain(prompt), short[0], short[1], short[2], dict(values))
+
+
+def plain(text: str) -> str:
+    """Return the text without lone surrogates, which no file can hold."""
+    return text.encode("utf-8", "replace").decode()

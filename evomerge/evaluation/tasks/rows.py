@@ -11,8 +11,7 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 from evomerge.errors import ConfigError, printable
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
-from evomerge.evaluation.tasks.objective import Merges, SingleTask
-from evomerge.evaluation.tasks.scoring import in_short
+from evomerge.evaluation.tasks.objective import Merges, SingleTask, in_short
 from evomerge.parsing.texts import json_value, read_text
 from evomerge.parsing.values import Values
 from evomerge.scores import Example

@@ -9,7 +9,7 @@ from lm_tasks import asking, requests_of, runner_of
 
 from evomerge.evaluation.inference.forward import continuation_rows
 from evomerge.evaluation.inference.probes import positions_of
-from evomerge.evaluation.tasks.harness import Harness
+from evomerge.evaluation.lm_eval.tasks import Harness
 
 NAMES = ("t_choice", "t_letter", "t_rolling", "t_generate")
 WORDS = ("green", "blue", "dog", "fish")

@@ -17,7 +17,7 @@ from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.inference.generation import Prompt
 from evomerge.evaluation.inference.vllm import VllmEngine
 from evomerge.evaluation.inference.vllm_start import installed_vllm
-from evomerge.evaluation.tasks.harness import Harness
+from evomerge.evaluation.lm_eval.tasks import Harness
 from evomerge.merging.resident import Resident
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint

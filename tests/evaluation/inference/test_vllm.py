@@ -19,7 +19,7 @@ from evomerge.evaluation.inference.generation import Prompt, Sampling
 from evomerge.evaluation.inference.vllm import EngineForward, VllmEngine
 from evomerge.evaluation.inference.vllm import with_identity_layers as completed
 from evomerge.evaluation.inference.vllm_start import check_vllm
-from evomerge.evaluation.tasks.harness import Harness
+from evomerge.evaluation.lm_eval.tasks import Harness
 
 pytestmark = pytest.mark.thorough
 

@@ -16,7 +16,7 @@ from rounding import UNIT
 
 from evomerge import zoo
 from evomerge.errors import ConfigError
-from evomerge.evaluation.tasks.harness import Harness
+from evomerge.evaluation.lm_eval.tasks import Harness
 from evomerge.merging.architecture import placement
 from evomerge.merging.architecture.placement import Placement, device_of
 from evomerge.merging.backend import load, tokenizer_of

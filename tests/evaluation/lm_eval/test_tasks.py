@@ -4,9 +4,9 @@ import pytest
 from lm_tasks import asking, write_task
 
 from evomerge.errors import ConfigError
-from evomerge.evaluation.tasks.harness import Harness
-from evomerge.evaluation.tasks.lm_eval import LmEval
-from evomerge.evaluation.tasks.loading import TaskLoader
+from evomerge.evaluation.lm_eval.loading import TaskLoader
+from evomerge.evaluation.lm_eval.objective import LmEval
+from evomerge.evaluation.lm_eval.tasks import Harness
 
 ROWS = [{"q": "a?", "a": "b"}]
 

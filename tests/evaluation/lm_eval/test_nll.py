@@ -7,7 +7,7 @@ import pytest
 import torch
 from lm_tasks import asking, requests_of
 
-from evomerge.evaluation.tasks.harness import Harness
+from evomerge.evaluation.lm_eval.tasks import Harness
 
 IDS = range(40)
 NAMES = ("t_choice", "t_mutual", "t_inputs", "t_continue", "t_rolling", "t_generate", "t_sample")

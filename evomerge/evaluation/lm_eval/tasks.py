@@ -1,28 +1,38 @@
-"""lm-eval's tasks: their requests, metrics and documents."""
+"""lm-eval's tasks: their requests, metrics and documents, and what tells these apart."""
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from itertools import groupby
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass, replace
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Self
 
 from evomerge.compat.lm_eval import Group, filters_of, only_documents
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.reference import ReferenceLM
-from evomerge.evaluation.tasks.code import CodeProcess, Origin
-from evomerge.evaluation.tasks.info import TaskInfo, describe
-from evomerge.evaluation.tasks.loading import TaskLoader
-from evomerge.evaluation.tasks.objective import Summary
-from evomerge.evaluation.tasks.scoring import (
-    DocumentMetrics,
-    Instance,
-    document_metrics,
-    summarized,
-)
+from evomerge.evaluation.inference.rows import spread
+from evomerge.evaluation.lm_eval.code import CodeProcess, Origin
+from evomerge.evaluation.lm_eval.loading import TaskLoader, shows_images
+from evomerge.evaluation.lm_eval.metrics import Instance, describe, document_metrics, summarized
+from evomerge.evaluation.tasks.info import TaskInfo
+from evomerge.evaluation.tasks.objective import DocumentMetrics, Summary
 from evomerge.scores import NLL, TOKENS
 from evomerge.trust.calls import SEED, calling
 from evomerge.trust.consent import NOTHING, Permissions
+
+RENDERED = 200  # documents of a split whose prompts are built; of the others, the fields count
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_SETTINGS = (
+    *("output_type", "generation_kwargs", "num_fewshot", "repeats", "description"),
+    *("target_delimiter", "fewshot_delimiter", "filter_list", "metric_list", "process_results"),
+    *("doc_to_text", "doc_to_target", "doc_to_choice", "gen_prefix", "use_prompt"),
+    "fewshot_config",
+)
 
 
 class Harness:
@@ -201,6 +211,49 @@ class Harness:
             return self._code.summary(self.origins[task], kind, rows)
         return summarized(self.tasks[task], kind, rows)
 
+    def digest(self, task: str, ids: Sequence[int]) -> str:
+        """Return the digest of some documents of a task, 16 hexadecimal digits.
+
+        It is that of all fields of the documents, of prompts, choices and targets as they are
+        rendered, and of the settings by which prompts are made, texts generated and answers scored.
+        Chat templates belong to the tokenizer, so prompts count without them.
+        """
+        subject, requests = self.tasks[task], self.build(task, spread(ids, RENDERED), None)
+        documents = subject.eval_docs  # kept, since lm-eval creates them again at each access
+        total = hashlib.sha256()
+        with calling():
+            for part in chain(
+                (dict(documents[document]) for document in ids),
+                ([subject.doc_to_target(of[0].doc), *(it.args for it in of)] for of in requests),
+                ((name, subject.get_config(name)) for name in _SETTINGS),
+            ):
+                total.update(json.dumps(part, sort_keys=True, default=_plain).encode() + b"\n")
+        return total.hexdigest()[:16]
+
+    def forms(self, task: str, *, rendered: bool) -> Callable[[int], Sequence[str]]:
+        """Return a function: document id -> texts by which the document is compared with others.
+
+        The first text has the raw fields of the document; `rendered` adds one of question, choices
+        and answer, which can be compared with documents of other data sets.
+        """
+        subject = self.tasks[task]
+        documents = subject.eval_docs  # kept, since lm-eval creates them again at each access
+
+        def texts(document: int) -> list[str]:
+            content = documents[document]
+            forms = [json.dumps(dict(content), sort_keys=True, default=_plain)]
+            if rendered:
+                with calling():
+                    parts = [subject.doc_to_text(content), subject.doc_to_target(content)]
+                    if subject.get_config("doc_to_choice"):
+                        parts.append(subject.doc_to_choice(content))
+                    if shows_images(subject):
+                        parts += map(_plain, subject.doc_to_image(content))
+                forms.append(" ".join(str(parts).casefold().split()))
+            return forms
+
+        return texts
+
     def reference_answer(self, task: str, document: Any) -> tuple[str, str]:
         """Return the reference answer of a document, and the task's delimiter before it.
 
@@ -256,3 +309,23 @@ def _without(task: str, what: str) -> ConfigError:
         "loss for gradients nor the metric nll; correct it in the task's YAML or leave it out "
         "there (process_docs), or use another optimizer and metric."
     )
+
+
+def _plain(value: Any) -> Any:
+    """Return what stands for a value that JSON has no form for, the same in every process.
+
+    For a function that is its source, since functions of a task are files of a person.
+    """
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(str, value))
+    if hasattr(value, "getbands"):  # an image of Pillow
+        return f"{value.size} {hashlib.sha256(value.tobytes()).hexdigest()}"
+    if is_dataclass(value) and not isinstance(value, type):  # of lm-eval: settings
+        return vars(value)
+    if not callable(value):
+        text = str(value)
+        return type(value).__qualname__ if _ADDRESS.search(text) else text
+    try:
+        return inspect.getsource(value)
+    except (OSError, TypeError):  # it has no file, or is an object that can be called
+        return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"

@@ -10,7 +10,7 @@ from lm_tasks import asking, requests_of, runner_of
 from rounding import NATS, PERPLEXITY
 
 from evomerge.evaluation.inference.reference import Reasoning
-from evomerge.evaluation.tasks.harness import Harness
+from evomerge.evaluation.lm_eval.tasks import Harness
 
 IDS = (0, 3, 4, 7, 11, 12, 20, 25, 26, 31, 38, 39)
 

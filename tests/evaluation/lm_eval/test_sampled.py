@@ -11,7 +11,7 @@ from lm_tasks import asking, lm_eval_of, requests_of, runner_of
 from evomerge import zoo
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.generation import seed_of
-from evomerge.evaluation.tasks.harness import Harness
+from evomerge.evaluation.lm_eval.tasks import Harness
 from evomerge.trust.calls import seeded
 from evomerge.trust.consent import Permissions
 

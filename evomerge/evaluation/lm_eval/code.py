@@ -30,15 +30,10 @@ from typing import Any, TypeAlias
 from evomerge.compat.lm_eval import filters_of
 from evomerge.device import count_cores
 from evomerge.errors import CandidateError, SearchError, one_line
-from evomerge.evaluation.tasks.confined import adopt_orphans, end_children, run_watched
-from evomerge.evaluation.tasks.loading import TaskLoader
-from evomerge.evaluation.tasks.objective import Summary
-from evomerge.evaluation.tasks.scoring import (
-    DocumentMetrics,
-    Instance,
-    document_metrics,
-    summarized,
-)
+from evomerge.evaluation.lm_eval.confined import adopt_orphans, end_children, run_watched
+from evomerge.evaluation.lm_eval.loading import TaskLoader
+from evomerge.evaluation.lm_eval.metrics import Instance, document_metrics, summarized
+from evomerge.evaluation.tasks.objective import DocumentMetrics, Summary
 from evomerge.run.atomic import TemporaryFolder
 from evomerge.trust.calls import SEED, calling
 from evomerge.trust.consent import Permissions
@@ -160,7 +155,7 @@ class CodeProcess:
         environment |= dict.fromkeys(_SET_TO_1, "1") | {"PYTHONHASHSEED": "0"}
         environment |= dict.fromkeys(("HF_METRICS_CACHE", "TMPDIR"), str(folder.path))
         environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, sys.path))
-        start = f"from evomerge.evaluation.tasks.code import main; main({theirs.fileno()})"
+        start = f"from evomerge.evaluation.lm_eval.code import main; main({theirs.fileno()})"
         command = [sys.executable, "-P", "-c", start]
         if has_bubblewrap():  # it can write to this folder and to caches only
             from datasets import config

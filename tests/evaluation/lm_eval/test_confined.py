@@ -6,7 +6,7 @@ import sys
 import psutil
 import pytest
 
-from evomerge.evaluation.tasks import confined
+from evomerge.evaluation.lm_eval import confined
 
 pytestmark = [
     pytest.mark.thorough,

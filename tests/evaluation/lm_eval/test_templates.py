@@ -9,8 +9,8 @@ from lm_eval import utils
 from lm_tasks import write_task
 
 from evomerge.errors import ConfigError
-from evomerge.evaluation.tasks.harness import Harness
-from evomerge.evaluation.tasks.lm_eval import LmEval
+from evomerge.evaluation.lm_eval.objective import LmEval
+from evomerge.evaluation.lm_eval.tasks import Harness
 from evomerge.trust.calls import TaskTemplates, calling
 
 TASKS = Path(lm_eval.__file__).parent / "tasks"

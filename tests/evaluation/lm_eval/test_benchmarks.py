@@ -2,8 +2,8 @@
 
 import pytest
 
+from evomerge.evaluation.lm_eval.objective import benchmark_warning
 from evomerge.evaluation.tasks.info import TaskInfo
-from evomerge.evaluation.tasks.suitable import benchmark_warning
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from lm_eval.api.model import LM
 from search_run import ended, start
 
 from evomerge.errors import CandidateError, ConfigError
-from evomerge.evaluation.tasks import code
-from evomerge.evaluation.tasks.confined import namespaces
-from evomerge.evaluation.tasks.harness import Harness
+from evomerge.evaluation.lm_eval import code
+from evomerge.evaluation.lm_eval.confined import namespaces
+from evomerge.evaluation.lm_eval.tasks import Harness
 from evomerge.trust.consent import Permissions
 
 pytestmark = pytest.mark.thorough
@@ -331,7 +331,7 @@ import sys
 import tempfile
 from types import SimpleNamespace
 
-from evomerge.evaluation.tasks.code import CodeProcess
+from evomerge.evaluation.lm_eval.code import CodeProcess
 
 tempfile.tempdir = None  # it is read again
 instance = SimpleNamespace(doc={"a": 0}, resps=[sys.argv[2]], doc_id=0)
