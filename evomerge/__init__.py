@@ -51,7 +51,7 @@ __all__ = [
     "validate",
 ]
 
-_MODULES = ("errors", "recipe", "api.models", "api.run", "api.search", "api.study")
+_MODULES = ("errors", "recipe", "api.run", "api.models", "api.search", "api.study")
 """The modules in which public names are, from the lightest on."""
 
 

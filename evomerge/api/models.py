@@ -1,23 +1,33 @@
 """Single models from Python: compared before they are merged, merged, scored."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evomerge.api.opening import content_of
 from evomerge.errors import InputError
+from evomerge.evaluation.tasks.stock import sampling_note
+from evomerge.export.recipe import merge_recipe
+from evomerge.merging.architecture.naming import fitting
+from evomerge.models.references import open_parent
 from evomerge.parsing.values import path_of, shown
+from evomerge.problem.parents import absolute_parent
+from evomerge.problem.problem import Problem
+from evomerge.problem.runs import prepare
+from evomerge.problem.search_file import load_any, read_search
+from evomerge.problem.tasks import task_facts
 from evomerge.recipe import Recipe
+from evomerge.report.compare import ParentComparison, compare_parents
+from evomerge.report.confidence import Interval, factor_of, intervals
 from evomerge.run.atomic import TemporaryFolder
+from evomerge.run.ranking import measured
+from evomerge.scores import Scores
+from evomerge.searching.run import evaluate as score_documents
 from evomerge.trust.consent import Permissions
-
-if TYPE_CHECKING:
-    from evomerge.report.compare import ParentComparison
-    from evomerge.report.confidence import Interval
+from evomerge.words import short_names
 
 
 def merge(
@@ -43,8 +53,6 @@ def merge(
         InputError: the recipe, a parent or an option is wrong, or `out` exists.
         CandidateError: the merged weights are not finite.
     """
-    from evomerge.export.recipe import merge_recipe
-
     target = path_of(out, "out")
     allowed = {"strict": strict, "truncate": truncate}
     with TemporaryFolder() as folder:
@@ -57,6 +65,46 @@ def merge(
     for note in notes:
         warnings.warn(note, stacklevel=2)
     return target
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of a model on the documents of a split.
+
+    Attributes:
+        model: its reference.
+        split: `search`, `validation` or `test`.
+        scores: what was measured, with the answers that were asked for.
+        intervals: `task/metric` -> the score with its 95 % interval.
+        note: why the scores of lm-eval itself differ, if they do.
+    """
+
+    model: str
+    split: str
+    scores: Scores
+    intervals: dict[str, Interval]
+    note: str | None
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return each score with its interval, as people read it."""
+        return [(k, v.text(factor_of([v.value], k))) for k, v in self.intervals.items()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "model": self.model,
+            "split": self.split,
+            "documents": self.scores.fidelity,
+            "scores": {key: interval.to_dict() for key, interval in self.intervals.items()},
+            "examples": [asdict(example) for example in self.scores.examples],
+        }
+
+
+def score_model(problem: Problem, model: str, split: str, examples: int = 0) -> Evaluation:
+    """Score any model on the documents of a search, with `examples` answers of each task."""
+    scores = score_documents(problem, model, split, examples)
+    note = sampling_note(task_facts(problem.config, problem.evaluator)["sampled"])
+    return Evaluation(model, split, scores, intervals(measured(problem.ranking), scores), note)
 
 
 def evaluate(
@@ -81,19 +129,13 @@ def evaluate(
     Raises:
         InputError: there is no such model or split, or the search file is wrong.
     """
-    from evomerge.problem.runs import prepare
-    from evomerge.problem.search_file import load_any, read_search
-    from evomerge.report.confidence import intervals
-    from evomerge.run.ranking import measured
-    from evomerge.searching.run import evaluate as evaluate_model
-
     allowed = Permissions(allow_code, trust_code)
     if isinstance(config, Mapping):
         problem = prepare(read_search(*content_of(config)), Path.cwd(), allowed)
     else:
         file = path_of(config, "config", ", or a mapping")
         problem = prepare(load_any(file), file.parent, allowed)
-    return intervals(measured(problem.ranking), evaluate_model(problem, str(model), split))
+    return score_model(problem, str(model), split).intervals
 
 
 def compare(
@@ -113,12 +155,6 @@ def compare(
     Raises:
         InputError: a model is missing or damaged, or their tensors do not fit.
     """
-    from evomerge.merging.architecture.naming import fitting
-    from evomerge.models.references import open_parent
-    from evomerge.problem.parents import absolute_parent
-    from evomerge.report.compare import compare_parents
-    from evomerge.words import short_names
-
     if isinstance(parents, str) or not isinstance(parents, Iterable):
         raise InputError(
             f"parents is {shown(parents)}; give a list of models, as [{shown(str(parents))}]."

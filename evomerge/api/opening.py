@@ -1,23 +1,27 @@
 """Opening what is to be searched: a search file becomes a run, or a run goes on."""
 
-from __future__ import annotations
-
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from evomerge.config.messages import parsed
+from evomerge.config.schema import BudgetConfig, override, read
 from evomerge.errors import ConfigError, RunFolderError, among
+from evomerge.evaluation.objectives import function_names
 from evomerge.parsing.values import path_of, replaced
+from evomerge.problem.check import resolve
+from evomerge.problem.preflight import warnings as warnings_of
+from evomerge.problem.problem import Problem
+from evomerge.problem.runs import begin, check_budget, check_study, continued, going_on, prepare
+from evomerge.problem.search_file import folder_of, read_search
 from evomerge.run.atomic import check_writable
 from evomerge.run.folder import RunFolder, is_begun
+from evomerge.searching.run import check_weights_are_finite
 from evomerge.trust.consent import Permissions
-
-if TYPE_CHECKING:
-    from evomerge.problem.problem import Problem
 
 
 class OpenRun(NamedTuple):
@@ -41,8 +45,6 @@ def content_of(
     InputError: it is no path and no mapping, the file cannot be read, or a function cannot be found
     again by its name.
     """
-    from evomerge.config.schema import read
-
     if isinstance(config, Mapping):
         plain = replaced(config, lambda it: str(it) if isinstance(it, PathLike) else it)
         return with_named_functions(plain), Path("config")
@@ -105,8 +107,6 @@ def functions_given(
         ConfigError: the run has no such function, a name fits two, or workers in other processes
             would need it.
     """
-    from evomerge.evaluation.objectives import function_names
-
     config, functions = run.record(moves).config, dict[str, Callable[..., Any]]()
     names = function_names(config)
     for key, function in objectives.items():
@@ -150,9 +150,6 @@ def start(
 
     `warn` is called with a new search before its run is created.
     """
-    from evomerge.problem.runs import begin, going_on, prepare
-    from evomerge.problem.search_file import folder_of, read_search
-
     content = _with_candidates(data, candidates)
     if resume and is_begun(folder):
         return _continue(RunFolder(folder), *going_on(folder, content, source), allowed)
@@ -170,8 +167,6 @@ def go_on(
     allowed: Permissions,
 ) -> OpenRun:
     """Open a run again; a bound that is None is as before, `moves` are `executor.KEY=VALUE`."""
-    from evomerge.problem.runs import check_budget
-
     new = {name: value for name, value in bounds.items() if value is not None}
     check_budget(run, new)
     return _continue(run, new, moves, allowed)
@@ -180,7 +175,6 @@ def go_on(
 def _continue(
     run: RunFolder, bounds: Mapping[str, float], moves: Sequence[str], allowed: Permissions
 ) -> OpenRun:
-    from evomerge.problem.runs import continued
 
     fix = "make it writable, or continue a copy of it"
     what = f"{run.path} cannot be continued"
@@ -192,13 +186,6 @@ def start_study(
     config: str | PathLike[str] | Mapping[str, Any] | None, folder: Path, candidates: int | None
 ) -> dict[str, float]:
     """Create the run of a study, if the folder has none; return the bounds that are new."""
-    from evomerge.config.messages import parsed
-    from evomerge.config.schema import BudgetConfig
-    from evomerge.problem.check import resolve
-    from evomerge.problem.runs import begin, check_study, going_on
-    from evomerge.problem.search_file import folder_of, read_search
-    from evomerge.searching.run import check_weights_are_finite
-
     bounds = {} if candidates is None else {"candidates": candidates}
     if bounds:
         parsed(BudgetConfig, bounds, "budget")
@@ -225,8 +212,6 @@ def start_study(
 
 def _with_candidates(data: Mapping[str, Any], candidates: int | None) -> dict[str, Any]:
     """Return a copy of a search file, with another largest number of candidates if there is one."""
-    from evomerge.config.schema import override
-
     content = deepcopy(dict(data))
     if candidates is not None:
         override(content, f"budget.candidates={candidates}")
@@ -235,7 +220,5 @@ def _with_candidates(data: Mapping[str, Any], candidates: int | None) -> dict[st
 
 def warn(problem: Problem) -> None:
     """Warn of what a person should know of a search, where their own code begins it."""
-    from evomerge.problem.preflight import warnings as warnings_of
-
     for note in dict.fromkeys(warnings_of(problem, allow_benchmarks=False)):
         warnings.warn(note, stacklevel=4)

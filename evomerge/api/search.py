@@ -1,18 +1,71 @@
 """Checking a search file, starting a search and continuing it, from Python."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
+from evomerge.api.followers import SearchBar
 from evomerge.api.opening import OpenRun, content_of, functions_given, go_on, start, warn
 from evomerge.api.run import Run
+from evomerge.evaluation.tasks.functions import given
 from evomerge.parsing.values import path_of
+from evomerge.problem.preflight import HEADERS, gene_list, gene_rows, summary, warnings
+from evomerge.problem.problem import Problem
+from evomerge.problem.runs import prepare
+from evomerge.problem.search_file import folder_of, read_search
+from evomerge.report.progress import progress as progress_of
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.logbook import Follower
+from evomerge.searching.estimate import Estimate, estimate, try_candidate
+from evomerge.searching.run import READ_IN_SECONDS, check_weights_are_finite, run_search
 from evomerge.trust.consent import Permissions
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What is known of a valid search before it begins."""
+
+    problem: Problem
+    warnings: Sequence[str]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Parents, dimension, documents, memory, disk space."""
+        return summary(self.problem)
+
+    def gene_table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+        """Return headers and rows: a row for each group of genes."""
+        return HEADERS, gene_rows(self.problem)
+
+    def estimate(self, say: Callable[[str], None]) -> Estimate:
+        """Score a candidate, and return what the search costs; `say` is told what is tried."""
+        return estimate(self.problem, try_candidate(self.problem, say))
+
+    def to_dict(self, cost: Estimate | None = None) -> dict[str, Any]:
+        """Return plain JSON values."""
+        notes = {"genes": gene_list(self.problem), "warnings": self.warnings}
+        time = {} if cost is None else {"time": cost.to_dict()}
+        return {"valid": True, **self.facts, **notes, **time}
+
+
+def check(
+    data: Mapping[str, Any],
+    source: Path,
+    allowed: Permissions,
+    *,
+    allow_benchmarks: bool = False,
+    every_weight: bool = False,
+) -> Validation:
+    """Check the content of the search file `source`; see `validate`."""
+    problem = prepare(read_search(data, source), folder_of(source), allowed)
+    check_weights_are_finite(problem, math.inf if every_weight else READ_IN_SECONDS)
+    return Validation(problem, warnings(problem, allow_benchmarks))
 
 
 def validate(
@@ -27,21 +80,7 @@ def validate(
     for `search`. Returns what `evomerge validate --json` prints: documents, memory,
     `genes`, `warnings`. An InputError has a line for each mistake.
     """
-    from evomerge.problem.preflight import gene_list, summary, warnings
-    from evomerge.problem.runs import prepare
-    from evomerge.problem.search_file import folder_of, read_search
-    from evomerge.searching.run import READ_IN_SECONDS, check_weights_are_finite
-
-    data, source = content_of(config)
-    allowed = Permissions(allow_code, trust_code)
-    problem = prepare(read_search(data, source), folder_of(source), allowed)
-    check_weights_are_finite(problem, READ_IN_SECONDS)
-    return {
-        "valid": True,
-        **summary(problem),
-        "genes": gene_list(problem),
-        "warnings": warnings(problem, allow_benchmarks=False),
-    }
+    return check(*content_of(config), Permissions(allow_code, trust_code)).to_dict()
 
 
 def search(
@@ -121,8 +160,6 @@ def resume(
             run has no such objective.
         SearchError: the search cannot go on.
     """
-    from evomerge.evaluation.tasks.functions import given
-
     folder = RunFolder(run.folder if isinstance(run, Run) else path_of(run, "run"))
     bounds = {"candidates": candidates, "hours": hours, "patience": patience, "target": target}
     moves = [f"executor.{key}={json.dumps(value)}" for key, value in executor.items()]
@@ -133,10 +170,6 @@ def resume(
 
 def _run(opened: OpenRun, progress: bool, followers: Sequence[Follower]) -> Run:
     """Run a search to its end, with a progress bar if it is wanted."""
-    from evomerge.api.bar import SearchBar
-    from evomerge.report.progress import progress as progress_of
-    from evomerge.searching.run import run_search
-
     run, problem, bounds = opened
     bar = None
     if progress and (bounds or progress_of(run)["state"] != "done"):

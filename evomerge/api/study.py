@@ -10,20 +10,24 @@ from contextlib import ExitStack
 from operator import index
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from evomerge.api.opening import start_study
 from evomerge.api.run import Run
+from evomerge.device import keep_threads
 from evomerge.errors import InputError, RunFolderError, SearchError, did_you_mean
+from evomerge.execute.worker import Worker
 from evomerge.parsing.values import path_of, shown
+from evomerge.problem.parents_as_themselves import parent_itself
+from evomerge.problem.preflight import shown_genes
+from evomerge.problem.runs import problem_of
+from evomerge.problem.worker import load_parent, make_worker
 from evomerge.recipe import Recipe
 from evomerge.run.history import Candidate
 from evomerge.run.logbook import Logbook
 from evomerge.scores import TOLD, Failure, Scores
+from evomerge.searching import run as searches
 from evomerge.space.protocol import Gene
-
-if TYPE_CHECKING:
-    from evomerge.execute.worker import Worker
 
 _studies: weakref.WeakValueDictionary[Path, Study] = weakref.WeakValueDictionary()
 """The open studies of this process, by folder."""
@@ -105,9 +109,6 @@ class Study(Run):
         run: str | PathLike[str],
         candidates: int | None = None,
     ) -> None:
-        from evomerge.problem.preflight import shown_genes
-        from evomerge.problem.runs import problem_of
-        from evomerge.searching import run as searches
 
         folder = path_of(run, "run").absolute()
         if folder in _studies:
@@ -278,10 +279,6 @@ class Study(Run):
 
     def _model(self, number: int) -> tuple[Any, Any]:
         """See `Asked.model`. It takes the memory of the last model, which is all written again."""
-        from evomerge.device import keep_threads
-        from evomerge.problem.parents_as_themselves import parent_itself
-        from evomerge.problem.worker import load_parent, make_worker
-
         with self._lock:
             candidate = self._open(number)
             if (itself := parent_itself(self._problem, candidate)) is not None:

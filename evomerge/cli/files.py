@@ -1,22 +1,14 @@
 """The commands about search files: write one, check one, print the schema."""
 
-from __future__ import annotations
-
-import math
 import shlex
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from evomerge.cli import options, terminal
 from evomerge.trust.consent import Permissions
-
-if TYPE_CHECKING:
-    from evomerge.problem.problem import Problem
-    from evomerge.searching.estimate import Estimate
-
 
 Preset = StrEnum("Preset", ["parameters", "dataflow", "gradient", "lorahub", "multi"])
 
@@ -76,34 +68,24 @@ def validate(
 ) -> None:
     """Check a search file: parents, tasks, metrics, documents, memory."""
     terminal.say(f"checking {file}, its parents and tasks")
+    from evomerge.api.search import check
     from evomerge.config.schema import read
-    from evomerge.problem.preflight import HEADERS, gene_list, gene_rows, summary, warnings
-    from evomerge.problem.runs import prepare
-    from evomerge.problem.search_file import folder_of, read_search
-    from evomerge.searching.run import READ_IN_SECONDS, check_weights_are_finite
 
-    search = read_search(read(file, set_), file)
-    problem = prepare(search, folder_of(file), Permissions(allow_code, trust_code))
-    check_weights_are_finite(problem, math.inf if time else READ_IN_SECONDS)
-    notes = warnings(problem, allow_benchmarks)
+    data, allowed = read(file, set_), Permissions(allow_code, trust_code)
+    how = {"allow_benchmarks": allow_benchmarks, "every_weight": time}
+    validation = check(data, file, allowed, **how)
     if as_json:
-        cost = {"time": _cost(problem).to_dict()} if time else {}
-        answer = {**summary(problem), "genes": gene_list(problem), "warnings": notes}
-        terminal.print_json({"valid": True, **answer, **cost})
+        cost = validation.estimate(terminal.say) if time else None
+        terminal.print_json(validation.to_dict(cost))
         return
-    terminal.print_values(terminal.spoken(summary(problem)))
-    if rows := gene_rows(problem):
-        terminal.print_table(HEADERS, rows)
+    terminal.print_values(terminal.spoken(validation.facts))
+    headers, rows = validation.gene_table()
+    if rows:
+        terminal.print_table(headers, rows)
     if time:
-        terminal.print_values(_cost(problem).in_words())
-    terminal.warn(notes)
+        terminal.print_values(validation.estimate(terminal.say).in_words())
+    terminal.warn(validation.warnings)
     terminal.say(f"{file} is valid")
-
-
-def _cost(problem: Problem) -> Estimate:
-    from evomerge.searching.estimate import estimate, try_candidate
-
-    return estimate(problem, try_candidate(problem, terminal.say))
 
 
 def schema() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.live import Live
 
-from evomerge.api.bar import SearchBar
+from evomerge.api.followers import SearchBar
 from evomerge.cli import terminal
 from evomerge.report.confidence import Interval, factor_of
 from evomerge.report.progress import in_words as scores_in_words

@@ -76,32 +76,22 @@ def evaluate(
     as_json: options.JsonOption = False,
 ) -> None:
     """Score any model on the documents of a search."""
-    from dataclasses import asdict
-
-    from evomerge.evaluation.tasks.stock import sampling_note
+    from evomerge.api.models import score_model
     from evomerge.problem.runs import prepare
     from evomerge.problem.search_file import folder_of, load_any
-    from evomerge.problem.tasks import task_facts
-    from evomerge.report.confidence import factor_of, intervals
-    from evomerge.run.ranking import measured
-    from evomerge.searching.run import evaluate as evaluate_model
 
     allowed = Permissions(allow_code, trust_code)
     problem = prepare(load_any(config, set_), folder_of(config), allowed)
-    scores = evaluate_model(problem, model, split, show)
-    estimates = intervals(measured(problem.ranking), scores)
+    evaluation = score_model(problem, model, split, show)
     if as_json:
-        plain = {key: item.to_dict() for key, item in estimates.items()}
-        answer = {"model": model, "split": split, "documents": scores.fidelity, "scores": plain}
-        terminal.print_json(answer | {"examples": [asdict(item) for item in scores.examples]})
+        terminal.print_json(evaluation.to_dict())
         return
-    terminal.print_examples(scores.examples)
-    if show and not scores.examples:
+    terminal.print_examples(evaluation.scores.examples)
+    if show and not evaluation.scores.examples:
         terminal.say("there is nothing to show, since the objectives tell no answers")
-    rows = [(k, v.text(factor_of([v.value], k))) for k, v in estimates.items()]
-    terminal.print_table(("score", f"{split} [95 %]"), rows)
-    if note := sampling_note(task_facts(problem.config, problem.evaluator)["sampled"]):
-        terminal.say(note)
+    terminal.print_table(("score", f"{split} [95 %]"), evaluation.rows())
+    if evaluation.note:
+        terminal.say(evaluation.note)
 
 
 def merge(

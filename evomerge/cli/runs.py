@@ -94,14 +94,14 @@ def stop(directory: options.RunFolderArgument) -> None:
 
 def _check_tracker(tracker: options.Tracker | None) -> None:
     if tracker is not None:
-        from evomerge.api.trackers import check_installed
+        from evomerge.api.followers import check_installed
 
         check_installed(tracker)
 
 
 def _run(opened: OpenRun, tracker: options.Tracker | None) -> None:
     """Run a search with a display, and say what came out of it."""
-    from evomerge.api.trackers import tracked
+    from evomerge.api.followers import tracked
     from evomerge.cli.live import SearchDisplay, named
     from evomerge.errors import Terminated
     from evomerge.report.view import View

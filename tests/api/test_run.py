@@ -12,7 +12,7 @@ from rich.console import Console
 from run_folders import FAILED, KEY, append, asked, finished, scores, told, write_run
 from search_run import evomerge_json
 
-from evomerge.api.bar import SearchBar
+from evomerge.api.followers import SearchBar
 from evomerge.api.run import Run, plot_front, plot_history, plot_standings
 from evomerge.errors import InputError, RunFolderError
 from evomerge.run.folder import RunFolder

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from scripted import OBJECTIVES, POOL, ScriptedExecutor, search
 
-from evomerge.api.trackers import tracked
+from evomerge.api.followers import tracked
 from evomerge.run.folder import RunFolder
 from evomerge.run.ranking import WeightedSum
 from evomerge.scores import Failure, Scores

@@ -30,7 +30,7 @@ from run_folders import asked, scores, told, write_run
 
 from evomerge.__main__ import main
 from evomerge.__main__ import run as call
-from evomerge.api.trackers import tracked
+from evomerge.api.followers import tracked
 from evomerge.cli import live, terminal
 from evomerge.errors import EvomergeError, without_controls
 from evomerge.export.card import Merge, search_card

@@ -23,7 +23,7 @@ def unread(monkeypatch):
     def fail(*arguments, **options):
         raise AssertionError("it was read before it was known that nothing can be written")
 
-    for name in ("runs.prepare", "runs.continued", "parents.open_parent", "runs.reopen"):
+    for name in ("runs.resolve", "runs.reopen", "parents.open_parent"):
         monkeypatch.setattr(f"evomerge.problem.{name}", fail)
 
 
