@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from search_run import SMALL
 
+import evomerge
 from evomerge.config.record import Record
 from evomerge.config.schema import parse
 from evomerge.errors import ConfigError
@@ -47,6 +48,19 @@ def t_optimizer(genes, setting, *, seeds=1, step=None):
 
 def t_any(genes, setting, **options):
     return t_optimizer(genes, setting, **options)
+
+
+class TOld:  # written for the earlier protocol, whose `ask` takes what was recorded
+    population = 1
+
+    def __init__(self, genes, setting):
+        self.inner = create("random", genes, setting.seed)
+
+    def ask(self, recorded=None):
+        return self.inner.ask() if recorded is None else self.inner.replay(recorded)
+
+    def tell(self, genome, values, violation=0.0):
+        self.inner.tell(genome, values, violation)
 
 
 class TUnfit:
@@ -120,6 +134,7 @@ t_objective = t_package:t_objective
 [evomerge.optimizers]
 t_optimizer = t_package:t_optimizer
 t_any = t_package:t_any
+t_old = t_package:TOld
 t_module = t_package
 t_unfit = t_package:TUnfit
 t_of_c = builtins:dict
@@ -193,7 +208,7 @@ def test_wrong_options_of_an_own_optimizer_are_told(name, options, sentence) -> 
 def test_the_committed_reference_has_nothing_of_an_installed_package() -> None:
     for page, text in WRITTEN.items():
         written = text()
-        names = ("t_scaled", "t_optimizer", "t_any", "t_module", "t_steps")
+        names = ("t_scaled", "t_optimizer", "t_any", "t_module", "t_old", "t_steps")
         assert not [name for name in names if f"`{name}`" in written], page
 
 
@@ -201,6 +216,20 @@ def test_the_committed_reference_has_nothing_of_an_installed_package() -> None:
 def test_the_laws_of_an_optimizer_are_checked_by_its_name(capsys) -> None:
     check_optimizer("t_optimizer", trials=60)
     assert "all is well" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("package")
+def test_an_optimizer_whose_ask_takes_the_recorded_genome_goes_on_working(tmp_path: Path) -> None:
+    """Also in a search that is resumed."""
+    search = {**SMALL, "optimizer": {"name": "t_old"}}
+    with pytest.warns(DeprecationWarning, match=r"The optimizer TOld has no method `replay"):
+        evomerge.search(search, tmp_path / "run", candidates=5, progress=False)
+    with pytest.warns(DeprecationWarning, match=r"The optimizer TOld has no method `replay"):
+        run = evomerge.resume(tmp_path / "run", candidates=7, progress=False)
+    search["optimizer"] = {"name": "random"}
+    whole = evomerge.search(search, tmp_path / "whole", candidates=7, progress=False)
+    first, second = (each.history.candidates for each in (run, whole))
+    assert [each.origin for each in first] == [each.origin for each in second]
 
 
 @pytest.mark.usefixtures("package")

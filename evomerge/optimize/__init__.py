@@ -12,7 +12,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from evomerge.errors import ConfigError, EvomergeError, among, one_line
-from evomerge.optimize.protocol import Setting
+from evomerge.optimize.protocol import Setting, with_replay
 from evomerge.parsing.values import shown
 from evomerge.registry import Registry
 
@@ -234,7 +234,7 @@ def create(
 
         return create_named(genes, setting, name.removeprefix(NEVERGRAD))
     try:
-        return OPTIMIZERS.get(name)(genes, setting, **options)
+        return with_replay(OPTIMIZERS.get(name)(genes, setting, **options))
     except Exception as error:
         if isinstance(error, EvomergeError) or builtin(name) is not None:
             raise

@@ -9,7 +9,6 @@ undecided, and the place of a value in the list makes no difference.
 """
 
 import hashlib
-import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -252,30 +251,40 @@ class BaseOptimizer(ABC):
         broken = BROKEN * (1 + violation / (1 + violation))
         self.learn(sample, point, float(losses[0]) if violation == 0 else broken)
 
-    def ask(self, recorded: Genome | None = None) -> Genome:
-        """Return the genome to try next; see `Optimizer`.
+    def ask(self) -> Genome:
+        """Return the genome to try next; see `Optimizer`."""
+        genome, sample, point = self._propose_new()
+        self._open.setdefault(_key(genome), []).append((sample, point))
+        return genome
 
-        If the recorded genome is nearly equal (`Cube.is_near`), the algorithm learns from its own
-        sample, which is better than from a point that it did not propose.
+    def replay(self, genome: Genome) -> Genome:
+        """Repeat an `ask` that returned this genome; see `Optimizer`.
+
+        If it is nearly equal (`Cube.is_near`) to what is computed here, the algorithm learns from
+        its own sample, which is better than from a point that it did not propose.
         """
-        for repeats in itertools.count():
+        computed, sample, point = self._propose_new()
+        if not self.cube.is_near(genome, computed):
+            sample, point = REPLACED, self.cube.point(genome)
+        self._open.setdefault(_key(genome), []).append((sample, point))
+        return computed
+
+    def _propose_new(self) -> tuple[Genome, object, Vector]:
+        """Return a genome that was not tried, with its sample and point."""
+        repeats = 0
+        while True:
             sample, point = self.propose()
             genome = self.cube.genome(point)
             key = _key(genome)
             is_tried = not self.is_fresh and (key in self._known or key in self._open)
             if not is_tried or repeats == SKIPPED_GENOMES:
-                break
+                return genome, sample, point
+            repeats += 1
             if key not in self._known:
                 self._open[key].append((sample, point))
             elif self.learns_repeats:
                 losses, violation = self._known[key]
                 self.learn_all(sample, point, np.array(losses), violation)
-        if recorded is not None:
-            key = _key(recorded)
-            if not self.cube.is_near(recorded, genome):
-                sample, point = REPLACED, self.cube.point(recorded)
-        self._open.setdefault(key, []).append((sample, point))
-        return genome
 
     def tell(self, genome: Genome, values: Sequence[float] | None, violation: float = 0.0) -> None:
         """Learn the outcome of a genome; see `Optimizer`."""

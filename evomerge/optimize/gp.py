@@ -53,9 +53,12 @@ class GaussianProcess:
         self._told: dict[Genome, tuple[tuple[float, ...], float]] = {}
         """Losses and violation of each genome that was told; see `BaseOptimizer.learn_all`."""
 
-    def ask(self, recorded: Genome | None = None) -> Genome:
-        """Return the genome to try next; a recorded one is returned as it is."""
-        genome = self._new() if recorded is None else recorded
+    def ask(self) -> Genome:
+        """Return the genome to try next; see `Optimizer`."""
+        return self.replay(self._new())
+
+    def replay(self, genome: Genome) -> Genome:
+        """Note a genome as asked; nothing is computed."""
         self._asked += 1
         self._open[genome] = None
         return genome

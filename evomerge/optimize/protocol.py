@@ -1,8 +1,9 @@
 """The ask/tell interface of all optimizers, and how they are made."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from evomerge.space.protocol import Genome
 
@@ -48,12 +49,17 @@ class Optimizer(Protocol):
     def population(self) -> int:
         """Genomes of a generation; 1 for optimizers without generations."""
 
-    def ask(self, recorded: Genome | None = None) -> Genome:
-        """Return the genome to try next.
+    def ask(self) -> Genome:
+        """Return the genome to try next."""
 
-        A search that is resumed gives the genome that it has recorded here. It is what `tell` will
-        tell. What is returned then is the genome that this machine computes, which may differ, or
-        the recorded one if nothing need be computed.
+    def replay(self, genome: Genome) -> Genome:
+        """Repeat an `ask` of a search that is resumed: `genome` is what it returned then.
+
+        `tell` will tell this genome.
+
+        Returns:
+            The genome that this machine computes, which may differ. An optimizer that computes
+            nothing here returns the same genome.
         """
 
     def tell(self, genome: Genome, values: Sequence[float] | None, violation: float = 0.0) -> None:
@@ -69,6 +75,22 @@ class Optimizer(Protocol):
             ValueError: the genome does not belong to the space, or the optimizer takes another
                 number of values.
         """
+
+
+def with_replay(optimizer: Any) -> Optimizer:
+    """Return an optimizer, with `replay` if its `ask` takes the recorded genome.
+
+    An earlier protocol asked for that, and packages that were written for it go on working.
+    """
+    if not hasattr(optimizer, "replay"):
+        warnings.warn(
+            f"The optimizer {type(optimizer).__name__} has no method `replay(genome)`, so its "
+            "`ask(recorded)` is called instead; divide it in two (docs/how-to/own-optimizer.md).",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        optimizer.replay = optimizer.ask
+    return cast(Optimizer, optimizer)
 
 
 @runtime_checkable

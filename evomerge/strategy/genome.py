@@ -161,7 +161,8 @@ class GenomeStrategy:
         if self._start:
             return self._start.popleft(), False
         self._proposed += 1
-        genome = self.optimizer.ask(recorded)
+        ask, replay = self.optimizer.ask, self.optimizer.replay
+        genome = ask() if recorded is None else replay(recorded)
         is_repeat = hash(genome) in self._asked
         self._asked.add(hash(genome if recorded is None else recorded))
         return genome, is_repeat

@@ -12,7 +12,7 @@ import numpy as np
 
 from evomerge import optimize
 from evomerge.optimize import Factory
-from evomerge.optimize.protocol import Optimizer, Setting
+from evomerge.optimize.protocol import Optimizer, Setting, with_replay
 from evomerge.space.protocol import Gene, Genome
 
 Create: TypeAlias = Callable[[Sequence[Gene], int], Optimizer]
@@ -81,8 +81,9 @@ def _maker(create: str | Factory, objectives: int) -> Create:
             DeprecationWarning,
             stacklevel=3,
         )
-        return create
-    return lambda genes, seed: create(genes, Setting(seed=seed, objectives=objectives))
+        return lambda genes, seed: with_replay(create(genes, seed))
+    setting = partial(Setting, objectives=objectives)
+    return lambda genes, seed: with_replay(create(genes, setting(seed=seed)))
 
 
 def play(
@@ -118,7 +119,7 @@ def play(
             tell(corner)
             tried.add(corner)
         recorded = genomes[0] if number % 50 == 25 else None
-        genome = optimizer.ask(recorded)
+        genome = optimizer.ask() if recorded is None else optimizer.replay(recorded)
         check_range(genes, genome)
         assert genome not in tried or genome == recorded or not endless or failures == 1, (
             "A genome was proposed that had been tried, although there are others."

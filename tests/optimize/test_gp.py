@@ -81,7 +81,7 @@ def test_a_proposal_depends_on_what_was_told_and_is_open_alone():
     optimizer, genomes = searched(FIRST + 2)
     resumed = create("gp", REAL, 1)
     for genome in genomes:
-        assert resumed.ask(genome) == genome
+        assert resumed.replay(genome) == genome
     for genome in genomes[::-1]:
         resumed.tell(genome, [-loss(genome)])
     assert [resumed.ask() for _ in range(3)] == [optimizer.ask() for _ in range(3)]

@@ -109,7 +109,7 @@ def test_recorded_individuals_take_the_places_of_the_proposed_ones():
     for order in (1, -1):
         optimizer, genomes = nsga2(), np.random.RandomState(0).uniform(size=(20, len(GENES)))
         for genome in map(tuple, genomes):
-            optimizer.ask(genome)
+            optimizer.replay(genome)
         for genome in map(tuple, genomes[::order]):
             optimizer.tell(genome, [-value for value in zdt1(genome)])
         found.append([optimizer.ask() for _ in range(20)])

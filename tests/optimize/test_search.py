@@ -156,7 +156,7 @@ def test_recorded_genomes_bring_another_optimizer_to_the_same_place(name):
         first.tell(recorded[-1], [-sphere(recorded[-1])])
     other = create(name, REAL, seed=2)
     for genome in recorded:
-        other.ask(genome)
+        other.replay(genome)
         other.tell(genome, [-sphere(genome)])
     going_on = search(other, sphere, 100)[0]
     assert going_on <= 20 * max(1e-7, min(map(sphere, recorded)))
@@ -169,7 +169,7 @@ def test_recorded_genomes_that_differ_by_next_to_nothing_change_nothing(name):
     for _ in range(120):
         genome = plain.ask()
         recorded = tuple(min(2.0, value + 1e-9) for value in genome)
-        assert other.ask(recorded) == genome
+        assert other.replay(recorded) == genome
         plain.tell(genome, [-sphere(genome)])
         other.tell(recorded, [-sphere(genome)])
 

@@ -186,7 +186,10 @@ class Listed:
         self.genomes = iter(genomes)
         self.told: list[tuple[tuple[float, ...], Any]] = []
 
-    def ask(self, recorded: Any = None) -> tuple[float, ...]:
+    def ask(self) -> tuple[float, ...]:
+        return next(self.genomes)
+
+    def replay(self, genome: tuple[float, ...]) -> tuple[float, ...]:
         return next(self.genomes)
 
     def tell(self, genome: tuple[float, ...], values: Any, violation: float = 0.0) -> None:
