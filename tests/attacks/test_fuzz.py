@@ -5,9 +5,8 @@ from attacks.targets.models import MODELS
 from attacks.targets.runs import RUNS
 from attacks.targets.target import Target, bounded
 from attacks.targets.texts import TEXTS
-from draws import draws
+from draws import FUZZ, draws, value_or_error
 from hypothesis import given, settings
-from mutations import FUZZ, value_or_error
 
 pytestmark = pytest.mark.thorough
 

@@ -19,12 +19,11 @@ from pathlib import Path
 
 import pytest
 from browser import browsed, needs_browser
-from draws import draws
+from draws import FUZZ, draws
 from huggingface_hub import ModelCard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from mutations import FUZZ
 from rich.console import Console
 from run_folders import asked, scores, told, write_run
 

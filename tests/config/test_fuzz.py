@@ -3,9 +3,9 @@
 import json
 
 import pytest
+from draws import FUZZ, value_or_error, yaml_files
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import FUZZ, value_or_error, yaml_files
 from search_run import SMALL as SEARCH
 
 from evomerge.config.schema import load, parse

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import tiny
 from attacks.targets.models import UNIGRAM, look, plan_all, tokenizer_pair, with_header
-from mutations import value_or_error
+from draws import value_or_error
 
 from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint

@@ -1,13 +1,137 @@
-"""Optimizers search as well as the algorithms that they name."""
+"""Optimizers search as well as the algorithms that they name, in their own packages."""
 
+import math
+
+import cma
+import nevergrad
+import numpy as np
 import pytest
+from cmaes import CMAwM
 from known_problems import PROBLEMS
-from optimizer_laws import check_laws
+from optimizer_laws import CONDITIONS, FAST, WORSE, check_laws, check_search, quality
 from optimizer_runs import COUNTS, NAMES
-from plain_searches import NEVERGRAD, REFERENCES, of_nevergrad
-from search_laws import CONDITIONS, FAST, WORSE, check_search
+from pymoo.algorithms.moo.nsga2 import NSGA2
+from pymoo.core.problem import ElementwiseProblem
+from pymoo.optimize import minimize
 
 from evomerge.optimize import create
+from evomerge.optimize.base import Cube, levels
+
+
+class Searched:
+    """A problem in units of steps from the start, which is 0."""
+
+    def __init__(self, problem):
+        self.problem, self.cube = problem, Cube(problem.genes, 1 / 6)
+        zeros = np.zeros(len(self.cube.start))
+        self.low = (zeros - self.cube.start) / self.cube.step
+        self.high = (zeros + 1 - self.cube.start) / self.cube.step
+        self.found = []
+
+    def losses(self, z):
+        point = self.cube.start + self.cube.step * np.asarray(z)
+        self.found.append(self.problem.losses(self.cube.genome(np.clip(point, 0.0, 1.0))))
+        return self.found[-1]
+
+    def reached(self, trials):
+        return quality(self.problem, self.found[:trials])
+
+
+def pycma(diagonal):
+    def run(problem, seed, trials):
+        searched = Searched(problem)
+        options = {
+            "bounds": [list(searched.low), list(searched.high)], "CMA_diagonal": diagonal,
+            "randn": np.random.RandomState(seed).randn, "seed": math.nan, "verbose": -9,
+        }  # fmt: skip
+        plain = cma.CMAEvolutionStrategy(list(0 * searched.low), 1.0, options)
+        while len(searched.found) < trials:
+            samples = plain.ask()
+            plain.tell(samples, [searched.losses(z)[0] for z in samples])
+        return searched.reached(trials)
+
+    return run
+
+
+def cmaes(problem, seed, trials):
+    searched = Searched(problem)
+    cells = [levels(gene) for gene in problem.genes]
+    edges = np.array([(0.5 / k, 1 - 0.5 / k) if k else (0.0, 1.0) for k in cells])
+    cube = Cube([*problem.genes], 1 / 6)
+    step = cube.step if len(cube.step) == len(cells) else np.full(len(cells), 1 / 6)
+    steps = np.array([1 / k if k else 0.0 for k in cells]) / step
+    about = {"bounds": edges / step[:, None], "steps": steps, "n_max_resampling": 0, "seed": seed}
+    plain = CMAwM(mean=np.full(len(cells), 0.5) / step, sigma=1.0, **about)
+    while len(searched.found) < trials:
+        told = []
+        for _ in range(plain.population_size):
+            point, sample = plain.ask()
+            x = np.clip(point * step, 0.0, 1.0)
+            genome = [
+                gene.low
+                + (x[i] * (gene.high - gene.low) if k is None else min(k - 1, int(x[i] * k)))
+                for i, (gene, k) in enumerate(zip(problem.genes, cells, strict=True))
+            ]
+            searched.found.append(problem.losses(tuple(genome)))
+            told.append((sample, searched.found[-1][0]))
+        plain.tell(told)
+    return searched.reached(trials)
+
+
+def of_nevergrad(name, width=1):
+    """An optimizer of nevergrad's registry, with so many open trials."""
+
+    def run(problem, seed, trials):
+        searched = Searched(problem)
+        parameter = nevergrad.p.Array(shape=searched.low.shape)
+        parameter.random_state = np.random.RandomState(seed)
+        about = {"method": "clipping", "full_range_sampling": False}
+        parameter.set_bounds(searched.low, searched.high, **about)
+        plain = nevergrad.optimizers.registry[name](parameter, budget=None, num_workers=1)
+        waiting = []
+        for _ in range(trials):
+            candidate = plain.ask()
+            waiting.append((candidate, searched.losses(candidate.value)[0]))
+            if len(waiting) == width:
+                plain.tell(*waiting.pop(0))
+        return searched.reached(trials)
+
+    return run
+
+
+def of_pymoo(problem, seed, trials):
+    draws = np.random.RandomState(seed).standard_normal((20, len(problem.genes)))
+    found = []
+
+    class Inner(ElementwiseProblem):
+        def _evaluate(self, x, out):
+            found.append(problem.losses(tuple(x)))
+            out["F"] = found[-1]
+
+    plain = NSGA2(pop_size=20, sampling=np.clip(0.5 + draws / 3, 0.0, 1.0))
+    inner = Inner(n_var=len(problem.genes), n_obj=problem.objectives, xl=0.0, xu=1.0)
+    minimize(inner, plain, ("n_eval", trials), seed=seed)
+    return quality(problem, found[:trials])
+
+
+NEVERGRAD = {
+    "two-points-de": "TwoPointsDE",
+    "discrete-lengler": "DiscreteLenglerOnePlusOne",
+    "nevergrad:OnePlusOne": "OnePlusOne",
+    "nevergrad:DE": "DE",
+    "nevergrad:PSO": "PSO",
+}
+"""Optimizer of evomerge -> its name in nevergrad's registry."""
+
+REFERENCES = {
+    "cma": pycma(False),
+    "diagonal-cma": pycma(True),
+    "cma-margin": cmaes,
+    **{name: of_nevergrad(plain) for name, plain in NEVERGRAD.items()},
+    "nsga2": of_pymoo,
+}
+"""Optimizer of evomerge -> the same algorithm in its own package."""
+
 
 pytestmark = pytest.mark.thorough
 

@@ -11,7 +11,7 @@ import tiny
 import torch
 from attacks.targets.target import Read, Target, near_json
 from attacks.targets.texts import validated
-from mutations import damaged, json_files, value_or_error
+from draws import damaged, json_files, value_or_error
 from safetensors.torch import save_file
 
 from evomerge.merging.kernels.torch_views import as_tensor

@@ -8,8 +8,8 @@ from typing import Any
 from unittest.mock import patch
 
 from attacks.targets.target import Read, Target, near_json, near_yaml
+from draws import damaged, json_files, value_or_error
 from hypothesis import strategies as st
-from mutations import damaged, json_files, value_or_error
 from run_folders import KEY, asked, lines_of, scores, told, write_run
 from search_run import SMALL
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from draws import json_files, yaml_files
 from hypothesis import strategies as st
-from mutations import json_files, yaml_files
 
 LONGEST_CPU_SECONDS = 5  # they depend little on what else the machine does
 LONGEST_SECONDS = 120  # for a parser that waits
