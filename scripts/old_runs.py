@@ -34,7 +34,7 @@ import yaml
 
 from scripts.same.kept import model
 
-KEPT = ("search.yaml", "manifest.json", "journal.jsonl", "best*", "front", "*s.jsonl")
+KEPT = ("search.yaml", "manifest.json", "journal.jsonl", "best.yaml", "front", "*s.jsonl")
 """Patterns of the files of a run that are kept."""
 
 SEARCHES: dict[str, Any] = yaml.safe_load("""
@@ -59,7 +59,7 @@ more:
   - &choices {objectives: [{task: zoo_l2_maths_mc, metric: acc}, {task: zoo_facts}]}
   - &descent
     objectives: [{task: zoo_l2, metric: exact_match}, {task: zoo_maths, metric: exact_match}]
-    budget: {candidates: 6}
+    budget: {candidates: 8}
 
 searches:
   gp: {optimizer: {name: gp}, objectives: [{task: zoo_l2_maths, metric: exact_match, tie_breaker: nll}], budget: {candidates: 18}}
@@ -81,7 +81,7 @@ searches:
   sobol: {base: null, optimizer: {name: sobol}, space: {<<: *path, variant: sakana, ends: free}, constraints: [{task: zoo_maths, metric: nll, at_most: 3.0}]}
   grid: {base: null, optimizer: {name: grid}, space: {method: slerp, embeddings: false, knobs: {t: [0.0, 1.0]}}}
   gradient: {<<: *descent, optimizer: {name: gradient, steps: 10}}
-  gradient of experts: {<<: *descent, optimizer: {name: gradient, steps: 10, loss: experts}}
+  experts: {<<: *descent, optimizer: {name: gradient, steps: 10, loss: experts}}
   processes: {executor: {kind: processes, workers: 2, order: generation}}
   ray: {executor: {kind: ray, workers: 1, ray: {resources: {CPU: 1}}}}
 """)  # noqa: E501
