@@ -35,7 +35,6 @@ from pathlib import Path
 
 import numpy as np
 
-from evomerge.config.space import ParametersConfig
 from evomerge.execute.protocol import Job
 from evomerge.merging.methods import get_method
 from evomerge.optimize import create
@@ -49,7 +48,8 @@ from evomerge.run.ranking import WeightedSum
 from evomerge.scores import Objective, Outcome, Scores
 from evomerge.searching.loop import Plan, Search
 from evomerge.searching.session import Session
-from evomerge.space.parameters import BlockStack, ParameterSpace
+from evomerge.space.parameters import ParametersConfig, ParameterSpace
+from evomerge.space.stacks import BlockStack
 from evomerge.strategy.genome import GenomeStrategy
 
 OBJECTIVE = Objective("task", "exact_match")

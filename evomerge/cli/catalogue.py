@@ -11,11 +11,6 @@ from evomerge.cli import options, terminal
 if TYPE_CHECKING:
     from evomerge.merging.methods.method import Knob, Method
 
-SPACES = {
-    "parameters": "the knobs of a merge, by layer group and component or tensor (PS)",
-    "dataflow": "the path through the parents' layers, with scales (DFS)",
-}
-
 _COSTLY = "; costly: for `evomerge merge`, which builds once"
 
 
@@ -24,8 +19,12 @@ Listed = StrEnum("Listed", ["methods", "optimizers", "spaces", "parents"])
 
 def list_(what: Listed, as_json: options.JsonOption = False) -> None:
     """List the methods, optimizers, spaces or embedded parents."""
-    every = {"methods": _methods, "optimizers": _optimizers, "parents": _parents}
-    rows = every[what]() if what in every else _about(SPACES)
+    rows = {
+        "methods": _methods,
+        "optimizers": _optimizers,
+        "spaces": _spaces,
+        "parents": _parents,
+    }[what]()
     if what is Listed.methods and terminal.out.is_terminal and not as_json:  # 80 columns are few
         rows = [{"name": row.pop("name"), "about": terminal.text_of(row)} for row in rows]
     terminal.print_json(rows) if as_json else terminal.print_rows(rows, "name")
@@ -66,6 +65,12 @@ def _optimizers() -> list[dict[str, Any]]:
     from evomerge.strategy.kinds import strategy_names
 
     return _about({**optimizer_names(), **strategy_names()})
+
+
+def _spaces() -> list[dict[str, Any]]:
+    from evomerge.space.kinds import ABOUT
+
+    return _about(ABOUT)
 
 
 def _about(every: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from typing import Any, ClassVar
 
-from pydantic import GetJsonSchemaHandler, ValidationError
+from pydantic import GetJsonSchemaHandler, TypeAdapter, ValidationError
 from pydantic_core import InitErrorDetails, core_schema
 
 from evomerge.config.fields import BrokenRuleError, Section
@@ -30,6 +32,47 @@ class Kind(Section):
 
     about: ClassVar[str] = ""
     packages: ClassVar[tuple[str, ...]] = ()
+
+
+_BY_ITSELF = core_schema.plain_serializer_function_ser_schema(
+    lambda section, info: section.model_dump(
+        mode=info.mode, exclude_unset=info.exclude_unset, exclude_none=info.exclude_none
+    ),
+    info_arg=True,
+)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Annotates a field of the search file: a section of one of some kinds, none of them added.
+
+        space: Annotated[SpaceKind, OneOf("evomerge.space.kinds:AnySpace")]
+
+    Attributes:
+        name: `module:NAME` of the union of the kinds, which is imported at the first use.
+    """
+
+    name: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.with_info_plain_validator_function(
+            lambda section, info: self.parse(section, info.context), serialization=_BY_ITSELF
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return handler(_union(self.name).core_schema)
+
+    def parse(self, data: Any, context: Any = None) -> Any:
+        """Return a section; pydantic's ValidationError: it has a mistake."""
+        return _union(self.name).validate_python(data, context=context)
+
+
+@cache
+def _union(name: str) -> TypeAdapter[Any]:
+    module, _, attribute = name.partition(":")
+    return TypeAdapter(getattr(import_module(module), attribute))
 
 
 @dataclass(frozen=True)
@@ -54,14 +97,7 @@ class OfKind:
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         return core_schema.with_info_plain_validator_function(
             lambda section, info: self.parse(section, info.context),
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                lambda section, info: section.model_dump(
-                    mode=info.mode,
-                    exclude_unset=info.exclude_unset,
-                    exclude_none=info.exclude_none,
-                ),
-                info_arg=True,
-            ),
+            serialization=_BY_ITSELF,
         )
 
     def __get_pydantic_json_schema__(

@@ -1,7 +1,7 @@
 """The schema of the search file, with all defaults; `evomerge.problem` checks what it names."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,7 +12,7 @@ from evomerge.config.kinds import OfKind
 from evomerge.config.messages import parsed
 from evomerge.config.objectives import ConstraintConfig, MeasuredConfig, ObjectiveConfig
 from evomerge.config.optimizer import OPTIMIZER_KINDS, OptimizerConfig
-from evomerge.config.space import ParametersConfig, SpaceConfig
+from evomerge.config.space import SpaceConfig, SpaceKind
 from evomerge.config.yaml import override as override
 from evomerge.config.yaml import read as read
 from evomerge.scores import MODEL, TOLD
@@ -53,7 +53,7 @@ class SearchConfig(Section):
     """dtype in which candidates are written, scored and exported"""
     tokenizer: str = "base"
     """base: the host's; union: the tokens of all parents; or a parent"""
-    space: SpaceConfig = ParametersConfig()
+    space: SpaceConfig = cast(SpaceKind, {})
     """what is searched, and in which ranges"""
     optimizer: Annotated[OptimizerConfig, OfKind(OPTIMIZER_KINDS, "name", "auto")] = Field(
         default_factory=lambda: OPTIMIZER_KINDS.get("auto")()

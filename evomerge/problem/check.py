@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from evomerge.config.schema import SearchConfig
-from evomerge.config.space import SwapsConfig
 from evomerge.evaluation.objectives import kinds_of, load, needed_parts
 from evomerge.merging.architecture.depth import built_config
 from evomerge.merging.architecture.loadable import check_buildable
@@ -67,8 +66,8 @@ def resolve(config: SearchConfig, relative_to: Path, allowed: Permissions = NOTH
     config = resolve_float32(config)
     place(config).check(checkpoints[host].config, config.compute)
     check_workers(config)
-    is_swap = isinstance(config.space, SwapsConfig)  # one vLLM engine serves paths of all depths
-    if serves_paths(config) and not (is_swap and has_fixed_layers(checkpoints, host)):
+    keeps_depth = config.space.keeps_depth and has_fixed_layers(checkpoints, host)
+    if serves_paths(config) and not keeps_depth:  # one vLLM engine serves paths of all depths
         check_identity_layers(checkpoints, host)
     start = config.optimizer.starts(space, relative_to)
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from evomerge.config.record import Record
 from evomerge.config.schema import SearchConfig
-from evomerge.config.space import OutsideConfig, PathConfig
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.mergekit import from_mergekit, mergekit_parents
 from evomerge.merging.architecture.naming import fitting
@@ -24,9 +23,9 @@ from evomerge.models.references import is_file, is_folder, open_parent, place, s
 from evomerge.parsing.texts import json_value, read_text
 from evomerge.parsing.values import replaced
 from evomerge.parsing.yaml import yaml_mapping
-from evomerge.problem.space import host_of
 from evomerge.recipe import Pin, Recipe
 from evomerge.scores import SPLITS
+from evomerge.space.frame import host_of
 
 
 def open_parents(config: SearchConfig, relative_to: Path) -> tuple[dict[str, Checkpoint], str]:
@@ -76,11 +75,7 @@ def absolute_config(config: SearchConfig, relative_to: Path) -> SearchConfig:
     def file(path: str) -> str:
         return _absolute(path, relative_to, is_file)
 
-    tokenizer, space = config.tokenizer, config.space
-    space = space.model_copy(update={"host": parent(space.host)})
-    if isinstance(space, PathConfig) and space.outside is not None:
-        outside = OutsideConfig(**{name: parent(value) for name, value in space.outside})
-        space = space.model_copy(update={"outside": outside})
+    tokenizer = config.tokenizer
     evaluation: dict[str, Any] = {
         "include": [_absolute(item, relative_to) for item in config.evaluation.include]
     }
@@ -92,7 +87,7 @@ def absolute_config(config: SearchConfig, relative_to: Path) -> SearchConfig:
         "parents": list(map(parent, config.parents)),
         "base": parent(config.base),
         "tokenizer": tokenizer if tokenizer in ("base", "union") else parent(tokenizer),
-        "space": space,
+        "space": config.space.renamed(parent),
         "evaluation": config.evaluation.model_copy(update=evaluation),
     }
     for key in ("objectives", "constraints"):

@@ -8,9 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from evomerge.config.optimizer import with_fewer_candidates
-from evomerge.config.space import ParametersConfig
 from evomerge.errors import listed
-from evomerge.merging.methods import get_method
 from evomerge.models.code_keys import code_notes
 from evomerge.models.correspondence import type_notes
 from evomerge.models.part import Parents
@@ -22,7 +20,6 @@ from evomerge.problem.problem import Problem
 from evomerge.problem.tasks import task_facts
 from evomerge.problem.workers import workers_of
 from evomerge.scores import NLL, TOKENS, TOLD
-from evomerge.space.pool import PRIORITY
 from evomerge.space.protocol import Gene
 from evomerge.words import renamed, short_names, size_text
 
@@ -197,12 +194,7 @@ def gene_rows(problem: Problem) -> list[tuple[str, ...]]:
     not name is searched in its method's own range.
     """
 
-    space = problem.config.space
-    reasons = {PRIORITY: "space.most_parents; in from 0.5 on", "method": "space.method"}
-    if isinstance(space, ParametersConfig):
-        for knob in (knob.name for name in space.methods for knob in get_method(name).knobs):
-            reasons[knob] = f"the method's range; space.knobs.{knob} fixes it"
-        reasons |= {name: f"space.knobs.{name}" for name in space.knobs}
+    reasons = problem.config.space.reasons
     groups = Counter[tuple[str, str, str]]()
     for gene in shown_genes(problem):
         last = gene.name.rpartition(".")[2]

@@ -73,7 +73,7 @@ class Problem:
             tokenizer=tokenizer(self.checkpoints, next(iter(self.space.baselines().values()))),
             vocabulary=config.tokenizer,
             generation=lambda: generation_config(host.config, text),
-            are_paths=config.space.kind != "parameters",
+            are_paths=config.space.is_path,
             descends=config.optimizer.needs_gradients,
         )
 

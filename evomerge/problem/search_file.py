@@ -10,17 +10,14 @@ from typing import Any, TypeAlias
 from evomerge.config import messages
 from evomerge.config.record import Record
 from evomerge.config.schema import SearchConfig, read
-from evomerge.config.space import ParametersConfig
+from evomerge.config.space import SpaceKind
 from evomerge.errors import ConfigError, InputError
 from evomerge.evaluation.objectives import check_files, check_rows
-from evomerge.merging.methods import METHODS, get_method
+from evomerge.merging.methods import METHODS
 from evomerge.models.references import check_reference
 from evomerge.problem.parents import absolute_config
 from evomerge.problem.space import check_hosts
 from evomerge.run.folder import CONFIG, MANIFEST, RunFolder
-from evomerge.space.knobs import plan_knobs
-from evomerge.space.layer_genes import method_inputs
-from evomerge.space.pool import make_pool
 
 Check: TypeAlias = Callable[[SearchConfig, Path], Iterable[str] | None]
 """Yields sentences about mistakes, or raises an InputError; the folder is of relative paths."""
@@ -103,49 +100,20 @@ def _models(config: SearchConfig, folder: Path) -> Iterator[str]:
 
 
 def _methods(config: SearchConfig, folder: Path) -> Iterator[str]:
-    names = config.space.methods if isinstance(config.space, ParametersConfig) else ()
-    return _each([("space.method", name) for name in names], METHODS.check)
+    return _each([("space.method", name) for name in config.space.methods], METHODS.check)
 
 
-def _knobs(config: SearchConfig, folder: Path) -> Iterator[str]:
-    if (space := _merges(config)) is None:
-        return
-    plan = plan_knobs([*map(get_method, space.methods)], space.knobs)
-    is_pool = space.most_parents is not None and len(config.parents) > 1
-    if not plan.searched and len(space.methods) == 1 and not is_pool:
-        yield (
-            "every knob of `space.knobs` is fixed, so there is nothing to search; give one a "
-            "range, for example weight: [0.0, 1.0], or name several methods."
-        )
+def _space_of(config: SearchConfig) -> SpaceKind | None:
+    """Return the section `space`; None: the strategy has a space of its own."""
+    return None if config.optimizer.has_own_space else config.space
 
 
-def _sources(config: SearchConfig, folder: Path) -> Iterator[str]:
-    """Check that there is something to merge."""
-    if (space := _merges(config)) is None:
-        return
-    methods, most = [*map(get_method, space.methods)], space.most_parents
-    if config.base in config.parents and all(method.base != "none" for method in methods):
-        yield (
-            f"`parents` names {config.base!r}, which is the `base`, so it has no task vector that "
-            "could be merged; take it out of `parents`, or take a method that uses no base."
-        )
-        return
-    inputs = method_inputs(methods, config.parents, config.base, pool=most is not None)
-    make_pool(inputs, most)
-    for item in inputs:
-        if len(item.sources) > 1 or item.method.parents[1] == 1 or (item.base and most == 1):
-            continue
-        alone = ", or set `space.most_parents` to 1 to search how far to go to it from the base"
-        yield (
-            f"`parents` names one model, {item.sources[0]!r}, but {item.method.name} merges "
-            f"several; name another one{alone if item.base else ''}."
-        )
+def _knobs(config: SearchConfig, folder: Path) -> Iterable[str]:
+    return space.check_knobs(config) if (space := _space_of(config)) else ()
 
 
-def _merges(config: SearchConfig) -> ParametersConfig | None:
-    """Return the parameter space; None: the space is of another kind, or of another package."""
-    is_own = config.optimizer.has_own_space
-    return None if is_own or not isinstance(config.space, ParametersConfig) else config.space
+def _sources(config: SearchConfig, folder: Path) -> Iterable[str]:
+    return space.check_sources(config) if (space := _space_of(config)) else ()
 
 
 CHECKS: Sequence[tuple[Sequence[str], Check]] = (

@@ -100,7 +100,7 @@ def make_worker(
             where,
             tokenizer=plan_tokenizer(first, checkpoints),
             memory=cache_memory(workers),
-            release=config.space.kind == "parameters" and config.space.most_parents is not None,
+            release=config.space.has_pool,
             parts=needed_parts(config),
         )
         return model, tokenizer(checkpoints, first)
@@ -133,7 +133,7 @@ def _deepest(space: Space, recipe: Recipe, stack: str) -> Recipe:
 
 def serves_paths(config: SearchConfig) -> bool:
     """Whether vLLM generates the texts of paths, which may differ in depth."""
-    return config.evaluation.backend == "vllm" and config.space.kind != "parameters"
+    return config.evaluation.backend == "vllm" and config.space.is_path
 
 
 def load_parent(problem: Problem, reference: str) -> tuple[Any, Any]:

@@ -64,7 +64,7 @@ def page(run: RunFolder) -> str:
     reasons = Counter((item.stage, item.reason) for item in outcomes if isinstance(item, Failure))
     labels = enumerate(row.label for row in table.rows)
     marked = [i for i, label in labels if label == "searched" or label.endswith("(knee)")]
-    has_path = view.recipe is not None and view.config.space.kind != "parameters"
+    has_path = view.recipe is not None and view.config.space.is_path
     objectives = view.ranking.objectives
     rows = rows_in_per_cent(candidate_rows(history, objectives), objectives)
     empty = {name for name in rows[0] if {row[name] for row in rows} <= {None}} if rows else set()

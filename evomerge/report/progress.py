@@ -67,7 +67,7 @@ def progress(run: RunFolder) -> dict[str, Any]:
         result["seconds"] = {name: round(item.seconds, 1) for name, item in spent.items()}
     if running and (phase := _final_phase(history, events[-1])) is not None:
         result["phase"] = phase
-    if config.space.kind != "parameters" and (run.path / "best.yaml").exists():
+    if config.space.is_path and (run.path / "best.yaml").exists():
         recipe = Recipe.from_yaml((run.path / "best.yaml").read_text("utf-8"))
         of = next((item for item in history.candidates if item.digest == recipe.digest), None)
         result |= {"path": describe(recipe), "path_of": None if of is None else of.number}

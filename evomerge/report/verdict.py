@@ -10,7 +10,6 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from evomerge.config.record import Record
-from evomerge.config.space import ParametersConfig
 from evomerge.errors import RecipeError, listed
 from evomerge.report.confidence import Comparison
 from evomerge.report.standings import MERGE, Differences, Standings
@@ -18,7 +17,7 @@ from evomerge.run.folder import CONFIG
 from evomerge.run.history import BASE, Candidate, History
 from evomerge.scores import TOKENS, Split
 from evomerge.space.baselines import UNIFORM
-from evomerge.space.parameters import is_smooth
+from evomerge.space.knobs import is_smooth
 from evomerge.words import short_scores
 
 
@@ -196,7 +195,7 @@ def next_step(table: Standings, record: Record, history: History, run: Path) -> 
 def _has_gradient(record: Record) -> bool:
     """Return whether a gene has a gradient; of an old run, which names no kinds, it is taken so."""
     space, ranges = record.config.space, record.gene_ranges
-    if not isinstance(space, ParametersConfig):
+    if space.is_path:
         return False
     real = [gene for it in ranges if it.kind == "real" for gene in it.genes]
     with suppress(RecipeError):  # the package with a method was removed since

@@ -1,12 +1,16 @@
 """Which knobs of the merge methods a search varies, in which range, and which are fixed."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from evomerge.errors import ConfigError, did_you_mean
+from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Knob, Method
+
+PRIORITY = "priority"
+"""Last part of the names of the genes that choose parents from a pool."""
 
 Setting: TypeAlias = float | tuple[float, float]
 """What a search file says of a knob: a number fixes it, a range (low, high) is searched."""
@@ -96,3 +100,17 @@ def _why_not(method: Method, knob: Knob, setting: Setting | None) -> str | None:
             "false to fix it"
         )
     return None
+
+
+def is_smooth(gene: str, methods: Collection[str]) -> bool:
+    """Return whether weights merged by any of these methods have a gradient by a gene.
+
+    Args:
+        gene: name of a gene of a parameter space, a real number.
+
+    Raises:
+        RecipeError: there is no such method.
+    """
+    name = gene.rpartition(".")[2]
+    knobs = [knob for method in methods for knob in get_method(method).knobs if knob.name == name]
+    return name != PRIORITY and (not knobs or any(knob.is_smooth for knob in knobs))

@@ -1,8 +1,8 @@
 """The genes of one place (embeddings, a group of blocks, head), and how they become a `Layer`."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from evomerge.errors import ConfigError
 from evomerge.merging.methods.method import Method
@@ -238,3 +238,24 @@ def rounded(gene: Gene, value: float) -> float:
         return float(min(gene.high, max(gene.low, math.floor(value))))
     decimals = 6 + max(0, math.ceil(-math.log10(gene.high - gene.low)))
     return float(min(gene.high, max(gene.low, round(value, decimals)))) + 0.0
+
+
+def inputs_of(
+    modality: str, owners: Collection[str], inputs: Sequence[MethodInputs]
+) -> list[MethodInputs]:
+    """Return what each method merges of a modality: of the parents those that have it."""
+    result = []
+    for item in inputs:
+        sources = tuple(name for name in item.sources if name in owners)
+        fewest = max(item.method.parents[0], 1 if item.base else 2)
+        if len(sources) < fewest or (item.base and item.base not in owners):
+            needed = f"{fewest} parent{'s' if fewest > 1 else ''} or more"
+            if item.base:
+                needed = f"the base {item.base!r} and {needed} beside it"
+            raise ConfigError(
+                f"space.components names {modality!r}, which {item.method.name} needs in {needed}, "
+                f"but only {' and '.join(owners)} has it in the shapes of the host's; remove "
+                f"{modality!r}, and merges keep the host's."
+            )
+        result.append(replace(item, sources=sources))
+    return result

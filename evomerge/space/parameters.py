@@ -7,47 +7,167 @@ the groups of its encoder, then as many of its decoder. A vision tower, a projec
 tower are the host's, or places of their own if the search file names them as components.
 """
 
-import random
-from bisect import bisect_right
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
-from typing import Any, Literal, TypeAlias
+from __future__ import annotations
 
-from evomerge.config.space import ParametersConfig
-from evomerge.errors import ConfigError, did_you_mean
+import random
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate, pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from evomerge.config.fields import KnobRange
+from evomerge.config.schema import SearchConfig
+from evomerge.config.space import SpaceKind
+from evomerge.errors import ConfigError, RecipeError
+from evomerge.evaluation.objectives import needed_parts
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.parts import has_read_head, shared_modalities
+from evomerge.models.stacks import component_filters, tensor_filters
 from evomerge.recipe import MODALITIES, Layer, Recipe
 from evomerge.space.baselines import baseline_recipes, experts_of, shares_of
-from evomerge.space.knobs import plan_knobs
-from evomerge.space.layer_genes import LayerGenes, MethodInputs, method_inputs, rounded
-from evomerge.space.pool import PRIORITY, make_pool
-from evomerge.space.protocol import Gene, Genome
-
-REST = "rest"
-"""Name of the component of all tensors that belong to no named component."""
-
-Groups: TypeAlias = int | Literal["each", "one"]
-
-
-@dataclass(frozen=True)
-class BlockStack:
-    """A block stack that is merged, with so many layers.
-
-    `prefix` is before the index of a block in the names of its tensors (`model.layers`). `filters`:
-    component -> substrings of these names, in the order in which they are tried. Genes call the
-    stack by its `name`; an encoder-decoder has an `encoder` and a `decoder`.
-    """
-
-    prefix: str
-    layers: int
-    filters: Mapping[str, Sequence[str]]
-    name: str = "layers"
+from evomerge.space.frame import frame_of, host_of
+from evomerge.space.knobs import PRIORITY, plan_knobs
+from evomerge.space.layer_genes import LayerGenes, inputs_of, method_inputs, rounded
+from evomerge.space.pool import make_pool
+from evomerge.space.protocol import Gene, Genome, Space
+from evomerge.space.stacks import (
+    Between,
+    BlockStack,
+    check_components,
+    check_depths,
+    check_groups,
+    components_of,
+    groups_of,
+    stacks_of,
+)
 
 
-Between: TypeAlias = tuple[int, int, float]
-"""Where a block is: the indices of its place and of the next, and the share of the way to it."""
+class ParametersConfig(SpaceKind):
+    """A parameter space."""
+
+    is_path = False
+    kind: Literal["parameters"] = "parameters"
+    """parameters: weights of a merge"""
+    method: str | Annotated[list[str], Field(min_length=1)] = "task_arithmetic"
+    """merge method; of a list, the search chooses one"""
+    embeddings: bool = True
+    """own knobs for embeddings and head"""
+    knobs: dict[str, KnobRange] = Field({})
+    """a range is searched, a number is fixed"""
+    method_per: Literal["model", "group"] = "model"
+    """of several methods: one for the whole model, or one for each layer group"""
+    groups: int | Literal["each", "one"] = "one"
+    """layer groups with their own knobs: a number, `each` or `one`"""
+    components: list[str] | Literal["each"] = Field([])
+    """kinds of tensors with their own knobs, e.g. attention; `each`: every tensor; vision,
+    projector and audio are the host's unless they are named"""
+    most_parents: int | None = Field(None, ge=1)
+    """a pool: a candidate merges at most so many of the parents; null: all of them; 1 with one
+    parent: how far to go to it from the base"""
+    smooth: bool = False
+    """interpolate knobs over depth between groups"""
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The merge methods, as a tuple even if there is only one."""
+        return (self.method,) if isinstance(self.method, str) else tuple(self.method)
+
+    @property
+    def has_pool(self) -> bool:
+        """Whether a candidate merges some of the parents only."""
+        return self.most_parents is not None
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """Last part of a gene's name -> what in the search file makes it vary, for people."""
+        reasons = {PRIORITY: "space.most_parents; in from 0.5 on", "method": "space.method"}
+        for method in map(get_method, self.methods):
+            for knob in method.knobs:
+                reasons[knob.name] = f"the method's range; space.knobs.{knob.name} fixes it"
+        return reasons | {name: f"space.knobs.{name}" for name in self.knobs}
+
+    def check_knobs(self, config: SearchConfig) -> Iterator[str]:
+        """Yield a sentence if a search file has nothing to search."""
+        plan = plan_knobs([*map(get_method, self.methods)], self.knobs)
+        is_pool = self.has_pool and len(config.parents) > 1
+        if not plan.searched and len(self.methods) == 1 and not is_pool:
+            yield (
+                "every knob of `space.knobs` is fixed, so there is nothing to search; give one a "
+                "range, for example weight: [0.0, 1.0], or name several methods."
+            )
+
+    def check_sources(self, config: SearchConfig) -> Iterator[str]:
+        """Yield a sentence if a search file has nothing to merge."""
+        methods, most = [*map(get_method, self.methods)], self.most_parents
+        if config.base in config.parents and all(method.base != "none" for method in methods):
+            yield (
+                f"`parents` names {config.base!r}, which is the `base`, so it has no task vector "
+                "that could be merged; take it out of `parents`, or take a method that uses no "
+                "base."
+            )
+            return
+        inputs = method_inputs(methods, config.parents, config.base, pool=self.has_pool)
+        make_pool(inputs, most)
+        for used in inputs:
+            takes_one = used.method.parents[1] == 1 or (used.base and most == 1)
+            if len(used.sources) > 1 or takes_one:
+                continue
+            alone = ", or set `space.most_parents` to 1 to search how far to go to it from the base"
+            yield (
+                f"`parents` names one model, {used.sources[0]!r}, but {used.method.name} merges "
+                f"several; name another one{alone if used.base else ''}."
+            )
+
+    def make(
+        self, config: SearchConfig, checkpoints: Mapping[str, Checkpoint], genes: Sequence[str]
+    ) -> Space:
+        """Return the space; see `SpaceKind.make`."""
+        host = checkpoints[host_of(config)]
+        check_depths(checkpoints, host)
+        try:
+            methods = list(map(get_method, self.methods))
+        except RecipeError as error:
+            raise ConfigError(f"`space.method`: {error}") from error
+        is_read = not needed_parts(config) or has_read_head(host)
+        filters = tensor_filters if self.components == "each" else component_filters
+        return ParameterSpace(
+            self,
+            methods,
+            parents=config.parents,
+            base=config.base,
+            frame=frame_of(config, host),
+            stacks=stacks_of(host, filters),
+            modalities=shared_modalities(checkpoints, host.reference),
+            has_head=any(name.startswith("head.") for name in genes) if genes else is_read,
+        )
+
+    @field_validator("groups")
+    @classmethod
+    def _at_least_one_group(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("must be 1 or more, `each` or `one`")
+        return value
+
+    rules = (
+        (
+            lambda it: it.components == "each" and not it.embeddings,
+            "has `components` 'each', so every tensor of a block has its own knobs, but "
+            "`embeddings` false, so embeddings and head have none; set `embeddings` to true",
+        ),
+        (
+            lambda it: it.smooth and it.groups in ("one", 1),
+            "has `smooth` true, but `groups` is {0.groups!r}, and interpolation over depth needs 2 "
+            "groups or more; change `groups`, or set `smooth` to false",
+        ),
+        (
+            lambda it: len(set(it.components)) < len(it.components),
+            "has `components` {0.components}, which names one twice; name each once",
+        ),
+    )
 
 
 class ParameterSpace:
@@ -84,8 +204,8 @@ class ParameterSpace:
         inputs = method_inputs(methods, self.parents, base, pool=config.most_parents is not None)
         self._pool = make_pool(inputs, config.most_parents)
         plan = plan_knobs(methods, config.knobs)
-        _check_components(config, stacks, modalities or {})
-        _check_groups(config.groups, max(stack.layers for stack in stacks))
+        check_components(config.components, stacks, modalities or {})
+        check_groups(config.groups, max(stack.layers for stack in stacks))
         self._modalities: dict[str, Collection[str]] = {
             name: (modalities or {})[name] for name in MODALITIES if name in config.components
         }
@@ -96,8 +216,8 @@ class ParameterSpace:
         """The parts of the model with knobs of their own, in the order of the genome."""
         self._stacks: dict[str, tuple[LayerGenes, list[Between]]] = {}
         for stack in stacks:
-            genes = LayerGenes(inputs, plan, _components(config.components, stack.filters))
-            names, between = _groups_of(stack, config.groups, config.smooth, len(self._places))
+            genes = LayerGenes(inputs, plan, components_of(config.components, stack.filters))
+            names, between = groups_of(stack, config.groups, config.smooth, len(self._places))
             self._stacks[stack.prefix] = genes, between
             self._places += [(name, genes) for name in names]
         first, last = self._places[0][1], self._places[-1][1]
@@ -106,7 +226,7 @@ class ParameterSpace:
         self._ends = (first, 0), (ends if has_head else last, len(self._places) - 1)
         """The genes of the embeddings and of the head, and the indices of their places."""
         for name, owners in self._modalities.items():
-            self._places.append((name, LayerGenes(_inputs_of(name, owners, inputs), plan, {})))
+            self._places.append((name, LayerGenes(inputs_of(name, owners, inputs), plan, {})))
 
         self._shared = int(config.method_per == "model" and len(inputs) > 1)
         """Number of genes that all places share: the one that chooses the method, or none."""
@@ -202,100 +322,3 @@ class ParameterSpace:
         able = members and [[item for item in of if item in owners] for of in members]
         layer = genes.layer(values, None, able)
         return layer if layer.sources else None
-
-
-def _groups_of(
-    stack: BlockStack, groups: Groups, smooth: bool, index: int
-) -> tuple[list[str], list[Between]]:
-    """Return the names of a stack's places, which say which blocks they are, and each block's.
-
-    `index`: that of the first of these places.
-    """
-    layers = stack.layers
-    count = min(_count(groups, layers), layers)
-    firsts = [group * layers // count for group in range(count)]
-    if smooth and (steps := count - 1):
-        firsts = [(2 * anchor * (layers - 1) + steps) // (2 * steps) for anchor in range(count)]
-    bounds = [*pairwise([*firsts, layers])]
-    names = [f"{stack.name}[{a}]" if smooth else f"{stack.name}[{a}:{b}]" for a, b in bounds]
-    between = []
-    for block in range(layers):
-        group = bisect_right(firsts, block) - 1
-        following = min(group + 1, count - 1)
-        first, stop = bounds[group]
-        share = (block - first) / (stop - first) if smooth and following > group else 0.0
-        between.append((index + group, index + following, share))
-    return names, between
-
-
-def _count(groups: Groups, layers: int) -> int:
-    return {"each": layers, "one": 1}[groups] if isinstance(groups, str) else groups
-
-
-def _check_groups(groups: Groups, layers: int) -> None:
-    """Raise a `ConfigError` unless the deepest stack can have so many groups."""
-    if not isinstance(groups, str) and not 1 <= groups <= layers:
-        raise ConfigError(
-            f"space.groups is {groups!r}, but the model has {layers} blocks; it must be a number "
-            f"from 1 to {layers}, `each` or `one`."
-        )
-
-
-def _check_components(
-    config: ParametersConfig, stacks: Sequence[BlockStack], modalities: Collection[str]
-) -> None:
-    """Check that a model has the components that a search file names."""
-    names = config.components
-    known = [*dict.fromkeys(name for stack in stacks for name in stack.filters), *modalities]
-    for name in names if names != "each" else ():
-        if name not in known:
-            raise ConfigError(
-                f"space.components names {name!r}, which this model does not have; it has "
-                f"{', '.join(known) or 'none'}, and `rest` is always added."
-                f"{did_you_mean(name, known)}"
-            )
-
-
-def is_smooth(gene: str, methods: Collection[str]) -> bool:
-    """Return whether weights merged by any of these methods have a gradient by a gene.
-
-    Args:
-        gene: name of a gene of a parameter space, a real number.
-
-    Raises:
-        RecipeError: there is no such method.
-    """
-    name = gene.rpartition(".")[2]
-    knobs = [knob for method in methods for knob in get_method(method).knobs if knob.name == name]
-    return name != PRIORITY and (not knobs or any(knob.is_smooth for knob in knobs))
-
-
-def _components(
-    names: Sequence[str] | Literal["each"], filters: Mapping[str, Sequence[str]]
-) -> Mapping[str, Sequence[str]]:
-    """Return the components of a stack that a search file names and the rest; none: no names."""
-    if names == "each":
-        return filters
-    components = {name: parts for name, parts in filters.items() if name in names}
-    return {**components, REST: ("*",)} if components else {}
-
-
-def _inputs_of(
-    modality: str, owners: Collection[str], inputs: Sequence[MethodInputs]
-) -> list[MethodInputs]:
-    """Return what each method merges of a modality: of the parents those that have it."""
-    result = []
-    for item in inputs:
-        sources = tuple(name for name in item.sources if name in owners)
-        fewest = max(item.method.parents[0], 1 if item.base else 2)
-        if len(sources) < fewest or (item.base and item.base not in owners):
-            needed = f"{fewest} parent{'s' if fewest > 1 else ''} or more"
-            if item.base:
-                needed = f"the base {item.base!r} and {needed} beside it"
-            raise ConfigError(
-                f"space.components names {modality!r}, which {item.method.name} needs in {needed}, "
-                f"but only {' and '.join(owners)} has it in the shapes of the host's; remove "
-                f"{modality!r}, and merges keep the host's."
-            )
-        result.append(replace(item, sources=sources))
-    return result

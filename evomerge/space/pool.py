@@ -9,11 +9,9 @@ and CMA-ES can then follow small steps.
 from collections.abc import Mapping, Sequence
 
 from evomerge.errors import ConfigError
+from evomerge.space.knobs import PRIORITY
 from evomerge.space.layer_genes import MethodInputs
 from evomerge.space.protocol import Gene
-
-PRIORITY = "priority"
-"""Last part of the names of these genes."""
 
 THRESHOLD = 0.5
 """Smallest priority of a parent that is in."""

@@ -6,18 +6,18 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from evomerge.config.space import ParametersConfig, SpaceConfig
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
-from evomerge.problem.space import path_space
 from evomerge.recipe import Layer, Recipe
-from evomerge.space.parameters import BlockStack, ParameterSpace
+from evomerge.space.kinds import AnySpace
+from evomerge.space.parameters import ParametersConfig, ParameterSpace
 from evomerge.space.paths.path import Hop, Path
 from evomerge.space.protocol import Space
+from evomerge.space.stacks import BlockStack
 
 STACK = "model.layers"
 _NOTHING = Layer("", ())
-_SPACE: TypeAdapter[Any] = TypeAdapter(SpaceConfig)
+_SPACE: TypeAdapter[Any] = TypeAdapter(AnySpace)
 
 
 def parameters(
@@ -46,7 +46,7 @@ def parameters(
 def paths(variant: str, depths: Mapping[str, int], frame: Recipe, **keys: Any) -> Space:
     """Return a data-flow space."""
     given = {"kind": "dataflow", "variant": variant, **keys}
-    return path_space(_SPACE.validate_python(given), depths, frame, STACK)
+    return _SPACE.validate_python(given).over(depths, frame, STACK)
 
 
 WORD = re.compile(r"([A-Z]+)(\d+)(?:-(\d+))?(?:x(\S+))?")

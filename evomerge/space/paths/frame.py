@@ -4,15 +4,105 @@ A space of paths searches which blocks of which parents a model has, in which or
 with which scales (docs/dataflow.md).
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from __future__ import annotations
 
-from evomerge.config.space import PathConfig
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field
+
+from evomerge.config.fields import KnobRange, Section
+from evomerge.config.schema import SearchConfig
+from evomerge.config.space import SpaceKind
 from evomerge.errors import ConfigError
+from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
+from evomerge.space.frame import frame_of, host_of
 from evomerge.space.paths.path import Hop, layers_of
-from evomerge.space.protocol import Gene, Genome
+from evomerge.space.protocol import Gene, Genome, Space
+
+
+def _above_zero(value: float | tuple[float, float]) -> float | tuple[float, float]:
+    if (value if isinstance(value, float) else value[0]) <= 0.0:
+        raise ValueError("must be a number or [low, high] above 0, for example [0.5, 1.5]")
+    return value
+
+
+def in_order(value: tuple[int, int | None]) -> tuple[int, int | None]:
+    """Return a range [min, max]; ValueError: it is empty, or begins below 1."""
+    low, high = value
+    if low < 1 or (high is not None and low > high):
+        raise ValueError("must be [min, max] with 1 <= min <= max")
+    return value
+
+
+Scales = Annotated[
+    KnobRange,
+    AfterValidator(_above_zero),
+    Field(description="factor on the hidden state before a layer: a range, or a fixed number"),
+]
+Ends = Annotated[
+    Literal["fixed", "free"],
+    Field(description="fixed: a path begins and ends with the host's first and last layer"),
+]
+Layers = Annotated[
+    tuple[int, int | None],
+    AfterValidator(in_order),
+    Field(description="[min, max] number of layers of a path; null: no limit"),
+]
+
+
+class OutsideConfig(Section):
+    """The parents that give the embeddings and the head."""
+
+    embeddings: str | None = None
+    """parent that gives the embeddings; null: the host"""
+    head: str | None = None
+    """parent that gives the head; null: the host"""
+
+
+class PathConfig(SpaceKind):
+    """What all data-flow spaces have."""
+
+    kind: Literal["dataflow"]
+    """dataflow: a path through the parents' layers"""
+    variant: str
+    scales: Scales = (0.5, 1.5)
+    outside: OutsideConfig | None = None
+    """the parents that give embeddings and head; null: the host"""
+
+    @property
+    def givers(self) -> Mapping[str, str | None]:
+        """Key -> the parent that gives config, embeddings or head; None: the usual one."""
+        outside = {f"outside.{key}": name for key, name in self.outside or ()}
+        return {**super().givers, **outside}
+
+    def renamed(self, parent: Callable[[str | None], str | None]) -> Self:
+        """Return the section in which parents have other names, which `parent` returns."""
+        section = super().renamed(parent)
+        if self.outside is None:
+            return section
+        outside = OutsideConfig(**{key: parent(name) for key, name in self.outside})
+        return section.model_copy(update={"outside": outside})
+
+    def make(
+        self, config: SearchConfig, checkpoints: Mapping[str, Checkpoint], genes: Sequence[str]
+    ) -> Space:
+        """Return the space; see `SpaceKind.make`."""
+        host = checkpoints[host_of(config)]
+        stack = host.decoder_stack
+        if self.scales != 1.0:  # scales are folded into weights
+            from evomerge.merging.architecture.folding import rules_for
+
+            rules_for(host, stack.prefix)
+        depths = {name: len(checkpoints[name].decoder_stack) for name in config.parents}
+        return self.over(depths, frame_of(config, host), stack.prefix)
+
+    def over(self, depths: Mapping[str, int], frame: Recipe, stack: str) -> PathSpace:
+        """Return the space over parents with these numbers of layers; see `PathSpace`."""
+        raise NotImplementedError
 
 
 class PathSpace(ABC):
@@ -34,6 +124,10 @@ class PathSpace(ABC):
         self._parents, self._names = dict(parents), tuple(parents)
         self._frame, self._stack, scales = frame, stack, config.scales
         self._bounds = (scales, scales) if isinstance(scales, float) else scales
+
+    @abstractmethod
+    def decode(self, genome: Genome) -> Recipe:
+        """Return the recipe of a genome."""
 
     @abstractmethod
     def own_path(self, parent: str) -> Genome | None:

@@ -3,18 +3,42 @@
 A slice is a parent, a first block and a last block. The slices of a path may overlap.
 """
 
-from collections.abc import Mapping
-from typing import TypeAlias
+from __future__ import annotations
 
-from evomerge.config.space import FrankenmergeConfig
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import AfterValidator
+
 from evomerge.errors import ConfigError
 from evomerge.recipe import Recipe
-from evomerge.space.paths.frame import PathSpace, check_depth, scale_gene
+from evomerge.space.paths.frame import (
+    Layers,
+    PathConfig,
+    PathSpace,
+    check_depth,
+    in_order,
+    scale_gene,
+)
 from evomerge.space.paths.path import Hop
 from evomerge.space.protocol import Gene, Genome
 
 Slice: TypeAlias = tuple[str, int, int, float]
 """Parent, first block, last block, and scale of the hidden state that enters the first block."""
+
+
+class FrankenmergeConfig(PathConfig):
+    """A data-flow space of slices."""
+
+    variant: Literal["frankenmerge"]
+    """frankenmerge: a few contiguous slices"""
+    layers: Layers = (1, None)
+    slices: Annotated[tuple[int, int], AfterValidator(in_order)] = (2, 4)
+    """[min, max] number of slices"""
+
+    def over(self, depths: Mapping[str, int], frame: Recipe, stack: str) -> PathSpace:
+        """Return the space; see `PathConfig.over`."""
+        return SliceSpace(self, depths, frame, stack)
 
 
 class SliceSpace(PathSpace):

@@ -6,21 +6,86 @@ state. Sources: arXiv 2403.13187, section 3.2 (layout, indicators, W); arXiv 260
 indicators, scales that are used only if the slot is included).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from evomerge.config.space import DroppingConfig, SakanaConfig, StructuredConfig
+from pydantic import Field, field_validator
+
 from evomerge.recipe import Recipe
-from evomerge.space.paths.frame import PathSpace, check_depth, scale_gene
+from evomerge.space.paths.frame import (
+    Ends,
+    Layers,
+    PathConfig,
+    PathSpace,
+    check_depth,
+    scale_gene,
+)
 from evomerge.space.paths.path import Hop
 from evomerge.space.protocol import Gene, Genome
 
-SlotConfig: TypeAlias = SakanaConfig | StructuredConfig | DroppingConfig
-
 ScaleOf: TypeAlias = Callable[[Sequence[float], int, int], float]
 """Returns the scale between two slots that follow each other in a path, given the scale genes."""
+
+Repeats = Annotated[
+    int, Field(ge=1, le=16, description="how often the parents' layers are laid out as slots")
+]
+
+
+class SakanaConfig(PathConfig):
+    """Sakana AI's data-flow space."""
+
+    variant: Literal["sakana"] = "sakana"
+    """sakana: a slot and an indicator for each layer"""
+    repeats: Repeats = 2
+    ends: Ends = "fixed"
+    start: tuple[float, float] = (1.0, -1.0)
+    """start of indicators [in, out] of the first path, in sigmas"""
+    layers: Layers = (1, None)
+
+    @field_validator("start")
+    @classmethod
+    def _in_and_out(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not value[0] > 0 >= value[1]:
+            raise ValueError(
+                "must be [included, left out], two numbers in sigmas, the first above 0 and the "
+                "second at most 0, because a path includes the slots whose indicators are above 0"
+            )
+        return value
+
+    def over(self, depths: Mapping[str, int], frame: Recipe, stack: str) -> PathSpace:
+        """Return the space; see `PathConfig.over`."""
+        return SlotSpace(self, depths, frame, stack, repeats=self.repeats, start=self.start)
+
+
+class StructuredConfig(PathConfig):
+    """A data-flow space of slots that are in or out."""
+
+    variant: Literal["structured"]
+    """structured: a slot for each layer, in or out"""
+    repeats: Repeats = 2
+    ends: Ends = "fixed"
+    layers: Layers = (1, None)
+
+    def over(self, depths: Mapping[str, int], frame: Recipe, stack: str) -> PathSpace:
+        """Return the space; see `PathConfig.over`."""
+        return SlotSpace(self, depths, frame, stack, repeats=self.repeats)
+
+
+class DroppingConfig(PathConfig):
+    """A data-flow space that leaves out layers of the host."""
+
+    variant: Literal["dropping"]
+    """dropping: the host without some layers"""
+    ends: Ends = "fixed"
+    layers: Layers = (1, None)
+
+    def over(self, depths: Mapping[str, int], frame: Recipe, stack: str) -> PathSpace:
+        """Return the space; see `PathConfig.over`."""
+        return SlotSpace(self, {frame.host: depths[frame.host]}, frame, stack)
 
 
 @dataclass(frozen=True)
@@ -54,14 +119,23 @@ class SlotSpace(PathSpace):
     In Sakana's space an indicator is a real gene, and above 0 the slot is included; it starts at
     one of two values, in sigmas: for the host's blocks in the first repetition, and for the others.
     All scales start at 1, or the nearest number of their range; the first block's is always 1.
+
+    Args:
+        repeats: how often the layout has all blocks.
+        start: of real indicators; None: they are binary.
     """
 
     def __init__(
-        self, config: SlotConfig, parents: Mapping[str, int], frame: Recipe, stack: str
+        self,
+        config: SakanaConfig | StructuredConfig | DroppingConfig,
+        parents: Mapping[str, int],
+        frame: Recipe,
+        stack: str,
+        *,
+        repeats: int = 1,
+        start: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(config, parents, frame, stack)
-        start = config.start if isinstance(config, SakanaConfig) else (1.0, -1.0)
-        repeats = 1 if isinstance(config, DroppingConfig) else config.repeats
         fixed_ends = config.ends == "fixed"
         self.slots = _layout(frame.host, parents, repeats, fixed_ends)
         self._ends = {0, len(self.slots) - 1} if fixed_ends else set[int]()
@@ -73,21 +147,20 @@ class SlotSpace(PathSpace):
             config.layers, (len(self._ends) or 1, len(self._ends) + len(self._free))
         )
         self.max_depth = max(self._most, *parents.values())
-        is_binary = isinstance(config, (StructuredConfig, DroppingConfig))
-        self._in, self._out = (1.0, 0.0) if is_binary else start
-        bound = 2.0 * max(1.0, *map(abs, start))
+        self._in, self._out = start or (1.0, 0.0)
+        bound = 2.0 * max(1.0, abs(self._in), abs(self._out))
         scales: tuple[Gene, ...] = ()
         self._scale_of: ScaleOf = lambda values, before, slot: self._bounds[0]
         if self._bounds[0] < self._bounds[1]:
-            coding = _matrix if isinstance(config, SakanaConfig) else _by_slot
+            coding = _by_slot if start is None else _matrix
             scales, self._scale_of = coding(self.slots, self._bounds)
 
         def indicator(slot: int) -> Gene:
             name = f"in.{self.slots[slot].name}"
-            start = self._in if slot in self._host_slots else self._out
-            if is_binary:
-                return Gene(name, "binary", 0.0, 1.0, start)
-            return Gene(name, "real", -bound, bound, start, sigma=1.0, switch=True)
+            first = self._in if slot in self._host_slots else self._out
+            if start is None:
+                return Gene(name, "binary", 0.0, 1.0, first)
+            return Gene(name, "real", -bound, bound, first, sigma=1.0, switch=True)
 
         self.genes = (*map(indicator, self._free), *scales)
 

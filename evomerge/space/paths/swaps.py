@@ -1,13 +1,27 @@
 """Paths that choose a parent at each depth: block i of the model is block i of one parent."""
 
-from collections.abc import Mapping
+from __future__ import annotations
 
-from evomerge.config.space import SwapsConfig
+from collections.abc import Mapping
+from typing import Literal
+
 from evomerge.errors import ConfigError
 from evomerge.recipe import Recipe
-from evomerge.space.paths.frame import PathSpace, scale_gene
+from evomerge.space.paths.frame import PathConfig, PathSpace, scale_gene
 from evomerge.space.paths.path import Hop
 from evomerge.space.protocol import Gene, Genome
+
+
+class SwapsConfig(PathConfig):
+    """A data-flow space that chooses a parent at each depth."""
+
+    keeps_depth = True
+    variant: Literal["swaps"]
+    """swaps: at each depth the layer of one parent"""
+
+    def over(self, depths: Mapping[str, int], frame: Recipe, stack: str) -> PathSpace:
+        """Return the space; see `PathConfig.over`."""
+        return SwapSpace(self, depths, frame, stack)
 
 
 class SwapSpace(PathSpace):

@@ -10,10 +10,10 @@ from pydantic import Discriminator, Field, Tag
 from evomerge.config.fields import Section
 from evomerge.config.optimizer import OptimizerConfig
 from evomerge.config.schema import SearchConfig
-from evomerge.config.space import ParametersConfig
 from evomerge.errors import ConfigError, InputError, among
 from evomerge.evaluation.inference.rows import ANY, Form
 from evomerge.scores import TOKENS, violation
+from evomerge.space.knobs import is_smooth
 from evomerge.space.protocol import Space
 from evomerge.strategy.gradient.descents import BATCH, CHUNK, RATE, STEPS, GradientStrategy
 from evomerge.strategy.gradient.lessons import Lessons
@@ -202,10 +202,7 @@ class Gradient(OptimizerConfig):
 
 def has_gradient(space: Space, config: SearchConfig) -> bool:
     """Whether a descent moves a gene: a number that does more than to select something."""
-    from evomerge.space.parameters import is_smooth
-
-    methods = config.space.methods if isinstance(config.space, ParametersConfig) else ()
     return any(
-        gene.kind == "real" and not gene.switch and is_smooth(gene.name, methods)
+        gene.kind == "real" and not gene.switch and is_smooth(gene.name, config.space.methods)
         for gene in space.genes
     )
