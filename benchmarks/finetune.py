@@ -34,7 +34,7 @@ from transformers import AutoModelForCausalLM
 
 from evomerge import zoo
 from evomerge.evaluation.evaluator import Documents
-from evomerge.evaluation.loss import Loss
+from evomerge.evaluation.loss import AnswerKey, Loss
 from evomerge.scores import Split
 from evomerge.strategy.gradient.descents import CHUNK
 from evomerge.strategy.gradient.lessons import divided
@@ -78,11 +78,11 @@ def _run(name: str, seed: int, options: argparse.Namespace) -> float:
         documents = {task: sorted(ids) for task, ids in world.evaluator.splits["search"].items()}
         loss = Loss(world.evaluator, world.objectives)
         parents = (world.worker.build(recipe) for recipe in world.space.baselines().values())
-        some = loss.without_form({task: ids[:16] for task, ids in documents.items()})
-        loss.forms = loss.choose_forms(parents, some)
+        some = loss.without_form({task: ids[:16] for task, ids in documents.items()}, {})
+        key = AnswerKey(forms=loss.choose_forms(parents, some))
         began, valid, tests = time.process_time(), -1.0, [0.0]
         for rate in options.rates:
-            model = _trained(load(), loss, documents, rate, seed, options)
+            model = _trained(load(), loss, key, documents, rate, seed, options)
             found = fmean(_scores(model, world, "validation"))
             if found > valid:
                 valid, chosen, tests = found, rate, _scores(model, world, "test")
@@ -100,6 +100,7 @@ def _run(name: str, seed: int, options: argparse.Namespace) -> float:
 def _trained(
     model: Any,
     loss: Loss,
+    key: AnswerKey,
     documents: Documents,
     rate: float,
     seed: int,
@@ -118,13 +119,13 @@ def _trained(
         draws = random.Random(f"{seed} batch {step}")
         share = max(1, options.batch // len(learned))
         batch = {task: draws.sample(ids, min(share, len(ids))) for task, ids in learned.items()}
-        loss.backward(adapted, batch)
+        loss.backward(adapted, batch, key)
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         if (step + 1) % CHUNK == 0:
-            now = loss(adapted, watched) if watched else -step
+            now = loss(adapted, watched, key) if watched else -step
             if now < lowest:
                 lowest, best = now, [item.detach().clone() for item in weights]
     with torch.no_grad():

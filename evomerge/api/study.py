@@ -297,5 +297,5 @@ class Study(Run):
                     put_back()
             self._built = number, worker
             model = worker.build(self._session.recipe(candidate))
-            worker.evaluator.is_touched = True  # the caller may change the model
+            worker.evaluator.touch()  # the caller may change the model
             return model, worker.evaluator.tokenizer

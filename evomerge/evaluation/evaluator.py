@@ -86,9 +86,6 @@ class Evaluator:
         by_split: the objectives of each split whose documents come from other tasks, by the names
             of the tasks that they replace.
         properties: the properties of models that come with their scores (`MODEL_METRICS`).
-
-    Attributes:
-        is_touched: whether code of others has had the model since it was last built.
     """
 
     def __init__(
@@ -99,7 +96,7 @@ class Evaluator:
     ) -> None:
         self.default, self.properties = TaskSet(objectives), properties
         self.by_split = {split: TaskSet(of_split) for split, of_split in (by_split or {}).items()}
-        self.is_touched = False
+        self._is_touched = False
         self.set_callbacks(None)
 
     @property
@@ -143,7 +140,7 @@ class Evaluator:
             ConfigError: a task needs longer inputs than the model can read, or a document has no
                 reference answer.
         """
-        self.tokenizer, self.splits, self.is_touched = tokenizer, splits, False
+        self.tokenizer, self.splits, self._is_touched = tokenizer, splits, False
         self.release()
         served: dict[Objective, list[Documents]] = {}
         for split, documents in splits.items():
@@ -159,11 +156,20 @@ class Evaluator:
     ) -> None:
         """Set what is called while the next model is scored.
 
-        `rebuild` returns the model, built again after code of others has had it, and clears
-        `is_touched`; without it, the model is used as it is. `scoring_context` returns what is
+        `rebuild` returns the model, built again after code of others has had it, and calls
+        `forget_touch`; without it, the model is used as it is. `scoring_context` returns what is
         entered while our own code scores the model.
         """
         self._rebuild, self._scoring_context = rebuild, scoring_context
+
+    def touch(self) -> None:
+        """Note that code of others gets the model and may change its weights."""
+        self._is_touched = True
+
+    def forget_touch(self) -> bool:
+        """Return whether code of others had the model since the last call: build it again then."""
+        was_touched, self._is_touched = self._is_touched, False
+        return was_touched
 
     def release(self, *, engine: bool = False) -> None:
         """Drop the references to the model of `prepare`, and to an engine if that is wanted."""
@@ -221,9 +227,9 @@ class Evaluator:
                 part = {task: ids for task, ids in wanted.items() if task in objective.info.tasks}
                 if not part:
                     continue
-                if self.is_touched and self._rebuild is not None:
+                if self._is_touched and self._rebuild is not None:
                     model = self._rebuild()
-                self.is_touched |= objective.is_foreign
+                self._is_touched |= objective.is_foreign
                 context = nullcontext if objective.is_foreign else self._scoring_context
                 with context(model):
                     metrics = objective.score(model, self.tokenizer, part)

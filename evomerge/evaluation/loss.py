@@ -11,7 +11,7 @@ each token of the teacher's own answer, as in DAM (arXiv 2410.08371).
 import contextlib
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, NamedTuple, Self
 
@@ -39,6 +39,21 @@ def shares(objectives: Iterable[Objective], info: TasksInfo) -> dict[str, dict[s
         weights, metric = of_tasks.setdefault(item.task, {}), item.metric.partition(",")[0]
         weights[metric] = weights.get(metric, 0.0) + item.weight
     return of_tasks
+
+
+@dataclass(frozen=True)
+class AnswerKey:
+    """What the answers of a model are compared with, and what each objective counts.
+
+    Attributes:
+        answers: task -> document -> the text that takes the place of the reference answer.
+        forms: task -> how its reference answers look.
+        weights: one for each objective, in place of its weight; empty: its weight.
+    """
+
+    answers: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    forms: Forms = field(default_factory=dict)
+    weights: Sequence[float] = ()
 
 
 class Predictions(NamedTuple):
@@ -116,25 +131,15 @@ def _of_tokens(predictions: Predictions, tokens: Tensor) -> Tensor:
 
 
 class Loss:
-    """The loss of models on search documents, in the forms of `choose_forms`.
+    """The loss of models on search documents.
 
     Call `Evaluator.prepare` first. A model may be any of the architecture that it was called with.
-
-    Attributes:
-        answers: task -> document -> the text that takes the place of the reference answer.
-        weights: one for each objective, in place of its weight; empty: its weight.
-        saves_memory: whether a backward pass keeps only the inputs of layers.
 
     ConfigError: a task has no reference answers.
     """
 
-    def __init__(
-        self, evaluator: Evaluator, objectives: Iterable[Objective], forms: Forms | None = None
-    ) -> None:
-        self.evaluator, self.forms = evaluator, forms or {}
-        self.answers: Mapping[str, Mapping[int, str]] = {}
-        self.weights: Sequence[float] = ()
-        self.saves_memory = False
+    def __init__(self, evaluator: Evaluator, objectives: Iterable[Objective]) -> None:
+        self.evaluator, self._saves_memory = evaluator, False
         self._objectives = list(objectives)
         every = evaluator.tasks_of("search").objectives
         self._tasks = next(item for item in every if isinstance(item, LmEval))
@@ -143,45 +148,51 @@ class Loss:
         self._lessons: dict[str, tuple[object, dict[int, Reference]]] = {}
         """Task -> the arguments of the last call of `teach`, and what it wants of each document."""
 
-    def backward(self, model: Any, documents: Documents) -> float:
+    def save_memory(self) -> bool:
+        """Keep only the inputs of layers in backward passes; return False if they do already."""
+        before, self._saves_memory = self._saves_memory, True
+        return not before
+
+    def backward(self, model: Any, documents: Documents, key: AnswerKey = AnswerKey()) -> float:
         """Return the weighted mean over tasks of the mean loss of a document; add its gradient.
 
         Memory is that of one batch. CandidateError: the loss is not finite.
         """
         total = 0.0
-        with contextlib.closing(self._parts(model, documents)) as parts:
+        with contextlib.closing(self._parts(model, documents, key)) as parts:
             for loss in parts:
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += float(loss.detach())
         return _finite(total)
 
-    def __call__(self, model: Any, documents: Documents) -> float:
+    def __call__(self, model: Any, documents: Documents, key: AnswerKey = AnswerKey()) -> float:
         """Return the weighted mean over tasks of the mean loss; raises as `backward`."""
         with torch.inference_mode():
-            return _finite(sum(float(loss) for loss in self._parts(model, documents)))
+            return _finite(sum(float(loss) for loss in self._parts(model, documents, key)))
 
-    def choose_forms(self, models: Iterable[Any], documents: Documents) -> dict[str, Form]:
+    def choose_forms(
+        self, models: Iterable[Any], documents: Documents, key: AnswerKey = AnswerKey()
+    ) -> dict[str, Form]:
         """Return for each task the form in which some model finds the answers most likely.
 
         What comes before an answer and ends it decides a lot. Models are made one after the other.
         """
         losses = {task: dict.fromkeys(FORMS, math.inf) for task in documents}
-        before = self.forms
+        keys = {form: replace(key, forms={ANY: form}) for form in FORMS}
         for model in models:
             for form, (task, ids) in product(FORMS, documents.items()):
-                self.forms = {ANY: form}
                 with contextlib.suppress(CandidateError):
-                    losses[task][form] = min(self(model, {task: ids}), losses[task][form])
-        self.forms = before
+                    loss = self(model, {task: ids}, keys[form])
+                    losses[task][form] = min(loss, losses[task][form])
         return {task: min(FORMS, key=of_form.__getitem__) for task, of_form in losses.items()}
 
-    def without_form(self, documents: Documents) -> dict[str, Sequence[int]]:
+    def without_form(self, documents: Documents, forms: Forms) -> dict[str, Sequence[int]]:
         """Return the documents of tasks that generate answers, for which no form is known."""
         return {
             task: ids
             for task, ids in documents.items()
             if self._tasks.info.tasks[task].kind == "generate_until"
-            and not self.forms.keys() & {task, ANY}
+            and not forms.keys() & {task, ANY}
         }
 
     def teach(
@@ -227,40 +238,41 @@ class Loss:
         for i in group:
             yield i, Predictions(scores, [next(rows) for _ in references[i].continuations])
 
-    def _parts(self, model: Any, documents: Documents) -> Generator[Tensor]:
+    def _parts(self, model: Any, documents: Documents, key: AnswerKey) -> Generator[Tensor]:
         """Yield the shares of the loss, one for each batch, while its activations are kept."""
-        weights = self.weights or [item.weight for item in self._objectives]
+        weights = key.weights or [item.weight for item in self._objectives]
         pairs = zip(self._objectives, weights, strict=True)
         of_tasks = shares((replace(it, weight=weight) for it, weight in pairs), self._tasks.info)
         total = math.fsum(weight for task in documents for weight in of_tasks[task].values())
         for task, ids in documents.items():
             of_metrics = [weight / total for weight in of_tasks[task].values()]
             factors = torch.tensor(of_metrics, device=model.device) / len(ids)
-            references = [self._reference(task, document) for document in ids]
+            references = [self._reference(task, document, key) for document in ids]
             for group in self._batches(references):
                 lengths = [len(c.tokens) for i in group for c in references[i].continuations]
                 spare = torch.is_grad_enabled() and (
-                    self.saves_memory or needs_checkpointing(model, len(lengths) * max(lengths))
+                    self._saves_memory or needs_checkpointing(model, len(lengths) * max(lengths))
                 )
                 with checkpointing(model) if spare else contextlib.nullcontext():
                     each = self._predict(model, group, references)
                     losses = [(factors * references[i].losses(it)).sum() for i, it in each]
                     yield torch.stack(losses).sum()
 
-    def _reference(self, task: str, document: int) -> Reference:
+    def _reference(self, task: str, document: int, key: AnswerKey) -> Reference:
         if task in self._lessons:
             return self._lessons[task][1][document]
-        answer, form = self.answers.get(task, {}).get(document), form_of(self.forms, task)
-        key = task, document, form, answer
-        if key not in self._references:
+        answer, form = key.answers.get(task, {}).get(document), form_of(key.forms, task)
+        name = task, document, form, answer
+        if name not in self._references:
             first, harness = self._tasks.requests.get(task, document)[0], self._tasks.harness
             if first.kind == "generate_until":
                 text = written(harness, task, first, form, answer)
-                wanted = self._continued(task, document, text, ended=form.end == "token")
-            elif (wanted := self._continued(task, document)).divisors:
-                wanted = replace(wanted, right=harness.right_choices(task, first.instance.doc))
-            self._references[key] = wanted
-        return self._references[key]
+                reference = self._continued(task, document, text, ended=form.end == "token")
+            elif (reference := self._continued(task, document)).divisors:
+                right = harness.right_choices(task, first.instance.doc)
+                reference = replace(reference, right=right)
+            self._references[name] = reference
+        return self._references[name]
 
     def _continued(
         self, task: str, document: int, answer: str = "", *, ended: bool = True

@@ -7,13 +7,14 @@ its loss on a batch of documents. These are part of the chunk, so any worker mak
 import contextlib
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
 from evomerge.device import is_exhausted
 from evomerge.errors import CandidateError
 from evomerge.evaluation.inference.rows import Form
-from evomerge.evaluation.loss import Loss
+from evomerge.evaluation.loss import AnswerKey, Loss
 from evomerge.evaluation.tasks.objective import Documents
 from evomerge.merging.gradients import FACTOR, Gradients, KnobOf, Rates, knob_changes
 from evomerge.merging.resident import Resident
@@ -53,22 +54,22 @@ class Stepper:
         EvomergeError: something other than the genome is at fault.
         """
         descent, losses, loss = chunk.descent, list[float | None](), self.loss
-        loss.answers, loss.weights = chunk.answers, chunk.weights
+        key = AnswerKey(chunk.answers, chunk.forms, chunk.weights)
         for task, recipe in chunk.teachers.items():
             loss.teach(
                 task, recipe.digest, chunk.lesson[task], partial(self.resident.apply, recipe)
             )
-        loss.forms = chunk.forms
         asked = {task: ids for task, ids in chunk.batches[0].items() if task not in chunk.teachers}
-        if unknown := loss.without_form(asked):
-            loss.forms = {**chunk.forms, **self._forms(chunk, unknown)}
+        if unknown := loss.without_form(asked, key.forms):
+            key = replace(key, forms={**key.forms, **self._forms(chunk, unknown, key)})
         rates = self._rates(descent.genome)
         have_factors = any(key == FACTOR for of in rates.values() for _, key, _ in of)
         for number, documents in enumerate(chunk.batches):
             if have_factors and number:  # one is a product of scales, which moves with all of them
                 rates = self._rates(descent.genome)
             try:
-                gradient, value = self._step(self.space.decode(descent.genome), rates, documents)
+                recipe = self.space.decode(descent.genome)
+                gradient, value = self._step(recipe, rates, documents, key)
             except CandidateError:  # the loss or a merged weight is not finite
                 descent = descent.failed_step()
                 losses.append(None)
@@ -80,24 +81,23 @@ class Stepper:
         if chunk.watched:
             with contextlib.suppress(CandidateError):
                 model = self.resident.apply(self.space.decode(descent.genome))
-                watched = loss(model, chunk.watched)
-        return Reached(descent, tuple(losses), watched, loss.forms)
+                watched = loss(model, chunk.watched, key)
+        return Reached(descent, tuple(losses), watched, key.forms)
 
     def _step(
-        self, recipe: Recipe, rates: Rates, documents: Documents
+        self, recipe: Recipe, rates: Rates, documents: Documents, key: AnswerKey
     ) -> tuple[list[float], float]:
         """Return gradient and loss at a recipe; if memory runs out, with less from then on."""
         try:
             with self._gradients.of(recipe, rates) as (model, gradient):
-                value = self.loss.backward(model, documents)
+                value = self.loss.backward(model, documents, key)
         except RuntimeError as error:
-            if self.loss.saves_memory or not is_exhausted(error):
+            if not (is_exhausted(error) and self.loss.save_memory()):
                 raise
-            self.loss.saves_memory = True
-            return self._step(recipe, rates, documents)
+            return self._step(recipe, rates, documents, key)
         return gradient, value
 
-    def _forms(self, chunk: Chunk, documents: Documents) -> dict[str, Form]:
+    def _forms(self, chunk: Chunk, documents: Documents, key: AnswerKey) -> dict[str, Form]:
         """Return the form of each task's answers that a parent or the base finds most likely."""
         recipes = list(self.space.baselines().values())
         if (base := chunk.recipe.head.base) is not None:
@@ -108,7 +108,7 @@ class Stepper:
                 with contextlib.suppress(CandidateError):
                     yield self.resident.apply(recipe)
 
-        return self.loss.choose_forms(models(), documents)
+        return self.loss.choose_forms(models(), documents, key)
 
     def _rates(self, genome: Genome) -> Rates:
         """Return how fast the real genes move knobs at a genome.

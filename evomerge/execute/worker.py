@@ -223,9 +223,8 @@ class Worker:
             self._prepare()
             self.evaluator.halve_batches(oom_backoffs)
         assert self._resident is not None
-        if self.evaluator.is_touched:
+        if self.evaluator.forget_touch():
             self._resident.forget()
-            self.evaluator.is_touched = False
         return self._resident
 
     def score(self, job: Job, model: Any) -> Scores:

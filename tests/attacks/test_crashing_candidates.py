@@ -50,7 +50,11 @@ def test_whatever_a_method_or_a_metric_raises_is_one_row(case: str, stage: str) 
 
     builder = SimpleNamespace(prepare=lambda recipe: recipe, write=nothing)
     evaluator: Any = SimpleNamespace(
-        prepare=nothing, set_callbacks=nothing, halve_batches=nothing, is_touched=False, score=fail
+        prepare=nothing,
+        set_callbacks=nothing,
+        halve_batches=nothing,
+        forget_touch=lambda: False,
+        score=fail,
     )
     worker = Worker(lambda: (builder, None), evaluator, {}, [job_of(0).recipe])
     if stage == "merge":
@@ -111,7 +115,7 @@ def test_the_next_baseline_is_taken_if_the_first_one_cannot_be_built(bad: int) -
         return prepared
 
     builder = SimpleNamespace(prepare=lambda recipe: recipe, write=write)
-    evaluator: Any = SimpleNamespace(prepare=mock.Mock(), is_touched=False)
+    evaluator: Any = SimpleNamespace(prepare=mock.Mock(), forget_touch=lambda: False)
     if bad == len(recipes):
         with pytest.raises(CheckpointError, match=r"None of the parents.*3 NaN"):
             Worker(lambda: (builder, None), evaluator, {}, recipes)

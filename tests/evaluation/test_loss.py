@@ -12,7 +12,7 @@ from evomerge import zoo
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.rows import ANY, Form
 from evomerge.evaluation.lm_eval.tasks import Harness
-from evomerge.evaluation.loss import Loss
+from evomerge.evaluation.loss import AnswerKey, Loss
 from evomerge.scores import Objective
 
 OBJECTIVES = [Objective("zoo_maths", "exact_match"), Objective("zoo_l2_maths_mc", "acc")]
@@ -86,15 +86,15 @@ def test_an_answer_has_the_loss_of_plain_transformers(
     delimiter, end, before, behind, model, tokenizer, evaluator
 ):
     """Also an answer that takes the place of the reference."""
-    loss = Loss(evaluator, OBJECTIVES, forms={ANY: Form(delimiter, end)})
+    loss, key = Loss(evaluator, OBJECTIVES), AnswerKey(forms={ANY: Form(delimiter, end)})
     asked = documents_of(evaluator, "zoo_maths")
     with torch.no_grad():
         texts = ((prompt, f"{before}{document['answer']}{behind}") for prompt, document in asked)
         each = [float(nll(model, tokenizer, *item)) for item in texts]
         other = float(nll(model, tokenizer, asked[3][0], f" 7 7{behind}"))
-    assert loss(model, {"zoo_maths": IDS["zoo_maths"]}) == mean(each)
-    loss.answers = {"zoo_maths": {3: " 7 7"}}
-    assert loss(model, {"zoo_maths": [3]}) == mean([other])
+    assert loss(model, {"zoo_maths": IDS["zoo_maths"]}, key) == mean(each)
+    key = replace(key, answers={"zoo_maths": {3: " 7 7"}})
+    assert loss(model, {"zoo_maths": [3]}, key) == mean([other])
 
 
 @pytest.mark.parametrize("metric", ["acc", "acc_norm", "acc_bytes", "acc_mutual_info"])
@@ -161,14 +161,14 @@ def test_each_task_has_the_form_that_some_model_finds_likely(
     made.prepare(model, tokenizer, {"search": ids})
     objectives = [Objective(task, "exact_match") for task in ids]
     loss = Loss(made, objectives)
-    unknown = loss.without_form(ids)
+    unknown = loss.without_form(ids, {})
     assert unknown.keys() == {"zoo_maths", "blank"}
-    loss.forms = loss.choose_forms([teacher, model], unknown)
-    assert loss.forms["zoo_maths"].delimiter and not loss.forms["blank"].delimiter
-    assert not loss.without_form(ids)
-    each = ((task, Loss(made, objectives, forms={ANY: form})) for task, form in loss.forms.items())
-    parts = [own(model, {task: ids[task]}) for task, own in each]
-    assert loss(model, {task: ids[task] for task in unknown}) == mean(parts)
+    key = AnswerKey(forms=loss.choose_forms([teacher, model], unknown))
+    assert key.forms["zoo_maths"].delimiter and not key.forms["blank"].delimiter
+    assert not loss.without_form(ids, key.forms)
+    each = ((task, AnswerKey(forms={ANY: form})) for task, form in key.forms.items())
+    parts = [loss(model, {task: ids[task]}, own) for task, own in each]
+    assert loss(model, {task: ids[task] for task in unknown}, key) == mean(parts)
 
 
 def test_a_document_without_an_answer_has_no_loss(evaluator):
@@ -193,9 +193,8 @@ def test_each_objective_of_a_task_has_its_own_loss_and_weight(model, teacher, to
         found = loss(model, {"choices": ids})
         assert found == pytest.approx((one + 3 * two + 2 * three) / 6, rel=1e-5)
         assert abs(one - three) > 0.1
-    loss.weights = (0.0, 0.0, 1.0)
-    assert loss(model, documents) == pytest.approx(three, rel=1e-5)
-    loss.weights = ()
+    key = AnswerKey(weights=(0.0, 0.0, 1.0))
+    assert loss(model, documents, key) == pytest.approx(three, rel=1e-5)
     for each in (*every, loss):
         each.teach("choices", "base", [0, 1], lambda: teacher)
     one, two, three = (each(model, documents) for each in every)

@@ -10,6 +10,7 @@ import tiny
 import torch
 from transformers import AutoModelForCausalLM
 
+from evomerge.evaluation.loss import AnswerKey, Loss
 from evomerge.execute.chunk import Stepper
 from evomerge.merging.resident import Resident
 from evomerge.models.checkpoint import Checkpoint
@@ -29,17 +30,20 @@ from evomerge.space.baselines import baseline_recipes
 def test_a_step_is_made_again_once_if_memory_runs_out(error, always, calls):
     made = []
 
-    def backward(model, documents):
-        made.append(loss.saves_memory)
-        if always or not loss.saves_memory:
-            raise error
-        return 0.5
+    class Exhausting(Loss):
+        def __init__(self):
+            self._saves_memory = False
 
-    loss = SimpleNamespace(saves_memory=False, backward=backward)
-    stepper = Stepper(SimpleNamespace(genes=()), None, loss)
+        def backward(self, model, documents, key):
+            made.append(self._saves_memory)
+            if always or not self._saves_memory:
+                raise error
+            return 0.5
+
+    stepper = Stepper(SimpleNamespace(genes=()), None, Exhausting())
     stepper._gradients = SimpleNamespace(of=lambda *_: nullcontext(("model", [1.0, 2.0])))
     with pytest.raises(RuntimeError) if always else nullcontext():
-        assert stepper._step(None, {}, {}) == ([1.0, 2.0], 0.5)
+        assert stepper._step(None, {}, {}, AnswerKey()) == ([1.0, 2.0], 0.5)
     assert made == [False, True][:calls]
 
 
@@ -51,12 +55,10 @@ def opened_in(folder, *names):
 
 
 class Likelihood:
-    saves_memory = False
-
-    def without_form(self, documents):
+    def without_form(self, documents, forms):
         return {}
 
-    def backward(self, model, documents) -> float:
+    def backward(self, model, documents, key) -> float:
         tokens = torch.arange(1, 13).reshape(2, 6)
         scores = model(input_ids=tokens, use_cache=False).logits.log_softmax(-1)
         loss = -scores.gather(-1, tokens[..., None]).mean()
@@ -89,19 +91,19 @@ def test_forms_are_tried_on_the_parents_their_average_and_the_base(tmp_path):
     recipes = baseline_recipes(["a", "b"], ["a", "b"], {"model.layers": 3}, frame)
     space = SimpleNamespace(genes=(), baselines=lambda: recipes)
 
-    def tried(models, documents):
+    def tried(models, documents, key=None):
         return [float(model.model.layers[2].mlp.up_proj.weight.detach().sum()) for model in models]
 
     head = Layer("ties", [Source("a"), Source("b")], Source("base"))
     stepper = Stepper(space, resident, SimpleNamespace(choose_forms=tried))
     setting = {"batches": (), "watched": {}, "rate": 0.1, "steps": 1}
     merged = Chunk(descent=Descent.at([0.5]), recipe=replace(frame, head=head), **setting)
-    one, two, mean, base = stepper._forms(merged, {})
+    one, two, mean, base = stepper._forms(merged, {}, AnswerKey())
     assert mean == pytest.approx((one + two) / 2, rel=1e-4)
     assert [one, two, base] == tried(
         (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in opened), {}
     )
-    assert len(stepper._forms(replace(merged, recipe=frame), {})) == 3
+    assert len(stepper._forms(replace(merged, recipe=frame), {}, AnswerKey())) == 3
 
 
 def test_genes_that_are_moved_at_once_have_the_rates_of_each_alone(tmp_path, monkeypatch):
