@@ -33,7 +33,6 @@ from evomerge.execute.worker import Worker
 from evomerge.problem.problem import Problem
 from evomerge.problem.record import record_of
 from evomerge.problem.runs import prepare
-from evomerge.problem.worker import make_worker
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.searching.run import run_search
@@ -46,13 +45,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer candidates")
     count = 20 if parser.parse_args().quick else 100
     problem = prepare(load(CONFIG, [f"budget.candidates={count}"]), CONFIG.parent)
-    worker = make_worker(problem)
+    worker = Worker(problem)
     times = search(problem, worker, count)
     times["bare"] = bare(problem, worker)
     for name, float32 in (("bfloat16", False), ("float32", True)):
         changes = [f"budget.candidates={min(count, 20)}", "dtype=bfloat16"]
         changed = prepare(load(CONFIG, [*changes, f"evaluation.float32={float32}"]), CONFIG.parent)
-        times[name] = search(changed, make_worker(changed), min(count, 20))["evaluate"]
+        times[name] = search(changed, Worker(changed), min(count, 20))["evaluate"]
     print(f"CPU ms per candidate on one thread, {count} candidates; {CONFIG.name}, 200 documents")
     for name, value in times.items():
         print(f"{name:10}{value:8.1f}")
@@ -76,7 +75,7 @@ def search(problem: Problem, worker: Worker, count: int) -> dict[str, float]:
                     for name, spent in run.timings.spent().items():
                         phases[name] = 1000 * (spent.cpu_seconds or 0.0) / count
 
-        with unittest.mock.patch("evomerge.problem.executors.make_worker", lambda *_, **__: worker):
+        with unittest.mock.patch("evomerge.execute.worker.Worker", lambda *_, **__: worker):
             importlib.import_module("cma")
             began = time.process_time()
             run_search(problem, run, {}, [observe])

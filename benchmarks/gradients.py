@@ -29,11 +29,11 @@ from evomerge.config.schema import load
 from evomerge.evaluation.loss import Loss
 from evomerge.execute.allocator import keep_freed_memory
 from evomerge.execute.chunk import Stepper
+from evomerge.execute.worker import Worker
 from evomerge.merging.gradients import Gradients
 from evomerge.merging.resident import Resident
 from evomerge.optimize.descent import Chunk
 from evomerge.problem.runs import prepare
-from evomerge.problem.worker import make_worker
 from evomerge.strategy.protocol import Descending
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "quickstart.yaml"
@@ -84,7 +84,7 @@ def step(file: Path, method: str, components: str, repeats: int) -> tuple[int, d
     strategy = problem.config.optimizer.make(problem)
     assert isinstance(strategy, Descending)
     chunk: Chunk = strategy.chunks()[0]
-    worker = make_worker(problem)
+    worker = Worker(problem)
     worker.build(chunk.recipe)
     resident: Resident = worker._resident  # type: ignore[assignment]
     genome = chunk.descent.genome

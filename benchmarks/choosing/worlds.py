@@ -21,7 +21,6 @@ from evomerge.execute.protocol import Job
 from evomerge.execute.worker import Worker
 from evomerge.optimize.descent import Chunk, Reached
 from evomerge.problem.runs import prepare
-from evomerge.problem.worker import make_worker
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import TemporaryFolder
 from evomerge.scores import Objective, Split
@@ -331,7 +330,7 @@ def make_world(name: str, seed: int, documents: int | None = None) -> Iterator[W
     with TemporaryFolder() as folder:
         parents = [_built(parent, folder) for parent in data["parents"]]
         problem = prepare(parse({**data, "parents": parents}, "benchmark"), HERE)
-        world = World(problem.space, make_worker(problem), problem.objectives)
+        world = World(problem.space, Worker(problem), problem.objectives)
         if documents is not None:
             world.limit(documents, seed)
         yield world

@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from evomerge.config.executor import EXECUTORS
 from evomerge.config.messages import parsed
 from evomerge.config.schema import BudgetConfig, override, read
 from evomerge.errors import ConfigError, RunFolderError, among
@@ -68,7 +69,7 @@ def with_named_functions(config: Mapping[str, Any]) -> dict[str, Any]:
         task = item.get("task") if isinstance(item, Mapping) else item
         if callable(task):
             name = _name(task)
-            if name.startswith("__main__:") and executor != "inline":
+            if name.startswith("__main__:") and _runs_elsewhere(executor):
                 raise ConfigError(
                     f"The objective function {name.partition(':')[2]!r} is defined in this script "
                     f"or notebook, but `executor.kind` is {executor!r}, whose processes "
@@ -79,6 +80,12 @@ def with_named_functions(config: Mapping[str, Any]) -> dict[str, Any]:
             item = {**only, **(item if isinstance(item, Mapping) else {}), "task": name}
         named.append(item)
     return {**config, "objectives": named}
+
+
+def _runs_elsewhere(executor: Any) -> bool:
+    """Return whether an executor runs candidates in other processes, by its name in the file."""
+    is_known = isinstance(executor, str) and executor in EXECUTORS.names()
+    return is_known and not EXECUTORS.get(executor).in_process
 
 
 def _name(function: Callable[..., Any]) -> str:
@@ -128,7 +135,7 @@ def functions_given(
                 "that returns a score for each document."
             )
         functions[fitting[0]] = function
-    if functions and config.executor.kind != "inline":
+    if functions and not config.executor.in_process:
         raise ConfigError(
             f"objectives has the function {next(iter(objectives))!r}, but `executor.kind` is "
             f"{config.executor.kind!r}, whose processes cannot get it; add kind='inline'."

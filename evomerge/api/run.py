@@ -216,7 +216,7 @@ class Run:
         InputError: as of `export`.
         """
         from evomerge.models.checkpoint import Checkpoint
-        from evomerge.problem.worker import load_single
+        from evomerge.problem.loading import load_single
         from evomerge.run.atomic import TemporaryFolder
 
         with TemporaryFolder() as folder:

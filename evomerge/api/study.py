@@ -18,10 +18,10 @@ from evomerge.device import keep_threads
 from evomerge.errors import InputError, RunFolderError, SearchError, did_you_mean
 from evomerge.execute.worker import Worker
 from evomerge.parsing.values import path_of, shown
+from evomerge.problem.loading import load_parent
 from evomerge.problem.parents_as_themselves import parent_itself
 from evomerge.problem.preflight import shown_genes
 from evomerge.problem.runs import problem_of
-from evomerge.problem.worker import load_parent, make_worker
 from evomerge.recipe import Recipe
 from evomerge.run.history import Candidate
 from evomerge.run.logbook import Logbook
@@ -292,7 +292,7 @@ class Study(Run):
             if worker is None:
                 put_back = keep_threads()
                 try:
-                    worker = make_worker(self._problem)
+                    worker = Worker(self._problem)
                 finally:
                     put_back()
             self._built = number, worker

@@ -1,4 +1,4 @@
-"""The command `list`: the merge methods, optimizers, spaces and embedded parents."""
+"""The command `list`: merge methods, optimizers, executors, spaces and embedded parents."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 _COSTLY = "; costly: for `evomerge merge`, which builds once"
 
 
-Listed = StrEnum("Listed", ["methods", "optimizers", "spaces", "parents"])
+Listed = StrEnum("Listed", ["methods", "optimizers", "executors", "spaces", "parents"])
 
 
 def list_(what: Listed, as_json: options.JsonOption = False) -> None:
-    """List the methods, optimizers, spaces or embedded parents."""
+    """List the methods, optimizers, executors, spaces or embedded parents."""
     rows = {
         "methods": _methods,
         "optimizers": _optimizers,
+        "executors": _executors,
         "spaces": _spaces,
         "parents": _parents,
     }[what]()
@@ -65,6 +66,12 @@ def _optimizers() -> list[dict[str, Any]]:
     from evomerge.strategy.kinds import strategy_names
 
     return _about({**optimizer_names(), **strategy_names()})
+
+
+def _executors() -> list[dict[str, Any]]:
+    from evomerge.config.executor import EXECUTORS
+
+    return _about({name: EXECUTORS.get(name).about for name in EXECUTORS.names()})
 
 
 def _spaces() -> list[dict[str, Any]]:

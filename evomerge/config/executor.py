@@ -1,10 +1,17 @@
 """The section `executor` of a search file: where candidates are built and scored."""
 
-from typing import Annotated, Literal
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from evomerge.config.evaluation import EvaluationConfig
 from evomerge.config.fields import Section
+from evomerge.config.kinds import Kind
+from evomerge.errors import ConfigError
+from evomerge.registry import Registry
 
 
 class RayConfig(Section):
@@ -18,12 +25,43 @@ class RayConfig(Section):
     there is one, and a CPU core"""
 
 
-class ExecutorConfig(Section):
-    """The executor that builds and scores candidates."""
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """How many workers a search has, and where they run.
 
-    kind: Literal["inline", "processes", "ray"] = "inline"
-    """inline: in the process of the search; processes: in processes of their own; ray: in actors of
-    Ray, on this machine or a cluster"""
+    Attributes:
+        text: how many there are and where, for people.
+        count: number on all machines together.
+        on_a_machine: the largest number on one machine.
+        on_an_accelerator: the largest number that share an accelerator of a machine.
+        are_forked: whether they are forked from one process, whose libraries they share.
+        are_here: whether they run on this machine.
+    """
+
+    text: str
+    count: int = 1
+    on_a_machine: int = 1
+    on_an_accelerator: int = 1
+    are_forked: bool = False
+    are_here: bool = True
+
+
+class ExecutorKind(Kind):
+    """A way to run candidates, as search files name it in `executor.kind`.
+
+    Another package adds one with an entry point of the group `evomerge.executors` whose object is
+    a subclass. Its `kind` is a `Literal` with its name, and further fields are keys of its own.
+
+    Attributes:
+        in_process: whether candidates run in the process of the search, which has the functions
+            that its program has defined.
+        is_local: whether they run on this machine, whatever the keys say.
+    """
+
+    in_process: ClassVar[bool] = False
+    is_local: ClassVar[bool] = True
+
+    kind: str
     workers: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = 1
     """number of workers; auto: one for each accelerator, else for each CPU core"""
     timeout: float | None = Field(None, gt=0)
@@ -34,15 +72,64 @@ class ExecutorConfig(Section):
     ray: RayConfig = RayConfig()
     """with kind ray: its cluster and resources"""
 
-    rules = (
-        (
-            lambda it: it.kind == "inline" and it.workers not in (1, "auto"),
-            "has `workers` {0.workers}, but the inline executor has exactly 1; set it to 1, or "
-            "`kind` to 'processes'",
-        ),
-        (
-            lambda it: it.kind == "inline" and it.timeout is not None,
-            "has `timeout` {0.timeout:g}, but candidates that run in this process cannot be ended; "
-            "set `kind` to 'processes', or remove it",
-        ),
-    )
+    @abstractmethod
+    def count_workers(self, evaluation: EvaluationConfig) -> Workers:
+        """Return how many workers a search has, and where; ConfigError: they cannot be had."""
+
+    def check(self, evaluation: EvaluationConfig) -> None:
+        """Raise a ConfigError if the workers need more than there is."""
+        self.count_workers(evaluation)
+
+    @abstractmethod
+    def make(self, problem: Any, logbook: Any) -> Any:
+        """Return the executor of a run.
+
+        Args:
+            problem: the `evomerge.problem.problem.Problem` of the run.
+            logbook: its `evomerge.run.logbook.Logbook`.
+
+        Returns:
+            An `evomerge.execute.protocol.Executor`.
+        """
+
+
+EXECUTORS: Registry[type[ExecutorKind]] = Registry(
+    "executor",
+    "evomerge.executors",
+    {
+        "inline": "evomerge.execute.inline:Inline",
+        "processes": "evomerge.execute.processes:Processes",
+        "ray": "evomerge.execute.ray:RayActors",
+    },
+)
+
+
+class MissingExecutor(ExecutorKind):
+    """The executor of a package that is not installed here: the run can be read."""
+
+    def count_workers(self, evaluation: EvaluationConfig) -> Workers:
+        """Refuse to go on."""
+        raise ConfigError(
+            f"`executor.kind` is {self.kind!r}, which no package here has; install the one that "
+            "does, or go on in another way, such as `--set executor.kind=processes`."
+        )
+
+    def make(self, problem: Any, logbook: Any) -> Any:
+        """Refuse to go on."""
+        self.count_workers(problem.config.evaluation)
+
+
+def executor_of_run(
+    section: Mapping[str, Any], kind: str | None, moves: Sequence[str]
+) -> Mapping[str, Any] | ExecutorKind:
+    """Return the section of a run as it can be parsed here, after the `moves` of a session.
+
+    `kind` was that of the manifest. If it is another one now, the keys that only the old one had
+    are left out; if its package is missing, all that only it has.
+    """
+    is_kept = section.get("kind") == kind
+    if is_kept and (kind in EXECUTORS.builtin or kind in EXECUTORS.names()):
+        return section
+    keys = {*ExecutorKind.model_fields, *(move.split("=")[0].split(".")[1] for move in moves)}
+    rest = {key: section[key] for key in section.keys() & keys}
+    return MissingExecutor.model_validate(rest) if is_kept else rest

@@ -103,7 +103,7 @@ class OfKind:
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        kinds = dict.fromkeys(map(self.kinds.get, self.kinds.builtin))
+        kinds = dict.fromkeys(map(self.kinds.get, self.kinds.names()))
         return {"anyOf": [handler(kind.__pydantic_core_schema__) for kind in kinds]}
 
     def parse(self, data: Any, context: Any = None) -> Kind:
@@ -114,9 +114,13 @@ class OfKind:
             return self.kinds.get(self.default).model_validate(data, context=context)
         name = data.get(self.tag, self.default)
         try:
-            kind = self.kinds.get(name if isinstance(name, str) else self.default)
-        except InputError as error:
-            raise self._wrong((self.tag,), name, ValueError(str(error))) from error
+            kind = self.kinds.get(name if isinstance(name, str) else "")
+        except InputError:
+            if name in self.kinds.names():  # its package cannot be imported
+                raise
+            *others, last = map(repr, self.kinds.names())
+            allowed = {"expected": f"{', '.join(others)} or {last}"}
+            raise self._wrong("literal_error", (self.tag,), name, allowed) from None
         own = self._without_foreign(data, kind, name, context or ())
         return kind.model_validate(own, context=context)
 
@@ -129,12 +133,13 @@ class OfKind:
         """
         own = dict[str, Any]()
         for key, value in data.items():
+            others = () if key in kind.model_fields else self.kinds.builtin
             owners = {
                 other: fields[key].get_default(call_default_factory=True)
-                for other in self.kinds.builtin
+                for other in others
                 if key in (fields := self.kinds.get(other).model_fields)
             }
-            if key in kind.model_fields or not owners:
+            if not owners:
                 own[key] = value
             elif value not in owners.values():
                 fix = f", or set `{self.tag}` to {next(iter(owners))}" if len(owners) == 1 else ""
@@ -142,9 +147,12 @@ class OfKind:
                     f"has `{key}`, which has no effect where `{self.tag}` is {name}; remove it{fix}"
                 )
                 if sentence not in sentences:
-                    raise self._wrong((), data, BrokenRuleError(sentence))
+                    error = {"error": BrokenRuleError(sentence)}
+                    raise self._wrong("value_error", (), data, error)
         return own
 
-    def _wrong(self, place: tuple[str, ...], value: Any, error: ValueError) -> ValidationError:
-        details = InitErrorDetails(type="value_error", loc=place, input=value, ctx={"error": error})
+    def _wrong(
+        self, error: str, place: tuple[str, ...], value: Any, context: dict[str, Any]
+    ) -> ValidationError:
+        details = InitErrorDetails(type=error, loc=place, input=value, ctx=context)
         return ValidationError.from_exception_data(type(self).__name__, [details])

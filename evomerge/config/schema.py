@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self, cast
 from pydantic import Field, field_validator, model_validator
 
 from evomerge.config.evaluation import EvaluationConfig
-from evomerge.config.executor import ExecutorConfig
+from evomerge.config.executor import EXECUTORS, ExecutorKind
 from evomerge.config.fields import Rule, Section
 from evomerge.config.kinds import OfKind
 from evomerge.config.messages import parsed
@@ -70,8 +70,10 @@ class SearchConfig(Section):
     """how candidates are scored, on which documents"""
     budget: BudgetConfig = BudgetConfig(candidates=300)
     """when the search ends"""
-    executor: ExecutorConfig = ExecutorConfig()
-    """where candidates are scored"""
+    executor: Annotated[ExecutorKind, OfKind(EXECUTORS, "kind", "inline")] = Field(
+        default_factory=lambda: EXECUTORS.get("inline").model_validate({})
+    )
+    """the executor that builds and scores candidates"""
 
     @field_validator("parents")
     @classmethod

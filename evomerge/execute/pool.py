@@ -12,14 +12,14 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from logging.handlers import QueueHandler
 from multiprocessing.connection import wait
 from typing import Any, TypeAlias
 
 from evomerge.errors import DeviceError, SearchError, one_line
 from evomerge.execute.allocator import keep_freed_memory
-from evomerge.execute.protocol import MAX_ATTEMPTS, Attempts, Job, Result, RunJob
+from evomerge.execute.protocol import MAX_ATTEMPTS, Attempts, Job, MakesWorker, Result
 from evomerge.scores import Failure
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class LostMachineError(LostWorkerError):
     """A worker ended with its machine, or cannot be reached."""
 
 
-class Worker(ABC):
+class RemoteWorker(ABC):
     """A worker in another process, perhaps on another machine, that runs one job at a time.
 
     Attributes:
@@ -82,12 +82,12 @@ class Worker(ABC):
 
 
 class Host:
-    """Holds what runs a job (`make` makes it) in a worker's process; keeps its log messages.
+    """Holds what runs jobs in a worker's process, and keeps its log messages.
 
     The driver logs these when it gets an answer, so that all messages of a search are in one place.
     """
 
-    def __init__(self, make: Callable[[], RunJob]) -> None:
+    def __init__(self, plan: MakesWorker) -> None:
         keep_freed_memory()
         if bars := sys.modules.get("tqdm"):
             # Processes that are forked share its lock: one that is killed would leave it taken.
@@ -96,7 +96,7 @@ class Host:
         root = logging.getLogger()
         root.handlers = [QueueHandler(self._records)]
         root.setLevel(logging.INFO)
-        self._run = make()
+        self._run = plan.make()
 
     def ready(self) -> tuple[None, Records]:
         """Return the answer to a start."""
@@ -122,7 +122,7 @@ class Pool:
     """
 
     def __init__(
-        self, workers: Sequence[Worker], attempts: Attempts, timeout: float | None = None
+        self, workers: Sequence[RemoteWorker], attempts: Attempts, timeout: float | None = None
     ) -> None:
         self._workers, self._attempts = workers, attempts
         self._timeout = math.inf if timeout is None else timeout
@@ -160,15 +160,15 @@ class Pool:
         for worker in self._workers:
             worker.close()
 
-    def _start(self, worker: Worker) -> None:
+    def _start(self, worker: RemoteWorker) -> None:
         worker.rest(is_ready=False)
         worker.start()
 
-    def _give(self, worker: Worker, job: Job) -> None:
+    def _give(self, worker: RemoteWorker, job: Job) -> None:
         worker.job, worker.deadline = job, time.monotonic() + self._timeout
         worker.send(job)
 
-    def _answering(self) -> list[Worker]:
+    def _answering(self) -> list[RemoteWorker]:
         """Wait for answers, or until the next deadline; return who has one."""
         soonest = min(worker.deadline for worker in self._workers) - time.monotonic()
         signs = {sign: worker.number for worker in self._workers for sign in worker.signs()}
@@ -176,7 +176,7 @@ class Pool:
         numbers = {signs[sign] for sign in answered}
         return [worker for worker in self._workers if worker.number in numbers]
 
-    def _take_answer(self, worker: Worker) -> Iterator[tuple[Job, Result]]:
+    def _take_answer(self, worker: RemoteWorker) -> Iterator[tuple[Job, Result]]:
         """Take what a worker has become: ready, done with its job, or lost."""
         job, place = worker.job, worker.place
         try:
@@ -193,7 +193,7 @@ class Pool:
         if job is not None:
             yield job, value
 
-    def _take_loss(self, worker: Worker, error: Exception) -> Iterator[tuple[Job, Result]]:
+    def _take_loss(self, worker: RemoteWorker, error: Exception) -> Iterator[tuple[Job, Result]]:
         """Start a lost worker again. Its job is run again too, or given up."""
         job = worker.job
         if job is not None:

@@ -1,4 +1,4 @@
-"""Jobs, the interface of executors, the executor in this process, and attempts at jobs."""
+"""Jobs, the interface of executors, and the attempts at jobs."""
 
 import json
 from collections import Counter, defaultdict
@@ -53,6 +53,13 @@ Result: TypeAlias = Outcome | Reached
 
 RunJob: TypeAlias = Callable[[Job], Result]
 """Runs a job."""
+
+
+class MakesWorker(Protocol):
+    """Makes what runs jobs, in the process to which it is sent; so it can be pickled."""
+
+    def make(self) -> RunJob:
+        """Return what runs jobs."""
 
 
 class Executor(Protocol):
@@ -143,24 +150,6 @@ class Attempts:
         line = {"job": _name(job), "what": what, "machine": machine}
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-
-
-class InlineExecutor:
-    """Runs one job after the other in this process; `end` is called when it is closed."""
-
-    def __init__(
-        self, run: RunJob, attempts: Attempts, end: Callable[[], None] = lambda: None
-    ) -> None:
-        self._run, self._attempts, self.close = run, attempts, end
-
-    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
-        """Run jobs; see `Executor`."""
-        for job in jobs:
-            outcome: Result | None = self._attempts.given_up(job)
-            if outcome is None:
-                with self._attempts.trying(job):
-                    outcome = self._run(job)
-            yield job, outcome
 
 
 def _name(job: Job) -> str:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from evomerge.device import (
+    free_memory,
     free_weights,
     is_device_failure,
     is_exhausted,
     peak_memory,
+    use_threads,
 )
 from evomerge.errors import (
     CandidateError,
@@ -25,15 +27,18 @@ from evomerge.errors import (
     SearchError,
     one_line,
 )
-from evomerge.evaluation.evaluator import Evaluator, score_single
+from evomerge.evaluation.evaluator import score_single
 from evomerge.evaluation.inference.features import ImageFeatures
 from evomerge.evaluation.loss import Loss
+from evomerge.evaluation.objectives import needed_parts
 from evomerge.evaluation.tasks.objective import traceback_lines
 from evomerge.execute.chunk import Stepper
 from evomerge.execute.protocol import Job, Result
+from evomerge.merging.tokenizers.plan import plan_tokenizer
+from evomerge.problem.loading import load_parent, place, threads_of
+from evomerge.problem.problem import Problem
 from evomerge.recipe import Recipe
-from evomerge.scores import Failure, Objective, Scores, Split
-from evomerge.space.protocol import Space
+from evomerge.scores import Failure, Scores
 
 if TYPE_CHECKING:
     from evomerge.merging.resident import Resident
@@ -56,43 +61,46 @@ def _phase(times: Times, name: str) -> Iterator[None]:
         times[name] = time.perf_counter() - wall, time.process_time() - cpu
 
 
-@dataclass(eq=False)
 class Worker:
-    """Builds and scores candidates.
+    """Builds and scores the candidates of a problem.
 
     If building or scoring a candidate raises anything, its outcome is a `Failure`. An error that
     is not the candidate's fault is raised: a missing file or a broken device would make every later
     candidate fail too.
 
+    On the first of the baselines that can be built, the evaluator tries out which ways to score are
+    correct, and takes the fastest.
+
     Attributes:
-        make: makes the resident model and the tokenizer of the merged models.
-        splits: split -> task -> document ids.
-        baselines: recipes of ordinary models. On the first of them that can be built, the evaluator
-            tries out which ways to score are correct, and takes the fastest.
-        deepest: a recipe with as many blocks as a candidate can have, for engines whose depth is
-            fixed; None: the baselines are.
-        load_parent: loads a parent as itself: reference -> model, tokenizer.
-        space: the genes that the chunks of descents move.
-        keeps_right: whether scores have the answers that are right (`Scores.right`).
-        features: maximum bytes of image features that are kept for later candidates, if any.
-        threads: number of CPU threads that torch scores with; whoever makes the worker sets it.
+        threads: number of CPU threads that torch scores with.
     """
 
-    make: Callable[[], tuple[Resident, Any]]
-    evaluator: Evaluator
-    splits: Mapping[Split, Mapping[str, Sequence[int]]]
-    baselines: Sequence[Recipe]
-    _: KW_ONLY
-    deepest: Recipe | None = None
-    objectives: Sequence[Objective] = ()
-    load_parent: Callable[[str], tuple[Any, Any]] | None = None
-    space: Space | None = None
-    keeps_right: bool = False
-    features: int = 0
-    threads: int = 1
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        neighbours: int = 1,
+        threads: int | None = None,
+        is_new: bool = False,
+    ) -> None:
+        """Make the resident model and the tokenizer, and prepare the documents.
 
-    def __post_init__(self) -> None:
-        self._features = ImageFeatures(self.features)
+        Args:
+            problem: the problem.
+            neighbours: number of workers that share the memory of this machine.
+            threads: CPU threads to score with, as an earlier session has chosen; None: choose.
+            is_new: whether no candidate was scored yet, so that objective functions are tried.
+
+        Raises:
+            InputError: a parent cannot be loaded, a task has changed since the run was started, or
+                an objective function fails on parents.
+        """
+        self.problem, self.evaluator = problem, problem.evaluator
+        self.threads = threads or threads_of(problem.config, problem.checkpoints[problem.host])
+        self._neighbours = neighbours
+        self._baselines = list(problem.space.baselines().values())
+        shows_images = any(task.shows_images for task in self.evaluator.info.tasks.values())
+        self._features = ImageFeatures(self._cache_memory() // 2) if shows_images else None
         self._resident: Resident | None = None
         self._model: Any = None
         self._stepper: Stepper | None = None
@@ -107,6 +115,9 @@ class Worker:
                 f"{one_line(error)}); compare the host's config.json with that of the model that "
                 "it was made from (--debug shows the traceback)."
             ) from error
+        use_threads(self.threads)
+        if is_new:
+            self._try_functions()
 
     def __call__(self, job: Job) -> Result:
         """Run one job.
@@ -126,33 +137,33 @@ class Worker:
 
     def _run(self, job: Job, times: Times) -> Result:
         if job.chunk is not None:
-            assert self.space is not None
             with _phase(times, "descend"):
                 resident = self._ready()
                 if self._stepper is None:
-                    loss = Loss(self.evaluator, self.objectives)
-                    self._stepper = Stepper(self.space, resident, loss)
+                    loss = Loss(self.evaluator, self.problem.objectives)
+                    self._stepper = Stepper(self.problem.space, resident, loss)
                 return self._stepper.make(job.chunk)
         if job.as_itself:
             with _phase(times, "evaluate"):
                 return self._score_parent(job)
         model = self.build(job.recipe, times)
         with _phase(times, "evaluate"):
-            scoring_context = self._keep_features if self.features else nullcontext
+            scoring_context = self._keep_features if self._features else nullcontext
             self.evaluator.set_callbacks(partial(self.build, job.recipe), scoring_context)
             return self.score(job, model)
 
     def _keep_features(self, model: Any) -> AbstractContextManager[None]:
+        assert self._features is not None
         return self._features.kept(model, self._ready().tower)
 
-    def try_functions(self) -> None:
+    def _try_functions(self) -> None:
         """Call each objective function with one document of a parent, before the first candidate.
 
         ConfigError: it fails.
         """
         if not any(item.is_foreign for item in self.evaluator.default.objectives):
             return
-        first = self.baselines[0]
+        first = self._baselines[0]
         self.evaluator.set_callbacks(partial(self.build, first))
         try:
             self.evaluator.try_out(self.build(first), foreign=True)
@@ -162,13 +173,43 @@ class Worker:
                 "repair the function."
             ) from error
 
+    def _load(self) -> tuple[Resident, Any]:
+        """Return a new resident model and the tokenizer of the merged models."""
+        from evomerge.merging.backend import tokenizer
+        from evomerge.merging.resident import Resident
+
+        config, checkpoints = self.problem.config, self.problem.checkpoints
+        first = self._baselines[0]
+        resident = Resident(
+            checkpoints,
+            first.host,
+            first.dtype,
+            place(config),
+            tokenizer=plan_tokenizer(first, checkpoints),
+            memory=self._cache_memory(),
+            release=config.space.has_pool,
+            parts=needed_parts(config),
+        )
+        return resident, tokenizer(checkpoints, first)
+
+    def _cache_memory(self) -> int:
+        """Return the bytes for caches of this worker: a quarter of its part of the free memory."""
+        return free_memory() // self._neighbours // 4
+
+    def _build_deepest(self) -> Any:
+        """Return a model with as many blocks as the space allows, for engines of a fixed depth."""
+        problem, recipe = self.problem, self._baselines[0]
+        stack = problem.checkpoints[problem.host].decoder_stack.prefix
+        blocks = recipe.layers[stack]
+        added = blocks[-1:] * (problem.space.max_depth - len(blocks))
+        return self.build(replace(recipe, layers={**recipe.layers, stack: (*blocks, *added)}))
+
     def _prepare(self) -> None:
-        self._resident, tokenizer = self.make()
-        reason = "there are none"
-        for recipe in self.baselines:
-            deepest = partial(self.build, self.deepest or recipe)
+        self._resident, tokenizer = self._load()
+        splits, reason = self.problem.splits, "there are none"
+        for recipe in self._baselines:
             try:
-                self.evaluator.prepare(self.build(recipe), tokenizer, self.splits, deepest)
+                self.evaluator.prepare(self.build(recipe), tokenizer, splits, self._build_deepest)
             except CandidateError as error:  # its candidate will be a row that is marked as failed
                 reason = str(error).rstrip(".")
             else:
@@ -189,14 +230,13 @@ class Worker:
 
     def _score_parent(self, job: Job) -> Scores:
         """Score a parent as itself, in place of the resident model: two may not fit in memory."""
-        assert self.load_parent is not None
         self._drop(engine=True)
         try:
             return score_single(
                 self.evaluator,
-                partial(self.load_parent, job.recipe.host),
+                partial(load_parent, self.problem, job.recipe.host),
                 job.split,
-                self.splits[job.split],
+                self.problem.splits[job.split],
                 examples=job.examples,
                 ready=lambda model: self.evaluator.halve_batches(job.oom_backoffs),
             )
@@ -232,14 +272,14 @@ class Worker:
         self.evaluator.halve_batches(job.oom_backoffs)
         scores = self.evaluator.score(model, job.split, job.documents)
         examples = self.evaluator.examples(scores, job.split, job.examples)
-        if self.keeps_right and job.split == "search":
+        if self.problem.config.optimizer.keeps_right and job.split == "search":
             scores = replace(scores, right=self._right(scores))
         return replace(scores, oom_backoffs=self.evaluator.oom_backoffs, examples=examples)
 
     def _right(self, scores: Scores) -> dict[str, dict[int, str]]:
         """Return the generated answers to documents for which the metric of all objectives is 1."""
         info, right = self.evaluator.info, dict[str, set[int]]()
-        for item in info.of_tasks(self.objectives):
+        for item in info.of_tasks(self.problem.objectives):
             documents, values = scores.documents[item.task], scores.values.get(item.key, ())
             ids = {i for i, value in zip(documents, values, strict=False) if value == 1}
             right[item.task] = right.get(item.task, ids) & ids

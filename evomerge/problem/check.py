@@ -14,13 +14,12 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.parts import check_causal, check_known, check_tokenizer, parts_of
 from evomerge.problem import tasks
 from evomerge.problem.documents import resolve_documents, search_size, settle_documents
+from evomerge.problem.loading import place, resolve_float32, serves_paths
 from evomerge.problem.memory import check_fit
 from evomerge.problem.parents import absolute_config, open_parents, plan_tokenizers
 from evomerge.problem.parents_as_themselves import differences
 from evomerge.problem.problem import Problem
 from evomerge.problem.space import check_recipes, make_space, sample_recipes
-from evomerge.problem.worker import place, resolve_float32, serves_paths
-from evomerge.problem.workers import check_workers, resolve_order
 from evomerge.trust.consent import NOTHING, Permissions
 
 
@@ -50,7 +49,11 @@ def resolve(config: SearchConfig, relative_to: Path, allowed: Permissions = NOTH
     evaluator = load(config, allowed)
     objectives = tasks.find_objectives(config, evaluator)
     constraints = tasks.find_constraints(config, evaluator)
-    config = resolve_order(config, config.optimizer.generation(config, space))
+    if config.executor.order == "auto":
+        generation = config.optimizer.generation(config, space)
+        has_generations = generation > 1 or config.optimizer.needs_gradients
+        order = "generation" if has_generations else "arrival"
+        config = config.with_values("executor", order=order)
     is_chosen = config.evaluation.search.fresh == "auto"
     config = resolve_documents(config, objectives, evaluator)
     splits = tasks.find_splits(config, evaluator, search_size(config, evaluator))
@@ -65,7 +68,7 @@ def resolve(config: SearchConfig, relative_to: Path, allowed: Permissions = NOTH
     config.optimizer.check(problem)
     config = resolve_float32(config)
     place(config).check(checkpoints[host].config, config.compute)
-    check_workers(config)
+    config.executor.check(config.evaluation)
     keeps_depth = config.space.keeps_depth and has_fixed_layers(checkpoints, host)
     if serves_paths(config) and not keeps_depth:  # one vLLM engine serves paths of all depths
         check_identity_layers(checkpoints, host)

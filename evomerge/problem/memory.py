@@ -5,7 +5,6 @@ of which the system takes pages back when memory is short. Prepared merges take 
 """
 
 import math
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -24,7 +23,6 @@ from evomerge.evaluation.inference.vllm_start import ENGINE_SHARE
 from evomerge.models.checkpoint import text_section
 from evomerge.models.safetensors import WIDTHS
 from evomerge.problem.problem import Problem
-from evomerge.problem.workers import workers_of
 from evomerge.recipe import DTYPES
 from evomerge.words import size_text
 
@@ -54,15 +52,15 @@ def weights_of(problem: Problem, dtype: str) -> int:
 
 
 def memory_of(problem: Problem) -> Memory:
-    """Return what a search takes; what machines of a Ray cluster have is unknown here."""
+    """Return what a search takes; what other machines have is unknown here."""
 
     config, host = problem.config, problem.checkpoints[problem.host]
-    device, executor = choose_device(config.evaluation.device), config.executor
-    workers = workers_of(config)
+    device = choose_device(config.evaluation.device)
+    workers = config.executor.count_workers(config.evaluation)
     count = workers.on_a_machine
     libraries = _LIBRARIES_CUDA if is_built_for_gpu() else _LIBRARIES
-    is_forked = executor.kind == "processes" and sys.platform == "linux"
-    machine = {"libraries": libraries + count * _FORKED if is_forked else count * libraries}
+    are_forked = workers.are_forked
+    machine = {"libraries": libraries + count * _FORKED if are_forked else count * libraries}
     depth = max(1.0, problem.space.max_depth / len(host.decoder_stack))
     each, shares = {"weights": weights_of(problem, config.compute) * depth}, dict[str, float]()
     if config.optimizer.needs_gradients:
@@ -73,7 +71,7 @@ def memory_of(problem: Problem) -> Memory:
     else:
         shares = {name: workers.on_an_accelerator * size for name, size in each.items()}
     memory = Memory(machine=machine, shares=shares, device=device)
-    if executor.kind == "ray" and executor.ray.address is not None:
+    if not workers.are_here:
         return memory
     process, total = psutil.Process().memory_info(), total_memory()  # it is in `libraries`
     free = min(free_memory() + process.rss - getattr(process, "shared", 0), total)
@@ -122,7 +120,8 @@ def check_fit(problem: Problem) -> None:
     """
     config, memory = problem.config, memory_of(problem)
     fixes = ["choose a smaller dtype"] if config.dtype == "float32" else []
-    fixes += ["lower `executor.workers`"] if workers_of(config).count > 1 else []
+    count = config.executor.count_workers(config.evaluation).count
+    fixes += ["lower `executor.workers`"] if count > 1 else []
     fix = " or ".join([*fixes, "take smaller parents"])
     weights, engine = memory.shares.get("weights", 0.0), config.evaluation.backend == "vllm"
     most = _MOST * (1 - ENGINE_SHARE if engine else 1) * memory.accelerator

@@ -18,7 +18,6 @@ from evomerge.problem.parents import plan_tokenizers
 from evomerge.problem.parents_as_themselves import parent_notes, prompt_template
 from evomerge.problem.problem import Problem
 from evomerge.problem.tasks import task_facts
-from evomerge.problem.workers import workers_of
 from evomerge.scores import NLL, TOKENS, TOLD
 from evomerge.space.protocol import Gene
 from evomerge.words import renamed, short_names, size_text
@@ -58,7 +57,7 @@ def summary(problem: Problem) -> dict[str, Any]:
         "start": len(problem.start) or None,
         "documents": {split: sum(map(len, of.values())) for split, of in problem.splits.items()},
         "sources": {split: [*dict.fromkeys(of.values())] for split, of in facts["sources"].items()},
-        "workers": workers_of(config).text,
+        "workers": config.executor.count_workers(config.evaluation).text,
         "backend": config.evaluation.backend,
         "compute": f"float32, weights in {config.dtype}"
         if config.compute != config.dtype
@@ -89,6 +88,7 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
     recipes = problem.space.baselines().values()
     objectives, every = problem.evaluator.tasks_of("search").objectives, problem.evaluator.every
     tokenizers = plan_tokenizers(problem.config, recipes, checkpoints)
+    count = problem.config.executor.count_workers(problem.config.evaluation).count
     parents = [host, *(item for name, item in checkpoints.items() if name != problem.host)]
     return [
         *dict.fromkeys(note for plan in tokenizers for note in plan.notes),
@@ -99,7 +99,7 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
         *fit_warnings(problem),
         *_template_warnings(problem),
         *_document_warnings(problem),
-        *problem.config.optimizer.warnings(problem, workers_of(problem.config).count),
+        *problem.config.optimizer.warnings(problem, count),
         *dict.fromkeys(text for item in every for text in item.warnings(problem.merges)),
         *(text for item in objectives if not allow_benchmarks for text in item.benchmarks()),
     ]

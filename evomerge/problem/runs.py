@@ -1,11 +1,12 @@
 """Making problems of search files and run folders, and how a run may go on."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from evomerge.config.executor import EXECUTORS
 from evomerge.config.messages import parsed
 from evomerge.config.record import Record
 from evomerge.config.schema import BudgetConfig, SearchConfig, load, parse
@@ -22,15 +23,14 @@ from evomerge.problem.problem import Problem
 from evomerge.problem.record import record_of
 from evomerge.problem.search_file import folder_of
 from evomerge.problem.space import make_space
-from evomerge.problem.workers import check_workers
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import History
 from evomerge.run.ranking import leading, ranking_of, reached, unimproved
 from evomerge.scores import TOLD
 from evomerge.trust.consent import NOTHING, Permissions
 
-MOVES = ("executor.kind", "executor.workers", "executor.timeout", "executor.ray")
-"""Keys that `resume` can change."""
+_ORDER = "order"
+"""The key of `executor` that the course of a search depends on, so that `resume` keeps it."""
 
 _FREE = {"device", "device_map", "attention", "threads", "order", "ray"}
 """Keys of `evaluation` and `executor` that say neither how models are scored nor by whom."""
@@ -146,17 +146,20 @@ def continued(run: RunFolder, moves: Sequence[str] = (), allowed: Permissions = 
         raise RunFolderError(RACED.format(f"The candidates of {run.path} raced", fix))
     problem = reopen(record, run.path, allowed)
     allowed.require(code_files(problem.config))
-    check_workers(problem.config)
+    problem.config.executor.check(problem.config.evaluation)
     check_fit(problem)
     return problem
 
 
 def check_move(item: str) -> None:
     """Raise a `ConfigError` if `resume` may not set this (`key.path=value`)."""
-    if not _is_below(item.partition("=")[0], MOVES):
+    kinds = map(EXECUTORS.get, EXECUTORS.names())
+    keys = dict.fromkeys(f"executor.{key}" for kind in kinds for key in kind.model_fields)
+    del keys[f"executor.{_ORDER}"]
+    if ".".join(item.partition("=")[0].split(".")[:2]) not in keys:
         raise ConfigError(
             f"--set {shown(item)}: a search that has begun keeps its search file; `resume` can "
-            f"change only {', '.join(MOVES)}."
+            f"change only {', '.join(keys)}."
         )
 
 
@@ -176,7 +179,8 @@ def going_on(
     wrote = absolute_config(parse(run.written(), str(file)), folder_of(file))
     now, then = (_flat(item.model_dump(mode="json")) for item in (asked, wrote))
     changed = [key for key in {**now, **then} if now.get(key) != then.get(key)]
-    if changed := [key for key in changed if not _is_below(key, ("budget", *MOVES))]:
+    free = ("budget.", "executor.")
+    if changed := [c for c in changed if not c.startswith(free) or c == f"executor.{_ORDER}"]:
         raise RunFolderError(
             f"{path} holds another search than {source}: it differs in `{'`, `'.join(changed)}`; "
             "name another folder, or put the search file back as it was."
@@ -187,13 +191,8 @@ def going_on(
         for name, value in asked.budget.model_dump().items()
         if value is not None and value not in (budget[name], later.get(name))
     }
-    workers = asked.executor.model_dump(mode="json")
-    return bounds, [f"{it}={json.dumps(workers[it.removeprefix('executor.')])}" for it in MOVES]
-
-
-def _is_below(key: str, others: Iterable[str]) -> bool:
-    """Return whether a key is one of some others, or below one."""
-    return any(key == other or key.startswith(f"{other}.") for other in others)
+    workers = asked.executor.model_dump(mode="json", exclude={_ORDER})
+    return bounds, [f"executor.{key}={json.dumps(value)}" for key, value in workers.items()]
 
 
 def _flat(plain: Mapping[str, Any], before: str = "") -> dict[str, Any]:

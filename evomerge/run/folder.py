@@ -98,12 +98,16 @@ class RunFolder:
 
         InputError: as for `manifest`, or a mistake.
         """
+        from evomerge.config.executor import executor_of_run
         from evomerge.config.record import parse_record
         from evomerge.config.yaml import override
 
         manifest = self.manifest()
+        config = manifest["config"]
+        kind = config.get("executor", {}).get("kind")
         for item in moves:
-            override(manifest["config"], item)
+            override(config, item)
+        config["executor"] = executor_of_run(config.get("executor", {}), kind, moves)
         return parse_record(manifest, str(self.path / MANIFEST))
 
     def written(self) -> dict[str, Any]:

@@ -43,11 +43,12 @@ class Timed(Protocol):
 class Logbook:
     """Writes the events of one session of a run, and calls its followers with each.
 
-    `history` is the state after the latest event, `events` are those of earlier sessions.
+    `run` is the run folder, `history` the state after the latest event; `events` are those of
+    earlier sessions.
     """
 
     def __init__(self, run: RunFolder, journal: Journal, followers: Sequence[Follower]) -> None:
-        self.history = History(journal.events)
+        self.run, self.history = run, History(journal.events)
         self.events: Sequence[Event] = journal.events
         self._journal, self._followers, self._timings = journal, list(followers), run.timings
         self._stop_file = run.stop_file

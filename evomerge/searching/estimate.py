@@ -19,10 +19,9 @@ from evomerge.evaluation.objectives import kinds_of, load
 from evomerge.execute.protocol import Job
 from evomerge.optimize.descent import Chunk, Reached
 from evomerge.problem.documents import fresh_documents, search_by_fresh_documents
+from evomerge.problem.loading import threads_of
 from evomerge.problem.parents_as_themselves import base_to_test, prompt_template
 from evomerge.problem.problem import Problem
-from evomerge.problem.worker import make_worker, threads_of
-from evomerge.problem.workers import workers_of
 from evomerge.recipe import Recipe
 from evomerge.run.ranking import FINALISTS
 from evomerge.scores import Scores, Split, fitness
@@ -152,7 +151,8 @@ class Estimate(CostProbe):
 
 def estimate(problem: Problem, probe: CostProbe) -> Estimate:
     """Return what a search costs if each of its candidates costs what the tried one did."""
-    config, workers = problem.config, workers_of(problem.config)
+    config = problem.config
+    workers = config.executor.count_workers(config.evaluation)
     other = with_fewer_candidates(problem)
     by_gradients = estimate(other, probe) if other and probe.step_seconds else None
     by_fresh, other = None, search_by_fresh_documents(problem)
@@ -224,11 +224,14 @@ def try_candidate(problem: Problem, say: Callable[[str], None]) -> CostProbe:
     InputError: a parent cannot be loaded; SearchError: the candidate could not be scored, or the
     chunk not be made.
     """
+    from evomerge.execute.worker import Worker
+
     config, began = problem.config, time.perf_counter()
-    neighbours = workers_of(config).on_a_machine
+    neighbours = config.executor.count_workers(config.evaluation).on_a_machine
     cores, host = max(1, count_cores() // neighbours), problem.checkpoints[problem.host]
     say("loading the model and the documents")
-    worker = make_worker(problem, neighbours, threads_of(config, host, cores), is_new=True)
+    threads = threads_of(config, host, cores)
+    worker = Worker(problem, neighbours=neighbours, threads=threads, is_new=True)
     strategy, baselines = config.optimizer.make(problem), problem.space.baselines()
     if isinstance(strategy, Descending):  # what a descent learns may depend on all baselines
         first, recipes = next(reversed(baselines.values())), list(baselines.values())

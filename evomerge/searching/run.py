@@ -16,11 +16,12 @@ from evomerge.errors import (
     SearchError,
     among,
 )
-from evomerge.execute.protocol import Attempts, Executor
+from evomerge.execute.devices import device_change
+from evomerge.execute.protocol import Executor
 from evomerge.mergekit import express
 from evomerge.models.references import open_parent
 from evomerge.problem.documents import fresh_documents
-from evomerge.problem.executors import make_executor
+from evomerge.problem.loading import load_single, threads_of
 from evomerge.problem.parents import pinned
 from evomerge.problem.parents_as_themselves import (
     base_to_test,
@@ -31,8 +32,6 @@ from evomerge.problem.parents_as_themselves import (
 from evomerge.problem.problem import Problem
 from evomerge.problem.record import changes_since
 from evomerge.problem.space import recipe_of, sample_recipes
-from evomerge.problem.worker import load_single, threads_of
-from evomerge.problem.workers import device_change
 from evomerge.recipe import Recipe
 from evomerge.run.folder import MANIFEST, MERGEKIT, NOT_IN_MERGEKIT, RunFolder
 from evomerge.run.history import Candidate, History
@@ -103,7 +102,7 @@ def _run_search(
             for line in parent_notes(problem):
                 log.info(line)
             check_weights_are_finite(problem)
-        executor = partial(make_executor, problem, run.path, logbook, Attempts(run.path))
+        executor = partial(problem.config.executor.make, problem, logbook)
         search = make_search(problem, run, logbook, executor)
         try:
             return search.run()

@@ -41,7 +41,10 @@ EXTENDING = {
         *("evaluation.tasks.objective.Objective", "evaluation.tasks.objective.Merges"),
     ),
     "Strategies": ("strategy.kinds.StrategyKind",),
-    "Executors": ("execute.protocol.Executor", "execute.protocol.Job"),
+    "Executors": (
+        *("config.executor.ExecutorKind", "config.executor.Workers"),
+        *("execute.protocol.Executor", "execute.protocol.Job"),
+    ),
     "Laws for your tests": (
         "testing.methods.check_method",
         "testing.optimizers.check_optimizer",
@@ -66,8 +69,9 @@ in its `pyproject.toml`:
 my_method = "my_package.merging:MY_METHOD"
 ```
 
-The other groups are `evomerge.optimizers`, `evomerge.objectives` and `evomerge.strategies`. A
-search file then names `my_method` like a method of evomerge, and `evomerge list` lists it.
+The other groups are `evomerge.optimizers`, `evomerge.objectives`, `evomerge.strategies` and
+`evomerge.executors`. A search file then names `my_method` like a method of evomerge, and
+`evomerge list` lists it.
 """
 
 _EMPTY = {"dict": "{}"}

@@ -76,7 +76,7 @@ def _keys(kinds: Sequence[Schema], above: str, definitions: Schema) -> Iterator[
             only = f" Only of {labels}." if labels else f" Not of {_labels(others)}."
         yield Key(
             path=f"{above}{name}",
-            values=", or ".join(dict.fromkeys(map(_values, fields))),
+            values=_values({"anyOf": fields}),
             default=_defaults(name, of),
             about=_sentence("; ".join(abouts)) + only,
             section=bool(inner[name]),
@@ -99,7 +99,7 @@ def _defaults(name: str, kinds: Sequence[Schema]) -> str | None:
     found: dict[str, list[Schema]] = {}
     for kind in kinds:
         field = kind["properties"][name]
-        if name not in kind.get("required", ()) and not {"$ref", "oneOf"} & field.keys():
+        if name not in kind.get("required", ()) and not is_section(field):
             found.setdefault(f"`{_default(field)}`", []).append(kind)
     if len(found) < 2:
         return next(iter(found), None)
@@ -126,6 +126,14 @@ def _sections(field: Schema, definitions: Schema) -> list[Schema]:
     return [found for item in inside if item for found in _sections(item, definitions)]
 
 
+def is_section(field: Schema) -> bool:
+    """Return whether a field of a schema holds a section, perhaps of one of several kinds."""
+    options = field.get("anyOf", ())
+    return bool({"$ref", "oneOf", "properties"} & field.keys()) or (
+        bool(options) and all("properties" in option for option in options)
+    )
+
+
 def _default(field: Schema) -> str:
     if "default" in field:
         value = field["default"]
@@ -135,14 +143,16 @@ def _default(field: Schema) -> str:
 
 def _values(field: Schema) -> str:
     """Return what a field allows in words, such as `whole number from 2 to 10000, or auto`."""
-    if "anyOf" in field:
-        return ", or ".join(dict.fromkeys(map(_values, field["anyOf"])))
+    if options := field.get("anyOf"):
+        if all("const" in option for option in options):
+            return _values({"enum": list(dict.fromkeys(option["const"] for option in options))})
+        return ", or ".join(dict.fromkeys(map(_values, options)))
     if "const" in field:
         return f"`{field['const']}`"
     if "enum" in field:
         *others, last = (f"`{item}`" for item in field["enum"])
-        return f"{', '.join(others)} or {last}"
-    if {"$ref", "oneOf", "properties"} & field.keys():
+        return f"{', '.join(others)} or {last}" if others else last
+    if is_section(field):
         return "mapping"
     kind: str = field["type"]
     if kind == "array":

@@ -283,12 +283,13 @@ import os
 from evomerge.execute.processes import ProcessWorker
 from executor_laws import Pretend
 
-def make():
-    assert os.environ.get('PYTHONSAFEPATH') == os.environ.get('WANTED')
-    return Pretend()()
+class Checks(Pretend):
+    def make(self):
+        assert os.environ.get('PYTHONSAFEPATH') == os.environ.get('WANTED')
+        return super().make()
 
 if __name__ == '__main__':
-    worker = ProcessWorker(make)
+    worker = ProcessWorker(Checks())
     worker.start()
     worker.answer()
     worker.close()

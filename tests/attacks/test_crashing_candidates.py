@@ -11,14 +11,12 @@ from unittest import mock
 
 import pytest
 from executor_laws import Pretend, job_of
-from scripted import ScriptedExecutor, search
+from scripted import MadeUpWorker, ScriptedExecutor, search
 
 from evomerge.errors import CandidateError, CheckpointError, ConfigError
 from evomerge.execute.pool import Pool
-from evomerge.execute.processes import ProcessWorker
+from evomerge.execute.processes import PRELOADED, ProcessWorker
 from evomerge.execute.protocol import Attempts, Job, RunJob
-from evomerge.execute.worker import Worker
-from evomerge.problem.executors import PRELOADED
 from evomerge.run.history import outcome_fields
 from evomerge.scores import Failure, Outcome
 
@@ -55,8 +53,9 @@ def test_whatever_a_method_or_a_metric_raises_is_one_row(case: str, stage: str) 
         halve_batches=nothing,
         forget_touch=lambda: False,
         score=fail,
+        info=SimpleNamespace(tasks={}),
     )
-    worker = Worker(lambda: (builder, None), evaluator, {}, [job_of(0).recipe])
+    worker = MadeUpWorker(lambda: builder, evaluator, [job_of(0).recipe])
     if stage == "merge":
         builder.prepare = fail
     outcome = worker(job_of(1))
@@ -67,20 +66,22 @@ def test_whatever_a_method_or_a_metric_raises_is_one_row(case: str, stage: str) 
     assert len(line.encode()) < 2000
 
 
-def hang() -> RunJob:
-    """Make what hangs in C: it keeps Python's lock, so that no Python code of its process runs."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+class Hangs(Pretend):
+    """Hangs in C: it keeps Python's lock, so that no Python code of its process runs."""
 
-    def run(job: Job) -> Outcome:
-        if job.candidate == 0:
-            ctypes.PyDLL(None).sleep(600)
-        return Pretend().outcome(job)
+    def make(self) -> RunJob:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
-    return run
+        def run(job: Job) -> Outcome:
+            if job.candidate == 0:
+                ctypes.PyDLL(None).sleep(600)
+            return self.outcome(job)
+
+        return run
 
 
 def test_a_candidate_that_hangs_in_c_ends_by_the_timeout(tmp_path: Path) -> None:
-    executor = Pool([ProcessWorker(hang, PRELOADED)], Attempts(tmp_path), timeout=5.0)
+    executor = Pool([ProcessWorker(Hangs(), PRELOADED)], Attempts(tmp_path), timeout=5.0)
     late = Failure("timeout", "It took longer than executor.timeout, 5 seconds.")
     found = list(executor.run([job_of(0), job_of(1)]))
     executor.close()
@@ -115,12 +116,14 @@ def test_the_next_baseline_is_taken_if_the_first_one_cannot_be_built(bad: int) -
         return prepared
 
     builder = SimpleNamespace(prepare=lambda recipe: recipe, write=write)
-    evaluator: Any = SimpleNamespace(prepare=mock.Mock(), forget_touch=lambda: False)
+    evaluator: Any = SimpleNamespace(
+        prepare=mock.Mock(), forget_touch=lambda: False, info=SimpleNamespace(tasks={})
+    )
     if bad == len(recipes):
         with pytest.raises(CheckpointError, match=r"None of the parents.*3 NaN"):
-            Worker(lambda: (builder, None), evaluator, {}, recipes)
+            MadeUpWorker(lambda: builder, evaluator, recipes)
     else:
-        Worker(lambda: (builder, None), evaluator, {}, recipes)
+        MadeUpWorker(lambda: builder, evaluator, recipes)
         assert [call.args[0] for call in evaluator.prepare.call_args_list] == [recipes[1]]
 
 

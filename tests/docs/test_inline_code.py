@@ -9,9 +9,10 @@ from page_commands import inline
 from pages import PAGES, ROOT, blocks_of, inline_code_of
 
 from evomerge.config.schema import SearchConfig
+from scripts.site.search_file import is_section
 
 SCHEMA = SearchConfig.model_json_schema()
-SECTIONS = [name for name, field in SCHEMA["properties"].items() if {"$ref", "oneOf"} & {*field}]
+SECTIONS = [name for name, field in SCHEMA["properties"].items() if is_section(field)]
 KEY = rf"(?:{'|'.join(SECTIONS)})(?:\.\w+)+"
 PLACEHOLDER = re.compile(r"\b[A-Z][A-Z_]*\b")
 

@@ -13,8 +13,8 @@ from evomerge.errors import InputError
 from evomerge.evaluation.objectives import load
 from evomerge.evaluation.tasks.stock import stock_command
 from evomerge.execute.protocol import Job
+from evomerge.execute.worker import Worker
 from evomerge.problem.runs import begin, prepare
-from evomerge.problem.worker import make_worker
 
 pytest.importorskip("PIL")
 
@@ -75,7 +75,7 @@ def test_candidates_with_one_tower_share_its_features(folder, merged):
     """The scores are those of an evaluator alone, which keeps no features."""
     space = {**search_file(folder)["space"], "components": ["attention", *merged]}
     problem = prepare(parse(search_file(folder, space=space), "search.yaml"), folder)
-    worker, calls = make_worker(problem), []
+    worker, calls = Worker(problem), []
     half = len(problem.space.genes) // 2
     one, two = (0.2, 0.7) * half, (0.9, 0.3) * half
     for number, genome in enumerate([one, two, two]):

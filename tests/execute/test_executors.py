@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,35 +18,35 @@ from executor_laws import Pretend, check_executor, job_of
 from search_run import ended
 
 from evomerge.errors import DeviceError, SearchError
+from evomerge.execute.inline import InlineExecutor
 from evomerge.execute.pool import Pool
-from evomerge.execute.processes import ProcessWorker
-from evomerge.execute.protocol import Attempts, InlineExecutor, Job, RunJob
-from evomerge.problem.executors import PRELOADED
+from evomerge.execute.processes import PRELOADED, ProcessWorker
+from evomerge.execute.protocol import Attempts, Job, MakesWorker, RunJob
 from evomerge.scores import Failure, Outcome
 
 pytestmark = pytest.mark.thorough
 
 
 def processes(
-    make: Callable[[], RunJob],
+    plan: MakesWorker,
     folder: Path,
     count: int = 2,
     preload: Sequence[str] = PRELOADED,  # of the one server that all tests of this process have
     **options: Any,
 ) -> Pool:
-    workers = [ProcessWorker(make, preload) for _ in range(count)]
+    workers = [ProcessWorker(plan, preload) for _ in range(count)]
     notes = folder / f"notes-{uuid4()}"
     notes.mkdir()
     return Pool(workers, Attempts(notes), **options)
 
 
 def test_the_inline_executor_keeps_the_laws(tmp_path: Path) -> None:
-    check_executor(lambda make: InlineExecutor(make(), Attempts(tmp_path)), survives=False)
+    check_executor(lambda plan: InlineExecutor(plan.make(), Attempts(tmp_path)), survives=False)
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_executor_of_processes_keeps_the_laws(count: int, tmp_path: Path) -> None:
-    check_executor(lambda make: processes(make, tmp_path, count))
+    check_executor(lambda plan: processes(plan, tmp_path, count))
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Ill:
 
     notes: Path
 
-    def __call__(self) -> RunJob:
+    def make(self) -> RunJob:
         return self._run
 
     def _run(self, job: Job) -> Outcome:
@@ -97,12 +97,13 @@ def test_a_worker_that_ends_between_two_jobs_is_replaced(tmp_path: Path) -> None
     executor.close()
 
 
-def fail_to_start() -> RunJob:
-    os._exit(7)
+class FailsToStart(Pretend):
+    def make(self) -> RunJob:
+        os._exit(7)
 
 
 def test_a_worker_that_cannot_start_ends_the_search(tmp_path: Path) -> None:
-    executor = processes(fail_to_start, tmp_path, 1)
+    executor = processes(FailsToStart(), tmp_path, 1)
     with pytest.raises(SearchError, match="exit status 7"):
         list(executor.run([job_of(0)]))
     executor.close()

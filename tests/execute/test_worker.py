@@ -11,6 +11,7 @@ import torch
 import yaml
 from lm_tasks import asking
 from merges import digest
+from scripted import MadeUpWorker
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge import zoo
@@ -54,9 +55,9 @@ class Bench:
     def __init__(self, parents: dict[str, Checkpoint], *bodies: Callable[[Any], float]) -> None:
         self.made: list[Resident] = []
 
-        def make() -> tuple[Resident, None]:
+        def load() -> Resident:
             self.made.append(Resident(parents, "a", "float32"))
-            return self.made[-1], None
+            return self.made[-1]
 
         def judge(name: str, body: Callable[[Any], float]) -> ObjectiveFunction:
             info = TaskInfo(name, "function", 3, {"score": MetricInfo(True, is_mean=True)})
@@ -65,7 +66,7 @@ class Bench:
         names = ["judge", "second"][: len(bodies)]
         evaluator = Evaluator([*map(judge, names, bodies)])
         splits = {"search": {name: [0, 1] for name in names}}
-        self.worker = Worker(make, evaluator, splits, [recipe(PATHS[0])])
+        self.worker = MadeUpWorker(load, evaluator, [recipe(PATHS[0])], splits)
 
     def score(self, number: int) -> Scores | Failure:
         return self.worker(Job(number, recipe(PATHS[number % len(PATHS)])))
@@ -148,7 +149,8 @@ def test_an_answer_is_right_if_all_objectives_of_its_task_say_so(tmp_path: Path)
     plain = Objective("two_filters", "exact_match,plain")
     right: dict[str, set[int]] = {}
     for name, objectives in (("one", [plain]), ("both", [Objective("g", "exact_match"), plain])):
-        worker = SimpleNamespace(evaluator=evaluator, objectives=objectives)
+        problem = SimpleNamespace(objectives=objectives)
+        worker = SimpleNamespace(evaluator=evaluator, problem=problem)
         right[name] = set(Worker._right(worker, scores)["two_filters"])
     columns = [scores.values[f"two_filters/exact_match,{name}"] for name in ("plain", "odd")]
     assert right["both"] == {i for i in range(60) if columns[0][i] == columns[1][i] == 1}

@@ -20,10 +20,10 @@ from transformers import AutoModelForCausalLM
 from evomerge import zoo
 from evomerge.config.schema import load
 from evomerge.errors import CheckpointError
+from evomerge.execute.worker import Worker
 from evomerge.export.candidate import RECIPE, export_candidate
 from evomerge.problem.runs import begin, prepare, problem_of
 from evomerge.problem.space import recipe_of
-from evomerge.problem.worker import make_worker
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 
@@ -49,7 +49,7 @@ def exported(run):
 
 def test_the_export_is_bitwise_the_scored_model_and_that_of_its_recipe(run, exported, tmp_path):
     problem, history = problem_of(RunFolder(run)), History(RunFolder(run).events())
-    worker = make_worker(problem, 2)
+    worker = Worker(problem, neighbours=2)
     # As in a search, the winner is built after other candidates; none of their weights may remain.
     for candidate in (history.candidates[-1], history.candidates[3], history.winner):
         resident = worker.build(recipe_of(problem.space, candidate))

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,11 @@ from search_run import ended, events_of, evomerge, searched, start, write_judged
 
 from evomerge.config.record import Record
 from evomerge.errors import SearchError
+from evomerge.execute.actors import RayWorker
+from evomerge.execute.plan import WorkerPlan
 from evomerge.execute.pool import Pool
 from evomerge.execute.protocol import Attempts, Job, Result, RunJob
-from evomerge.execute.ray import RayWorker
-from evomerge.problem.executors import on_machine, worker_of_run
+from evomerge.execute.ray import ActorPlan
 from evomerge.scores import Outcome
 
 pytestmark = pytest.mark.thorough
@@ -82,7 +82,7 @@ class HangsOnce:
 
     note: Path
 
-    def __call__(self) -> RunJob:
+    def make(self) -> RunJob:
         return self._run
 
     def _run(self, job: Job) -> Outcome:
@@ -136,8 +136,8 @@ def test_a_machine_with_other_versions_or_parents_ends_the_search(cluster, tmp_p
     record = run.record
 
     def message(record: Record, versions: dict[str, str]) -> str:
-        make = partial(worker_of_run, record, run.folder, 1)
-        made = RayWorker(partial(on_machine, make, 1, {"CPU": 1}, versions=versions), {"CPU": 1})
+        plan = WorkerPlan(record=record, folder=run.folder, threads=1)
+        made = RayWorker(ActorPlan(plan, 1, {"CPU": 1}, versions), {"CPU": 1})
         made.start()
         with pytest.raises(SearchError) as error:
             made.answer()
@@ -153,15 +153,14 @@ def test_a_machine_with_other_versions_or_parents_ends_the_search(cluster, tmp_p
 
 CHECK = """
 import sys
-from functools import partial
 
 import ray
 
-from evomerge.execute.ray import RayWorker
+from evomerge.execute.actors import RayWorker
 from evomerge.scores import Failure
 
 ray.init(sys.argv[1], log_to_driver=False)
-worker = RayWorker(partial(Failure, "merge", "it"), {"bare": 1})
+worker = RayWorker(Failure("merge", "of this package"), {"bare": 1})
 worker.start()
 worker.answer()
 """

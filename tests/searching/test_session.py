@@ -11,7 +11,8 @@ from executor_laws import job_of
 from scripted import ScriptedExecutor, outcome_of, search, trajectory
 
 from evomerge.errors import SearchError
-from evomerge.execute.protocol import MAX_ATTEMPTS, MAX_MACHINES, Attempts, InlineExecutor
+from evomerge.execute.inline import InlineExecutor
+from evomerge.execute.protocol import MAX_ATTEMPTS, MAX_MACHINES, Attempts
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.ranking import WeightedSum

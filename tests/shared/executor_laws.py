@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from evomerge.errors import SearchError
-from evomerge.execute.protocol import Executor, Job, RunJob
+from evomerge.execute.protocol import Executor, Job, MakesWorker, RunJob
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.scores import Failure, Outcome, Scores, Split
 
@@ -29,7 +29,7 @@ class Pretend:
     broken: frozenset[int] = frozenset()
     hanging: frozenset[int] = frozenset()
 
-    def __call__(self) -> RunJob:
+    def make(self) -> RunJob:
         """Return what runs a job."""
         return self._run
 
@@ -50,12 +50,10 @@ class Pretend:
         return self.outcome(job)
 
 
-def check_executor(
-    create: Callable[[Callable[[], RunJob]], Executor], *, survives: bool = True
-) -> None:
+def check_executor(create: Callable[[MakesWorker], Executor], *, survives: bool = True) -> None:
     """Check the laws of `evomerge.execute.protocol.Executor`.
 
-    `create` returns a new executor, given a picklable function that makes what runs a job.
+    `create` returns a new executor, given what makes a worker.
     `survives`: the jobs run in other processes, so a candidate that ends its process is a failure.
     """
     _check_outcomes(create)
@@ -65,7 +63,7 @@ def check_executor(
         _check_losses(create)
 
 
-def _check_outcomes(create: Callable[[Callable[[], RunJob]], Executor]) -> None:
+def _check_outcomes(create: Callable[[MakesWorker], Executor]) -> None:
     pretend = Pretend(failing=frozenset((2, 7)))
     executor = create(pretend)
     for candidates in ([3, 2, 9], [7], [], [1, 4, 5, 6, 8, 10, 11]):
@@ -80,7 +78,7 @@ def _check_outcomes(create: Callable[[Callable[[], RunJob]], Executor]) -> None:
     executor.close()
 
 
-def _check_order(create: Callable[[Callable[[], RunJob]], Executor]) -> None:
+def _check_order(create: Callable[[MakesWorker], Executor]) -> None:
     """Check that jobs are taken as there is room: what comes next may depend on outcomes."""
     executor, found, ahead = create(Pretend()), list[int](), list[int]()
 
@@ -96,13 +94,13 @@ def _check_order(create: Callable[[Callable[[], RunJob]], Executor]) -> None:
     assert max(ahead) <= MOST_WORKERS, "Jobs were taken before there was room for them."
 
 
-def _check_faults(create: Callable[[Callable[[], RunJob]], Executor]) -> None:
+def _check_faults(create: Callable[[MakesWorker], Executor]) -> None:
     executor = create(Pretend(broken=frozenset((4,))))
     with closing(executor), pytest.raises(SearchError, match="disk of candidate 4"):
         list(executor.run([job_of(4)]))
 
 
-def _check_losses(create: Callable[[Callable[[], RunJob]], Executor]) -> None:
+def _check_losses(create: Callable[[MakesWorker], Executor]) -> None:
     pretend = Pretend(ending=frozenset((2, 5)))
     executor = create(pretend)
     found = {job.candidate: (job, out) for job, out in executor.run(map(job_of, range(7)))}

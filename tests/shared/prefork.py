@@ -34,7 +34,7 @@ OWN = """
     cli.commands cli.live evaluation.evaluator evaluation.lm_eval.tasks execute.protocol
     execute.worker export.candidate mergekit.from_recipe merging.backend merging.kernels.compiled
     merging.resident optimize.cma report.page api.search searching.estimate problem.preflight
-    problem.executors searching.run space.parameters strategy.genome
+    execute.plan searching.run space.parameters strategy.genome
 """
 IMPORTED = (*OF_OTHERS.split(), *(f"evomerge.{name}" for name in OWN.split()))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}

@@ -6,15 +6,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import torch
 from spaces import parameters
 
+from evomerge.config.schema import parse
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Job
+from evomerge.execute.worker import Worker
 from evomerge.optimize import create
 from evomerge.problem.fresh import FreshDocuments
 from evomerge.problem.space import recipe_of
+from evomerge.recipe import Recipe
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Journal
@@ -90,6 +95,30 @@ class ScriptedExecutor:
 
     def close(self) -> None:
         pass
+
+
+class MadeUpWorker(Worker):
+    """A worker with made-up parts: `load` returns the resident model."""
+
+    def __init__(
+        self,
+        load: Callable[[], Any],
+        evaluator: Any,
+        baselines: Sequence[Recipe],
+        splits: Any = POOL,
+    ) -> None:
+        self.load = load
+        config = {"parents": ["a", "b"], "objectives": [{"task": "task", "metric": "acc"}]}
+        problem: Any = SimpleNamespace(
+            config=parse(config, "made up"),
+            evaluator=evaluator,
+            space=SimpleNamespace(baselines=lambda: dict(enumerate(baselines))),
+            splits=splits,
+        )
+        super().__init__(problem, threads=torch.get_num_threads())
+
+    def _load(self) -> tuple[Any, None]:
+        return self.load(), None
 
 
 class StoppedLogbook(Logbook):

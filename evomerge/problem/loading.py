@@ -1,4 +1,4 @@
-"""Making the worker of a problem, in any process, and loading one model as it is."""
+"""Where the models of a problem are scored, and loading one model as it is."""
 
 from __future__ import annotations
 
@@ -8,25 +8,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import SearchConfig
-from evomerge.device import (
-    choose_device,
-    choose_threads,
-    free_memory,
-    is_slow,
-    use_threads,
-)
+from evomerge.device import choose_device, choose_threads, is_slow
 from evomerge.evaluation.objectives import kinds_of, needed_parts
-from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.parts import has_tokenizer
 from evomerge.problem.problem import Problem
-from evomerge.recipe import Recipe
-from evomerge.space.protocol import Space
 
 if TYPE_CHECKING:
-    from evomerge.execute.worker import Worker
     from evomerge.merging.architecture.placement import Placement
-    from evomerge.merging.resident import Resident
 
 
 def place(config: SearchConfig) -> Placement:
@@ -55,11 +44,6 @@ def resolve_float32(config: SearchConfig) -> SearchConfig:
     return config.with_values("evaluation", float32=suits)
 
 
-def cache_memory(workers: int) -> int:
-    """Return the bytes for caches of each worker: a quarter of its part of the free memory."""
-    return free_memory() // workers // 4
-
-
 def threads_of(config: SearchConfig, checkpoint: Checkpoint, cores: int | None = None) -> int:
     """Return the number of CPU threads that models of a parent's size are scored with.
 
@@ -68,67 +52,6 @@ def threads_of(config: SearchConfig, checkpoint: Checkpoint, cores: int | None =
 
     wanted = config.evaluation.threads
     return choose_threads(checkpoint.parameters, cores) if wanted == "auto" else wanted
-
-
-def make_worker(
-    problem: Problem, workers: int = 1, threads: int | None = None, *, is_new: bool = False
-) -> Worker:
-    """Return a worker with a resident model, a tokenizer and prepared documents.
-
-    Args:
-        workers: number of workers that share the memory of this machine.
-        threads: CPU threads to score with, as an earlier session has chosen; None: choose.
-        is_new: whether no candidate was scored yet, so that objective functions are tried first.
-
-    InputError: a parent cannot be loaded, a task has changed since the run was started, or an
-    objective function fails on parents.
-    """
-    from evomerge.execute.worker import Worker
-    from evomerge.merging.backend import tokenizer
-    from evomerge.merging.resident import Resident
-
-    config, checkpoints, where = problem.config, problem.checkpoints, place(problem.config)
-    shows_images = any(it.shows_images for it in problem.evaluator.info.tasks.values())
-    baselines = list(problem.space.baselines().values())
-    first, host = baselines[0], checkpoints[problem.host]
-
-    def make() -> tuple[Resident, Any]:
-        model = Resident(
-            checkpoints,
-            first.host,
-            first.dtype,
-            where,
-            tokenizer=plan_tokenizer(first, checkpoints),
-            memory=cache_memory(workers),
-            release=config.space.has_pool,
-            parts=needed_parts(config),
-        )
-        return model, tokenizer(checkpoints, first)
-
-    worker = Worker(
-        make,
-        problem.evaluator,
-        problem.splits,
-        baselines,
-        deepest=_deepest(problem.space, first, host.decoder_stack.prefix),
-        objectives=problem.objectives,
-        space=problem.space,
-        keeps_right=config.optimizer.keeps_right,
-        features=cache_memory(workers) // 2 if shows_images else 0,
-        load_parent=partial(load_parent, problem),
-    )
-    worker.threads = threads or threads_of(config, host)
-    use_threads(worker.threads)
-    if is_new:
-        worker.try_functions()
-    return worker
-
-
-def _deepest(space: Space, recipe: Recipe, stack: str) -> Recipe:
-    """Return the recipe with as many blocks as the space allows; the last block is repeated."""
-    blocks = recipe.layers[stack]
-    added = blocks[-1:] * (space.max_depth - len(blocks))
-    return replace(recipe, layers={**recipe.layers, stack: (*blocks, *added)})
 
 
 def serves_paths(config: SearchConfig) -> bool:

@@ -7,17 +7,15 @@ import pytest
 from search_run import SMALL
 
 import evomerge
+from evomerge.config.executor import Workers
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import ConfigError
-from evomerge.problem import workers
+from evomerge.execute import devices, processes
+from evomerge.execute import ray as on_cluster
+from evomerge.execute.devices import device_change
+from evomerge.execute.processes import Processes
+from evomerge.execute.ray import RayActors
 from evomerge.problem.runs import check_move
-from evomerge.problem.workers import (
-    check_workers,
-    device_change,
-    ray_workers,
-    worker_devices,
-    workers_of,
-)
 
 PLAIN = {"parents": ["a", "b"], "objectives": [{"task": "t", "metric": "acc"}]}
 AUTO = {"kind": "processes", "workers": "auto"}
@@ -31,28 +29,47 @@ def on_ray(evaluation: dict[str, Any] | None = None, **executor: Any) -> SearchC
     return config(evaluation, kind="ray", **executor)
 
 
+def check(config: SearchConfig) -> None:
+    config.executor.check(config.evaluation)
+
+
+def workers_of(config: SearchConfig) -> Workers:
+    return config.executor.count_workers(config.evaluation)
+
+
+def devices_of(config: SearchConfig) -> list[tuple[str, ...]]:
+    assert isinstance(config.executor, Processes)
+    return config.executor.devices(config.evaluation)
+
+
+def needed(config: SearchConfig) -> dict[str, float]:
+    assert isinstance(config.executor, RayActors)
+    return config.executor.needed(config.evaluation)
+
+
 def machine(monkeypatch: pytest.MonkeyPatch, cores: int, accelerators: int) -> None:
     kind = "cuda" if accelerators else "cpu"
-    monkeypatch.setattr(workers, "choose_device", lambda wanted: kind)
-    monkeypatch.setattr(workers, "count_devices", lambda kind: accelerators or 1)
-    monkeypatch.setattr(workers, "count_cores", lambda: cores)
+    monkeypatch.setattr(devices, "choose_device", lambda wanted: kind)
+    for module in (devices, processes):
+        monkeypatch.setattr(module, "count_devices", lambda kind: accelerators or 1)
+    monkeypatch.setattr(processes, "count_cores", lambda: cores)
 
 
 def test_auto_means_a_worker_for_each_core_or_for_as_many_threads_as_are_asked(monkeypatch):
     machine(monkeypatch, 12, 0)
     for threads, count in (("auto", 12), (5, 2), (50, 1)):
-        assert worker_devices(config({"threads": threads}, **AUTO)) == [()] * count
+        assert devices_of(config({"threads": threads}, **AUTO)) == [()] * count
 
 
 def test_workers_take_the_accelerators_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, 12, 2)
-    assert worker_devices(config(**AUTO)) == [("cuda:0",), ("cuda:1",)]
+    assert devices_of(config(**AUTO)) == [("cuda:0",), ("cuda:1",)]
     three = {"kind": "processes", "workers": 3, "order": "generation"}
-    assert worker_devices(config(**three)) == [("cuda:0",), ("cuda:1",), ("cuda:0",)]
+    assert devices_of(config(**three)) == [("cuda:0",), ("cuda:1",), ("cuda:0",)]
     assert workers_of(config(**three)).text == "3 processes on cuda:0, cuda:1"
-    check_workers(config({"backend": "vllm"}, kind="processes", workers=2))
+    check(config({"backend": "vllm"}, kind="processes", workers=2))
     with pytest.raises(ConfigError, match="an accelerator of its own, which is enough for 2"):
-        check_workers(config({"backend": "vllm"}, **three))
+        check(config({"backend": "vllm"}, **three))
 
 
 def test_a_divided_engine_is_one_worker_on_several_accelerators(monkeypatch):
@@ -60,13 +77,13 @@ def test_a_divided_engine_is_one_worker_on_several_accelerators(monkeypatch):
     two = {"backend": "vllm", "tensor_parallel": 2}
     for more in ({}, {"device": "cpu"}, {"device_map": "auto"}):
         pairs = [("cuda:0", "cuda:1"), ("cuda:2", "cuda:3")]
-        assert worker_devices(config(two | more, **AUTO)) == pairs
-    check_workers(config(two, **AUTO))
+        assert devices_of(config(two | more, **AUTO)) == pairs
+    check(config(two, **AUTO))
     with pytest.raises(ConfigError, match="takes 2 accelerators of its own, which is enough for 2"):
-        check_workers(config(two, kind="processes", workers=3))
-    check_workers(config(two | {"tensor_parallel": 5}))
+        check(config(two, kind="processes", workers=3))
+    check(config(two | {"tensor_parallel": 5}))
     with pytest.raises(ConfigError, match=r"`evaluation\.tensor_parallel` is 6, but this machine"):
-        check_workers(config(two | {"tensor_parallel": 6}))
+        check(config(two | {"tensor_parallel": 6}))
 
 
 def test_a_search_that_has_begun_can_move_but_not_change() -> None:
@@ -79,42 +96,42 @@ def test_a_search_that_has_begun_can_move_but_not_change() -> None:
 
 def test_without_ray_or_a_cluster_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"'127.0.0.1:1', but no Ray cluster answers there"):
-        check_workers(on_ray(ray={"address": "127.0.0.1:1"}))
+        check(on_ray(ray={"address": "127.0.0.1:1"}))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'evomerge\[ray\]'"):
-        check_workers(on_ray())
+        check(on_ray())
 
 
 def test_workers_of_ray_fit_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "count_cores", lambda: 4)
-    monkeypatch.setattr(workers, "count_devices", lambda kind: 0)
-    assert ray_workers(on_ray(workers="auto")).count == 4
-    assert ray_workers(on_ray({"threads": 2}, workers="auto")).count == 2
-    assert ray_workers(on_ray(workers=3)).text == "3 Ray actors on this machine, each with CPU 1"
+    monkeypatch.setattr(on_cluster, "count_cores", lambda: 4)
+    monkeypatch.setattr(on_cluster, "count_devices", lambda kind: 0)
+    assert workers_of(on_ray(workers="auto")).count == 4
+    assert workers_of(on_ray({"threads": 2}, workers="auto")).count == 2
+    assert workers_of(on_ray(workers=3)).text == "3 Ray actors on this machine, each with CPU 1"
     with pytest.raises(ConfigError, match="is 5, and each takes CPU 1, but there is room for 4"):
-        check_workers(on_ray(workers=5))
+        check(on_ray(workers=5))
 
 
 def test_workers_are_placed_where_all_their_resources_are(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [{"CPU": 8.0}, {"CPU": 32.0, "GPU": 4.0}, {"CPU": 2.0, "GPU": 4.0, "big": 1.0}]
-    monkeypatch.setattr(workers, "machines", lambda config: found)
+    monkeypatch.setattr(RayActors, "machines", lambda self: found)
     for resources, most, count in (
         ({"GPU": 1}, 4, 6),
         ({"GPU": 0.25}, 16, 18),
         ({"GPU": 2, "CPU": 16}, 2, 2),
         ({"big": 1}, 1, 1),
     ):
-        placed = ray_workers(on_ray(workers="auto", ray={"resources": resources}))
+        placed = workers_of(on_ray(workers="auto", ray={"resources": resources}))
         assert (placed.on_a_machine, placed.count) == (most, count)
     few = on_ray(workers=7, ray={"address": "head:6379", "resources": {"GPU": 1}})
     with pytest.raises(ConfigError, match="there is room for 6"):
-        check_workers(few)
+        check(few)
     shared = on_ray({"backend": "vllm"}, workers="auto", ray={"resources": {"GPU": 0.5}})
     with pytest.raises(ConfigError, match=r"gives each worker GPU 0\.5, but each vLLM engine"):
-        check_workers(shared)
+        check(shared)
     assert workers_of(on_ray(workers=3, ray={"resources": {"GPU": 0.5}})).on_a_machine == 3
-    assert ray_workers(on_ray()).needed == {"CPU": 1.0, "GPU": 1.0}
-    assert ray_workers(on_ray({"device": "cpu"})).needed == {"CPU": 1.0}
+    assert needed(on_ray()) == {"CPU": 1.0, "GPU": 1.0}
+    assert needed(on_ray({"device": "cpu"})) == {"CPU": 1.0}
 
 
 CPU_TIMES, GPU_TIMES = {"process": 9}, {"process": 9, "accelerator": 9}
