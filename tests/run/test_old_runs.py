@@ -27,10 +27,12 @@ EXPECTED = yaml.safe_load((OLD / "expected.yaml").read_text())
 OF_WORKERS = ("processes", "ray")
 """Runs whose workers end in any order, and take seconds to begin."""
 
+SLOW = (*OF_WORKERS, "experts")
+
 REPORTED = ("gp", "methods", "two-points-de", "front", "gradient")
 """Runs whose reports show different things."""
 
-ALL = [pytest.param(n, marks=[pytest.mark.thorough] * (n in OF_WORKERS)) for n in EXPECTED]
+ALL = [pytest.param(n, marks=[pytest.mark.thorough] * (n in SLOW)) for n in EXPECTED]
 
 
 @pytest.fixture
