@@ -14,9 +14,9 @@ from evomerge.config.schema import BudgetConfig, override, read
 from evomerge.errors import ConfigError, RunFolderError, among
 from evomerge.evaluation.objectives import function_names
 from evomerge.parsing.values import path_of, replaced
-from evomerge.problem.check import resolve
 from evomerge.problem.preflight import warnings as warnings_of
 from evomerge.problem.problem import Problem
+from evomerge.problem.resolve import resolve
 from evomerge.problem.runs import begin, check_budget, check_study, continued, going_on, prepare
 from evomerge.problem.search_file import folder_of, read_search
 from evomerge.run.atomic import check_writable

@@ -19,8 +19,7 @@ from evomerge.models.files import TOKENIZER_FILES
 from evomerge.models.parts import has_tokenizer, merged_stacks, part_differences, parts_of
 from evomerge.parsing.texts import json_value
 from evomerge.problem.loading import as_stored
-from evomerge.problem.problem import Problem
-from evomerge.problem.space import recipe_of
+from evomerge.problem.problem import Problem, recipe_of
 from evomerge.recipe import Recipe
 from evomerge.run.history import BASE, Candidate
 from evomerge.words import short_names

@@ -117,7 +117,7 @@ def _parents(problem: Problem) -> Parents:
         short_names(problem.checkpoints),
         merged={part: list(parents) for part, parents in owners.items()},
         stacks=len(recipes[0].layers),
-        is_path=problem.config.space.kind != "parameters",
+        is_path=problem.config.space.is_path,
     )
 
 

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 
 from evomerge.config.record import Record
 from evomerge.config.schema import SearchConfig
+from evomerge.errors import SearchError
 from evomerge.evaluation.objectives import load
 from evomerge.merging.tokenizers.plan import GENERATION, TokenizerPlan, plan_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.problem.tasks import check_tasks
+from evomerge.recipe import Recipe
+from evomerge.run.history import Candidate
 from evomerge.run.ranking import Ranking, make_ranking
 from evomerge.scores import Constraint, Documents, Objective, Split
 from evomerge.space.protocol import Genome, Space
@@ -88,3 +91,22 @@ class Problem:
         if self.record is not None:
             check_tasks(self.record, evaluator)
         return evaluator
+
+
+def recipe_of(space: Space, candidate: Candidate) -> Recipe:
+    """Return a candidate's recipe, made again from its origin.
+
+    SearchError: its digest is not the one in the journal.
+    """
+    label, genome = candidate.label, tuple(candidate.origin.get("genome", ()))
+    recipe: Recipe | None
+    try:
+        recipe = space.decode(genome) if label is None else space.baselines().get(label)
+    except (ValueError, IndexError):
+        recipe = None
+    if recipe is None or recipe.digest != candidate.digest:
+        raise SearchError(
+            f"Candidate {candidate.number} no longer decodes to the recipe it was scored with; "
+            "use the evomerge version that the run's manifest.json names."
+        )
+    return recipe

@@ -15,14 +15,13 @@ from evomerge.evaluation.objectives import code_files
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.values import shown
 from evomerge.parsing.yaml import yaml_text
-from evomerge.problem.check import resolve
 from evomerge.problem.documents import RACED
 from evomerge.problem.memory import check_fit
 from evomerge.problem.parents import absolute_config, check_fingerprints, open_parents
 from evomerge.problem.problem import Problem
 from evomerge.problem.record import record_of
+from evomerge.problem.resolve import make_space, resolve
 from evomerge.problem.search_file import folder_of
-from evomerge.problem.space import make_space
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import History
 from evomerge.run.ranking import leading, ranking_of, reached, unimproved

@@ -16,7 +16,7 @@ from evomerge.evaluation.objectives import check_files, check_rows
 from evomerge.merging.methods import METHODS
 from evomerge.models.references import check_reference
 from evomerge.problem.parents import absolute_config
-from evomerge.problem.space import check_hosts
+from evomerge.problem.resolve import check_hosts
 from evomerge.run.folder import CONFIG, MANIFEST, RunFolder
 
 Check: TypeAlias = Callable[[SearchConfig, Path], Iterable[str] | None]

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Literal, TypeAlias
 
 from evomerge.optimize.descent import Reached
-from evomerge.problem.fresh import restricted
+from evomerge.problem.documents import restricted
 from evomerge.recipe import Recipe
 from evomerge.run.history import BELIEVED, Candidate
 from evomerge.run.journal import Event

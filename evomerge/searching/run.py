@@ -29,9 +29,9 @@ from evomerge.problem.parents_as_themselves import (
     parent_notes,
     recipe_to_write,
 )
-from evomerge.problem.problem import Problem
+from evomerge.problem.problem import Problem, recipe_of
 from evomerge.problem.record import changes_since
-from evomerge.problem.space import recipe_of, sample_recipes
+from evomerge.problem.resolve import sample_recipes
 from evomerge.recipe import Recipe
 from evomerge.run.folder import MANIFEST, MERGEKIT, NOT_IN_MERGEKIT, RunFolder
 from evomerge.run.history import Candidate, History

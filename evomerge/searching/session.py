@@ -10,7 +10,7 @@ from itertools import chain
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Executor, Job
 from evomerge.optimize.descent import Chunk, Reached
-from evomerge.problem.fresh import FreshDocuments
+from evomerge.problem.documents import FreshDocuments
 from evomerge.recipe import Recipe
 from evomerge.run.history import BASE, Candidate, outcome_fields
 from evomerge.run.journal import Event

@@ -22,8 +22,8 @@ from evomerge.config.schema import load
 from evomerge.errors import CheckpointError
 from evomerge.execute.worker import Worker
 from evomerge.export.candidate import RECIPE, export_candidate
+from evomerge.problem.problem import recipe_of
 from evomerge.problem.runs import begin, prepare, problem_of
-from evomerge.problem.space import recipe_of
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 

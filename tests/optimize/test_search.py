@@ -234,7 +234,7 @@ LISTED = f"""
 import sys
 from evomerge.optimize import optimizer_names
 assert len(optimizer_names()) > 10 and "numpy" not in sys.modules
-import evomerge.problem.space
+import evomerge.problem.resolve
 from evomerge.merging.methods import get_method, method_names
 from evomerge.space.knobs import plan_knobs
 for name in method_names():

@@ -11,7 +11,7 @@ from scripted import POOL, ScriptedExecutor, course, outcome_of, search
 from spaces import parameters
 
 from evomerge.optimize import create
-from evomerge.problem.fresh import FreshDocuments, restricted, standard_error
+from evomerge.problem.documents import FreshDocuments, restricted, standard_error
 from evomerge.run.folder import RunFolder
 from evomerge.run.ranking import WeightedSum
 from evomerge.scores import Scores

@@ -13,7 +13,7 @@ import evomerge
 from evomerge.config.schema import SearchConfig, load, parse, read
 from evomerge.errors import InputError
 from evomerge.problem.parents import absolute_config, open_parents
-from evomerge.problem.space import make_space
+from evomerge.problem.resolve import make_space
 
 TEMPLATE = "{% for m in messages %}{{ m.content }} {% endfor %}"
 

@@ -18,8 +18,8 @@ from evomerge.config.schema import load, parse
 from evomerge.merging.backend import write as write_model
 from evomerge.models.references import open_parent
 from evomerge.problem.parents import open_parents
+from evomerge.problem.resolve import make_space
 from evomerge.problem.runs import prepare
-from evomerge.problem.space import make_space
 
 FUNCTION = """
 import torch

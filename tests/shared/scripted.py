@@ -17,8 +17,8 @@ from evomerge.errors import SearchError
 from evomerge.execute.protocol import Job
 from evomerge.execute.worker import Worker
 from evomerge.optimize import create
-from evomerge.problem.fresh import FreshDocuments
-from evomerge.problem.space import recipe_of
+from evomerge.problem.documents import FreshDocuments
+from evomerge.problem.problem import recipe_of
 from evomerge.recipe import Recipe
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History

@@ -21,8 +21,8 @@ from evomerge.evaluation.lm_eval.tasks import Harness
 from evomerge.merging.resident import Resident
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.problem.problem import recipe_of
 from evomerge.problem.runs import problem_of
-from evomerge.problem.space import recipe_of
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History

@@ -20,7 +20,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
 from evomerge.models.part import Parents
 from evomerge.models.parts import part_notes
-from evomerge.problem.space import START, check_recipes
+from evomerge.problem.resolve import START, check_recipes
 from evomerge.recipe import Layer, Recipe, Source
 
 pytestmark = pytest.mark.thorough
