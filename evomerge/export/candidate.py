@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.problem.parents import pinned
-from evomerge.problem.parents_as_themselves import is_itself, recipe_to_write, write_model
+from evomerge.problem.parents_as_themselves import is_itself, recipe_to_write
 from evomerge.problem.runs import problem_of
 from evomerge.run.atomic import TemporaryFolder, check_new_folder, end_replacement, replace_folder
 from evomerge.run.folder import RunFolder
@@ -51,6 +51,7 @@ def export_candidate(
     from evomerge.export.card import Merge, search_card, task_of
     from evomerge.export.parents import describe_parents
     from evomerge.mergekit import express
+    from evomerge.merging.writer import write_model
 
     check_new_folder(out, "name another folder, or replace it by --overwrite (`overwrite=True`)")
     problem, history = problem_of(run), History(run.events())
@@ -76,5 +77,7 @@ def export_candidate(
             note += f"; the best merge is candidate {best.number}"
         notes.append(f"{note}.")
     texts |= search_card(merge, run.record(), history, candidate, problem.ranking, **how)
-    notes += write_model(recipe, problem.checkpoints, out, shard_size=shard_size, texts=texts)
+    notes += write_model(
+        recipe, problem.checkpoints, out, shard_size=shard_size, texts=texts, copies=True
+    )
     return Exported(candidate.number, reason, tuple(notes))

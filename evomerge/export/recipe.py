@@ -38,7 +38,7 @@ def merge_recipe(
     from evomerge.export.card import Merge, merge_card, task_of
     from evomerge.export.parents import describe_parents
     from evomerge.mergekit import express
-    from evomerge.merging.backend import write
+    from evomerge.merging.writer import write_model
 
     check_new_folder(out)
     read = read_recipe_file(file, truncate=truncate)
@@ -65,5 +65,7 @@ def merge_recipe(
     merged = {name: checkpoints[name] for name in recipe.parents}
     notes += type_notes(merged.values())
     notes += part_notes(Parents(merged, recipe.host, {name: repr(name) for name in merged}))
-    notes += write(recipe, checkpoints, out, memory=memory, shard_size=shard_size, texts=extra)
+    notes += write_model(
+        recipe, checkpoints, out, memory=memory, shard_size=shard_size, texts=extra
+    )
     return tuple(notes)

@@ -1,37 +1,26 @@
-"""The functions of this package that others call: build, write and load models and tokenizers."""
+"""The functions of this package that others call: build and load models and tokenizers."""
 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.device import count_threads
-from evomerge.errors import CheckpointError, InputError, blaming
+from evomerge.errors import CheckpointError, blaming
 from evomerge.merging.tensors.make import TensorMaker, for_each
 from evomerge.merging.tensors.plan import Planner
 from evomerge.merging.tokenizers.plan import plan_tokenizer
-from evomerge.merging.writer import write_model
+from evomerge.merging.writer import unchanged
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.code_keys import code_notes
-from evomerge.models.parts import check_causal, merged_stacks
-from evomerge.recipe import DTYPES, Layer, Recipe, Source
+from evomerge.models.parts import check_causal
+from evomerge.recipe import Recipe
 from evomerge.run.atomic import TemporaryFolder
 
 if TYPE_CHECKING:
     from evomerge.merging.architecture.placement import Placement
-
-
-def bytes_of(text: str, option: str) -> int:
-    """Return the bytes of a size such as `5GB`; an `InputError` names the `option` with another."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|[KMGT]?B)", text.strip().upper())
-    size = int(float(match[1]) * 1000 ** "BKMGT".index((match[2] or "B")[0])) if match else 0
-    if size <= 0:
-        raise InputError(f"{option} is {text!r}; it must be a size such as 500MB or 5GB.")
-    return size
 
 
 def check_finite(checkpoints: Mapping[str, Checkpoint], recipes: Sequence[Recipe]) -> None:
@@ -60,36 +49,6 @@ def tokenizer(checkpoints: Mapping[str, Checkpoint], recipe: Recipe) -> Any:
         for file_name, text in plan.files.items():
             (folder / file_name).write_text(text, encoding="utf-8")
         return load_tokenizer(folder, recipe.tokenizer)
-
-
-def write(
-    recipe: Recipe,
-    checkpoints: Mapping[str, Checkpoint],
-    out: Path,
-    *,
-    memory: str | None = None,
-    shard_size: str = "5GB",
-    texts: Mapping[str, str] | None = None,
-) -> tuple[str, ...]:
-    """Write a recipe's model as a checkpoint, including its tokenizer, as `write_model` does.
-
-    `memory` that merging may use, and the largest `shard_size` of a weight file, are sizes such as
-    `5GB`; an `InputError` refuses others. A sentence is returned for each decision that was made
-    because the parents' tokenizers differ, and for each file of which something is left out.
-    """
-    plan = plan_tokenizer(recipe, checkpoints)
-    write_model(
-        recipe,
-        checkpoints,
-        out,
-        memory=None if memory is None else bytes_of(memory, "memory"),
-        shard_size=bytes_of(shard_size, "shard size"),
-        tokenizer=plan,
-        extra_files=texts,
-    )
-    host = checkpoints[recipe.host]
-    notes = code_notes(host.reference, [host.folder / "config.json", *host.companions])
-    return (*notes, *plan.notes)
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Any:
@@ -160,25 +119,3 @@ def load(
     attach(model, checkpoint, parts)
     (Placement(placement) if isinstance(placement, str) else placement).settle(model)
     return model.requires_grad_(False).train(False)
-
-
-def stored_dtype(checkpoint: Checkpoint, dtype: str) -> str:
-    """Return the dtype in which `load` loads a model: that of its config or first tensor."""
-    if checkpoint.adapter is not None:
-        return dtype
-    named = checkpoint.config.get("dtype", checkpoint.config.get("torch_dtype"))
-    if named in DTYPES:
-        return str(named)
-    first = next((info.dtype for info in checkpoint.tensors.values() if info.floating), "")
-    return {header: name for name, header in DTYPES.items()}.get(first, dtype)
-
-
-def unchanged(checkpoint: Checkpoint, dtype: str) -> Recipe:
-    """Return the recipe of a parent without any change, in a dtype."""
-
-    def copied(layer: int | None = None) -> Layer:
-        return Layer("passthrough", (Source(checkpoint.reference, layer),))
-
-    stacks = merged_stacks(checkpoint).items()
-    layers = {prefix: tuple(map(copied, range(len(stack)))) for prefix, stack in stacks}
-    return Recipe(checkpoint.reference, layers, copied(), copied(), dtype=dtype)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
@@ -18,18 +20,19 @@ import numpy as np
 import psutil
 
 from evomerge.device import count_threads
-from evomerge.errors import CheckpointError, DiskError, RecipeError, not_written
+from evomerge.errors import CheckpointError, DiskError, InputError, RecipeError, not_written
 from evomerge.merging.architecture.depth import merged_config
 from evomerge.merging.architecture.loadable import check_loadable
 from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.tensors.make import MOST_THREADS, TensorMaker
 from evomerge.merging.tensors.plan import Planner, TensorPlan
 from evomerge.merging.tensors.reader import ARRAYS
-from evomerge.merging.tokenizers.plan import TokenizerPlan
+from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import code_notes, text_without_code
+from evomerge.models.parts import merged_stacks
 from evomerge.models.safetensors import INDEX, SINGLE, WIDTHS, read_json
-from evomerge.recipe import Recipe
+from evomerge.recipe import DTYPES, Layer, Recipe, Source
 from evomerge.run.atomic import atomic_folder
 
 _WRITE_SIZE = 1 << 18
@@ -45,44 +48,56 @@ def write_model(
     checkpoints: Mapping[str, Checkpoint],
     out: Path,
     *,
-    memory: int | None = None,
-    shard_size: int = 5_000_000_000,
-    tokenizer: TokenizerPlan | None = None,
-    extra_files: Mapping[str, str] | None = None,
+    memory: str | None = None,
+    shard_size: str = "5GB",
+    texts: Mapping[str, str] | None = None,
+    copies: bool = False,
     threads: int | None = None,
-) -> None:
-    """Write the model of a recipe as a Hugging Face checkpoint.
+) -> tuple[str, ...]:
+    """Write the model of a recipe as a Hugging Face checkpoint, with its tokenizer.
 
     The weights are bit for bit those of the model that a search builds in memory. The folder `out`
     must not exist; it gets its name when it is complete.
 
     Args:
-        memory: maximum bytes that the process takes, without pages of the parents' files, which
+        memory: what the process may take, such as `8GB`, without pages of the parents' files, which
             the system takes back when it needs them. None: 8 GiB, or more if a tensor needs more.
-        shard_size: maximum bytes of weights in a file; a larger tensor gets a file of its own.
-        tokenizer: that of the recipe; None: the host's.
-        extra_files: name -> text of files that are written instead of the host's, or beside them.
+        shard_size: most weights in a file, such as `5GB`; a larger tensor gets a file of its own.
+        texts: name -> text of files that are written instead of the host's, or besides them.
+        copies: whether the files of a parent itself are copied, if its weights are as stored.
         threads: tensors that are merged at the same time; None: see `count_threads`. The bits do
             not depend on it.
 
+    Returns:
+        A sentence for each decision that was made because the parents' tokenizers differ, and for
+        each file of which something is left out.
+
     Raises:
+        InputError: `memory` or `shard_size` is no size.
         CheckpointError: `out` exists, the disk does not have enough room, or a parent is damaged.
         RecipeError: the recipe does not fit the parents, or `memory` is too small.
         CandidateError: a merged weight is not finite.
     """
-    tokenizer, host = tokenizer or TokenizerPlan(), checkpoints[recipe.host]
+    tokenizer, host = plan_tokenizer(recipe, checkpoints), checkpoints[recipe.host]
+    limit = None if memory is None else bytes_of(memory, "memory")
+    largest, extra = bytes_of(shard_size, "shard size"), texts or {}
+    sources = replace(recipe, vocabulary=()).parents
+    if copies and tokenizer.rows is None and sources == (recipe.host,):
+        host = host.as_stored
+        checkpoints = {**checkpoints, recipe.host: host}  # its tensors keep their own names
+        if _is_stored(recipe, host):
+            return _copy_model(host, out, {**tokenizer.files, **extra})
     planner = Planner(checkpoints, recipe.host, tokenizer.rows)
     maker = TensorMaker(planner, release=True)
     plans = list(planner.plan(recipe))
     config = merged_config(recipe, checkpoints, vocabulary=tokenizer.rows)
     check_loadable(config, recipe, checkpoints, tokenizer.rows)
-    threads = min(threads or count_threads(), MOST_THREADS, _threads_in(memory, plans, maker))
-    texts = {"config.json": json.dumps(config, indent=2) + "\n", **tokenizer.files}
-    texts |= extra_files or {}
+    threads = min(threads or count_threads(), MOST_THREADS, _threads_in(limit, plans, maker))
+    texts = {"config.json": json.dumps(config, indent=2) + "\n", **tokenizer.files, **extra}
     paths = {file: host.place_of(file) for file in host.companions}
     written = {*texts, *tokenizer.dropped}
     companions = {file: path for file, path in paths.items() if path not in written}
-    shards = _split(plans, shard_size, host.module_of)
+    shards = _split(plans, largest, host.module_of)
     inside = [shard for shard in shards if "/" not in shard.name]  # modules are not in the index
     if len(inside) > 1:
         files = {plan.name: shard.name for shard in inside for plan in shard.plans}
@@ -100,16 +115,54 @@ def write_model(
             with file.open("xb") as stream:
                 _write(stream.fileno(), memoryview(shard.header), 0)
                 _write_tensors(shard, stream.fileno(), maker, threads)
+    notes = code_notes(host.reference, [host.folder / "config.json", *host.companions])
+    return (*notes, *tokenizer.notes)
 
 
-def copy_model(checkpoint: Checkpoint, out: Path, texts: Mapping[str, str]) -> tuple[str, ...]:
-    """Write a model without an adapter as it is: the files of its config, weights and tokenizer.
+def bytes_of(text: str, option: str) -> int:
+    """Return the bytes of a size such as `5GB`; an `InputError` names the `option` with another."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(|[KMGT]?B)", text.strip().upper())
+    size = int(float(match[1]) * 1000 ** "BKMGT".index((match[2] or "B")[0])) if match else 0
+    if size <= 0:
+        raise InputError(f"{option} is {text!r}; it must be a size such as 500MB or 5GB.")
+    return size
 
-    Keys that let programs run code are left out of the configs, as in every model that is written;
-    a sentence for each file that loses something is returned. `texts` are more files, by name.
 
-    Raises:
-        CheckpointError: `out` exists or cannot be written, or the disk does not have enough room.
+def stored_dtype(checkpoint: Checkpoint, dtype: str) -> str:
+    """Return the dtype in which `load` loads a model: that of its config or first tensor."""
+    if checkpoint.adapter is not None:
+        return dtype
+    named = checkpoint.config.get("dtype", checkpoint.config.get("torch_dtype"))
+    if named in DTYPES:
+        return str(named)
+    first = next((info.dtype for info in checkpoint.tensors.values() if info.floating), "")
+    return {header: name for name, header in DTYPES.items()}.get(first, dtype)
+
+
+def unchanged(checkpoint: Checkpoint, dtype: str) -> Recipe:
+    """Return the recipe of a parent without any change, in a dtype."""
+
+    def copied(layer: int | None = None) -> Layer:
+        return Layer("passthrough", (Source(checkpoint.reference, layer),))
+
+    stacks = merged_stacks(checkpoint).items()
+    layers = {prefix: tuple(map(copied, range(len(stack)))) for prefix, stack in stacks}
+    return Recipe(checkpoint.reference, layers, copied(), copied(), dtype=dtype)
+
+
+def _is_stored(recipe: Recipe, host: Checkpoint) -> bool:
+    """Whether the files in a parent's folder have the model of a recipe."""
+    has_files = all(file.is_relative_to(host.folder) for file in host.weight_files)
+    if host.adapter is not None or not has_files:
+        return False
+    plain = replace(recipe, vocabulary=(), tokenizer="base", options={})
+    return plain == unchanged(host, stored_dtype(host, recipe.dtype))
+
+
+def _copy_model(checkpoint: Checkpoint, out: Path, texts: Mapping[str, str]) -> tuple[str, ...]:
+    """Write a model as it is: the files of its config, weights and tokenizer, and `texts`.
+
+    Keys that let programs run code are left out of the configs, as in every model that is written.
     """
     folder, index = checkpoint.folder, checkpoint.folder / INDEX
     indices = [index] if index.is_file() else []

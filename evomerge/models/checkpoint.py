@@ -7,7 +7,7 @@ There is no list of architectures: names of tensors show the block stacks (`mode
 import re
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -238,6 +238,11 @@ class Checkpoint:
         if self.original is not None:
             return self.original.weight_files
         return (*sorted({info.file for info in self.tensors.values()}), *self._adapter_files)
+
+    @property
+    def as_stored(self) -> Self:
+        """The parent with the names that its tensors have on disk."""
+        return self if self.original is None else replace(self.original, reference=self.reference)
 
     @property
     def _adapter_files(self) -> list[Path]:

@@ -59,7 +59,7 @@ def draft(
             f"has {len(parents)} and {len(tasks)}; give --parents A B and --task T, or neither of "
             "them for an example."
         )
-    from evomerge.merging.backend import stored_dtype
+    from evomerge.merging.writer import stored_dtype
 
     here, folder = Path.cwd(), file.absolute().parent
     models = {split_adapter(name, here)[0] for name in parents}

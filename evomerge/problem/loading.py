@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +80,7 @@ def load_single(
     """
     from evomerge.merging.backend import load, tokenizer_of
 
-    stored, causal = as_stored(checkpoint), any(kind.writes for kind in kinds_of(config))
+    stored, causal = checkpoint.as_stored, any(kind.writes for kind in kinds_of(config))
     parts = needed_parts(config)
     model = load(stored, place(config), config.dtype, causal=causal, parts=parts)
     if lacking is not None and not has_tokenizer(stored):
@@ -90,9 +89,3 @@ def load_single(
     if lacking is not None and tokenizer.chat_template is None:
         tokenizer.chat_template = lacking().chat_template
     return model, tokenizer
-
-
-def as_stored(checkpoint: Checkpoint) -> Checkpoint:
-    """Return a parent with the names that its tensors have on disk."""
-    stored = checkpoint.original
-    return checkpoint if stored is None else replace(stored, reference=checkpoint.reference)

@@ -8,17 +8,15 @@ the parent itself that is scored, and it is the parent itself that is written if
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from evomerge.errors import CheckpointError, listed
 from evomerge.evaluation.objectives import needed_parts, uses_templates
-from evomerge.merging.tokenizers.plan import GENERATION, plan_tokenizer
+from evomerge.merging.tokenizers.plan import GENERATION
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.files import TOKENIZER_FILES
 from evomerge.models.parts import has_tokenizer, merged_stacks, part_differences, parts_of
 from evomerge.parsing.texts import json_value
-from evomerge.problem.loading import as_stored
 from evomerge.problem.problem import Problem, recipe_of
 from evomerge.recipe import Recipe
 from evomerge.run.history import BASE, Candidate
@@ -68,9 +66,9 @@ def _borrows(problem: Problem, reference: str) -> bool:
 
 def _unchanged_parent(problem: Problem, reference: str) -> Recipe:
     """Return the recipe of a parent itself, in the dtype that it is stored in."""
-    from evomerge.merging.backend import stored_dtype, unchanged
+    from evomerge.merging.writer import stored_dtype, unchanged
 
-    checkpoint = as_stored(problem.checkpoints[reference])
+    checkpoint = problem.checkpoints[reference].as_stored
     return unchanged(checkpoint, stored_dtype(checkpoint, problem.config.dtype))
 
 
@@ -91,34 +89,6 @@ def base_to_test(problem: Problem) -> list[Candidate]:
     if base is None or base in problem.config.parents or _borrows(problem, base):
         return []
     return [Candidate(BASE, base, _unchanged_parent(problem, base).digest)]
-
-
-def write_model(
-    recipe: Recipe,
-    checkpoints: Mapping[str, Checkpoint],
-    out: Path,
-    *,
-    shard_size: str = "5GB",
-    texts: Mapping[str, str] | None = None,
-) -> tuple[str, ...]:
-    """Write the model of a recipe of a run; see `evomerge.merging.backend.write`.
-
-    The files of a parent itself are copied, unless its weights were converted; `shard_size` is that
-    of the others.
-    """
-    from evomerge.merging.backend import stored_dtype, unchanged, write
-    from evomerge.merging.writer import copy_model
-
-    plan, plain = plan_tokenizer(recipe, checkpoints), replace(recipe, vocabulary=())
-    if plan.rows is None and plain.parents == (recipe.host,):
-        host = as_stored(checkpoints[recipe.host])
-        checkpoints = {**checkpoints, recipe.host: host}  # its tensors keep their own names
-        plain = replace(plain, tokenizer="base", options={})
-        has_files = all(file.is_relative_to(host.folder) for file in host.weight_files)
-        is_plain = host.adapter is None and has_files
-        if is_plain and plain == unchanged(host, stored_dtype(host, recipe.dtype)):
-            return copy_model(host, out, {**plan.files, **(texts or {})})
-    return write(recipe, checkpoints, out, shard_size=shard_size, texts=texts)
 
 
 def _lent_part(problem: Problem, reference: str) -> str | None:
@@ -155,7 +125,7 @@ def parent_notes(problem: Problem) -> Iterator[str]:
 
 def differences(problem: Problem) -> dict[str, list[str]]:
     """Return for each parent what of it is not that of the merges; no weights are read."""
-    from evomerge.merging.backend import stored_dtype
+    from evomerge.merging.writer import stored_dtype
 
     config, checkpoints = problem.config, problem.checkpoints
     host, giver = checkpoints[problem.host], checkpoints[problem.tokenizer_giver]

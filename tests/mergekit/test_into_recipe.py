@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from evomerge.errors import RecipeError
 from evomerge.export.recipe import merge_recipe
 from evomerge.mergekit import from_mergekit, mergekit_parents
-from evomerge.merging.backend import write
 from evomerge.merging.tensors.plan import Planner
+from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe, Source, knob_at
 
@@ -265,7 +265,7 @@ def test_two_vision_models_are_merged_whole(tmp_path: Path) -> None:
     doubts: list[str] = []
     recipe = from_mergekit(text, parents, doubts)
     assert doubts == []
-    write(recipe, parents, tmp_path / "out")
+    write_model(recipe, parents, tmp_path / "out")
     folders = [tmp_path / name for name in ("a", "b", "out")]
     one, two, merged = (load_file(folder / "model.safetensors") for folder in folders)
     for name, tensor in merged.items():

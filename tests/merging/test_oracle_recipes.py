@@ -13,11 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from evomerge.mergekit import express, from_mergekit, mergekit_parents
-from evomerge.merging.backend import write
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import check_knobs
 from evomerge.merging.tensors.plan import Planner
 from evomerge.merging.tokenizers.plan import plan_tokenizer
+from evomerge.merging.writer import write_model
 from evomerge.models.references import open_parent
 from evomerge.testing.methods import on_tensors
 
@@ -74,7 +74,7 @@ def read(name, oracle):
 
 def merged(name, oracle, tmp_path):
     recipe, parents = read(name, oracle)
-    write(recipe, parents, tmp_path / "out")
+    write_model(recipe, parents, tmp_path / "out")
     return load_file(tmp_path / "out" / "model.safetensors")
 
 

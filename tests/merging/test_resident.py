@@ -15,10 +15,9 @@ from merges import digest, every, mix, of_method
 from transformers.models.llama import modeling_llama
 
 from evomerge.errors import CandidateError, CheckpointError, RecipeError
-from evomerge.merging.backend import unchanged
 from evomerge.merging.methods import method_names
 from evomerge.merging.resident import Resident
-from evomerge.merging.writer import write_model
+from evomerge.merging.writer import unchanged, write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 

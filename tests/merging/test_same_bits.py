@@ -63,7 +63,7 @@ def test_memory_disk_and_transformers_hold_one_model(architecture, kind, pair, t
     if kind in PATHS:
         resident.apply(recipe_of("alone", checkpoints["a"]))
     merged = resident.apply(recipe)
-    write_model(recipe, checkpoints, tmp_path / "out", shard_size=9000)
+    write_model(recipe, checkpoints, tmp_path / "out", shard_size="9000")
     loaded = tiny.load(tmp_path / "out")
     assert type(loaded) is type(merged) and loaded.dtype == getattr(torch, recipe.dtype)
     assert digest(loaded) == digest(resident.module)

@@ -51,7 +51,7 @@ def leftovers(folder):
 def test_one_file_or_shards_hold_the_same_tensors(checkpoints, tmp_path):
     one, many = tmp_path / "one", tmp_path / "many"
     write_model(recipe(), checkpoints, one)
-    write_model(recipe(), checkpoints, many, shard_size=3000)
+    write_model(recipe(), checkpoints, many, shard_size="3000")
     assert not (one / INDEX).exists()
     index = json.loads((many / INDEX).read_text())
     shards = sorted(set(index["weight_map"].values()))
@@ -77,7 +77,7 @@ def test_host_files_come_along_and_extra_ones_replace_them(folders, checkpoints,
     (folder / "README.md").write_text("the parent's own card")
     mixed = {**checkpoints, "a": Checkpoint.open(folder, "a")}
     extra = {"README.md": "# merged\n", "generation_config.json": '{"eos_token_id": 7}'}
-    write_model(recipe("float16"), mixed, out, extra_files=extra)
+    write_model(recipe("float16"), mixed, out, texts=extra)
     ours = ("config.json", "model.safetensors", "tokenizer_config.json")
     copied = ("tokenizer.json", "chat_template.jinja")
     assert {file.name for file in out.iterdir()} == {*ours, *copied, *extra}
@@ -140,7 +140,7 @@ def test_the_memory_of_whole_matrices_counts(tmp_path):
 
     def merge(method, memory):
         merged = every(checkpoints["a"], lambda i: mix("ab", i, method, "c"), dtype="bfloat16")
-        write_model(merged, checkpoints, tmp_path / "out", memory=memory)
+        write_model(merged, checkpoints, tmp_path / "out", memory=str(memory))
 
     memory = psutil.Process().memory_info().rss + (700 << 20)
     words = rf"tsv about 1\.10 GB more for the tensor '{name}' \[4000, 2000\]; give at least"

@@ -15,9 +15,9 @@ from two_stacks import DECODER, ENCODER, FAMILIES
 
 import evomerge
 from evomerge.config.schema import load, parse
-from evomerge.merging.backend import write as write_model
+from evomerge.merging.writer import write_model
 from evomerge.models.references import open_parent
-from evomerge.problem.parents import open_parents
+from evomerge.problem.parents import absolute_config, open_parents
 from evomerge.problem.resolve import make_space
 from evomerge.problem.runs import prepare
 
@@ -50,7 +50,8 @@ def spaces(folder: Path, family: str, **space: Any) -> tuple[Any, dict[str, Any]
         "space": {"method": "linear", **space},
         "objectives": [{"task": "any:function", "metric": "score"}],
     }
-    config, checkpoints, _ = open_parents(parse(data, "search.yaml"), folder)
+    config = absolute_config(parse(data, "search.yaml"), folder)
+    checkpoints, _ = open_parents(config, folder)
     return make_space(config, checkpoints), checkpoints
 
 

@@ -11,9 +11,9 @@ from merges import every, mix
 from evomerge.errors import CheckpointError
 from evomerge.merging.architecture.layout import build_layout, find_locations, first_blocks
 from evomerge.merging.architecture.loading import Loader, generation_config
-from evomerge.merging.backend import write
 from evomerge.merging.resident import Resident
 from evomerge.merging.tokenizers.plan import plan_tokenizer
+from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 
 DEPTH = 5
@@ -117,7 +117,7 @@ def test_the_scored_model_generates_with_the_exported_settings(
         recipe = replace(recipe, tokenizer=tokenizer)
     plan = plan_tokenizer(recipe, parents)
     scored = Resident(parents, "a", recipe.dtype, tokenizer=plan).apply(recipe).generation_config
-    write(recipe, parents, tmp_path / "out")
+    write_model(recipe, parents, tmp_path / "out")
     exported = tiny.load(tmp_path / "out").generation_config
     assert scored.to_dict() == exported.to_dict()
     assert scored.eos_token_id == (9 if tokenizer == "b" else 2)

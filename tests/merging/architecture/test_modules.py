@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 import evomerge
 from evomerge.errors import CheckpointError
 from evomerge.merging.architecture.attach import make_parts
-from evomerge.merging.backend import unchanged, write
 from evomerge.merging.resident import Resident
+from evomerge.merging.writer import unchanged, write_model
 from evomerge.models.checkpoint import Checkpoint
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
@@ -54,7 +54,7 @@ def texts_of(folder):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_merge_is_the_formula_in_memory_and_on_disk(parents, tmp_path, dtype):
     recipe, out, host = recipe_of(parents, dtype), tmp_path / "out", parents["one"].folder
-    write(recipe, parents, out, shard_size="10KB")
+    write_model(recipe, parents, out, shard_size="10KB")
     one, two = (load_file(item.folder / DENSE) for item in parents.values())
     built = (
         Resident(parents, recipe.host, recipe.dtype, parts={"modules"}).apply(recipe).state_dict()
@@ -74,7 +74,7 @@ def test_a_merge_is_the_formula_in_memory_and_on_disk(parents, tmp_path, dtype):
 
 
 def test_a_parent_alone_is_the_parent(parents, tmp_path):
-    write(unchanged(parents["one"], "float32"), parents, tmp_path / "same")
+    write_model(unchanged(parents["one"], "float32"), parents, tmp_path / "same")
     assert (texts_of(tmp_path / "same") == texts_of(parents["one"].folder)).all()
 
 

@@ -12,12 +12,12 @@ from merges import every, mix
 from safetensors.torch import load_file, save_file
 
 from evomerge.errors import CheckpointError
-from evomerge.merging.backend import unchanged, write
 from evomerge.merging.kernels.torch_views import as_tensor
 from evomerge.merging.resident import Resident
 from evomerge.merging.tensors.adapters import adapter_changes
 from evomerge.merging.tensors.plan import SourceTensor
 from evomerge.merging.tensors.reader import TensorReader
+from evomerge.merging.writer import unchanged, write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 
@@ -97,7 +97,7 @@ def test_every_tensor_equals_that_of_a_merge_by_peft(kind, tmp_path):
 def test_an_adapter_that_is_merged_alone_is_what_peft_runs(kind, tmp_path):
     architecture, options = RUN[kind]
     parent = adapted(tmp_path, architecture, options)
-    write(unchanged(parent, "float32"), {NAME: parent}, tmp_path / "out")
+    write_model(unchanged(parent, "float32"), {NAME: parent}, tmp_path / "out")
     models = load(tmp_path / "out", architecture), by_peft(tmp_path, architecture)
     torch.testing.assert_close(*map(tiny.logits, models), rtol=1e-4, atol=1e-4)
 
@@ -124,7 +124,7 @@ def test_a_merge_uses_the_adapter_in_memory_and_on_disk(tmp_path):
     plain, whole = (Checkpoint.open(tmp_path / n, n) for n in ("model", "merged"))
     for out, other in (("lazy", parent), ("whole", whole)):
         recipe = every(plain, lambda i, pair=("model", other.reference): mix(pair, i))
-        write(recipe, {"model": plain, other.reference: other}, tmp_path / out)
+        write_model(recipe, {"model": plain, other.reference: other}, tmp_path / out)
     ours, expected = (load_file(tmp_path / n / WEIGHTS) for n in ("lazy", "whole"))
     for name, theirs in expected.items():
         torch.testing.assert_close(ours[name], theirs, rtol=2**-7, atol=1e-7)
@@ -137,7 +137,7 @@ def test_a_merge_uses_the_adapter_in_memory_and_on_disk(tmp_path):
 def test_an_adapted_host_keeps_its_dtype_in_copied_blocks(tmp_path):
     parent = adapted(tmp_path, "llama", {"target_modules": ["q_proj"]}, dtype="bfloat16")
     whole = Layer("passthrough", (Source(NAME),))
-    write(Recipe(NAME, {}, whole, whole, dtype="bfloat16"), {NAME: parent}, tmp_path / "out")
+    write_model(Recipe(NAME, {}, whole, whole, dtype="bfloat16"), {NAME: parent}, tmp_path / "out")
     name = "model.layers.0.self_attn.q_proj.weight"
     out, before = (load_file(tmp_path / n / WEIGHTS)[name] for n in ("out", "model"))
     assert out.dtype == torch.bfloat16 and not torch.equal(out, before)
@@ -202,7 +202,7 @@ def test_an_adapter_on_single_experts_changes_those_of_the_checkpoint(tmp_path):
         wanted = tensor + 1.5 * up @ down if other == name else tensor
         torch.testing.assert_close(as_tensor(reader.read(SourceTensor(NAME, other))), wanted)
     recipe = unchanged(parents[NAME], "float32")
-    write(recipe, parents, tmp_path / "out")
+    write_model(recipe, parents, tmp_path / "out")
     stock = dict(tiny.load(tmp_path / "out").named_parameters())
     model = Resident(parents, NAME, "float32").apply(recipe)
     for key, weight in model.named_parameters():

@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.mergekit import express
-from evomerge.merging.backend import tokenizer, write
+from evomerge.merging.backend import tokenizer
 from evomerge.merging.tokenizers.plan import plan_tokenizer
+from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
 
@@ -108,7 +109,7 @@ PAIRS = {
 @pytest.mark.parametrize("which", [0, 1])
 def test_union_with_weights_1_and_0_gives_each_parent_its_own_logits(kind, tied, which, tmp_path):
     parents = pair(tmp_path, kind, tied=tied)
-    write(mix(parents, [1.0 - which, which]), named(*parents), tmp_path / "out")
+    write_model(mix(parents, [1.0 - which, which]), named(*parents), tmp_path / "out")
     folders = (tmp_path / "out", parents[which].folder)
     merged, own = (AutoModelForCausalLM.from_pretrained(folder).eval() for folder in folders)
     loaded, known = map(AutoTokenizer.from_pretrained, folders)
@@ -138,7 +139,7 @@ def test_added_tokens_are_not_split_and_stay_special(tmp_path):
     b = save(tmp_path / "b", core, eos_token="<|im_end|>")
     plan = plan_tokenizer(mix([a, b], [1, 1]), named(a, b))
     assert any("eos_token is '</s>' in 'a' and '<|im_end|>' in 'b'" in n for n in plan.notes)
-    notes = write(mix([a, b], [1, 0]), named(a, b), tmp_path / "out")
+    notes = write_model(mix([a, b], [1, 0]), named(a, b), tmp_path / "out")
     assert notes == plan.notes
     loaded = AutoTokenizer.from_pretrained(tmp_path / "out")
     ids = loaded("<|im_start|>the cat<|im_end|>")["input_ids"]
@@ -160,7 +161,7 @@ def test_a_named_tokenizer_gives_its_ids_and_other_tokens_are_lost(tmp_path):
     b = save(tmp_path / "b", Tokenizer.from_str(json.dumps(data)), chat_template="{{ 'b' }}")
     recipe = mix([a, b], [0, 1], name="b")
     assert any("tokens of 'a'" in note for note in plan_tokenizer(recipe, named(a, b)).notes)
-    write(recipe, named(a, b), out := tmp_path / "out")
+    write_model(recipe, named(a, b), out := tmp_path / "out")
     ours, theirs = map(weights_of, (out, b.folder))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     config, own = (json.loads((it / "config.json").read_text()) for it in (out, b.folder))
@@ -175,7 +176,7 @@ def test_a_named_tokenizer_gives_its_ids_and_other_tokens_are_lost(tmp_path):
 def test_padding_rows_never_have_the_highest_logit(tmp_path):
     parents = pair(tmp_path, "words")
     recipe = mix(parents, [0.5, 0.5], pad_to_multiple_of="64")
-    write(recipe, named(*parents), tmp_path / "out")
+    write_model(recipe, named(*parents), tmp_path / "out")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     count = len(vocabulary(tmp_path / "out"))
     assert model.get_output_embeddings().weight.shape[0] == 64 == model.config.vocab_size > count
@@ -187,12 +188,12 @@ def test_padding_rows_never_have_the_highest_logit(tmp_path):
 def test_rows_without_a_token_are_kept_and_tokens_without_a_row_are_missing(tmp_path):
     core = bpe(ENGLISH, 290)
     wide, b = save(tmp_path / "wide", core, rows=320), save(tmp_path / "b", core)
-    write(mix([wide, b], [1, 0]), named(wide, b), tmp_path / "out")
+    write_model(mix([wide, b], [1, 0]), named(wide, b), tmp_path / "out")
     ours, theirs = map(weights_of, (tmp_path / "out", wide.folder))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     core.add_special_tokens(["<extra>"])
     a, c = save(tmp_path / "a", core, rows=290), save(tmp_path / "c", core)
-    write(mix([a, c], [1, 0]), named(a, c), tmp_path / "more")
+    write_model(mix([a, c], [1, 0]), named(a, c), tmp_path / "more")
     ours, theirs = (weights_of(it)["lm_head.weight"] for it in (tmp_path / "more", c.folder))
     assert len(ours) == 291 and torch.equal(ours[290], theirs[290])
 
@@ -317,7 +318,7 @@ def test_chat_templates(wanted, expected, tmp_path):
     parents = [save(tmp_path / n, core, chat_template=f"{{{{ '{text}' }}}}") for n, text in texts]
     options = {"chat_template": wanted} if wanted else {}
     recipe = mix(parents, [1, 1, 1], name="base", **options)
-    write(recipe, named(*parents), tmp_path / "out")
+    write_model(recipe, named(*parents), tmp_path / "out")
     loaded = AutoTokenizer.from_pretrained(tmp_path / "out")
     for found in (loaded, tokenizer(named(*parents), recipe)):
         assert found.chat_template == f"{{{{ '{expected}' }}}}"
