@@ -32,13 +32,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
 from evomerge.execute.protocol import Job
 from evomerge.merging.methods import get_method
 from evomerge.optimize import create
-from evomerge.problem.problem import recipe_of
+from evomerge.problem.problem import Problem
 from evomerge.recipe import Layer, Recipe
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
@@ -79,6 +81,13 @@ def main() -> None:
     print(json.dumps(ratios))
 
 
+class UnmergedSession(Session):
+    """A session that publishes recipes of this package only: its parents have no files."""
+
+    def publish(self, front: Sequence[Candidate], best: Candidate) -> None:
+        self.logbook.run.write("best.yaml", self.recipe(best).to_yaml())
+
+
 def simulate(
     optimizer: str, order: str, candidates: int, workers: int, mean: float
 ) -> tuple[float, float]:
@@ -93,24 +102,24 @@ def simulate(
         if begins or ends:
             marks[event["event"]] = (executor.now, executor.done, executor.driven)
 
-    def make_strategy() -> GenomeStrategy:
+    def make_strategy(problem: Problem) -> GenomeStrategy:
         return GenomeStrategy(space, create(optimizer, list(space.genes), 0), ranking.values)
 
     with tempfile.TemporaryDirectory(dir=".", prefix=".simulated-") as folder:
         run = RunFolder.create(Path(folder, "run"), "{}", {"benchmark": True})
-
-        def publish(front: Sequence[Candidate], best: Candidate) -> None:
-            run.write("best.yaml", recipe_of(space, best).to_yaml())
-
+        config = SimpleNamespace(
+            optimizer=SimpleNamespace(make=make_strategy),
+            executor=SimpleNamespace(make=lambda problem, logbook: executor),
+            evaluation=SimpleNamespace(search=SimpleNamespace(fresh=None)),
+            seed=0,
+            base=None,
+            is_study=False,
+        )
+        problem: Any = SimpleNamespace(
+            config=config, ranking=ranking, space=space, splits={"search": {}}, unlike_merges=()
+        )
         with run.writing() as journal:
-            session = Session(
-                logbook=Logbook(run, journal, [follow]),
-                make_executor=lambda: executor,
-                recipe_of=lambda candidate: recipe_of(space, candidate),
-                ranking=ranking,
-                fresh=None,
-                publish=publish,
-            )
+            session = UnmergedSession(problem, Logbook(run, journal, [follow]))
             plan = Plan(
                 candidates=candidates,
                 hours=None,
@@ -118,7 +127,7 @@ def simulate(
                 finalists=5,
                 order=order,  # type: ignore[arg-type]
             )
-            Search(session, make_strategy, space.baselines(), plan).run()
+            Search(session, plan).run()
             session.close()
     now, done, _ = marks["ask" if order == "arrival" else "tell"]
     return done / (workers * now), marks["tell"][2] / candidates

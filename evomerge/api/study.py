@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,8 @@ from evomerge.run.history import Candidate
 from evomerge.run.logbook import Logbook
 from evomerge.scores import TOLD, Failure, Scores
 from evomerge.searching import run as searches
+from evomerge.searching.loop import Plan, Search
+from evomerge.searching.session import Session
 from evomerge.space.protocol import Gene
 
 _studies: weakref.WeakValueDictionary[Path, Study] = weakref.WeakValueDictionary()
@@ -129,9 +130,8 @@ class Study(Run):
             logbook = Logbook(self._run, journal, ())
             searches.check_search_file(self._run, logbook)
             searches.note_budget(self._problem, logbook, budget)
-            self._search = searches.make_search(self._problem, self._run, logbook, None)
-            self._session = self._search.session
-            self._session.most_failures = math.inf
+            self._session = Session(self._problem, logbook)
+            self._search = Search(self._session, Plan.of(self._problem, logbook.history))
             self._session.publish_best()
             self._search.replay_arrivals()
             self._search.ask_baselines()

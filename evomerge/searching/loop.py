@@ -5,15 +5,16 @@ outcome, which the strategy is told. At the end the winner is chosen and tested.
 on first repeats the calls to the strategy that its journal records.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 from evomerge.optimize.descent import Reached
 from evomerge.problem.documents import restricted
+from evomerge.problem.problem import Problem
 from evomerge.recipe import Recipe
-from evomerge.run.history import BELIEVED, Candidate
+from evomerge.run.history import BELIEVED, Candidate, History
 from evomerge.run.journal import Event
 from evomerge.run.ranking import reached, unimproved
 from evomerge.scores import Scores
@@ -46,6 +47,16 @@ class Plan:
     order: Order
     patience: int | None = None
 
+    @classmethod
+    def of(cls, problem: Problem, history: History) -> Self:
+        """Return the plan of a search file; bounds that were changed later are in the journal."""
+        config = problem.config
+        return cls(
+            **(config.budget.model_dump() | history.budget),
+            finalists=config.evaluation.validation.finalists,
+            order="arrival" if config.executor.order == "arrival" else "generation",
+        )
+
 
 @dataclass(eq=False)
 class Search:
@@ -55,12 +66,10 @@ class Search:
     """
 
     session: Session
-    make_strategy: Callable[[], Strategy]
-    baselines: Mapping[str, Recipe]
     plan: Plan
 
     def __post_init__(self) -> None:
-        self.history = self.session.history
+        self.problem, self.history = self.session.problem, self.session.history
         self.pending: list[Candidate] = []
         """Candidates whose outcomes the strategy was not told yet, in the order of asking."""
         self.generations = 0
@@ -72,7 +81,8 @@ class Search:
     def strategy(self) -> Strategy:
         """The strategy that proposes candidates, made at the first use."""
         with self.session.logbook.proposing():
-            return self.make_strategy()
+            strategy: Strategy = self.problem.config.optimizer.make(self.problem)
+            return strategy
 
     def run(self) -> Candidate:
         """Search, choose the winner on the validation documents, score it on the test documents."""
@@ -198,7 +208,7 @@ class Search:
     def ask_baselines(self) -> None:
         """Make candidates of the baselines that the journal does not have yet."""
         labels = {item.label for item in self.history.baselines}
-        for label, recipe in self.baselines.items():
+        for label, recipe in self.problem.space.baselines().items():
             if label not in labels and self.has_room:
                 origin = self.strategy.add_baseline(len(self.history.candidates), label)
                 self.pending.append(self.journal(recipe, origin, {"label": label}))

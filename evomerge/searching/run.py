@@ -3,8 +3,7 @@
 import logging
 import math
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evomerge.device import use_threads
@@ -17,23 +16,15 @@ from evomerge.errors import (
     among,
 )
 from evomerge.execute.devices import device_change
-from evomerge.execute.protocol import Executor
-from evomerge.mergekit import express
 from evomerge.models.references import open_parent
-from evomerge.problem.documents import fresh_documents
 from evomerge.problem.loading import load_single, threads_of
-from evomerge.problem.parents import pinned
 from evomerge.problem.parents_as_themselves import (
-    base_to_test,
-    parent_itself,
     parent_notes,
-    recipe_to_write,
 )
-from evomerge.problem.problem import Problem, recipe_of
+from evomerge.problem.problem import Problem
 from evomerge.problem.record import changes_since
 from evomerge.problem.resolve import sample_recipes
-from evomerge.recipe import Recipe
-from evomerge.run.folder import MANIFEST, MERGEKIT, NOT_IN_MERGEKIT, RunFolder
+from evomerge.run.folder import MANIFEST, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.logbook import Follower, Logbook
 from evomerge.scores import SPLITS, Scores
@@ -102,12 +93,11 @@ def _run_search(
             for line in parent_notes(problem):
                 log.info(line)
             check_weights_are_finite(problem)
-        executor = partial(problem.config.executor.make, problem, logbook)
-        search = make_search(problem, run, logbook, executor)
+        session = Session(problem, logbook)
         try:
-            return search.run()
+            return Search(session, Plan.of(problem, logbook.history)).run()
         finally:
-            search.session.close()
+            session.close()
 
 
 def check_weights_are_finite(problem: Problem, most: float = math.inf) -> None:
@@ -135,32 +125,6 @@ def note_budget(problem: Problem, logbook: Logbook, bounds: Mapping[str, float])
         logbook.write({"event": "budget", **changed})
 
 
-def make_search(
-    problem: Problem,
-    run: RunFolder,
-    logbook: Logbook,
-    make_executor: Callable[[], Executor] | None,
-) -> Search:
-    """Return the search of a run, as its journal says that it has come."""
-    config = problem.config
-    session = Session(
-        logbook=logbook,
-        make_executor=make_executor,
-        recipe_of=partial(recipe_of, problem.space),
-        ranking=problem.ranking,
-        fresh=fresh_documents(problem),
-        publish=partial(publish, problem, run),
-        as_itself=partial(parent_itself, problem),
-        bases=base_to_test(problem),
-    )
-    plan = Plan(
-        **(config.budget.model_dump() | logbook.history.budget),
-        finalists=config.evaluation.validation.finalists,
-        order="arrival" if config.executor.order == "arrival" else "generation",
-    )
-    return Search(session, partial(config.optimizer.make, problem), problem.space.baselines(), plan)
-
-
 def check_search_file(run: RunFolder, logbook: Logbook) -> None:
     """Compare a run's manifest with its digest in the journal, or write the digest if it is new.
 
@@ -175,37 +139,6 @@ def check_search_file(run: RunFolder, logbook: Logbook) -> None:
             f"{run.path / MANIFEST} is not the one that this run's journal was written with; put "
             "it back as it was, or start a new run."
         )
-
-
-def publish(problem: Problem, run: RunFolder, front: Sequence[Candidate], best: Candidate) -> None:
-    """Write the best candidate's recipe to `best.yaml` and, for mergekit, `best.mergekit.yaml`.
-
-    If mergekit cannot express the recipe, `best.not-in-mergekit.txt` says why instead. In a search
-    for a front, the recipes of its members are `front/NUMBER.yaml`; others are removed there.
-    """
-
-    def written(candidate: Candidate) -> tuple[Recipe, Recipe]:
-        recipe = recipe_to_write(problem, candidate)
-        return recipe, pinned(recipe, problem.checkpoints)
-
-    recipe, with_pins = written(best)
-    run.write("best.yaml", with_pins.to_yaml())
-    try:
-        name, other, text = MERGEKIT, NOT_IN_MERGEKIT, express(recipe, problem.checkpoints)
-    except RecipeError as error:
-        name, other, text = NOT_IN_MERGEKIT, MERGEKIT, f"{error}\n"
-    (run.path / other).unlink(missing_ok=True)
-    run.write(name, text)
-    if not problem.ranking.has_front:
-        return
-    folder = run.path / "front"
-    folder.mkdir(exist_ok=True)
-    members = {f"{item.number}.yaml": item for item in front}
-    there = {path.name for path in folder.glob("*.yaml")}
-    for name in members.keys() - there:
-        run.write(f"front/{name}", written(members[name])[1].to_yaml())
-    for name in there - members.keys():
-        (folder / name).unlink()
 
 
 def evaluate(problem: Problem, model: str, split: str, examples: int = 0) -> Scores:

@@ -2,21 +2,25 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Executor, Job
 from evomerge.optimize.descent import Chunk, Reached
-from evomerge.problem.documents import FreshDocuments
+from evomerge.problem.documents import fresh_documents
+from evomerge.problem.parents_as_themselves import base_to_test, parent_itself
+from evomerge.problem.problem import Problem, recipe_of
 from evomerge.recipe import Recipe
 from evomerge.run.history import BASE, Candidate, outcome_fields
 from evomerge.run.journal import Event
 from evomerge.run.logbook import Logbook
-from evomerge.run.ranking import Ranking, best_of, front_of, leading
+from evomerge.run.ranking import best_of, front_of, leading
 from evomerge.scores import Failure, Outcome, Scores, Split, violation
+from evomerge.searching.publish import publish
 
 log = logging.getLogger(__name__)
 
@@ -24,51 +28,44 @@ EXAMPLES = 3
 """Documents of each task whose prompts and answers are kept, of baselines and of the winner."""
 
 SAME_FAILURES = 10
-"""The usual `Session.most_failures`."""
+"""Number of equal failures in a row at which a search stops."""
 
 
-@dataclass(eq=False, kw_only=True)
 class Session:
     """Has candidates scored and journals their outcomes.
 
     Attributes:
-        make_executor: makes the executor, when there is something to score; None: whoever scores
-            candidates calls `record`.
-        recipe_of: decodes the recipe of a candidate of an earlier session.
+        history: what the journal says so far.
+        ranking: what compares candidates.
         fresh: draws the search documents of each generation; None: all candidates have all.
-        publish: is called with the incumbents and the best of them whenever they change, and with
-            the final front and the winner.
-        as_itself: returns the recipe of the parent itself, which is scored on validation and test
-            documents, if a candidate is the baseline of a parent that is another model.
-        bases: the base, numbered `BASE`, if it is to be tested beside the winner.
+        bases: the base, numbered `BASE`, if it is tested besides the winner.
+        incumbents: the best candidate so far, or the front.
         most_failures: number of equal failures in a row at which the search stops.
     """
 
-    logbook: Logbook
-    make_executor: Callable[[], Executor] | None
-    recipe_of: Callable[[Candidate], Recipe]
-    ranking: Ranking
-    fresh: FreshDocuments | None
-    publish: Callable[[Sequence[Candidate], Candidate], None]
-    as_itself: Callable[[Candidate], Recipe | None] = lambda candidate: None
-    bases: Sequence[Candidate] = ()
-    most_failures: float = SAME_FAILURES
-
-    def __post_init__(self) -> None:
-        self.history = self.logbook.history
+    def __init__(self, problem: Problem, logbook: Logbook) -> None:
+        self.problem, self.logbook, self.history = problem, logbook, logbook.history
+        self.ranking, self.fresh = problem.ranking, fresh_documents(problem)
+        self.bases: Sequence[Candidate] = base_to_test(problem)
         self.incumbents = leading(self.ranking, self.history.candidates)
+        # A study is told failures, and its user sees them.
+        self.most_failures = math.inf if problem.config.is_study else SAME_FAILURES
         self._failures: list[Failure] = []
 
     @cached_property
     def executor(self) -> Executor:
         """The executor, made at the first use."""
-        assert self.make_executor is not None
-        return self.make_executor()
+        executor: Executor = self.problem.config.executor.make(self.problem, self.logbook)
+        return executor
 
     def close(self) -> None:
         """Close the executor, if it was made."""
         if "executor" in self.__dict__:
             self.executor.close()
+
+    def publish(self, front: Sequence[Candidate], best: Candidate) -> None:
+        """Write the recipes of the incumbents, or of the front and the winner."""
+        publish(self.problem, self.logbook.run, front, best)
 
     def publish_best(self) -> None:
         """Publish the winner; before there is one, the incumbents."""
@@ -86,51 +83,19 @@ class Session:
         Raises:
             EvomergeError: the search cannot go on.
         """
-        held: list[Candidate] = []
         if split == "search":
             for candidate in self.history.open:  # a kill may have come between equal ones
                 self.take_scores(candidate)
-            candidates = self._unscored(candidates, held)
         else:  # a worker drops its model for a parent as itself, so these come last
-            candidates = sorted(candidates, key=lambda it: self._itself(it, split) is not None)
+            candidates = sorted(candidates, key=lambda each: self._itself(each, split) is not None)
             self.logbook.note_finals(split, len(candidates))
-        for candidate, outcome in self._run(candidates, split):
-            self.record(candidate, outcome, split)
-        if held:  # an equal one has failed
-            self.score(held)
-
-    def _run(
-        self, candidates: Iterable[Candidate], split: Split
-    ) -> Iterator[tuple[Candidate, Outcome]]:
-        """Yield candidates with their outcomes; the executor is made when there is a first one."""
-        running: dict[int, Candidate] = {}
-
-        def make_jobs() -> Iterator[Job]:
-            for candidate in candidates:
-                running[candidate.number] = candidate
-                yield self._job(candidate, split)
-
-        jobs = make_jobs()
-        for first in jobs:
-            for job, outcome in self.executor.run(chain((first,), jobs)):
+        queue = _Queue(self, iter(candidates), split)
+        if (first := queue.next_job()) is not None:  # else no executor need be made
+            for job, outcome in self.executor.run(chain((first,), iter(queue.next_job, None))):
                 assert not isinstance(outcome, Reached)
-                yield running.pop(job.candidate), outcome
-
-    def _unscored(
-        self, candidates: Iterable[Candidate], held: list[Candidate]
-    ) -> Iterator[Candidate]:
-        """Yield what is to be scored; `held` has the others, while an equal one is scored."""
-        for candidate in candidates:
-            queue, held[:] = [*held, candidate], []
-            for item in queue:
-                if self.logbook.is_stopping:
-                    return
-                if item.told is not None or self.take_scores(item):
-                    continue
-                if self.is_held(item):
-                    held.append(item)
-                else:
-                    yield item
+                self.record(queue.running.pop(job.candidate), outcome, split)
+        if queue.held:  # an equal one has failed
+            self.score(queue.held)
 
     def is_held(self, candidate: Candidate) -> bool:
         """Whether an earlier candidate with the same recipe is open."""
@@ -182,9 +147,10 @@ class Session:
 
     def recipe(self, candidate: Candidate) -> Recipe:
         """Return the recipe of a candidate."""
-        return candidate.recipe or self.recipe_of(candidate)
+        return candidate.recipe or recipe_of(self.problem.space, candidate)
 
-    def _job(self, candidate: Candidate, split: Split) -> Job:
+    def job(self, candidate: Candidate, split: Split) -> Job:
+        """Return the job that scores a candidate."""
         itself = self._itself(candidate, split)
         is_baseline = split == "search" and candidate.label is not None
         documents = None
@@ -202,7 +168,7 @@ class Session:
 
     def _itself(self, candidate: Candidate, split: Split) -> Recipe | None:
         """Return the recipe of the parent that is scored in place of the candidate, if any."""
-        return self.as_itself(candidate) if split != "search" else None
+        return parent_itself(self.problem, candidate) if split != "search" else None
 
     def _tell(
         self, candidate: Candidate, outcome: Outcome, scored: Candidate | None = None
@@ -243,7 +209,7 @@ class Session:
         self._check_failures(outcome)
 
     def _check_failures(self, outcome: Outcome) -> None:
-        """Stop the search after `most_failures` equal failures."""
+        """Stop the search after `SAME_FAILURES` equal failures."""
         if not isinstance(outcome, Failure) or outcome not in self._failures[-1:]:
             self._failures.clear()
         if isinstance(outcome, Failure):
@@ -254,6 +220,48 @@ class Session:
                 f"({outcome_text(self._failures[-1])}), so the search has stopped; remove the "
                 "cause, then go on with `evomerge resume`."
             )
+
+
+@dataclass(eq=False)
+class _Queue:
+    """Candidates that are made jobs when the executor has room.
+
+    Attributes:
+        held: those that wait while an equal one is scored.
+        running: number of a candidate -> the candidate, while its job runs.
+    """
+
+    session: Session
+    candidates: Iterator[Candidate]
+    split: Split
+    held: list[Candidate] = field(default_factory=list)
+    running: dict[int, Candidate] = field(default_factory=dict)
+    _ready: deque[Candidate] = field(default_factory=deque)
+
+    def next_job(self) -> Job | None:
+        """Return the next job; None: there is nothing to score now."""
+        candidate = self._next() if self.split == "search" else next(self.candidates, None)
+        if candidate is None:
+            return None
+        self.running[candidate.number] = candidate
+        return self.session.job(candidate, self.split)
+
+    def _next(self) -> Candidate | None:
+        """Return the next candidate without scores; those with the recipe of an open one wait."""
+        while True:
+            if not self._ready:
+                candidate = next(self.candidates, None)
+                if candidate is None:
+                    return None
+                self._ready, self.held = deque([*self.held, candidate]), []
+            if self.session.logbook.is_stopping:
+                return None
+            candidate = self._ready.popleft()
+            if candidate.told is not None or self.session.take_scores(candidate):
+                continue
+            if not self.session.is_held(candidate):
+                return candidate
+            self.held.append(candidate)
 
 
 def outcome_text(failure: Failure) -> str:

@@ -17,15 +17,13 @@ from evomerge.errors import SearchError
 from evomerge.execute.protocol import Job
 from evomerge.execute.worker import Worker
 from evomerge.optimize import create
-from evomerge.problem.documents import FreshDocuments
-from evomerge.problem.problem import recipe_of
 from evomerge.recipe import Recipe
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Journal
 from evomerge.run.logbook import Logbook
 from evomerge.run.ranking import Ranking, WeightedSum
-from evomerge.scores import Failure, Objective, Outcome, Scores, violation
+from evomerge.scores import Failure, Objective, Outcome, Scores, Split, violation
 from evomerge.searching.loop import Plan, Search
 from evomerge.searching.session import Session
 from evomerge.space.parameters import ParameterSpace
@@ -131,6 +129,16 @@ class StoppedLogbook(Logbook):
         return self.stop()
 
 
+class UnpublishedSession(Session):
+    """A session of parents without files."""
+
+    def publish(self, front: Sequence[Candidate], best: Candidate) -> None:
+        pass
+
+    def _itself(self, candidate: Candidate, split: Split) -> None:
+        pass
+
+
 def strategy(
     optimizer: str, ranking: Ranking, searched: ParameterSpace, **how: Any
 ) -> GenomeStrategy:
@@ -166,19 +174,25 @@ def search(
     with Journal(run.journal_path) as journal:
         logbook = StoppedLogbook(run, journal, followers)
         logbook.stop = stop
-        session = Session(
-            logbook=logbook, make_executor=lambda: executor, ranking=ranking,
-            fresh=None if fresh is None else FreshDocuments(POOL, fresh),
-            recipe_of=partial(recipe_of, searched), publish=lambda front, best: None,
-            bases=bases,
-        )  # fmt: skip
         how = {"is_fresh": fresh is not None, "start": start}
         make = make or (lambda: strategy(optimizer, ranking, searched, **how))
+        config = SimpleNamespace(
+            optimizer=SimpleNamespace(make=lambda problem: make()),
+            executor=SimpleNamespace(make=lambda problem, logbook: executor),
+            evaluation=SimpleNamespace(search=SimpleNamespace(fresh=fresh)),
+            seed=0, base=None, is_study=False,
+        )  # fmt: skip
+        problem: Any = SimpleNamespace(
+            config=config, ranking=ranking, space=searched, splits={"search": POOL},
+            unlike_merges=(),
+        )  # fmt: skip
+        session = UnpublishedSession(problem, logbook)
+        session.bases = bases
         plan = Plan(
             candidates=candidates, hours=None, target=target, finalists=3, order=order,
             patience=patience,
         )  # fmt: skip
-        Search(session, make, searched.baselines(), plan).run()
+        Search(session, plan).run()
     return History(run.events())
 
 
