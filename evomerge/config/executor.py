@@ -128,7 +128,7 @@ def executor_of_run(
     are left out; if its package is missing, all that only it has.
     """
     is_kept = section.get("kind") == kind
-    if is_kept and (kind in EXECUTORS.builtin or kind in EXECUTORS.names()):
+    if is_kept and (kind is None or kind in EXECUTORS.builtin or kind in EXECUTORS.names()):
         return section
     keys = {*ExecutorKind.model_fields, *(move.split("=")[0].split(".")[1] for move in moves)}
     rest = {key: section[key] for key in section.keys() & keys}
