@@ -29,16 +29,6 @@ TOKENS = "tokens"
 NLL = "nll"
 """The metric of every task of lm-eval: negative log-likelihood of a document's reference answer."""
 
-ENCODER_METRICS = {
-    "sts": ("spearman", "pearson"),
-    "retrieval": ("ndcg@10", "recall@10", "mrr@10"),
-    "classification": ("accuracy",),
-}
-"""What a sentence encoder is scored on -> its metrics, the default first; higher is better."""
-
-CLASSIFIER_METRICS = ("accuracy", "f1", "pairwise")
-"""What a model with a classification head is scored by; higher is better."""
-
 _DIGITS, _HALF = 9, 0.5e-9
 """Decimal digits by which one fitness is equal to another, and half a unit of the last of them."""
 

@@ -2,12 +2,42 @@
 
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from evomerge.config.fields import Rule, Section
-from evomerge.scores import CLASSIFIER_METRICS, ENCODER_METRICS, MODEL, MODEL_METRICS, NLL, TOLD
+from evomerge.scores import MODEL, MODEL_METRICS, NLL, TOLD
+
+
+class RowsKind(NamedTuple):
+    """A built-in kind of objective whose documents are rows of a file, as search files name it.
+
+    Attributes:
+        place: its class, a `RowsObjective`, as `module:Class`; all else is said there.
+        key: `kind` and `encoder` are followed by its name, `classifier` by one of its metrics.
+        metrics: with the last two keys, its metrics, the default first.
+    """
+
+    place: str
+    key: Literal["kind", "encoder", "classifier"] = "kind"
+    metrics: tuple[str, ...] = ()
+
+
+_TASKS = "evomerge.evaluation.tasks"
+ROWS = {
+    "sts": RowsKind(f"{_TASKS}.encoders:Sts", "encoder", ("spearman", "pearson")),
+    "retrieval": RowsKind(
+        f"{_TASKS}.encoders:Retrieval", "encoder", ("ndcg@10", "recall@10", "mrr@10")
+    ),
+    "classification": RowsKind(f"{_TASKS}.encoders:Classification", "encoder", ("accuracy",)),
+    "labels": RowsKind(f"{_TASKS}.classifiers:TextLabels", "classifier", ("accuracy", "f1")),
+    "pairwise": RowsKind(f"{_TASKS}.classifiers:Pairwise", "classifier", ("pairwise",)),
+}
+"""The built-in kinds of rows of a file, by name. A new one needs a row here, and its class."""
+
+_BY_NAME = {name: row.metrics[0] for name, row in ROWS.items() if row.key == "encoder"}
+_BY_METRIC = {m: name for name, row in ROWS.items() if row.key == "classifier" for m in row.metrics}
 
 _METRIC = (
     "a metric of the task, as in lm-eval's results; `nll`: negative log-likelihood of a document's "
@@ -52,18 +82,16 @@ class MeasuredConfig(Section):
 
     @property
     def rows(self) -> str | None:
-        """The kind of its rows: that of `encoder` or `kind`, `labels`, `pairwise`; None."""
-        if self.classifier is None:
-            return self.encoder or self.kind
-        return "pairwise" if self.classifier == "pairwise" else "labels"
+        """The name of the kind of its rows (see `ROWS`), or None."""
+        return _BY_METRIC[self.classifier] if self.classifier else self.encoder or self.kind
 
     @model_validator(mode="before")
     @classmethod
     def _metric_of_rows(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        kind, own = data.get("encoder"), data.get("classifier") or data.get("told")
-        metric = ENCODER_METRICS[kind][0] if kind in [*ENCODER_METRICS] else own
+        encoder, own = data.get("encoder"), data.get("classifier") or data.get("told")
+        metric = _BY_NAME[encoder] if encoder in [*_BY_NAME] else own
         return {"metric": metric, **data} if isinstance(metric, str) else data
 
     @property
@@ -95,11 +123,11 @@ class MeasuredConfig(Section):
         (
             lambda it: it.file is not None and not it.rows,
             "has the `file` {0.file!r} without an `encoder` or `classifier`; add `encoder`: "
-            f"{', '.join(ENCODER_METRICS)}, or `classifier`: {', '.join(CLASSIFIER_METRICS)}, or "
+            f"{', '.join(_BY_NAME)}, or `classifier`: {', '.join(_BY_METRIC)}, or "
             "the `kind` that a package adds",
         ),
         (
-            lambda it: it.kind in (*ENCODER_METRICS, "labels", "pairwise"),
+            lambda it: it.kind in ROWS and ROWS[it.kind].key != "kind",
             "has the `kind` {0.kind}, which no package adds; take `encoder` or `classifier`",
         ),
         (

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge import zoo
+from evomerge.config.objectives import ROWS
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluation.lm_eval.loading import check_folders
@@ -18,7 +19,7 @@ from evomerge.models.heads import classified
 from evomerge.models.references import is_file
 from evomerge.parsing.values import shown
 from evomerge.registry import Registry
-from evomerge.scores import ENCODER_METRICS, MODEL, MODEL_METRICS, NLL, SPLITS, TOKENS, Split
+from evomerge.scores import MODEL, MODEL_METRICS, NLL, SPLITS, TOKENS, Split
 from evomerge.trust.code import code_of_module
 from evomerge.trust.consent import NOTHING, Permissions
 from evomerge.trust.task_files import code_of_tasks
@@ -30,17 +31,8 @@ if TYPE_CHECKING:
     from evomerge.evaluation.tasks.objective import Objective
     from evomerge.evaluation.tasks.rows import RowsObjective
 
-_HERE = "evomerge.evaluation.tasks"
 KINDS: Registry[type[RowsObjective]] = Registry(
-    "kind of objective",
-    "evomerge.objectives",
-    {
-        "sts": f"{_HERE}.encoders:Sts",
-        "retrieval": f"{_HERE}.encoders:Retrieval",
-        "classification": f"{_HERE}.encoders:Classification",
-        "labels": f"{_HERE}.classifiers:TextLabels",
-        "pairwise": f"{_HERE}.classifiers:Pairwise",
-    },
+    "kind of objective", "evomerge.objectives", {name: kind.place for name, kind in ROWS.items()}
 )
 """Kinds of rows of a file, by the name that `SearchConfig.rows` gives them."""
 
@@ -76,22 +68,21 @@ def measured_by(row: Mapping[str, Any], host: Checkpoint, where: str) -> dict[st
 
     ConfigError: none has; `where` names the rows.
     """
-    kinds = {key: _kind(key) for key in KINDS.names()}
-    found = [key for key, kind in kinds.items() if set(kind.needed) <= row.keys()]
-    # Texts with labels are for a head, or for a probe on the embeddings of an encoder.
-    found = [it for it in found if len(found) == 1 or (it == "labels") is bool(classified(host))]
-    if not found:
+    kinds = {name: _kind(name) for name in KINDS.names()}
+    fitting = [name for name, kind in kinds.items() if set(kind.needed) <= row.keys()]
+    if not fitting:
         rows = "; ".join(f"{key}: {', '.join(kind.needed)}" for key, kind in kinds.items())
         raise ConfigError(
             f"{where} is a file with rows of the columns {', '.join(row) or 'none'}, and not with "
             f"those of encoders or classifiers ({rows}); for questions and answers write a task, "
             "which YAML describes (docs/how-to/own-task.md), and name it."
         )
-    if found[0] in ENCODER_METRICS:
-        return {"encoder": found[0]}
-    if found[0] in ("labels", "pairwise"):
-        return {"classifier": "accuracy" if found[0] == "labels" else "pairwise"}
-    return {"kind": found[0], "metric": kinds[found[0]].metrics[0]}
+    # Texts with labels are for a head, or for a probe on the embeddings of a model without one.
+    has_head = bool(classified(host))
+    name = next((name for name in fitting if kinds[name].needs_head is has_head), fitting[0])
+    key, metric = ROWS[name].key if name in ROWS else "kind", kinds[name].metrics[0]
+    value: dict[str, str] = {key: metric if key == "classifier" else name}
+    return {**value, "metric": metric} if key == "kind" else value
 
 
 def needed_parts(config: SearchConfig) -> frozenset[str]:

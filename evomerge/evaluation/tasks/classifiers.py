@@ -19,6 +19,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from evomerge.config.objectives import ROWS
 from evomerge.errors import CandidateError, CheckpointError, ConfigError, blaming, did_you_mean
 from evomerge.evaluation.inference.batches import batching
 from evomerge.evaluation.tasks.objective import Measured, Merges
@@ -101,7 +102,7 @@ def _longest_input(model: Any, tokenizer: Any) -> int:
 class ClassifierObjective(RowsObjective):
     """A kind of objective of models with a classification head."""
 
-    is_foreign, uses_templates = False, False
+    is_foreign, uses_templates, needs_head = False, False, True
     is_reward: ClassVar[bool] = False
     """Whether the head must have one output, else labels of which it chooses one."""
     are_chats = False
@@ -183,7 +184,7 @@ class TextLabels(ClassifierObjective):
         "text_pair": VALUES.text,
         "label": VALUES.label,
     }
-    metrics, of_all = ("accuracy", "f1"), ("f1",)
+    metrics, of_all = ROWS["labels"].metrics, ("f1",)
     row_text = '{"text": "...", "label": "..."}'
 
     def aggregate(self, metric: str, values: Sequence[Any]) -> float:
@@ -220,7 +221,7 @@ def _text_or_messages(value: Any, where: str) -> Any:
 class Pairwise(ClassifierObjective):
     """Whether a reward model scores the chosen answer higher; 0.5 where both have one score."""
 
-    needed, metrics, uses_templates = ("chosen", "rejected"), ("pairwise",), True
+    needed, metrics, uses_templates = ("chosen", "rejected"), ROWS["pairwise"].metrics, True
     is_reward = True
     compared = ("prompt", "chosen", "rejected")
     columns: ClassVar[Columns] = dict.fromkeys(compared, _text_or_messages)

@@ -20,12 +20,13 @@ from typing import Any, ClassVar, Literal, TypeAlias, cast
 import numpy as np
 from torch import Tensor
 
+from evomerge.config.objectives import ROWS
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.inference.batches import batching
 from evomerge.evaluation.tasks.objective import Documents, Measured
 from evomerge.evaluation.tasks.rows import ANSWER, VALUES, BatchSize, Columns, Row, RowsObjective
 from evomerge.models.modules import STACK, ModuleStack
-from evomerge.scores import ENCODER_METRICS, Split
+from evomerge.scores import Split
 
 Way: TypeAlias = Literal["encode", "encode_query", "encode_document"]
 """A method of SentenceTransformer: prompts differ for queries and documents."""
@@ -126,7 +127,7 @@ def _passages(value: Any, where: str) -> list[str]:
 class Sts(EncoderObjective):
     """How well similarities of two sentences agree with scores: correlations over all documents."""
 
-    metrics, compared = ENCODER_METRICS["sts"], ("sentence1", "sentence2")
+    metrics, compared = ROWS["sts"].metrics, ("sentence1", "sentence2")
     needed = (*compared, "score")
     columns: ClassVar[Columns] = {**dict.fromkeys(compared, VALUES.text), "score": VALUES.real}
     row_text = '{"sentence1": "...", "sentence2": "...", "score": 3.5}'
@@ -166,7 +167,7 @@ class Retrieval(EncoderObjective):
     Of equally similar passages the wrong ones rank first, whatever the order of the file.
     """
 
-    metrics, needed = ENCODER_METRICS["retrieval"], ("query", "positive")
+    metrics, needed = ROWS["retrieval"].metrics, ("query", "positive")
     columns: ClassVar[Columns] = {
         "query": VALUES.text,
         "positive": lambda value, where: VALUES.items(_passages(value, where), where, least=1),
@@ -203,7 +204,7 @@ class Retrieval(EncoderObjective):
 class Classification(EncoderObjective):
     """Whether a linear probe, which learns from the training rows, finds the label of a text."""
 
-    metrics, needed = ENCODER_METRICS["classification"], ("text", "label")
+    metrics, needed = ROWS["classification"].metrics, ("text", "label")
     columns: ClassVar[Columns] = {
         "text": VALUES.text,
         "label": lambda value, where: str(VALUES.label(value, where)),

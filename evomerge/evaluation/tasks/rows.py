@@ -50,6 +50,7 @@ class RowsObjective(SingleTask):
         needed: the columns that each row has.
         compared: the columns that make two rows the same document.
         row_text: a row, for errors.
+        needs_head: whether models have a classification head.
 
     A kind that puts texts into `answers`, id of a document -> what a model made of it last and what
     is right, has documents to show.
@@ -61,6 +62,7 @@ class RowsObjective(SingleTask):
     needed: ClassVar[tuple[str, ...]]
     compared: ClassVar[tuple[str, ...]]
     row_text: ClassVar[str]
+    needs_head: ClassVar[bool] = False
 
     def __init__(self, name: str, rows: Sequence[Row], digest: str, batch_size: BatchSize) -> None:
         self.rows, self.batch_size, self._digest = rows, batch_size, digest
