@@ -62,10 +62,9 @@ def _knob(method: Method, knob: Knob) -> str:
 
 
 def _optimizers() -> list[dict[str, Any]]:
-    from evomerge.optimize import optimizer_names
     from evomerge.strategy.kinds import strategy_names
 
-    return _about({**optimizer_names(), **strategy_names()})
+    return _about(strategy_names())
 
 
 def _executors() -> list[dict[str, Any]]:

@@ -43,6 +43,24 @@ _BY_ITSELF = core_schema.plain_serializer_function_ser_schema(
 
 
 @dataclass(frozen=True)
+class Names:
+    """Annotates a key: in the schema it has names as examples, those of packages included.
+
+        method: Annotated[str, Names("evomerge.merging.methods:method_names")]
+
+    Attributes:
+        function: `module:function` that returns them, which is imported for the schema.
+    """
+
+    function: str
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {**handler(schema), "examples": [*_imported(self.function)()]}
+
+
+@dataclass(frozen=True)
 class OneOf:
     """Annotates a field of the search file: a section of one of some kinds, none of them added.
 
@@ -71,8 +89,12 @@ class OneOf:
 
 @cache
 def _union(name: str) -> TypeAdapter[Any]:
+    return TypeAdapter(_imported(name))
+
+
+def _imported(name: str) -> Any:
     module, _, attribute = name.partition(":")
-    return TypeAdapter(getattr(import_module(module), attribute))
+    return getattr(import_module(module), attribute)
 
 
 @dataclass(frozen=True)

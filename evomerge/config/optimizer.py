@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast
 from pydantic import Field
 
 from evomerge.config.fields import Rule
-from evomerge.config.kinds import Kind
+from evomerge.config.kinds import Kind, Names
 from evomerge.registry import Registry
 
 Problem: TypeAlias = Any
@@ -24,7 +24,7 @@ Problem: TypeAlias = Any
 class OptimizerConfig(Kind):
     """The optimizer that proposes genomes."""
 
-    name: str = "auto"
+    name: Annotated[str, Names("evomerge.strategy.kinds:strategy_names")] = "auto"
     """one of `evomerge list optimizers`, or `nevergrad:` and a name of nevergrad's registry; auto:
     by the genes, the budget and the number of objectives of a front"""
     population: Annotated[int, Field(ge=2, le=10_000)] | Literal["auto"] = "auto"

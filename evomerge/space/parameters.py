@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from evomerge.config.fields import KnobRange
+from evomerge.config.kinds import Names
 from evomerge.config.schema import SearchConfig
 from evomerge.config.space import SpaceKind
 from evomerge.errors import ConfigError, RecipeError
@@ -52,7 +53,10 @@ class ParametersConfig(SpaceKind):
     is_path = False
     kind: Literal["parameters"] = "parameters"
     """parameters: weights of a merge"""
-    method: str | Annotated[list[str], Field(min_length=1)] = "task_arithmetic"
+    method: Annotated[
+        str | Annotated[list[str], Field(min_length=1)],
+        Names("evomerge.merging.methods:method_names"),
+    ] = "task_arithmetic"
     """merge method; of a list, the search chooses one"""
     embeddings: bool = True
     """own knobs for embeddings and head"""

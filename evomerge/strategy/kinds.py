@@ -17,7 +17,7 @@ from evomerge.config.optimizer import OPTIMIZER_KINDS
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.optimize import builtin
+from evomerge.optimize import builtin, optimizer_names
 from evomerge.registry import Registry
 from evomerge.scores import Constraint, Objective
 from evomerge.space.protocol import Space
@@ -107,10 +107,10 @@ def kind_of(name: str) -> type[GenomeOptimizer]:
 
 
 def strategy_names() -> dict[str, str]:
-    """Return every strategy with one line about it: name -> line."""
+    """Return every optimizer and every other strategy with one line about it: name -> line."""
     own = {name: OPTIMIZER_KINDS.get(name).about for name in OPTIMIZER_KINDS.builtin}
     others = {name: STRATEGIES.get(name).about for name in STRATEGIES.names()}
-    return {name: about for name, about in (own | others).items() if about}
+    return {n: about for n, about in (optimizer_names() | own | others).items() if about}
 
 
 def options_of(config: SearchConfig, kind: type[O]) -> O:
