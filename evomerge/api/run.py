@@ -15,7 +15,7 @@ from evomerge.parsing.values import path_of
 from evomerge.recipe import Recipe
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
-from evomerge.run.ranking import best_merge, front_of, measured
+from evomerge.run.ranking import best_merge, front_of
 from evomerge.scores import SPLITS
 
 if TYPE_CHECKING:
@@ -97,10 +97,7 @@ class Run:
         """One row for each candidate: origin, fitness, scores by split, genes, failure."""
         import pandas as pd
 
-        from evomerge.report.rows import candidate_rows
-
-        view = self._view
-        rows = candidate_rows(view.history, measured(view.ranking), view.genes)
+        rows = self._view.candidates()
         return pd.DataFrame(rows).set_index("candidate") if rows else pd.DataFrame()
 
     @property
@@ -248,7 +245,7 @@ def results(runs: Iterable[Run | str | PathLike[str]]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from evomerge.report.rows import run_rows
+    from evomerge.report.runs import run_rows
 
     rows = run_rows(_folders(runs))
     return pd.DataFrame(rows).set_index("search") if rows else pd.DataFrame()
@@ -262,7 +259,7 @@ def plot_results(runs: Iterable[Run | str | PathLike[str]]) -> Figure:
     run, or one is for a front, which has no single score.
     """
     from evomerge.report.pictures import courses_chart
-    from evomerge.report.rows import searches_of
+    from evomerge.report.runs import searches_of
 
     searches = searches_of(_folders(runs))
     for view in (every := [view for views in searches.values() for view in views]):

@@ -1,20 +1,33 @@
-"""The commands that show runs: status, results, report."""
+"""The commands that show runs: status, results, report; their tables as CSV and LaTeX."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from evomerge.cli import options, terminal
+from evomerge.errors import InputError, listed, not_written, printable, without_controls
+from evomerge.run.atomic import write_output
 from evomerge.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from evomerge.report.view import View
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""How a text begins that a spreadsheet takes for a formula; it reads wide forms as plain ones."""
+
+_LATEX = str.maketrans(
+    {sign: rf"\{sign}" for sign in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
 
 
 def status(
@@ -43,7 +56,7 @@ def status(
 
 def results(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="folders of runs")],
-    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="write CSV")] = None,
+    csv_: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="write CSV")] = None,
     every: Annotated[bool, typer.Option("--all", help="print all candidates, too")] = False,
     top: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="print the N best candidates, too")
@@ -60,14 +73,11 @@ def results(
     ] = None,
 ) -> None:
     """Compare the merges of a run with its parents, or several runs."""
-    from evomerge.api.run import plot_results
-    from evomerge.cli.rows import best_rows, latex_table, runs_in_words, write_csv
-    from evomerge.errors import InputError, listed, not_written
-    from evomerge.report.rows import candidate_rows, run_rows
+    from evomerge.report.rows import best_rows
+    from evomerge.report.runs import run_rows, runs_in_words
     from evomerge.report.view import View
-    from evomerge.run.ranking import measured
 
-    outputs = {"--csv": csv, "--json": as_json, "--latex": as_latex, "--picture": picture}
+    outputs = {"--csv": csv_, "--json": as_json, "--latex": as_latex, "--picture": picture}
     if len(names := [name for name, value in outputs.items() if value]) > 1:
         raise InputError(f"{listed(names)} are {len(names)} outputs of one command; give one.")
     if len(runs) > 1 and (every, top, documents) != (False, None, None):
@@ -77,6 +87,8 @@ def results(
     if picture is not None:
         if picture.suffix not in (".svg", ".pdf", ".png"):
             raise InputError(f"--picture is {picture}; its name must end in .svg, .pdf or .png.")
+        from evomerge.api.run import plot_results
+
         try:
             plot_results(runs).savefig(picture, format=picture.suffix[1:])
         except OSError as error:
@@ -93,13 +105,12 @@ def results(
             by_split: dict[str, Any] = dict(view.record.splits.items())
             sys.stdout.write(json.dumps(by_split[documents]) + "\n")
             return
-        rows = candidate_rows(view.history, measured(view.ranking), view.genes)
-        rows = rows if top is None else best_rows(rows, top)
-        answer = _run_answer(view, rows)
+        rows = view.candidates() if top is None else best_rows(view.candidates(), top)
+        answer = view.to_dict(rows)
         tables = [(item.heads, item.texts, item.title) for item in view.table.tables()]
-    if csv is not None:
-        write_csv(rows, csv)
-        terminal.say(f"wrote {len(rows)} rows to {csv}")
+    if csv_ is not None:
+        write_csv(rows, csv_)
+        terminal.say(f"wrote {len(rows)} rows to {csv_}")
     elif as_json:
         terminal.print_json(answer)
     elif as_latex:
@@ -110,24 +121,10 @@ def results(
         _print_run(view, rows if every or top is not None else None)
 
 
-def _run_answer(view: View, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    winner = view.history.winner
-    return {
-        "candidates": rows,
-        "winner": winner.number if winner else None,
-        "standings": view.table.to_dict(),
-        "times": {phase: asdict(item) for phase, item in view.run.timings.spent().items()},
-        "lm_eval": view.stock_command,
-        "not_in_mergekit": view.run.why_not_in_mergekit,
-    }
-
-
 def _print_run(view: View, rows: Sequence[dict[str, Any]] | None) -> None:
-    from evomerge.cli.rows import brief_rows
     from evomerge.evaluation.tasks.stock import sampling_note
     from evomerge.report.progress import progress
+    from evomerge.report.rows import brief_rows
     from evomerge.words import duration
 
     if view.history.told:
@@ -165,3 +162,46 @@ def report(
     target = out or run.path / "report.html"
     write_page(run, target)
     terminal.say(f"wrote {target}")
+
+
+def latex_table(heads: Sequence[str], rows: Iterable[Sequence[str]], title: str) -> str:
+    """Return a table for LaTeX, under a comment; it needs the package booktabs."""
+
+    def line(cells: Sequence[str]) -> str:
+        texts = (printable(text, len(text)).translate(_LATEX) for text in cells)
+        return re.sub(r"(?<![^ \[])-(?=\d)", "$-$", " & ".join(texts)) + r" \\"
+
+    columns = "l" + "r" * (len(heads) - 1)
+    parts = [rf"% {printable(title)}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", line(heads)]
+    parts += [r"\midrule", *map(line, rows), r"\bottomrule", r"\end{tabular}"]
+    return "\n".join(parts) + "\n"
+
+
+def _harmless(cell: Any) -> Any:
+    """Return a cell that a spreadsheet and a terminal show and do not run."""
+    if not isinstance(cell, str):
+        return cell
+    mark = "'" if cell.startswith(_FORMULA) and not _is_number(cell) else ""
+    return mark + without_controls(cell)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write rows as CSV with a header line. InputError: the file cannot be written.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe before it (OWASP, CSV
+    injection). Texts of numbers stay as they are. Control characters are replaced.
+    """
+    text = io.StringIO(newline="")
+    names = list(rows[0]) if rows else ["candidate"]
+    writer = csv.writer(text)
+    writer.writerow(map(_harmless, names))
+    writer.writerows([_harmless(row[name]) for name in names] for row in rows)
+    write_output(path, text.getvalue(), "--csv")

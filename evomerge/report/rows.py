@@ -1,27 +1,13 @@
-"""The rows of results: of candidates, of their documents, and one for each search of many runs."""
+"""The rows of a run's results: of candidates, and of their documents."""
 
-import json
-import math
-import re
 from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from evomerge.config.schema import SearchConfig
-from evomerge.errors import InputError
-from evomerge.report.confidence import (
-    factor_of,
-    factor_of_fitness,
-    fitness_interval,
-    mean_over_runs,
-)
-from evomerge.report.view import View
-from evomerge.run.folder import RunFolder
+from evomerge.report.confidence import factor_of
 from evomerge.run.history import History
-from evomerge.scores import SPLITS, Objective, Scores, Split, fitness, fitness_error
-from evomerge.space.baselines import UNIFORM
+from evomerge.scores import SPLITS, Objective, Scores, Split, fitness_error
+from evomerge.words import short_names, short_scores
 
 FINAL_SPLITS: tuple[Split, ...] = ("validation", "test")
 
@@ -31,8 +17,8 @@ DOCUMENT_COLUMNS = (
 )
 _NO_TEXTS = (None,) * 3
 
-_OF_A_RUN = {"seed", "executor"}
-"""Sections in which runs of one search file may differ."""
+_BRIEF = ("candidate", "origin", "generation", "status", "fitness", "error", "documents", "failure")
+"""Columns that fit a terminal."""
 
 
 def candidate_rows(
@@ -120,91 +106,34 @@ def search_score(scores: Scores, objective: Objective) -> float:
     return scores.aggregates[objective.key] if known is None else known.value
 
 
-def searches_of(folders: Sequence[Path]) -> dict[str, list[View]]:
-    """Return the runs of each search file, which differ in their seeds, by the file's name.
+def brief_rows(
+    rows: Sequence[dict[str, Any]], objectives: Sequence[Objective]
+) -> list[dict[str, Any]]:
+    """Return the columns that fit a terminal, without those that are empty in all rows.
 
-    InputError: a folder is no run, or two are the same search with the same seed.
+    The winner's status is `winner`, local parents have short names, and shares are in per cent.
     """
-    groups: dict[str, dict[int, View]] = {}
-    for folder in folders:
-        view = View.of(RunFolder(folder))
-        group = groups.setdefault(_course(view.config), {})
-        if (other := group.setdefault(view.config.seed, view)) is not view:
-            raise InputError(
-                f"{other.run.path} and {folder} are the same search with the same seed, so they "
-                "count once; give one of them."
-            )
-    searches = [list(group.values()) for group in groups.values()]
-    names = [_name(views[0]) for views in searches]
-    if len(set(names)) < len(names):
-        names = [f"{_name(views[0])} {views[0].config.optimizer.name}" for views in searches]
-    if len(set(names)) < len(names):
-        names = [" ".join(str(view.run.path) for view in views) for views in searches]
-    return dict(zip(names, searches, strict=True))
+    names = short_names(row["origin"] for row in rows)
+    heads = {name: name for name in _BRIEF}
+    if all(row["fitness"] is None for row in rows):  # in a search for a front
+        heads |= {f"search {key}": short for key, short in short_scores(score_keys(rows)).items()}
+    brief = []
+    for row in rows_in_per_cent(rows, objectives):
+        plain = {name: name.removesuffix(" in %") for name in row}
+        cells = {n.replace(p, heads[p]): row[n] for n, p in plain.items() if p in heads}
+        cells["origin"] = names[row["origin"]]
+        if row.get("front"):
+            cells["status"] = "knee" if row["winner"] else "front"
+        elif row["winner"]:
+            cells["status"] = "winner"
+        brief.append(cells)
+    used = [name for name in (brief or [{}])[0] if any(row[name] is not None for row in brief)]
+    return [{name: row[name] for name in used} for row in brief]
 
 
-def _course(config: SearchConfig) -> str:
-    """Return what determines the course of a search with any seed.
-
-    Runs of before fresh documents say `auto` where later ones say null or false.
-    """
-    course = config.model_dump(mode="json", exclude=_OF_A_RUN)
-    search, racing = course["evaluation"]["search"], course["evaluation"]["racing"]
-    search["fresh"] = search["fresh"] if isinstance(search["fresh"], int) else None
-    course["evaluation"]["racing"] = racing if racing["enabled"] is True else None
-    return json.dumps(course, sort_keys=True)
-
-
-def run_rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return a row for each search file, with means over its runs.
-
-    `seeds` is the number of runs that have ended. `score` is the mean of their winners' fitness on
-    test documents with its 95 % interval (`mean_over_runs`), None for searches for a front.
-    `percent` says whether scores are shares, which people read in per cent. InputError: as of
-    `searches_of`.
-    """
-    return [{"search": name} | _row(views) for name, views in searches_of(folders).items()]
-
-
-def _name(view: View) -> str:
-    """Return the name of a run folder without the seed; if that is all, the folder around it."""
-    folder = view.run.path.resolve()
-    return re.sub(rf"(^|[-_.]){view.config.seed}$", "", folder.name) or folder.parent.name
-
-
-def _row(views: Sequence[View]) -> dict[str, Any]:
-    ranking, is_share, score = views[0].ranking, False, None
-    winners = [it for view in views if (it := view.history.winner) and it.scores("test")]
-    tests = [scores for item in winners if (scores := item.scores("test")) is not None]
-    if tests and not ranking.has_front:
-        is_share = factor_of_fitness(ranking.objectives, tests) == 100
-        bounds = (0.0, 1.0) if is_share else (-math.inf, math.inf)
-        known = [fitness_interval(ranking.objectives, scores) for scores in tests]
-        score = mean_over_runs(known, *bounds)
-    return {
-        "objective": ", ".join(item.key for item in ranking.objectives),
-        "percent": is_share,
-        "seeds": len(tests),
-        "runs": len(views),
-        "merges_won": sum(item.label is None for item in winners),
-        "score": score and score.value,
-        "low": score and score.low,
-        "high": score and score.high,
-        "best_parent": _baseline(views, is_uniform=False),
-        "uniform": _baseline(views, is_uniform=True),
-        "candidates": fmean(len(view.history.candidates) for view in views),
-        "cpu_seconds": fmean(view.run.timings.cpu_seconds() for view in views),
-    }
-
-
-def _baseline(views: Sequence[View], *, is_uniform: bool) -> float | None:
-    """Return the mean fitness on test documents of the uniform merge, or of the best parent."""
-    best = []
-    for view in views:
-        values = [
-            fitness(view.ranking.objectives, scores)
-            for item in view.history.baselines
-            if (item.label == UNIFORM) == is_uniform and (scores := item.scores("test")) is not None
-        ]
-        best += [max(values)] if values and not view.ranking.has_front else []
-    return fmean(best) if best else None
+def best_rows(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Return so many rows, by fitness or, in a search for a front, by the first objective."""
+    column = "fitness"
+    if rows and all(row["fitness"] is None for row in rows):
+        column = next(key for key in rows[0] if key.startswith("search "))
+    return sorted(rows, key=lambda row: (row[column] is None, -(row[column] or 0)))[:count]

@@ -1,6 +1,6 @@
 """One reading of a run, from which its report is made: the best candidate, its recipe, pictures."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Self
 
@@ -12,11 +12,12 @@ from evomerge.evaluation.tasks.stock import stock_command
 from evomerge.recipe import Recipe
 from evomerge.report import pictures
 from evomerge.report.recipe_picture import recipe_picture
+from evomerge.report.rows import candidate_rows
 from evomerge.report.standings import Standings, standings
 from evomerge.report.verdict import Verdict, next_step, verdict
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
-from evomerge.run.ranking import Ranking, best_of, ranking_of
+from evomerge.run.ranking import Ranking, best_of, measured, ranking_of
 from evomerge.words import renamed, short_names
 
 
@@ -68,6 +69,22 @@ class View:
     def genes(self) -> list[str]:
         """The genes, in the order of the genome, with the names of parents that people read."""
         return [renamed(name, self.names) for name in self.record.genes]
+
+    def candidates(self) -> list[dict[str, Any]]:
+        """Return a row for each candidate; see `candidate_rows`."""
+        return candidate_rows(self.history, measured(self.ranking), self.genes)
+
+    def to_dict(self, candidates: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return plain JSON values, with these rows of candidates."""
+        winner = self.history.winner
+        return {
+            "candidates": candidates,
+            "winner": winner.number if winner else None,
+            "standings": self.table.to_dict(),
+            "times": {phase: asdict(time) for phase, time in self.run.timings.spent().items()},
+            "lm_eval": self.stock_command,
+            "not_in_mergekit": self.run.why_not_in_mergekit,
+        }
 
     @cached_property
     def recipe(self) -> Recipe | None:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from evomerge.cli.rows import brief_rows, latex_table, write_csv
+from evomerge.cli.answers import latex_table, write_csv
 from evomerge.errors import without_controls
-from evomerge.report.rows import rows_in_per_cent
+from evomerge.report.rows import brief_rows, rows_in_per_cent
 from evomerge.scores import Objective
 
 

@@ -10,9 +10,8 @@ from run_folders import finished, write_run
 from search_run import SMALL, evomerge, evomerge_json
 
 import evomerge as api
-from evomerge.cli.rows import runs_in_words
 from evomerge.errors import InputError, RunFolderError
-from evomerge.report.rows import run_rows
+from evomerge.report.runs import run_rows, runs_in_words
 
 
 def done(folder: Path, right: int, **changes) -> Path:
