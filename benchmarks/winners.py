@@ -19,8 +19,8 @@ from functools import lru_cache
 import numpy as np
 
 from evomerge.report.confidence import Comparison, compare
-from evomerge.report.standings import Standing, Standings
-from evomerge.report.verdict import verdict
+from evomerge.report.standings import Standing
+from evomerge.report.tables import Winner
 from evomerge.run.history import Candidate
 from evomerge.scores import Objective, Scores
 
@@ -52,7 +52,7 @@ def compared(gained: int, lost: int, documents: int) -> Comparison:
 @lru_cache(None)
 def works(gained: int, lost: int, documents: int, earlier: int) -> bool:
     """Return whether the verdict is "Yes" after so many earlier winners."""
-    table = Standings(
+    table = Winner(
         rows=[Standing("parent", 0, {}), Standing("searched", 1, {})],
         columns=[OBJECTIVE.key],
         objectives=[OBJECTIVE],
@@ -60,7 +60,7 @@ def works(gained: int, lost: int, documents: int, earlier: int) -> bool:
         compared_on="test",
         earlier=earlier,
     )
-    return verdict(table, Candidate(1, None, "")).works is True
+    return table.verdict(Candidate(1, None, "")).works is True
 
 
 def shares_of_yes(documents: int, runs: int, seed: int = 0) -> tuple[list[float], list[float]]:

@@ -95,8 +95,8 @@ class SearchBar:
     @property
     def best(self) -> str:
         """The best fitness so far, or the size of the front, in words; "" if none is scored."""
-        if self.ranking.has_front and self.incumbents:
-            return f"{len(self.incumbents)} on the front"
+        if front := self.ranking.front(self.incumbents):
+            return f"{len(front)} on the front"
         first = self.ranking.best(self.incumbents)
         return "" if first is None else f"best {points(first, self.ranking)}"
 

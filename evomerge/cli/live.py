@@ -133,7 +133,7 @@ class SearchDisplay:
                         terminal.say(line)
             case "tell":
                 best = self._bar.best and f"; {self._bar.best}"
-                leader = None if ranking.has_front else ranking.best(self._bar.incumbents)
+                leader = ranking.leader(self._bar.incumbents)
                 who = f" (candidate {leader.number})" if leader else ""
                 terminal.say(f"{_described(history, number, ranking)}{best}{who}")
             case "complete":

@@ -102,18 +102,16 @@ def print_rows(rows: Sequence[Mapping[str, Any]], first: str) -> None:
 
 def print_standings(table: Standings) -> None:
     """Print all models in a table for each score; of a front or a study in one for all."""
-    from evomerge.report.verdict import front_rows
-
     for item in table.tables():
         heads = item.heads if out.is_terminal else (item.title, *item.heads[1:])
-        intervals = "" if table.is_study else ", with 95 % intervals"
+        intervals = ", with 95 % intervals" if table.has_documents else ""
         print_table(heads, item.texts, title=f"{item.title}{intervals}")
     if table.note is not None:
         say(table.note)
     for label, comparison in table.comparisons.items():
         models = f"{table.names['searched']} - {table.names[label]}"
         say(f"{models} on {table.compared_on}: {comparison.text}")
-    if differences := front_rows(table):
+    if differences := table.differences():
         print_table(*differences, title="differences of merges and parents")
 
 

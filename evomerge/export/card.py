@@ -24,8 +24,7 @@ from evomerge.models.parts import kind_of
 from evomerge.recipe import Recipe
 from evomerge.report import recipe_picture as pictures
 from evomerge.report.pictures import svg_text
-from evomerge.report.standings import alone, standings
-from evomerge.report.verdict import verdict
+from evomerge.report.tables import alone, standings
 from evomerge.run.history import Candidate, History
 from evomerge.run.ranking import Ranking, best_of, measured
 from evomerge.scores import Objective, Scores
@@ -89,7 +88,7 @@ def search_card(
     scores = candidate.scores("test") if is_winner and as_scored else None
     table = standings(history, ranking) if is_winner else alone(candidate, ranking)
     table = replace(table, published=merge.names)
-    told = verdict(table, best).text if is_winner else ""
+    told = table.verdict(best).text if is_winner else ""
     search = {
         "candidate": candidate,
         "config": config,

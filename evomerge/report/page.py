@@ -19,7 +19,6 @@ from evomerge.report.pictures import PALETTE, inline_svg
 from evomerge.report.progress import progress
 from evomerge.report.recipe_picture import path_text
 from evomerge.report.rows import candidate_rows, rows_in_per_cent
-from evomerge.report.verdict import front_rows
 from evomerge.report.view import View
 from evomerge.run.atomic import write_output
 from evomerge.run.folder import CONFIG, RunFolder
@@ -75,7 +74,7 @@ def page(run: RunFolder) -> str:
         progress=progress(run),
         tables=table.tables() if table.rows else [],
         marked=marked,
-        differences=front_rows(table),
+        differences=table.differences(),
         path=path_text(view.recipe, view.names) if view.recipe and has_path else None,
         reasons=reasons.most_common(10),
         answers=_answers(view),

@@ -111,6 +111,13 @@ def _with_bars(
     return [factor * item.value for item in estimates], [below, above]
 
 
+def candidates_charts(history: History, ranking: Ranking) -> dict[str, Figure]:
+    """Return the picture of all candidates, by its name: `front`, or `course` of one fitness."""
+    if ranking.has_front:
+        return {"front": front_chart(history, ranking)}
+    return {"course": best_so_far(history, ranking)}
+
+
 def best_so_far(history: History, ranking: Ranking) -> Figure:
     """Plot the fitness of every candidate on the search documents, and the best so far."""
     scored = [item for item in history.candidates if item.fitness is not None]

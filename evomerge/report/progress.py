@@ -45,7 +45,7 @@ def progress(run: RunFolder) -> dict[str, Any]:
         done = bounds and not run.stop_file.exists()
     statuses = Counter(item.status for item in history.candidates)
     parents = [item for item in history.baselines if item.label != UNIFORM]
-    parent = None if ranking.has_front else ranking.best(ranking.incumbents(parents))
+    parent = ranking.leader(ranking.incumbents(parents))
     state = "running" if running else "done" if done else "stopped"
     result: dict[str, Any] = {
         "run": str(run.path),
@@ -84,7 +84,7 @@ def _with_interval(best: Candidate | None, ranking: Ranking) -> dict[str, Any] |
         return None
     known: dict[str, Any] = {"candidate": best.number, "origin": best.name}
     of_all = {"scores": scores_of(scores, ranking)}
-    if ranking.has_front:
+    if best.fitness is None:
         return known | of_all
     estimate = fitness_interval(ranking.objectives, scores)
     bounds = {"low": estimate.low, "high": estimate.high} if estimate.has_interval else {}

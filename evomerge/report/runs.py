@@ -18,7 +18,6 @@ from evomerge.report.confidence import (
 )
 from evomerge.report.view import View
 from evomerge.run.folder import RunFolder
-from evomerge.scores import fitness
 from evomerge.space.baselines import UNIFORM
 
 _OF_A_RUN = {"seed", "executor"}
@@ -84,7 +83,7 @@ def _row(views: Sequence[View]) -> dict[str, Any]:
     ranking, is_share, score = views[0].ranking, False, None
     winners = [it for view in views if (it := view.history.winner) and it.scores("test")]
     tests = [scores for item in winners if (scores := item.scores("test")) is not None]
-    if tests and not ranking.has_front:
+    if tests and winners[0].fitness is not None:  # of a front there is none
         is_share = factor_of_fitness(ranking.objectives, tests) == 100
         bounds = (0.0, 1.0) if is_share else (-math.inf, math.inf)
         known = [fitness_interval(ranking.objectives, scores) for scores in tests]
@@ -107,14 +106,14 @@ def _row(views: Sequence[View]) -> dict[str, Any]:
 
 def _baseline(views: Sequence[View], *, is_uniform: bool) -> float | None:
     """Return the mean fitness on test documents of the uniform merge, or of the best parent."""
-    best = []
+    best = list[float]()
     for view in views:
         values = [
-            fitness(view.ranking.objectives, scores)
+            view.ranking.values(scores)
             for item in view.history.baselines
             if (item.label == UNIFORM) == is_uniform and (scores := item.scores("test")) is not None
         ]
-        best += [max(values)] if values and not view.ranking.has_front else []
+        best += max(values) if values and len(values[0]) == 1 else ()
     return fmean(best) if best else None
 
 

@@ -10,11 +10,11 @@ from evomerge.errors import RecipeError
 from evomerge.evaluation.objectives import stock_tasks
 from evomerge.evaluation.tasks.stock import stock_command
 from evomerge.recipe import Recipe
-from evomerge.report import pictures
+from evomerge.report.pictures import candidates_charts, standings_chart
 from evomerge.report.recipe_picture import recipe_picture
 from evomerge.report.rows import candidate_rows
-from evomerge.report.standings import Standings, standings
-from evomerge.report.verdict import Verdict, next_step, verdict
+from evomerge.report.standings import Standings, Verdict
+from evomerge.report.tables import next_step, standings
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.ranking import Ranking, best_of, measured, ranking_of
@@ -58,7 +58,7 @@ class View:
     def verdict(self) -> Verdict:
         """Whether the search worked, and what to do next if there is no evidence."""
         advice = next_step(self.table, self.record, self.history, self.run.path)
-        return verdict(self.table, self.best, advice)
+        return self.table.verdict(self.best, advice)
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -101,13 +101,9 @@ class View:
     @cached_property
     def figures(self) -> dict[str, Any]:
         """The pictures that this run can have, as matplotlib figures by name."""
-        figures: dict[str, Any] = {}
-        if self.table.rows and not self.table.is_study:
-            figures["standings"] = pictures.standings_chart(self.table)
-        if self.table.has_front:
-            figures["front"] = pictures.front_chart(self.history, self.ranking)
-        else:
-            figures["course"] = pictures.best_so_far(self.history, self.ranking)
+        figures: dict[str, Any] = {**candidates_charts(self.history, self.ranking)}
+        if self.table.rows and self.table.has_chart:
+            figures["standings"] = standings_chart(self.table)
         if (recipe := self.recipe) and (
             figure := recipe_picture(recipe, short_names(recipe.parents))
         ):

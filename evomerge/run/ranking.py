@@ -60,6 +60,14 @@ class Ranking(ABC):
     def best(self, incumbents: Sequence[Candidate], split: Split = "search") -> Candidate | None:
         """Return the incumbent to take where one model is asked for; None if there is none."""
 
+    def front(self, incumbents: Sequence[Candidate]) -> list[Candidate]:
+        """Return the incumbents, none of which is better than another; none of a single best."""
+        return list(incumbents) if self.has_front else []
+
+    def leader(self, incumbents: Sequence[Candidate]) -> Candidate | None:
+        """Return the one best candidate; None if there is none, or a front."""
+        return None if self.has_front else self.best(incumbents)
+
     @abstractmethod
     def finalists(self, candidates: Iterable[Candidate], count: int | None) -> list[Candidate]:
         """Return the candidates to validate, the best one first, each recipe once.

@@ -35,7 +35,7 @@ def choose_winner(session: Session, count: int | None) -> Candidate:
         what = "finalists and baselines could be scored on the validation documents"
         outcomes = [item.outcomes["validation"] for item in contenders]
         raise _none_scored(what, outcomes, "continue with `evomerge resume`")
-    front = winners if session.ranking.has_front else []
+    front = session.ranking.front(winners)
     if session.history.winner is not winner or session.history.front != front:
         event: Event = {"event": "winner", "candidate": winner.number}
         event |= {"front": [member.number for member in front]} if front else {}

@@ -5,7 +5,6 @@ import pytest
 from run_folders import append, asked, write_run
 
 from evomerge.report.pictures import front_chart
-from evomerge.report.verdict import front_rows
 from evomerge.report.view import View
 from evomerge.run.history import outcome_fields
 from evomerge.scores import Failure, Objective, Scores
@@ -74,7 +73,7 @@ def test_a_front_has_no_verdict_but_a_sentence_for_each_parent(tmp_path, merge, 
 
 def test_each_merge_is_compared_with_each_parent(tmp_path):
     view = front_with(tmp_path, [PARENT] * 3, [BETTER, SHORTER])
-    heads, rows = front_rows(view.table)
+    heads, rows = view.table.differences()
     assert heads == ("on test", "exact_match", "tokens")
     names = [
         f"candidate {n} - {p}" for n in ("3 (knee)", "4") for p in ("zoo:language", "zoo:maths")
@@ -105,7 +104,7 @@ def test_what_has_no_scores_is_named_and_hides_no_other(tmp_path, baselines, mer
     why = "cannot be compared: no scores on the test documents (timeout: It took longer than"
     assert f"Besides, {name} {why}" in view.verdict.text
     assert view.table.to_dict()["missing"].keys() == {name}
-    assert front_rows(view.table) is not None
+    assert view.table.differences() is not None
 
 
 def test_what_a_front_says_of_parents_of_scores_without_an_error_and_of_constraints(tmp_path):
@@ -116,7 +115,7 @@ def test_what_a_front_says_of_parents_of_scores_without_an_error_and_of_constrai
     assert "only parents and the uniform merge are on the front" in found.text
     whole = Scores(BETTER.documents, BETTER.values, {**BETTER.aggregates, ACC.key: 0.9})
     view = front_with(tmp_path / "b", parents, [whole])
-    assert front_rows(view.table)[1][0][1] == "-" and "exact_match" not in view.verdict.text
+    assert view.table.differences()[1][0][1] == "-" and "exact_match" not in view.verdict.text
     deep = scores(answers(300, 400), (8, 10) * 200, 9.0)
     constraints = [{"metric": "layers", "at_most": 5}]
     text = front_with(tmp_path / "c", parents, [deep], constraints=constraints).verdict.text

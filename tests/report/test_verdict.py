@@ -11,8 +11,8 @@ from evomerge.cli.live import in_words
 from evomerge.report.confidence import compare
 from evomerge.report.page import page
 from evomerge.report.progress import points
-from evomerge.report.standings import Standing, Standings
-from evomerge.report.verdict import level, next_step, verdict
+from evomerge.report.standings import Standing
+from evomerge.report.tables import Winner, level, next_step
 from evomerge.report.view import View
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import BASE, Candidate, History, outcome_fields
@@ -154,14 +154,14 @@ def test_a_merge_as_good_as_three_parents_is_rarely_called_worse(monkeypatch, do
         *theirs, ours = np.where(alike, rights[-1], rights[:-1])
         counts = [(int((ours & ~it).sum()), int((it & ~ours).sum())) for it in theirs]
         compared = [benchmark.compared(*pair, documents) for pair in counts]
-        table = Standings(
+        table = Winner(
             rows=rows,
             columns=[benchmark.OBJECTIVE.key],
             objectives=[benchmark.OBJECTIVE],
             comparisons=dict(zip(parents, compared, strict=True)),
             compared_on="test",
         )
-        said += "is worse than" in verdict(table, Candidate(3, None, "")).text
+        said += "is worse than" in table.verdict(Candidate(3, None, "")).text
         of_one += any(comparison.probability <= level(1) for comparison in compared)
     assert said / runs < level(1) + 2 * np.sqrt(level(1) / runs) < 0.03 < of_one / runs
 

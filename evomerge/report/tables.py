@@ -1,31 +1,146 @@
-"""Did the search work? The answer in words, from the standings."""
-
-from __future__ import annotations
+"""The standings of any run: of a winner, of a front (`front.py`), or of a study."""
 
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import ClassVar, Self
 
 from evomerge.config.record import Record
 from evomerge.errors import RecipeError, listed
-from evomerge.report.confidence import Comparison
-from evomerge.report.standings import MERGE, Differences, Standings
+from evomerge.report.confidence import Comparison, compare
+from evomerge.report.front import Front, front_standings
+from evomerge.report.standings import MERGE, ScoreTable, Standings, Verdict, why_not_compared
 from evomerge.run.folder import CONFIG
 from evomerge.run.history import BASE, Candidate, History
-from evomerge.scores import TOKENS, Split
+from evomerge.run.ranking import Ranking, best_merge, best_of
+from evomerge.scores import SPLITS, TOKENS, TOLD, Split
 from evomerge.space.baselines import UNIFORM
 from evomerge.space.knobs import is_smooth
-from evomerge.words import short_scores
+
+_OF_STUDY = (
+    "Each candidate has the score that the study was told. There are no documents, so nothing says "
+    "how sure a difference is."
+)
+_OF_PARENTS = (
+    "Parents with another config, tokenizer, chat template or dtype than the merges are scored "
+    "with their own ones on the validation and test documents, as `evomerge evaluate` does; on the "
+    "search documents with those of the merges."
+)
 
 
-class Verdict(NamedTuple):
-    """Whether the merge is better than every baseline beyond doubt (None: unknown); in words."""
+def standings(history: History, ranking: Ranking) -> Standings:
+    """Return the standings of a run."""
+    best = best_of(history, ranking)
+    make = front_standings if ranking.has_front else winner_standings
+    table: Standings = make(history, ranking, best)
+    if _is_told(ranking):
+        table = Study.of(table)
+    elif any(item.as_itself for item in history.baselines):
+        table = replace(table, note=_OF_PARENTS)
+    for split in reversed(SPLITS):
+        if best is not None and (scores := best.scores(split)) is not None:
+            broken = [
+                f"{item.text} ({scores.aggregates[item.key]:.4g})"
+                for item in ranking.constraints
+                if item.violation(scores)
+            ]
+            return replace(table, broken=", ".join(broken), broken_on=split)
+    return table
 
-    works: bool | None
-    text: str
+
+def alone(candidate: Candidate, ranking: Ranking) -> Standings:
+    """Return a table with one candidate only; it has no rows if the candidate has no scores."""
+    kind = Front if ranking.has_front else Winner
+    table: Standings = kind.with_rows(ranking, [(f"candidate {candidate.number}", candidate)])
+    table = replace(table, rows=[row for row in table.rows if row.estimates])
+    return Study.of(table) if _is_told(ranking) else table
+
+
+def _is_told(ranking: Ranking) -> bool:
+    return any(item.task == TOLD for item in ranking.objectives)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Winner(Standings):
+    """The baselines, the best merge if a baseline wins, the base if it is no parent, the winner.
+
+    The searched merge is better than the baselines if on the test documents the p-value of "not
+    better" is at most `level` for each of them. It is worse if that of "not worse" is at most
+    `level` divided by their number for one of them: each comparison is another chance for luck
+    (Bonferroni), whereas better it must be in all.
+    """
+
+    has_fitness: ClassVar[bool] = True
+    has_chart: ClassVar[bool] = True
+
+    def tables(self) -> list[ScoreTable]:
+        """Return a table for each column; the split that nothing was chosen on comes first."""
+        return [
+            self.table(
+                f"{column} in %" if self.factor(column) == 100 else column,
+                {(split, column): split for split in reversed(SPLITS)},
+            )
+            for column in sorted(self.columns, key=lambda column: column != self.main_column)
+        ]
+
+    def answer(self, best: Candidate, advice: str) -> Verdict:
+        """Return whether the searched merge is better than all baselines."""
+        return _verdict(self, best, advice)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(Standings):
+    """The standings of a study: told scores, which have no documents and so no intervals."""
+
+    splits: ClassVar[tuple[Split, ...]] = ("search",)
+    has_documents: ClassVar[bool] = False
+
+    @classmethod
+    def of(cls, table: Standings) -> Self:
+        """Return the standings of a study from those of its winner or front."""
+        values = {item.name: getattr(table, item.name) for item in fields(Standings)}
+        return cls(**values | {"note": _OF_STUDY, "missing": {}, "front": None})
+
+    def tables(self) -> list[ScoreTable]:
+        """Return one table of all scores."""
+        return [self.whole_table("scores", self.compared_on or "search")]
+
+    def answer(self, best: Candidate, advice: str) -> Verdict:
+        """Return that there is no verdict."""
+        why = "by the scores that the study was told; to see whether it is better than the parents"
+        text = f"{self.name_of(best)} leads {why}, score it and them again."
+        return Verdict(None, f"No verdict: {text}")
+
+
+def winner_standings(history: History, ranking: Ranking, best: Candidate | None) -> Winner:
+    """Return the baselines, and how the winner compares with them."""
+    baselines, tested, objectives = history.baselines, history.tested, ranking.objectives
+    others = {item.name: item for item in baselines}
+    if best and best.label is not None and (merge := best_merge(history, ranking)):
+        others[MERGE] = merge
+    rows = [*others.items(), *((item.name, item) for item in history.bases)]
+    if best is None:
+        return Winner.with_rows(ranking, rows)
+    earlier = tested.index(best) if best in tested else len(tested)
+    best_is = "The winner" if history.winner is best else "The best so far"
+    table = Winner.with_rows(ranking, [*rows, ("searched", best)], earlier=earlier, best_is=best_is)
+    for split in reversed(SPLITS):
+        ours = best.scores(split)
+        # A baseline that failed is named; one that is not scored yet waits on the split before.
+        if ours is None or not any(split in item.outcomes for item in baselines):
+            continue
+        known, missing = dict[str, Comparison](), dict[str, str]()
+        for label, item in others.items():
+            theirs = None if item is best else item.scores(split)
+            if theirs and (comparison := compare(objectives, ours, theirs)):
+                known[label] = comparison
+            elif item is not best:
+                missing[label] = why_not_compared(item, split)
+        return replace(table, comparisons=known, compared_on=split, missing=missing)
+    return table
 
 
 def level(winner: int) -> float:
@@ -37,35 +152,8 @@ def level(winner: int) -> float:
     return 0.02 if winner == 1 else 0.005 / 2 ** (winner - 1)
 
 
-def verdict(table: Standings, best: Candidate | None, advice: str = "") -> Verdict:
-    """Return whether the best candidate is better than the parents and the uniform merge.
-
-    It is, if on the test documents the p-value of "not better" is at most `level` for each of them.
-    It is worse if that of "not worse" is at most `level` divided by their number for one of them:
-    each comparison is another chance for luck (Bonferroni), whereas better it must be in all.
-    A front has no verdict, but a sentence of its knee and each parent. `advice` ends the answer if
-    there is no evidence.
-    """
-    if best is None:
-        return Verdict(None, "No candidate has been scored yet.")
-    name = table.names.get(best.name, f"candidate {best.number}")
-    who = "the knee" if table.has_front else name
-    if table.is_study:
-        why = "by the scores that the study was told; to see whether it is better than the parents"
-        answer = Verdict(None, f"No verdict: {name} leads {why}, score it and them again.")
-    elif table.has_front:
-        answer = _verdict_of_front(table, best)
-    else:
-        answer = _verdict_of_winner(table, best, advice)
-    if not table.broken:
-        return answer
-    where = "" if table.is_study else f" on the {table.broken_on} documents"
-    text = f"{answer.text} But {who} breaks{where}: {table.broken}."
-    return Verdict(answer.works and False, text)
-
-
-def _verdict_of_winner(table: Standings, best: Candidate, advice: str) -> Verdict:
-    names, missing = table.names, _missing(table)
+def _verdict(table: Winner, best: Candidate, advice: str) -> Verdict:
+    names, missing = table.names, table.not_compared
     losses = _lost(table, table.compared_on) if table.compared_on else ""
     keys = [item.key for item in table.objectives]
     of = f" in the weighted mean of {listed(keys)}" if len(keys) > 1 else ""
@@ -75,7 +163,7 @@ def _verdict_of_winner(table: Standings, best: Candidate, advice: str) -> Verdic
         text += f"{_tied(table)}.{losses}{_beside_others(table, best.label, of)}{besides}{advice}"
         return Verdict(False, f"No evidence of improvement: {text}")
     if table.compared_on != "test":
-        text = f"{names.get(best.label or '', f'candidate {best.number}')} is the best so far, but "
+        text = f"{table.name_of(best)} is the best so far, but "
         text += "not all that it is compared with was scored on the test documents."
         return Verdict(None, f"Not known yet: {text}")
     if not table.comparisons:
@@ -99,14 +187,6 @@ def _verdict_of_winner(table: Standings, best: Candidate, advice: str) -> Verdic
         return Verdict(None, f"No verdict: {better}, but {missing}.{losses}")
     every = "each parent and the uniform merge" if UNIFORM in table.comparisons else "each parent"
     return Verdict(True, f"Yes: {where} is better than {every}{close}")
-
-
-def _missing(table: Standings) -> str:
-    """Return who is not compared, and why, as the part of a sentence."""
-    names: dict[str, list[str]] = {}
-    for label, why in table.missing.items():
-        names.setdefault(why, []).append(table.names[label])
-    return "; ".join(f"{listed(those)} {why}" for why, those in names.items())
 
 
 def _beside_others(table: Standings, winner: str, of: str) -> str:
@@ -201,42 +281,3 @@ def _has_gradient(record: Record) -> bool:
     with suppress(RecipeError):  # the package with a method was removed since
         return not ranges or any(is_smooth(gene, space.methods) for gene in real)
     return False
-
-
-def _verdict_of_front(table: Standings, best: Candidate) -> Verdict:
-    if table.front is None or table.compared_on != "test":
-        return Verdict(None, "Not known yet: the front has no scores on the test documents.")
-    if not table.front:
-        text = "only parents and the uniform merge are on the front."
-        return Verdict(False, f"No evidence of improvement: {text}")
-    merges = f"{len(table.front)} merge{'s' * (len(table.front) > 1)}"
-    text = f"No verdict on a front of {merges}: which is best depends on what counts."
-    knee = next(row.label for row in table.rows if row.candidate == best.number)
-    for parent, differences in table.front.get(knee, {}).items():
-        how = _in_words(differences, short_scores(table.columns))
-        text += f" Against {table.names[parent]}, {table.names[knee]} is {how}."
-    missing = _missing(table)
-    return Verdict(None, f"{text} Besides, {missing}." if missing else text)
-
-
-def _in_words(differences: Differences, names: Mapping[str, str]) -> str:
-    """Return how a merge differs: `better in acc (+3.0 points [1.0, 5.1]), worse in tokens (...)`.
-
-    `names`: `task/metric` -> what people read. Better and worse are beyond doubt: their 95 %
-    intervals do not contain 0.
-    """
-    parts = []
-    for sign, words in {1: "better in", -1: "worse in", 0: "perhaps the same in"}.items():
-        texts = [f"{names[k]} ({it.amount})" for k, it in differences.items() if it.sign == sign]
-        parts += [f"{words} {listed(texts)}"] if texts else []
-    return ", ".join(parts)
-
-
-def front_rows(table: Standings) -> tuple[tuple[str, ...], list[tuple[str, ...]]] | None:
-    """Return headers and rows of the merges on a front: by what they differ from each parent."""
-    names, rows = short_scores(table.columns), []
-    for merge, parents in (table.front or {}).items():
-        for parent, differences in parents.items():
-            cells = [differences[key].cell if key in differences else "-" for key in names]
-            rows.append((f"{table.names[merge]} - {table.names[parent]}", *cells))
-    return ((f"on {table.compared_on}", *names.values()), rows) if rows else None
