@@ -247,7 +247,8 @@ def test_what_to_do_next_follows_from_the_figures(tmp_path):
     assert next_of("evolution", {"name": "cma"}).startswith("gradients (`optimizer: {name: grad")
     view = View.of(RunFolder(tmp_path / "evolution" / "run"))
     judge = view.config.objectives[0].model_copy(update={"task": "judging:judge"})
-    judged = view.config.model_copy(update={"objectives": [judge]})
+    changed = view.config.model_copy(update={"objectives": [judge]})
+    judged = view.record.model_copy(update={"config": changed})
     history, more = view.history, f"`evomerge resume {view.run.path} --candidates 90`"
     history.candidates *= 30
     assert next_step(view.table, judged, history, view.run.path).startswith(" Next: more search")
