@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from html import escape
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.config.record import Record
 from evomerge.config.schema import SearchConfig
-from evomerge.errors import InputError
+from evomerge.errors import InputError, without_controls
+from evomerge.export.candidate import export_candidate
+from evomerge.models.checkpoint import Checkpoint
 from evomerge.parsing.values import path_of
+from evomerge.problem.loading import load_single
+from evomerge.problem.parents import pinned
+from evomerge.problem.parents_as_themselves import recipe_to_write
+from evomerge.problem.runs import problem_of
 from evomerge.recipe import Recipe
+from evomerge.report.page import write_page
+from evomerge.report.pictures import best_so_far, candidates_charts, courses_chart, standings_chart
+from evomerge.report.progress import progress
+from evomerge.report.rows import DOCUMENT_COLUMNS, document_rows
+from evomerge.report.runs import run_rows, searches_of
+from evomerge.report.view import View
+from evomerge.run.atomic import TemporaryFolder
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.ranking import best_merge, front_of
@@ -21,8 +35,6 @@ from evomerge.scores import SPLITS
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-    from evomerge.report.view import View
 
 
 class Run:
@@ -51,16 +63,10 @@ class Run:
         return "\n".join([text, f"{score} on {split}{unit}:", *rows])
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        from evomerge.errors import without_controls
-
         return f"<pre>{escape(without_controls(str(self)))}</pre>"
 
     @property
     def _view(self) -> View:
-        from evomerge.report.view import View
-
         return View.of(self._run)
 
     @property
@@ -88,8 +94,6 @@ class Run:
     @property
     def status(self) -> dict[str, Any]:
         """What `evomerge status --json` prints: state, counts, budget, best candidate, workers."""
-        from evomerge.report.progress import progress
-
         return progress(self._run)
 
     @property
@@ -147,8 +151,6 @@ class Run:
         """
         import pandas as pd
 
-        from evomerge.report.rows import DOCUMENT_COLUMNS, document_rows
-
         return pd.DataFrame(document_rows(self.history), columns=DOCUMENT_COLUMNS)
 
     def genes(self, candidate: int | str = "best") -> dict[str, float]:
@@ -172,10 +174,6 @@ class Run:
         Of a parent it is the recipe of the parent itself, with its own config and tokenizer.
         InputError: there is no such candidate, or a parent is missing or has changed.
         """
-        from evomerge.problem.parents import pinned
-        from evomerge.problem.parents_as_themselves import recipe_to_write
-        from evomerge.problem.runs import problem_of
-
         problem = problem_of(self._run)
         recipe = recipe_to_write(problem, self._candidate(candidate))
         return pinned(recipe, problem.checkpoints)
@@ -196,8 +194,6 @@ class Run:
         file, `overwrite` whether a model that evomerge wrote to `out` is replaced. InputError:
         there is no such candidate, a parent has changed, or `out` exists.
         """
-        from evomerge.export.candidate import export_candidate
-
         target = path_of(out, "out")
         how = {"overwrite": overwrite}
         written = export_candidate(self._run, target, str(candidate), dtype, shard_size, **how)
@@ -212,18 +208,12 @@ class Run:
         the search scores models (`evaluation.device`), in float32 if that computes in it.
         InputError: as of `export`.
         """
-        from evomerge.models.checkpoint import Checkpoint
-        from evomerge.problem.loading import load_single
-        from evomerge.run.atomic import TemporaryFolder
-
         with TemporaryFolder() as folder:
             written = self.export(folder / "model", candidate)
             return load_single(self.config, Checkpoint.open(written, str(self.folder)))
 
     def report(self, out: str | PathLike[str] | None = None) -> Path:
         """Write the run as one HTML page and return its path; None: into the run folder."""
-        from evomerge.report.page import write_page
-
         target = self.folder / "report.html" if out is None else path_of(out, "out")
         write_page(self._run, target)
         return target
@@ -245,8 +235,6 @@ def results(runs: Iterable[Run | str | PathLike[str]]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from evomerge.report.runs import run_rows
-
     rows = run_rows(_folders(runs))
     return pd.DataFrame(rows).set_index("search") if rows else pd.DataFrame()
 
@@ -258,9 +246,6 @@ def plot_results(runs: Iterable[Run | str | PathLike[str]]) -> Figure:
     the highest of them, as far as the shortest has come. InputError: as of `results`, there is no
     run, or one is for a front, which has no single score.
     """
-    from evomerge.report.pictures import courses_chart
-    from evomerge.report.runs import searches_of
-
     searches = searches_of(_folders(runs))
     for view in (every := [view for views in searches.values() for view in views]):
         if view.ranking.has_front:
@@ -280,15 +265,11 @@ def _folders(runs: Iterable[Run | str | PathLike[str]]) -> list[Path]:
 
 def plot_history(run: Run) -> Figure:
     """Return a figure of the fitness of every candidate, and of the best one so far."""
-    from evomerge.report.pictures import best_so_far
-
     return best_so_far(run.history, run._view.ranking)
 
 
 def plot_standings(run: Run) -> Figure:
     """Return a figure of parents, uniform merge and searched merge, with 95 % intervals."""
-    from evomerge.report.pictures import standings_chart
-
     return standings_chart(run._view.table)
 
 
@@ -297,11 +278,10 @@ def plot_front(run: Run) -> Figure:
 
     InputError: the search is one for a single fitness.
     """
-    from evomerge.report.pictures import front_chart
-
     view = run._view
-    if not view.ranking.has_front:
+    charts = candidates_charts(view.history, view.ranking)
+    if "front" not in charts:
         raise InputError(
             f"{run.folder} has no front, since its `mode` is not 'pareto'; see `plot_history`."
         )
-    return front_chart(view.history, view.ranking)
+    return charts["front"]
