@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -106,7 +107,7 @@ def results(
             sys.stdout.write(json.dumps(by_split[documents]) + "\n")
             return
         rows = view.candidates() if top is None else best_rows(view.candidates(), top)
-        answer = view.to_dict(rows)
+        answer = _run_answer(view, rows)
         tables = [(item.heads, item.texts, item.title) for item in view.table.tables()]
     if csv_ is not None:
         write_csv(rows, csv_)
@@ -119,6 +120,18 @@ def results(
         terminal.print_table(*tables[0])
     else:
         _print_run(view, rows if every or top is not None else None)
+
+
+def _run_answer(view: View, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    winner = view.history.winner
+    return {
+        "candidates": rows,
+        "winner": winner.number if winner else None,
+        "standings": view.table.to_dict(),
+        "times": {phase: asdict(time) for phase, time in view.run.timings.spent().items()},
+        "lm_eval": view.stock_command,
+        "not_in_mergekit": view.run.why_not_in_mergekit,
+    }
 
 
 def _print_run(view: View, rows: Sequence[dict[str, Any]] | None) -> None:

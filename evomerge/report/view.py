@@ -1,6 +1,6 @@
 """One reading of a run, from which its report is made: the best candidate, its recipe, pictures."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
@@ -73,18 +73,6 @@ class View:
     def candidates(self) -> list[dict[str, Any]]:
         """Return a row for each candidate; see `candidate_rows`."""
         return candidate_rows(self.history, measured(self.ranking), self.genes)
-
-    def to_dict(self, candidates: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return plain JSON values, with these rows of candidates."""
-        winner = self.history.winner
-        return {
-            "candidates": candidates,
-            "winner": winner.number if winner else None,
-            "standings": self.table.to_dict(),
-            "times": {phase: asdict(time) for phase, time in self.run.timings.spent().items()},
-            "lm_eval": self.stock_command,
-            "not_in_mergekit": self.run.why_not_in_mergekit,
-        }
 
     @cached_property
     def recipe(self) -> Recipe | None:
