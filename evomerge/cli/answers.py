@@ -39,20 +39,18 @@ def status(
     ] = False,
 ) -> None:
     """Say how far a search is."""
-    from evomerge.cli.live import news, print_progress
-    from evomerge.cli.live import watch as watch_run
+    from evomerge.cli.live import in_words, news, redraw
     from evomerge.report.progress import progress
 
-    run = RunFolder(directory)
-    if watch and as_json:
-        for values in news(directory):
-            terminal.print_json(values, in_a_line=True)
-    elif watch:
-        watch_run(directory)
-    elif as_json:
-        terminal.print_json(progress(run))
-    else:
-        print_progress(progress(run))
+    if watch and not as_json and terminal.out.is_terminal:
+        redraw(directory)
+        return
+    for values in news(directory) if watch else [progress(RunFolder(directory))]:
+        if as_json:
+            terminal.print_json(values, in_a_line=watch)
+        else:
+            terminal.print_values(in_words(values))
+            sys.stdout.flush()
 
 
 def results(

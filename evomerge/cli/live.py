@@ -2,7 +2,6 @@
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -26,7 +25,6 @@ from evomerge.words import duration, short_names
 log = logging.getLogger(__name__)
 
 _PAUSE = 2.0
-_HEADS = ("what", "value")
 _INVALID = "[invalid]"  # what lm-eval's filter makes of an answer that it cannot parse
 _NEWS = ("run", "state", "candidates", "scored", "failed", "best", "winner", "phase")
 
@@ -89,21 +87,12 @@ def news(directory: Path) -> Iterator[dict[str, Any]]:
         before = state
 
 
-def watch(directory: Path) -> None:
-    """Show the progress until the search ends: redrawn on a terminal, news in a pipe."""
-    if terminal.out.is_terminal:
-        with Live(console=terminal.out, auto_refresh=False) as live:
-            for values in _states(directory):
-                live.update(terminal.make_table(_HEADS, [*in_words(values).items()]), refresh=True)
-    else:
-        for values in news(directory):
-            print_progress(values)
-            sys.stdout.flush()
-
-
-def print_progress(values: Mapping[str, Any]) -> None:
-    """Print the progress of a search."""
-    terminal.print_table(_HEADS, [*in_words(values).items()])
+def redraw(directory: Path) -> None:
+    """Show the progress on a terminal until the search ends."""
+    with Live(console=terminal.out, auto_refresh=False) as live:
+        for values in _states(directory):
+            table = terminal.make_table(terminal.VALUES, [*in_words(values).items()])
+            live.update(table, refresh=True)
 
 
 class SearchDisplay:

@@ -35,6 +35,9 @@ _SPOKEN = {
 }
 """Names of values -> what people read, where it is more than a space for each `_`."""
 
+VALUES = ("what", "value")
+"""Headers of named values."""
+
 out = Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
 err = Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
@@ -86,7 +89,7 @@ def one_cell(text: str) -> str:
 
 def print_values(values: Mapping[str, Any]) -> None:
     """Print named values, one on each line."""
-    print_table(("what", "value"), [(name, text_of(value)) for name, value in values.items()])
+    print_table(VALUES, [(name, text_of(value)) for name, value in values.items()])
 
 
 def spoken(values: Mapping[str, Any]) -> dict[str, Any]:
