@@ -161,7 +161,7 @@ SEARCHES = {
         },
         {"methods": "a sum that is shrunk", "optimizers": "p_draws"},
         ["p_draws", "p_repeats", "counted after each prompt", "shrink"],
-        ["p_shrunk", "p_draws"],
+        ["p_shrunk", "p_draws", "p_repeats"],
         ["p_shrunk", "p_draws", "letters"],
     ),
     "a strategy": (

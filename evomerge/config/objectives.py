@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from evomerge.config.fields import Rule, Section
+from evomerge.config.kinds import Names
 from evomerge.scores import MODEL, MODEL_METRICS, NLL, TOLD
 
 
@@ -62,7 +63,14 @@ class MeasuredConfig(Section):
     """what a model with a classification head is scored by, with rows of a `file`; accuracy: of
     texts; f1: macro F1; pairwise: how often a reward model scores the chosen answer higher than
     the rejected one"""
-    kind: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None = None
+    kind: (
+        Annotated[
+            str,
+            Field(pattern=r"^[\w.-]+$"),
+            Names("evomerge.evaluation.objectives:added_kinds"),
+        ]
+        | None
+    ) = None
     """a kind of objective that an installed package adds, with rows of a `file`"""
     file: str | None = None
     """with `encoder`, `classifier` or `kind`: a file of rows, one JSON object in each line"""

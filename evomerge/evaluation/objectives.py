@@ -6,6 +6,7 @@ Nothing heavy is imported before `load`, since commands that only read a run ask
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,16 @@ def kinds_of(config: SearchConfig) -> list[type[Objective]]:
     kinds += [LmEval] if (tasks := stock_tasks(config)) else []
     kinds += [ObjectiveFunction] if set(config.tasks) - {*tasks, *config.rows} else []
     return list(dict.fromkeys(kinds))
+
+
+def added_kinds() -> list[str]:
+    """Return the names of the kinds of rows that other packages add."""
+    added = []
+    for name in dict.fromkeys(KINDS.names()).keys() - KINDS.builtin.keys():
+        with suppress(ConfigError):  # it is a function, or of a broken package
+            _kind(name)
+            added.append(name)
+    return sorted(added)
 
 
 def _kind(name: str) -> type[RowsObjective]:

@@ -110,7 +110,7 @@ def strategy_names() -> dict[str, str]:
     """Return every optimizer and every other strategy with one line about it: name -> line."""
     own = {name: OPTIMIZER_KINDS.get(name).about for name in OPTIMIZER_KINDS.builtin}
     others = {name: STRATEGIES.get(name).about for name in STRATEGIES.names()}
-    return {n: about for n, about in (optimizer_names() | own | others).items() if about}
+    return optimizer_names() | {name: about for name, about in own.items() if about} | others
 
 
 def options_of(config: SearchConfig, kind: type[O]) -> O:
