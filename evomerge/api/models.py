@@ -12,6 +12,7 @@ from evomerge.errors import InputError
 from evomerge.evaluation.tasks.stock import sampling_note
 from evomerge.export.recipe import merge_recipe
 from evomerge.merging.architecture.naming import fitting
+from evomerge.merging.compare import ParentComparison, compare_parents
 from evomerge.models.references import open_parent
 from evomerge.parsing.values import path_of, shown
 from evomerge.problem.parents import absolute_parent
@@ -20,7 +21,6 @@ from evomerge.problem.runs import prepare
 from evomerge.problem.search_file import load_any, read_search
 from evomerge.problem.tasks import task_facts
 from evomerge.recipe import Recipe
-from evomerge.report.compare import ParentComparison, compare_parents
 from evomerge.report.confidence import Interval, factor_of, intervals
 from evomerge.run.atomic import TemporaryFolder
 from evomerge.run.ranking import measured

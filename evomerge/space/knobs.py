@@ -1,6 +1,5 @@
 """Which knobs of the merge methods a search varies, in which range, and which are fixed."""
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
@@ -85,15 +84,10 @@ def _why_not(method: Method, knob: Knob, setting: Setting | None) -> str | None:
         why_not = f"missing, and {method.name} has no default; {within}"
         return why_not if knob.default is None else None
     values = setting if isinstance(setting, tuple) else (setting,)
-    for value in values:
-        is_kind = knob.kind == "real" or (math.isfinite(value) and value == int(value))
-        if not (math.isfinite(value) and knob.low <= value <= knob.high and is_kind):
-            text = list(setting) if isinstance(setting, tuple) else setting
-            kind = {"real": "", "integer": " in whole numbers", "flag": " (off or on)"}[knob.kind]
-            allowed = f"goes from {knob.low:g} to {knob.high:g}{kind}"
-            if knob.low == knob.high:
-                allowed = f"is always {knob.low:g}; remove the key"
-            return f"{text}, but {knob.name} of {method.name} {allowed}"
+    if (problem := next(filter(None, map(knob.problem, values)), None)) is not None:
+        text = list(setting) if isinstance(setting, tuple) else setting
+        fix = "; remove the key" if knob.low == knob.high else ""
+        return f"{text}, but {knob.name} of {method.name} {problem}{fix}"
     if knob.kind == "flag" and isinstance(setting, tuple) and tuple(setting) != (0, 1):
         return (
             f"{list(setting)}, but it can only be off or on; give [0, 1] to search it, or true or "

@@ -105,7 +105,11 @@ def slerp(
 ) -> None:
     """Write the spherical linear interpolation (Shoemake 1985) between the two sources.
 
-    It is linear if the absolute value of the cosine is above 0.9995.
+    It is linear if the absolute value of the cosine is above 0.9995. In plain numpy::
+
+        def arc(x, y, t):
+            angle = np.arccos(x @ y / np.sqrt((x @ x) * (y @ y)))
+            return (np.sin((1 - t) * angle) * x + np.sin(t * angle) * y) / np.sin(angle)
     """
     _write_weighted(operands, _arc_weights(operands.prepared, t, 0.9995), out)
 

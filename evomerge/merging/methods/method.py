@@ -63,6 +63,21 @@ class Knob:
         """Whether merged weights have a gradient by this knob."""
         return self.kind == "real" and not self.selects
 
+    @property
+    def allowed(self) -> str:
+        """The allowed values in words, such as `a number from 0 to 1`."""
+        if self.low == self.high:
+            return f"{self.low:g}"
+        if self.kind == "flag":
+            return "true or false"
+        kind = "a number" if self.kind == "real" else "a whole number"
+        return f"{kind} from {self.low:g} to {self.high:g}"
+
+    def problem(self, value: float) -> str | None:
+        """Return what a value must be, as the end of a sentence; None: it is allowed."""
+        is_kind = self.kind == "real" or float(value).is_integer()
+        return None if self.low <= value <= self.high and is_kind else f"must be {self.allowed}"
+
 
 def knob(default: float | None, low: float, high: float, **fields: Any) -> Any:
     """Return the default of a parameter that is a knob; `fields` are attributes of `Knob`.
@@ -280,11 +295,8 @@ def _complete(method: Method, per: str, values: Values, where: str) -> dict[str,
 
 def _value(subject: str, knob: Knob, value: float | None) -> float:
     value = knob.default if value is None else float(value)
-    kinds = {"real": "a number", "integer": "a whole number", "flag": "true or false,"}
-    allowed = f"{kinds[knob.kind]} from {knob.low:g} to {knob.high:g}"
     if value is None:
-        raise RecipeError(f"{subject} is missing; give {allowed}.")
-    if not (knob.low <= value <= knob.high and (knob.kind == "real" or value.is_integer())):
-        allowed = f"{knob.low:g}" if knob.low == knob.high else allowed
-        raise RecipeError(f"{subject} is {value:g}; it must be {allowed}.")
+        raise RecipeError(f"{subject} is missing; give {knob.allowed}.")
+    if (problem := knob.problem(value)) is not None:
+        raise RecipeError(f"{subject} is {value:g}; it {problem}.")
     return value

@@ -30,9 +30,9 @@ ARRAYS: dict[str, np.dtype[Any]] = {
 class TensorReader:
     """Reads tensors of several parents; threads may read at the same time.
 
-    What changes a tensor on its way are functions (`Change`). An adapter adds to a tensor on disk;
-    then boxes of such tensors are put together to one of another name or form; then `rows` puts
-    rows in the order of the merged vocabulary (see `matched_rows`).
+    A tensor takes three steps, each of which changes some tensors of the step before (`Change`):
+    adapters add to tensors on disk; boxes of tensors are put together to one of another name or
+    form; `rows` puts rows in the order of the merged vocabulary (see `matched_rows`).
     """
 
     def __init__(
@@ -42,22 +42,26 @@ class TensorReader:
     ) -> None:
         self.checkpoints = checkpoints
         self._changes = (adapter_changes(checkpoints), _assemblies(checkpoints), rows or {})
+        self._read: Read = self._stored
+        for changes in self._changes:
+            self._read = _changing(changes, self._read)
         self._lock = threading.Lock()
         self._maps: dict[Path, mmap.mmap] = {}
         self._states: dict[Path, os.stat_result] = {}
         """How the mapped files were when they were mapped."""
 
-    def read(self, source: SourceTensor, changes: int = 3) -> Array:
-        """Return a tensor of a parent as an array of its bits, after the first `changes` of three.
+    def read(self, source: SourceTensor) -> Array:
+        """Return a tensor of a parent as an array of its bits.
 
-        Without any, the array shares memory with the file: a write to it ends the process.
+        If nothing changes it, the array shares memory with the file: a write to it ends the
+        process.
 
         Raises:
             CheckpointError: the file changed or vanished since it was opened.
         """
-        for before in reversed(range(changes)):
-            if (change := self._changes[before].get(source)) is not None:
-                return change(partial(self.read, changes=before))
+        return self._read(source)
+
+    def _stored(self, source: SourceTensor) -> Array:
         checkpoint = self.checkpoints[source.parent]
         return self._mapped((checkpoint.original or checkpoint).tensors[source.name])
 
@@ -128,6 +132,16 @@ class TensorReader:
                     raise CheckpointError(f"{file} cannot be read: {error}.") from error
                 self._maps[file], self._states[file] = mapped, state
             return self._maps[file]
+
+
+def _changing(changes: Mapping[SourceTensor, Change], read: Read) -> Read:
+    """Return a function that reads tensors as `read` does, and changes some of them."""
+
+    def read_changed(source: SourceTensor) -> Array:
+        change = changes.get(source)
+        return read(source) if change is None else change(read)
+
+    return read_changed
 
 
 def _changed(file: Path) -> CheckpointError:

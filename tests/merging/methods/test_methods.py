@@ -1,7 +1,9 @@
 """Merge methods: end points, symmetries, extremes, examples by hand (laws are in tests/testing)."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, EntryPoints
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,8 @@ from hypothesis import strategies as st
 from evomerge import registry
 from evomerge.errors import CandidateError, RecipeError
 from evomerge.merging.kernels.noise import Noise
-from evomerge.merging.methods import get_method, method_names
+from evomerge.merging.methods import get_method, method_names, task_vectors
+from evomerge.merging.methods.averages import slerp
 from evomerge.merging.methods.method import check_knobs
 from evomerge.testing.methods import on_tensors
 
@@ -302,6 +305,49 @@ def test_small_examples_by_hand(example, reuse):
     start = torch.full_like(parents[0], base)
     out = merged(name, parents, start, own, shared, reuse=reuse)
     torch.testing.assert_close(out, torch.tensor(expected, dtype=torch.float32))
+
+
+def plain_form(text):
+    """Return the functions in the code of a docstring, by name."""
+    functions = {"np": np}
+    exec(textwrap.dedent(text.split("::\n\n")[1]), functions)
+    return SimpleNamespace(**functions)
+
+
+@FEW
+@given(st.integers(0, 1000), st.sampled_from([1, 2, 5, 8]), st.booleans())
+def test_fast_loops_compute_the_plain_form_in_their_docstrings(seed, eighths, reuse):
+    plain, arc = plain_form(task_vectors.__doc__), plain_form(slerp.function.__doc__).arc
+    generator, size, density = np.random.default_rng(seed), 41, eighths / 8
+    # Without equal magnitudes, whose ranks differ between the forms.
+    signs = generator.choice([-1.0, 1.0], (3, size))
+    x = signs * generator.permuted(np.tile(np.arange(1.0, size + 1) / 16, (3, 1)), axis=1)
+    noise = [Noise(0, f"parent {i}", "tensor").array(0, size) for i in range(3)]
+    u, weights = (np.array(noise) + 32768.0) / 65536, generator.normal(size=3)
+    base, sources = torch.zeros(size), [torch.from_numpy(row).float() for row in x]
+
+    def fast(name, knobs=None, **own):
+        given = [{"weight": weight, "density": density, **own} for weight in weights]
+        return merged(name, sources, base, given, knobs, reuse=reuse)
+
+    epsilon = min(0.1, density, 1 - density)
+    kept = np.array([plain.largest(row, density) for row in x])
+    middle = np.array([plain.largest(row, density, 0.1) for row in x])
+    drawn = np.array([plain.drawn(*pair) for pair in zip(x, [density] * 3, u, strict=True)])
+    ranked = np.array([plain.drawn_by_rank(x[i], density, epsilon, u[i]) for i in range(3)])
+    for name, sparse, knobs in (
+        ("ties", kept, {}), ("breadcrumbs", middle, {"gamma": 0.1}), ("dare_linear", drawn, {}),
+        ("dare_ties", drawn, {}), ("della", ranked, {"epsilon": 0.1}),
+        ("della_linear", ranked, {"epsilon": 0.1}),
+    ):  # fmt: skip
+        if name in SUMS:
+            expected = plain.summed(sparse, weights)
+        else:
+            expected = plain.elected(sparse, weights, normalize=name in ("ties", "della"))
+        result = fast(name, **knobs).double()
+        torch.testing.assert_close(result, torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
+    result = merged("slerp", sources[:2], None, knobs={"t": density}).double()
+    torch.testing.assert_close(result, torch.from_numpy(arc(*x[:2], density)), rtol=1e-4, atol=1e-5)
 
 
 def test_another_package_can_add_a_method(monkeypatch):

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evomerge.errors import CheckpointError
+from evomerge.merging.kernels.passes import write_copy
 from evomerge.merging.tensors.plan import SourceTensor
 from evomerge.merging.tensors.reader import TensorReader
 from evomerge.merging.tokenizers.tokens import Tokens
@@ -154,11 +155,10 @@ def _products(models: Sequence[Checkpoint]) -> tuple[dict[str, _Floats], list[st
         sources = [SourceTensor(number, name) for number, name in pairs]
         flat = [reader.read(source).reshape(-1) for source in sources]
         for start in range(0, len(flat[0]), _BLOCK):
-            first, *others = (_float32(item[start : start + _BLOCK]) for item in flat)
-            block = room[:, : len(first)]
-            block[0] = first
-            for row, values in zip(block[1:], others, strict=True):
-                np.subtract(values, first, out=row)
+            block = room[:, : min(_BLOCK, len(flat[0]) - start)]
+            for row, weights in zip(block, flat, strict=True):
+                write_copy(weights[start : start + _BLOCK], row)
+            block[1:] -= block[0]
             gram += block @ block.T
         for source in sources:
             reader.release(source)
@@ -188,15 +188,6 @@ def _tensors(
     for part, names in host.modalities.items():
         for name in names:
             yield part, [item.modalities.get(name) for item in maps]
-
-
-def _float32(stored: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
-    """Return stored weights as float32; arrays of uint16 are bfloat16, of int16 float16."""
-    if stored.dtype == np.uint16:
-        return (stored.astype(np.uint32) << 16).view(np.float32)
-    if stored.dtype == np.int16:
-        stored = stored.view(np.float16)
-    return stored.astype(np.float32, copy=False)
 
 
 def _texts(models: Sequence[Checkpoint], names: Mapping[str, str]) -> Iterator[str]:

@@ -10,8 +10,8 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
+from evomerge.merging.compare import compare_parents
 from evomerge.models.references import open_parent
-from evomerge.report.compare import compare_parents
 
 
 def compared(base: Path | None, *parents: Path):
