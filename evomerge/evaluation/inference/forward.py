@@ -15,7 +15,6 @@ import logging
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache, partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -29,26 +28,15 @@ from evomerge.evaluation.inference.batches import batching
 from evomerge.evaluation.inference.generation import Prompt, unsupported_setting
 from evomerge.evaluation.inference.likelihood import Batch
 from evomerge.evaluation.inference.probes import (
-    SHORT,
+    RowProbes,
     agree,
     last_of,
-    number_of,
-    part_of,
-    positions_of,
-    probes,
+    prompt_probes,
     reach,
     within,
 )
 from evomerge.evaluation.inference.reference import ReferenceLM, Request
-from evomerge.evaluation.inference.rows import (
-    MIN_ROWS,
-    Continuation,
-    Row,
-    by_prefix,
-    pack,
-    separate,
-    spread,
-)
+from evomerge.evaluation.inference.rows import Continuation, Row, by_prefix, pack, separate
 
 log = logging.getLogger(__name__)
 
@@ -156,38 +144,21 @@ class Forward:
         return self.reference.is_alone or (request.kind == "generate_until" and not is_ours)
 
     def _check_scoring(self, model: Any, documents: Sequence[DocumentRequests]) -> None:
-        """Compare a few rows in each way with plain passes of their last continuations.
+        """Choose the first way of scoring that gives the logits of plain passes, up to rounding.
 
-        They are the longest row with branches, that with the longest continuation, and short rows
-        side by side, padded. A long row without branches is always a plain pass, so that it only
-        has to be possible.
+        A plain pass reads one continuation alone. Ways differ in `packed` and `gather`, then in
+        `shared`. Of each probe the logits of its last targets are compared: (targets, vocabulary).
         """
-        rows = sorted(continuation_rows(documents, packed=True), key=len)
-        kinds = [[row for row in rows if bool(row.branches) == branches] for branches in (0, 1)]
-        runs, long = list[list[Row]](), list[Row]()
-        for unused, of in enumerate(filter(None, kinds), 2):
-            short = min(SHORT, len(of[0].start))
-            runs.append([part_of(of[0], -1, short), part_of(of[0], -unused, max(1, short // 2))])
-            longest = {number_of(row): row for row in (of[-1], max(of, key=positions_of))}
-            parts = [part_of(row, number) for number, row in longest.items()]
-            (runs[-1] if of[0].branches else long).extend(parts)
-        groups = [group for group in by_prefix(rows) if group[0]]
-        prefix, group = max(groups, key=lambda group: len(group[0]), default=((), []))
-        sharing = [
-            part_of(replace(row, start=prefix + row.start), number_of(row))
-            for row in spread(sorted(group, key=len, reverse=True), MIN_ROWS)
-        ]
-        compared = itertools.chain(*runs, long, sharing[:1])
-        plain = {number_of(row): last_of(row) for row in compared if number_of(row) != -1}
+        probes = RowProbes.of(continuation_rows(documents, packed=True))
         with _refusing(model):
-            single = [Batch.of([row], self.pad, model.device) for row in plain.values()]
-            truth = likelihood.last_logits(model, single, False, _COMPARED)
+            alone = [Batch.of([row], self.pad, model.device) for row in probes.alone()]
+            expected = likelihood.last_logits(model, alone, False, _COMPARED)
 
         def is_right(packed: bool, gather: bool, shared: bool) -> bool:
             batches = list[Batch]()
-            for run in [sharing] if shared else runs:
-                of_run = run if packed else [*map(last_of, run)]
-                batches += self._batches(of_run, model.device, shared)
+            for run in [probes.sharing] if shared else probes.runs:
+                rows = run if packed else [*map(last_of, run)]
+                batches += self._batches(rows, model.device, shared)
             if shared and not any(batch.prefix for batch in batches):
                 return False
             try:
@@ -195,15 +166,16 @@ class Forward:
             except Exception as error:
                 log.debug("packed=%s gather=%s shared=%s: %s", packed, gather, shared, error)
                 return False
-            return all(agree(logits[n], truth[n], model) for n in truth if n in logits)
+            return all(agree(logits[n], expected[n], model) for n in expected if n in logits)
 
         ways = ((True, True), (True, False), (False, True), (False, False))
-        self.packed, self.gather = next((way for way in ways if is_right(*way, False)), ways[-1])
+        right = (way for way in ways if is_right(*way, False))
+        self.packed, self.gather = next(right, ways[-1])
         self.shared = is_right(self.packed, self.gather, True)
 
     def _generates(self, model: Any, prompts: Sequence[Prompt]) -> bool:
         """Return whether our own loop has the logits of passes without a cache."""
-        texts = probes(model, prompts)
+        texts = prompt_probes(model, prompts)
         try:
             for group in generation.make_batches(texts, self.batching):
                 batch = [texts[index] for index in group]

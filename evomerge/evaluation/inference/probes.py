@@ -3,13 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple, Self
 
 import torch
 
 from evomerge.evaluation.inference.generation import Prompt
 from evomerge.evaluation.inference.reference import Request
-from evomerge.evaluation.inference.rows import Continuation, Row
+from evomerge.evaluation.inference.rows import MIN_ROWS, Continuation, Row, by_prefix, spread
 
 NEW = 3  # generated tokens by which ways of running are compared
 SHORT = 32  # tokens of a short context there
@@ -75,12 +76,54 @@ def last_of(row: Row) -> Row:
     return Row(row.start + branch, scored=[(number, (), targets)])
 
 
+class RowProbes(NamedTuple):
+    """Rows by which ways of scoring are compared.
+
+    Attributes:
+        runs: rows that are run together: two short ones side by side, the shorter one padded; where
+            rows have branches, also the longest row, and that with the longest continuation.
+        long: the same longest rows without branches. In each way such a row is a plain pass, so it
+            only has to be possible.
+        sharing: rows with the longest prefix that rows share.
+    """
+
+    runs: list[list[Row]]
+    long: list[Row]
+    sharing: list[Row]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> Self:
+        """Return the probes that are cut from the packed rows of some documents."""
+        rows, probes = sorted(rows, key=len), cls([], [], [])
+        for padded, has_branches in ((-2, False), (-3, True)):  # numbers that no continuation has
+            if not (alike := [row for row in rows if bool(row.branches) == has_branches]):
+                continue
+            first, short = alike[0], min(SHORT, len(alike[0].start))
+            pair = [part_of(first, -1, short), part_of(first, padded, max(1, short // 2))]
+            probes.runs.append(pair)
+            longest = {number_of(row): row for row in (alike[-1], max(alike, key=positions_of))}
+            parts = [part_of(row, number) for number, row in longest.items()]
+            (pair if has_branches else probes.long).extend(parts)
+        groups = [group for group in by_prefix(rows) if group[0]]
+        prefix, group = max(groups, key=lambda group: len(group[0]), default=((), []))
+        for row in spread(sorted(group, key=len, reverse=True), MIN_ROWS):
+            whole = replace(row, start=prefix + row.start)
+            probes.sharing.append(part_of(whole, number_of(row)))
+        return probes
+
+    def alone(self) -> list[Row]:
+        """Return the last continuation of each probe that is compared, as a row of its own."""
+        compared = chain(*self.runs, self.long, self.sharing[:1])
+        rows = {number_of(row): last_of(row) for row in compared}
+        return [row for number, row in rows.items() if number != -1]
+
+
 def reach(prompt: Prompt) -> int:
     """Return how many tokens a prompt and its answer may have."""
     return len(prompt.tokens) + prompt.limit
 
 
-def probes(model: Any, prompts: Sequence[Prompt]) -> list[Prompt]:
+def prompt_probes(model: Any, prompts: Sequence[Prompt]) -> list[Prompt]:
     """Return prompts from the longest to the shortest, by which ways of generating are compared.
 
     They are that of the longest text, the longest prompt, and two short ones side by side.

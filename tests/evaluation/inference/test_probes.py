@@ -4,7 +4,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 from evomerge.evaluation.inference.generation import Prompt
-from evomerge.evaluation.inference.probes import probes, within
+from evomerge.evaluation.inference.probes import prompt_probes, within
 from evomerge.evaluation.inference.reference import Request
 from evomerge.evaluation.inference.rows import Continuation
 
@@ -20,7 +20,7 @@ def request(*lengths, prompts=()):
 
 def test_the_longest_prompt_is_tried_where_a_longer_text_has_a_shorter_one(llama):
     prompts = [Prompt(COUNTED[:10], (), 90), Prompt(COUNTED[:50], (), 5)]
-    assert max(len(probe.tokens) for probe in probes(llama, prompts)) == 50
+    assert max(len(probe.tokens) for probe in prompt_probes(llama, prompts)) == 50
 
 
 def test_documents_that_pass_a_change_are_cut_to_it():
