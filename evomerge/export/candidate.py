@@ -48,8 +48,7 @@ def export_candidate(
             exported = export_candidate(run, folder / "new", which, dtype, shard_size)
             replace_folder(folder / "new", out)
         return exported
-    from evomerge.export.card import Merge, search_card, task_of
-    from evomerge.export.parents import describe_parents
+    from evomerge.export.card import Merge, describe_parents, search_card, task_of
     from evomerge.mergekit import express
     from evomerge.merging.writer import write_model
 

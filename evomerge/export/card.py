@@ -1,26 +1,30 @@
 """The model card of a merge: its parents, its recipe, its scores, and how to make it again.
 
 `card.md.jinja` is the card. Cards are published, so a card shows the name of a local folder, never
-its path; and texts from files are escaped in it, so that they are shown as they are.
+its path; and texts from files are escaped in it, so that they are shown as they are. Parents have
+their Hub ids, or the last part of the path of a local folder: a folder above a model may have the
+name of a user. Licences are what the parents' own cards say (`README.md` in their folders).
 """
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
+import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Template
 
 from evomerge.config.record import Record
 from evomerge.errors import printable, without_controls
 from evomerge.evaluation.tasks.stock import sampling_note
-from evomerge.export.parents import Parent, common_licence
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.files import is_from_hub
 from evomerge.models.parts import kind_of
+from evomerge.models.references import hub_id, split_adapter
 from evomerge.recipe import Recipe
 from evomerge.report import recipe_picture as pictures
 from evomerge.report.pictures import svg_text
@@ -38,6 +42,23 @@ _LINKS = (("://", ":&#47;/"), ("www.", "www&#46;"))  # become links without any 
 
 _PATH = re.compile(r"(?<![\w.~/-])(~|\.{1,2})?(/[^\s/:+,;='\"()\[\]{}]+)+/?")
 """A path that begins in the root, the home folder or this one; no address of the web."""
+
+Licence: TypeAlias = Mapping[str, str]
+"""The keys of a card that say its licence: `license`, and of `other` its name and link."""
+
+_FRONT_MATTER = re.compile(r"\s*---[\r\n]+(.*?)[\r\n]+---(?:[\r\n]|\Z)", re.DOTALL)
+"""YAML between two lines `---` at the beginning of a card."""
+
+
+class Parent(NamedTuple):
+    """A parent as a card names it, with its id if it came from the Hub.
+
+    `licences` are those of the model and of its adapter, each None if its card does not say it.
+    """
+
+    name: str
+    hub_id: str | None
+    licences: tuple[Licence | None, ...]
 
 
 @dataclass(frozen=True)
@@ -217,3 +238,48 @@ def results_on_test(
             )
         )
     return results
+
+
+def describe_parents(checkpoints: Mapping[str, Checkpoint]) -> dict[str, Parent]:
+    """Return what a card says of the parents, all with different names: reference -> parent."""
+    found: dict[str, Parent] = {}
+    for reference, checkpoint in checkpoints.items():
+        model, plus, adapter = split_adapter(reference, Path.cwd())
+        if not is_from_hub(checkpoint.folder) and not model.startswith("zoo:"):
+            model = Path(model).absolute().name or "model"
+        if checkpoint.adapter is not None and not is_from_hub(checkpoint.adapter):
+            adapter = Path(adapter).absolute().name or "adapter"
+        plain = name = f"{model}{plus}{adapter}"
+        number = 1
+        while any(name == other.name for other in found.values()):
+            number += 1
+            name = f"{plain} ({number})"
+        hub = hub_id(reference) if is_from_hub(checkpoint.folder) else None
+        folders = [folder for folder in (checkpoint.folder, checkpoint.adapter) if folder]
+        found[reference] = Parent(name, hub, tuple(map(_licence, folders)))
+    return found
+
+
+def common_licence(parents: Iterable[Parent]) -> Licence | None:
+    """Return the licence that the cards of all parents name; None if they do not agree."""
+    first, *others = (licence for parent in parents for licence in parent.licences)
+    return first if all(item == first for item in others) else None
+
+
+def _licence(folder: Path) -> Licence | None:
+    """Return what the card in a folder says, if it can be read and names one licence."""
+    try:
+        block = _FRONT_MATTER.match((folder / "README.md").read_text(encoding="utf-8"))
+        # No card needs aliases, and a few of them can stand for gigabytes.
+        if block is None or any(isinstance(item, yaml.AliasToken) for item in yaml.scan(block[1])):
+            return None
+        card = yaml.safe_load(block[1])
+        key, name, link = (card.get(part) for part in ("license", "license_name", "license_link"))
+    except Exception:  # what others have written may be damaged in any way; then it says nothing
+        return None
+    if isinstance(key, list) and len(key) == 1:
+        key = key[0]
+    if not isinstance(key, str) or (key.lower() in ("", "unknown", "other") and not name):
+        return None
+    texts = {"license": key.lower(), "license_name": name, "license_link": link}
+    return {part: printable(item) for part, item in texts.items() if isinstance(item, str) and item}

@@ -35,8 +35,7 @@ def merge_recipe(
     makes the same model. The sentences that are returned say what mergekit ignores in its config,
     and what was decided because parents differ.
     """
-    from evomerge.export.card import Merge, merge_card, task_of
-    from evomerge.export.parents import describe_parents
+    from evomerge.export.card import Merge, describe_parents, merge_card, task_of
     from evomerge.mergekit import express
     from evomerge.merging.writer import write_model
 

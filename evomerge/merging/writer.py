@@ -29,7 +29,7 @@ from evomerge.merging.tensors.plan import Planner, TensorPlan
 from evomerge.merging.tensors.reader import ARRAYS
 from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.code_keys import code_notes, text_without_code
+from evomerge.models.files import code_notes, text_without_code
 from evomerge.models.parts import merged_stacks
 from evomerge.models.safetensors import INDEX, SINGLE, WIDTHS, read_json
 from evomerge.recipe import DTYPES, Layer, Recipe, Source

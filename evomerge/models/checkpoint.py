@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 from evomerge.errors import CheckpointError
-from evomerge.models.code_keys import without_code
-from evomerge.models.files import check_files, companion_files
+from evomerge.models.files import check_files, companion_files, without_code
 from evomerge.models.modules import ModuleStack, read_stack
 from evomerge.models.safetensors import TensorInfo, content_digest, read_json
 from evomerge.models.stacks import (

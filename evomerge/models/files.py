@@ -1,9 +1,17 @@
-"""The files in a model folder: which a merge takes over, which may be links, and their sizes."""
+"""The files in a model folder: which a merge takes over, which may be links, and what they lose.
 
-from collections.abc import Iterable
+transformers runs code that `auto_map` names if its caller says `trust_remote_code=True`, and loads
+compiled code from the Hub if an attention is named as `org/kernel`. A merge has no such keys in its
+JSON files.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from evomerge.errors import CheckpointError
+from evomerge.models.safetensors import read_json
 from evomerge.parsing.texts import check_inside, check_ordinary, entries
 
 _TEMPLATES = "additional_chat_templates"
@@ -63,3 +71,46 @@ def check_files(folder: Path, inner: Iterable[str] = ()) -> None:
     for file in copied:
         if file.name in ("config.json", *_COMPANIONS) and not file.exists():
             raise CheckpointError(f"{file} is a link that leads to no file; download it again.")
+
+
+_ATTENTIONS = ("attn_implementation", "experts_implementation")
+_KEYS = {"auto_map", "custom_generate", "custom_pipelines", "trust_remote_code"}
+_KEYS |= {*_ATTENTIONS, *(f"_{name}" for name in _ATTENTIONS)}
+
+
+def without_code(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a JSON file of a model without keys that can run code, at any depth."""
+    return dict(_cleaned(data, set()))
+
+
+def text_without_code(file: Path) -> str | None:
+    """Return the text of a model's JSON file without keys that can run code; None: it has none."""
+    cleaned, keys = _content(file)
+    return json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n" if keys else None
+
+
+def code_notes(reference: str, files: Iterable[Path]) -> list[str]:
+    """Return one sentence for each file of the host of which a merge leaves out such keys."""
+    return [
+        f"{file.name} of {reference} has {', '.join(keys)}, which can make programs run code that "
+        "is not part of them; the merge leaves it out."
+        for file in files
+        if (keys := _content(file)[1])
+    ]
+
+
+def _content(file: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return the content of a config without keys that can run code, and these keys."""
+    if not file.name.endswith("config.json"):
+        return {}, []
+    keys = set[str]()
+    cleaned = dict(_cleaned(read_json(file), keys))
+    return cleaned, sorted(keys)
+
+
+def _cleaned(value: Any, keys: set[str]) -> Any:
+    """Return a value without keys that can run code, and add those that are set to `keys`."""
+    if isinstance(value, Mapping):
+        keys |= {name for name, item in value.items() if name in _KEYS and item}
+        return {name: _cleaned(item, keys) for name, item in value.items() if name not in _KEYS}
+    return [_cleaned(item, keys) for item in value] if isinstance(value, list) else value

@@ -9,8 +9,8 @@ from typing import Any
 
 from evomerge.config.optimizer import with_fewer_candidates
 from evomerge.errors import listed
-from evomerge.models.code_keys import code_notes
 from evomerge.models.correspondence import type_notes
+from evomerge.models.files import code_notes
 from evomerge.models.part import Parents
 from evomerge.models.parts import kind_of, part_facts, part_notes
 from evomerge.problem.memory import fit_warnings, memory_rows, weights_of

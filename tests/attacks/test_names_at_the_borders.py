@@ -32,8 +32,7 @@ from evomerge.__main__ import run as call
 from evomerge.api.followers import tracked
 from evomerge.cli import live, terminal
 from evomerge.errors import EvomergeError, without_controls
-from evomerge.export.card import Merge, search_card
-from evomerge.export.parents import Parent
+from evomerge.export.card import Merge, Parent, search_card
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.report.page import page, write_page
 from evomerge.report.pictures import svg_text

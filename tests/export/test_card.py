@@ -18,8 +18,7 @@ from evomerge import zoo
 from evomerge.__main__ import run as call
 from evomerge.config.record import Record
 from evomerge.config.schema import load, parse
-from evomerge.export.card import PICTURE, Merge, merge_card, search_card, task_of
-from evomerge.export.parents import describe_parents
+from evomerge.export.card import PICTURE, Merge, describe_parents, merge_card, search_card, task_of
 from evomerge.export.recipe import merge_recipe
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.problem.record import record_of

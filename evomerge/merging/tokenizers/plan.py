@@ -27,8 +27,7 @@ from evomerge.merging.tokenizers.tokens import (
     unite,
 )
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.code_keys import text_without_code, without_code
-from evomerge.models.files import TOKENIZER_FILES
+from evomerge.models.files import TOKENIZER_FILES, text_without_code, without_code
 from evomerge.models.parts import has_tokenizer
 from evomerge.models.safetensors import read_json
 from evomerge.parsing.texts import read_text
