@@ -182,7 +182,6 @@ def go_on(
 def _continue(
     run: RunFolder, bounds: Mapping[str, float], moves: Sequence[str], allowed: Permissions
 ) -> OpenRun:
-
     fix = "make it writable, or continue a copy of it"
     what = f"{run.path} cannot be continued"
     check_writable(run.path / "lock", what, fix, RunFolderError)

@@ -49,7 +49,7 @@ class Run:
         self.folder: Path = self._run.path
 
     def __repr__(self) -> str:
-        return f"Run({str(self.folder)!r})"
+        return f"{type(self).__name__}({str(self.folder)!r})"
 
     def __str__(self) -> str:
         """The answer in words, and how the models compare where the answer comes from."""

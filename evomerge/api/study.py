@@ -110,7 +110,6 @@ class Study(Run):
         run: str | PathLike[str],
         candidates: int | None = None,
     ) -> None:
-
         folder = path_of(run, "run").absolute()
         if folder in _studies:
             _studies[folder].close()
@@ -145,9 +144,6 @@ class Study(Run):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __repr__(self) -> str:
-        return f"Study({str(self.folder)!r})"
 
     def __iter__(self) -> Iterator[Asked]:
         """Yield candidates until the study gives no further one."""
