@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq
 from scipy.special import ndtri, stdtrit
 
 from evomerge.scores import MODEL, NLL, TOKENS, TOLD, Objective, Scores, fitness
@@ -315,6 +314,8 @@ def confidence(means: Sequence[Mean]) -> float:
 
     It is above 0.975 where the 95 % interval is above 0, and 0.5 if the sum is 0.
     """
+    from scipy.optimize import brentq  # whose import would double the time of `status`
+
     total = sum(item.value for item in means)
     if abs(total) <= 1e-12:
         return 0.5
