@@ -1,4 +1,4 @@
-"""The four ways of the data (CONTRIBUTING.md): how many files of the package each passes.
+"""The five ways of the data (CONTRIBUTING.md): how many files of the package each passes.
 
 A tracer notes the functions that run, after warm-up, from one point of a search to another. What
 runs for tensors and for documents counts in their own ways.
@@ -25,7 +25,7 @@ from evomerge.run.journal import Journal
 from evomerge.searching.loop import Search
 
 HOME = Path(evomerge.__file__).parent
-MOST = {"genome": 16, "tensor": 11, "document": 10, "gradient": 7}
+MOST = {"file": 17, "genome": 16, "tensor": 11, "document": 10, "gradient": 7}
 
 BASELINES, GENERATION = 3, 4
 CANDIDATES = BASELINES + GENERATION + 1
@@ -121,6 +121,25 @@ def is_short(tracer: Tracer, way: str, most: str = "") -> None:
     assert 1 < len(files) <= MOST[most or way], "\n".join(sorted(files))
     told = (HOME.parent / "CONTRIBUTING.md").read_text()
     assert way == "tensor" or not [file for file in files if Path(file).name not in told]
+
+
+def test_a_search_file_passes_few_files_to_a_session(monkeypatch, tmp_path):
+    """Of the rooms that join others; what they ask of kinds, parents and tasks is not counted."""
+    tracer, run = Tracer(), Search.run
+
+    def runs(self: Search) -> Any:
+        tracer.on = False
+        return run(self)
+
+    monkeypatch.setattr(Search, "run", runs)
+    with traced(tracer):
+        tracer.on = True
+        search(tmp_path)
+    rooms = ("api/", "problem/", "searching/")
+    files = {file for file in tracer.passed["genome"] if file.startswith(rooms)}
+    assert 10 < len(files) <= MOST["file"], "\n".join(sorted(files))
+    read = (HOME.parent / "CONTRIBUTING.md").read_text()
+    assert not [file for file in files if f"`{file}`" not in read]
 
 
 METHODS = ["linear", "ties", "dare_ties", "tsv"]
