@@ -63,7 +63,7 @@ def write(content: Any, name: str = "file.yaml") -> None:
     Path(name).write_text(content if isinstance(content, str) else yaml.safe_dump(content))
 
 
-def search(change: dict[str, Any], models: Path) -> str:
+def write_search(change: dict[str, Any], models: Path) -> str:
     """Keys of the small search file; those of `evaluation` are put beside its own."""
     own = {"include": ["zoo:tasks"], **FEW, **change.get("evaluation", {})}
     write(SEARCH | change | {"evaluation": own})
@@ -73,7 +73,7 @@ def search(change: dict[str, Any], models: Path) -> str:
 
 
 def set_(value: str, models: Path) -> str:
-    search({}, models)
+    write_search({}, models)
     return f"{SEARCHED} --set {shlex.quote(value)}"
 
 
@@ -83,7 +83,7 @@ def text(content: str, models: Path) -> str:
 
 
 def command(line: str, models: Path) -> str:
-    search({}, models)
+    write_search({}, models)
     Path("file.yaml").rename("search.yaml")
     Path("full").mkdir()
     write("", "full/thesis.tex")
@@ -114,12 +114,12 @@ def recipe(parts: Any, models: Path) -> str:
 
 
 def config(change: dict[str, Any], models: Path) -> str:
-    return search({"base": str(copy_of("base", Path("host"), **change))}, models)
+    return write_search({"base": str(copy_of("base", Path("host"), **change))}, models)
 
 
 def tokenizer(change: dict[str, Any], models: Path) -> str:
     edit_tokenizer(copy_of("base", Path("host")), **change)
-    return search({"base": "./host"}, models)
+    return write_search({"base": "./host"}, models)
 
 
 def two_models(parts: Any, models: Path) -> str:
@@ -128,7 +128,7 @@ def two_models(parts: Any, models: Path) -> str:
     make(Path("a"), **one)
     make(Path("b"), **two)
     changes = {"parents": ["./a", "./b"], "base": None, "space": LINEAR} | dict(*keys)
-    return search(changes, models)
+    return write_search(changes, models)
 
 
 def more_of(value: Any, number: int) -> Any:
@@ -154,12 +154,12 @@ def kinds(change: dict[str, Any], models: Path) -> str:
         "parents": [str(models / name) for name in change["parents"]],
         "evaluation": {"include": [str(models / "tasks")], **change.get("evaluation", {})},
     }
-    return search(given, models)
+    return write_search(given, models)
 
 
 SECTIONS: dict[str, Callable[[Any, Path], str]] = {
-    "search": search,
-    "several": search,
+    "search": write_search,
+    "several": write_search,
     "set": set_,
     "text": text,
     "command": command,

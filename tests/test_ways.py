@@ -85,7 +85,7 @@ def traced(tracer: Tracer) -> Iterator[None]:
         threading.setprofile(before[1])
 
 
-def search(folder: Path, **changes: Any) -> None:
+def search_all_kinds(folder: Path, **changes: Any) -> None:
     few = {split: {"documents": 6} for split in ("search", "validation", "test")}
     config = {
         **SMALL,
@@ -156,7 +156,7 @@ def test_a_genome_a_tensor_in_memory_and_a_document_pass_few_files(
     last_candidate(monkeypatch, tracer)
     space = {"kind": "parameters", "method": method, "embeddings": method != "slerp"}
     with traced(tracer):
-        search(tmp_path, space=space, objectives=[{"task": name, "metric": metric}])
+        search_all_kinds(tmp_path, space=space, objectives=[{"task": name, "metric": metric}])
     is_short(tracer, "tensor")
     is_short(tracer, "genome")
     is_short(tracer, "document")
@@ -197,7 +197,7 @@ def test_a_step_of_a_descent_passes_few_files(monkeypatch, tmp_path):
 
     monkeypatch.setattr(Descent, "step", counted)
     with traced(tracer):
-        search(tmp_path, optimizer={"name": "gradient"}, budget={"candidates": 4})
+        search_all_kinds(tmp_path, optimizer={"name": "gradient"}, budget={"candidates": 4})
     is_short(tracer, "genome", "gradient")
 
 

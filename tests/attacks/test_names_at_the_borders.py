@@ -18,14 +18,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from browser import browsed, needs_browser
 from draws import FUZZ, draws
 from huggingface_hub import ModelCard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.console import Console
-from run_folders import asked, scores, told, write_run
+from run_folders import asked, browsed, needs_browser, scores, told, write_run
 
 from evomerge.__main__ import main
 from evomerge.__main__ import run as call

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from lm_tasks import asking, requests_of, write_task
-from rounding import NATS
+from stock_scores import NATS
 from transformers import AutoModelForCausalLM
 
 from evomerge import zoo

@@ -6,7 +6,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from fake_hub import TOKEN, FakeHub, serve
+from export.fake_hub import TOKEN, FakeHub, serve
 from safetensors.numpy import save_file
 from search_run import command, environment, evomerge
 

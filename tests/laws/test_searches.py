@@ -76,7 +76,7 @@ class Searched:
         for name, keys in SEARCHES.items()
     ],
 )
-def search(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Searched:
+def unbroken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Searched:
     """Return a search that some process of this test run has run."""
     shelf = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -102,10 +102,10 @@ def search(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return made
 
 
-def go_on(search: Searched, run: Path, **how: Any) -> None:
+def go_on(unbroken: Searched, run: Path, **how: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        evomerge.resume(run, progress=False, trust_code=search.code, **how)
+        evomerge.resume(run, progress=False, trust_code=unbroken.code, **how)
 
 
 def files(run: Path) -> dict[str, bytes]:
@@ -114,58 +114,58 @@ def files(run: Path) -> dict[str, bytes]:
     return {Path(name).name: (run / name).read_bytes() for name in found}
 
 
-def copied(search: Searched, run: Path, journal: bytes) -> Path:
+def copied(unbroken: Searched, run: Path, journal: bytes) -> Path:
     """Copy the run as it was when its journal was this."""
-    shutil.copytree(search.run.folder, run, ignore=shutil.ignore_patterns("best.*", "front"))
+    shutil.copytree(unbroken.run.folder, run, ignore=shutil.ignore_patterns("best.*", "front"))
     (run / "journal.jsonl").write_bytes(journal)
     return run
 
 
-def test_killed_and_resumed_it_was_never_killed(search: Searched, tmp_path: Path) -> None:
+def test_killed_and_resumed_it_was_never_killed(unbroken: Searched, tmp_path: Path) -> None:
     """Killed twice if it is quick; each time costs the start of a process."""
-    run, whole = tmp_path / "run", search.journal.count(b"\n")
-    first, second = sorted(random.Random(search.name).sample(range(2, whole - 2), 2))
-    search.killed("search", search.file, "--run", run, run=run, lines=first)
+    run, whole = tmp_path / "run", unbroken.journal.count(b"\n")
+    first, second = sorted(random.Random(unbroken.name).sample(range(2, whole - 2), 2))
+    unbroken.killed("search", unbroken.file, "--run", run, run=run, lines=first)
     with (run / "journal.jsonl").open("ab") as torn:
         torn.write(b'{"event":"tell","cand')
-    if search.is_quick:
-        search.killed("resume", run, run=run, lines=second)
-    go_on(search, run)
-    assert files(run) == files(search.run.folder)
+    if unbroken.is_quick:
+        unbroken.killed("resume", run, run=run, lines=second)
+    go_on(unbroken, run)
+    assert files(run) == files(unbroken.run.folder)
 
 
-def test_cut_anywhere_it_opens_and_goes_on(search, tmp_path):
+def test_cut_anywhere_it_opens_and_goes_on(unbroken, tmp_path):
     """With two processes if it is quick."""
-    whole, drawn = search.journal, random.Random(search.name)
-    events = RunFolder(search.run.folder).events()
-    run = copied(search, tmp_path / "run", whole)
+    whole, drawn = unbroken.journal, random.Random(unbroken.name)
+    events = RunFolder(unbroken.run.folder).events()
+    run = copied(unbroken, tmp_path / "run", whole)
     for cut in [*drawn.sample(range(len(whole)), 20), drawn.randrange(len(whole) // 4, len(whole))]:
         (run / "journal.jsonl").write_bytes(whole[:cut])
         assert RunFolder(run).events() == events[: whole[:cut].count(b"\n")]
         History(RunFolder(run).events())
-    go_on(search, run, **({"kind": "processes", "workers": 2} if search.is_quick else {}))
-    assert events_of(run) == events_of(search.run.folder)
-    assert {**files(run), "journal.jsonl": whole} == files(search.run.folder)
+    go_on(unbroken, run, **({"kind": "processes", "workers": 2} if unbroken.is_quick else {}))
+    assert events_of(run) == events_of(unbroken.run.folder)
+    assert {**files(run), "journal.jsonl": whole} == files(unbroken.run.folder)
 
 
-def test_what_has_ended_scores_nothing_again(search: Searched) -> None:
-    before = files(search.run.folder)
-    go_on(search, search.run.folder)
-    assert files(search.run.folder) == before
+def test_what_has_ended_scores_nothing_again(unbroken: Searched) -> None:
+    before = files(unbroken.run.folder)
+    go_on(unbroken, unbroken.run.folder)
+    assert files(unbroken.run.folder) == before
 
 
-def test_the_export_has_the_recorded_scores_also_in_the_stock_tool(search, tmp_path):
-    run = search.run
+def test_the_export_has_the_recorded_scores_also_in_the_stock_tool(unbroken, tmp_path):
+    run = unbroken.run
     merges = [item for item in run.history.candidates if item.label is None and item.values]
     best = max((item for item in merges if not item.is_estimate), key=lambda item: item.values)
     split = "test" if best.scores("test") else "search"
     recorded = best.scores(split)
     out = run.export(tmp_path / "model", best.number)
-    again = evomerge.evaluate(out, search.file, split, trust_code=search.code)
+    again = evomerge.evaluate(out, unbroken.file, split, trust_code=unbroken.code)
     assert again and {key: item.value for key, item in again.items()} == {
         key: recorded.aggregates[key] for key in again
     }
-    stock = by_stock(yaml.safe_load(search.file.read_text()), run.config.compute, out, recorded)
+    stock = by_stock(yaml.safe_load(unbroken.file.read_text()), run.config.compute, out, recorded)
     for key, value in stock.items():
         assert recorded.aggregates[key] == pytest.approx(value, abs=1e-6), key
     with warnings.catch_warnings():
@@ -177,11 +177,11 @@ def test_the_export_has_the_recorded_scores_also_in_the_stock_tool(search, tmp_p
         assert all(ours[name].equal(theirs[name]) for name in ours)
 
 
-def test_the_run_is_text_and_names_code_that_runs_only_if_allowed(search, tmp_path, monkeypatch):
-    for file in search.run.folder.rglob("*"):
+def test_the_run_is_text_and_names_code_that_runs_only_if_allowed(unbroken, tmp_path, monkeypatch):
+    for file in unbroken.run.folder.rglob("*"):
         assert file.is_dir() or file.read_text() or file.stat().st_size == 0
-    run = copied(search, tmp_path / "run", search.journal[: len(search.journal) // 2])
-    if search.code:
+    run = copied(unbroken, tmp_path / "run", unbroken.journal[: len(unbroken.journal) // 2])
+    if unbroken.code:
         monkeypatch.delitem(sys.modules, "sizing")  # this process has imported it
         with pytest.raises(InputError, match="--trust-code"):
             evomerge.resume(run, progress=False)

@@ -4,7 +4,7 @@ from statistics import fmean, median
 
 import numpy as np
 import pytest
-from known_problems import PROBLEMS
+from optimizer_runs import PROBLEMS
 
 from evomerge.optimize import create
 from evomerge.optimize.protocol import Believing

@@ -5,7 +5,7 @@ import random
 import nevergrad
 import numpy as np
 import pytest
-from optimizer_laws import check_laws
+from optimize.optimizer_laws import check_laws
 from optimizer_runs import OF_NEVERGRAD
 
 from evomerge.errors import ConfigError

@@ -24,7 +24,7 @@ TARGET = np.array([0.2, 1.4, 0.9, 0.4, 1.7, 1.0])
 REAL = [Gene(f"g{i}", "real", 0.0, 2.0, 1.0) for i in range(len(TARGET))]
 
 
-def search(optimizer, loss, trials):
+def minimise(optimizer, loss, trials):
     best = (np.inf, ())
     for _ in range(trials):
         genome = optimizer.ask()
@@ -158,9 +158,9 @@ def test_recorded_genomes_bring_another_optimizer_to_the_same_place(name):
     for genome in recorded:
         other.replay(genome)
         other.tell(genome, [-sphere(genome)])
-    going_on = search(other, sphere, 100)[0]
+    going_on = minimise(other, sphere, 100)[0]
     assert going_on <= 20 * max(1e-7, min(map(sphere, recorded)))
-    assert going_on < search(create(name, REAL, seed=2), sphere, 100)[0] / 5
+    assert going_on < minimise(create(name, REAL, seed=2), sphere, 100)[0] / 5
 
 
 @pytest.mark.parametrize("name", ["cma", "cma-margin", "nevergrad:DE", "nevergrad:PSO"])

@@ -7,9 +7,8 @@ import nevergrad
 import numpy as np
 import pytest
 from cmaes import CMAwM
-from known_problems import PROBLEMS
-from optimizer_laws import CONDITIONS, FAST, WORSE, check_laws, check_search, quality
-from optimizer_runs import COUNTS, NAMES
+from optimize.optimizer_laws import CONDITIONS, FAST, WORSE, check_laws, check_search, quality
+from optimizer_runs import COUNTS, NAMES, PROBLEMS
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.core.problem import ElementwiseProblem
 from pymoo.optimize import minimize

@@ -22,7 +22,7 @@ from evomerge.searching.run import run_search
 pytestmark = pytest.mark.thorough
 
 
-def search(folder, name, candidates, **changes):
+def search_here(folder, name, candidates, **changes):
     config = {**SMALL, **changes, "budget": {"candidates": candidates}}
     wrote = parse(config, name)
     problem = prepare(wrote, folder)
@@ -58,7 +58,7 @@ def begun(tmp_path, monkeypatch):
     file = tmp_path / "maths" / "model.safetensors"
     torch.save(load_torch(file), file.with_name("pytorch_model.bin"))
     file.unlink()
-    run = search(tmp_path, "run", 4, parents=["./maths", "./facts"])
+    run = search_here(tmp_path, "run", 4, parents=["./maths", "./facts"])
     model = export(run, tmp_path / "exported", "2")
     return run, model / "evomerge_recipe.yaml", weights(model)
 

@@ -65,8 +65,8 @@ def gpu(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def search(tmp_path_factory):
-    """A search file, and the checked search that it is with some changes."""
+def problem_with(tmp_path_factory):
+    """The problem of a search file, with some changes of its keys."""
     file = write_search(tmp_path_factory.mktemp("search"))
     whole = prepare(load(file), file.parent)
 
@@ -79,46 +79,46 @@ def search(tmp_path_factory):
 PROCESSES = "executor.kind=processes"
 
 
-def test_what_does_not_fit_on_an_accelerator_is_refused(search, gpu):
+def test_what_does_not_fit_on_an_accelerator_is_refused(problem_with, gpu):
     gpu(80_000_000)
-    check_fit(search())
+    check_fit(problem_with())
     gpu(3_000_000)
-    check_fit(search("evaluation.device_map=auto"))
+    check_fit(problem_with("evaluation.device_map=auto"))
     weights = r"the merged weights, 2.75 MB in float32, do not fit .* of 3 MB"
     with pytest.raises(ConfigError, match=weights):
-        check_fit(search())
+        check_fit(problem_with())
     gpu(7_500_000)
-    check_fit(search(PROCESSES, "executor.workers=2"))
+    check_fit(problem_with(PROCESSES, "executor.workers=2"))
     with pytest.raises(ConfigError, match=r"weights, 8.24 MB .* lower `executor.workers`"):
-        check_fit(search(PROCESSES, "executor.workers=3"))
+        check_fit(problem_with(PROCESSES, "executor.workers=3"))
     with pytest.raises(ConfigError, match=r"on an accelerator of 7.5 MB beside a vLLM engine"):
-        check_fit(search("evaluation.backend=vllm"))
+        check_fit(problem_with("evaluation.backend=vllm"))
 
 
-def test_what_no_memory_of_this_machine_holds_is_refused(search):
+def test_what_no_memory_of_this_machine_holds_is_refused(problem_with):
     """Mapped files need not fit, and the libraries are shared by processes on Linux."""
     with pytest.raises(ConfigError, match=r"TB of memory \(.* lower `executor.workers`") as caught:
-        check_fit(search(PROCESSES, "executor.workers=4096"))
+        check_fit(problem_with(PROCESSES, "executor.workers=4096"))
     assert "(libraries 1.0" in str(caught.value) or sys.platform != "linux"
 
 
-def test_what_takes_memory_of_an_accelerator_is_not_in_that_of_the_machine(search, gpu):
+def test_what_takes_memory_of_an_accelerator_is_not_in_that_of_the_machine(problem_with, gpu):
     gpu(3_200_000)
-    rows = memory_rows(search())
+    rows = memory_rows(problem_with())
     assert rows["device"] == {"cuda": "3.2 MB", "weights": "2.75 MB", "together": "2.75 MB"}
     assert "weights" not in rows["memory"]
 
 
-def test_memory_that_is_free_only_in_part_is_warned_of(search, monkeypatch):
-    rows = memory_rows(search())
+def test_memory_that_is_free_only_in_part_is_warned_of(problem_with, monkeypatch):
+    rows = memory_rows(problem_with())
     assert rows["mapped_files"] == "8.24 MB of parents, which need not fit"
     monkeypatch.setattr(memory, "free_memory", lambda: 10**11)
-    assert not list(fit_warnings(search()))
+    assert not list(fit_warnings(problem_with()))
     process = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=0))
     monkeypatch.setattr(memory, "free_memory", lambda: 200_000_000)
     monkeypatch.setattr(memory, "is_built_for_gpu", lambda: False)
     monkeypatch.setattr(memory.psutil, "Process", lambda: process)
-    (note,) = fit_warnings(search())
+    (note,) = fit_warnings(problem_with())
     assert "about 8" in note and "and 200 MB are free now" in note
 
 
@@ -159,28 +159,28 @@ def test_a_chat_template_that_no_key_names_is_told(tmp_path):
         assert sum(said in note for note in warnings(problem_of(data), True)) == count
 
 
-def test_float32_with_weights_of_another_dtype_is_told(search):
-    assert summary(search("evaluation.float32=false")).get("compute") is None
+def test_float32_with_weights_of_another_dtype_is_told(problem_with):
+    assert summary(problem_with("evaluation.float32=false")).get("compute") is None
     changes = ("dtype=bfloat16", "evaluation.float32=true")
-    assert summary(search(*changes))["compute"] == "float32, weights in bfloat16"
+    assert summary(problem_with(*changes))["compute"] == "float32, weights in bfloat16"
 
 
-def test_a_lag_that_an_optimizer_does_not_take_is_warned_of(search):
+def test_a_lag_that_an_optimizer_does_not_take_is_warned_of(problem_with):
     for optimizer, count, words in (
         ("cma", 16, []),
         ("cma", 17, ["17 workers 'cma'", "16 others"]),
         ("discrete-lengler", 16, ["16 workers 'discrete-lengler'", "15 others"]),
         ("random", 64, []),
     ):
-        plain = search().config.model_dump(mode="json")
+        plain = problem_with().config.model_dump(mode="json")
         plain["optimizer"]["name"] = optimizer
         plain["executor"] |= {"kind": "processes", "order": "arrival", "workers": count}
-        checked = replace(search(), config=parse(plain, "search.yaml"))
+        checked = replace(problem_with(), config=parse(plain, "search.yaml"))
         notes = [note for note in warnings(checked, True) if note.startswith("executor.order")]
         assert len(notes) == bool(words) and all(word in notes[0] for word in words)
 
 
-def test_workers_that_a_generation_leaves_idle_are_warned_of(search):
+def test_workers_that_a_generation_leaves_idle_are_warned_of(problem_with):
     """With a population alone, `auto` would be another optimizer."""
     for optimizer, count, advice in (
         ("gp", 2, None),
@@ -190,7 +190,7 @@ def test_workers_that_a_generation_leaves_idle_are_warned_of(search):
         ("random", 64, None),
     ):
         changes = (f"optimizer.name={optimizer}", "executor.order=generation")
-        checked = search(*changes, PROCESSES, f"executor.workers={count}")
+        checked = problem_with(*changes, PROCESSES, f"executor.workers={count}")
         notes = [note for note in warnings(checked, True) if f"of {count} workers only" in note]
         assert len(notes) == (advice is not None)
         assert all(f"or `optimizer: {advice}`." in note for note in notes)

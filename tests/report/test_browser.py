@@ -4,8 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from browser import browsed, needs_browser
-from run_folders import FAILED, finished, scores
+from run_folders import FAILED, browsed, finished, needs_browser, scores
 
 from evomerge.report.page import write_page
 

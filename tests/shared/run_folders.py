@@ -1,11 +1,14 @@
-"""Run folders in all states, written without a search."""
+"""Run folders in all states, written without a search, and a browser that shows their pages."""
 
 import json
+import shutil
+import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import pytest
 from search_run import SMALL
 
 from evomerge.run.folder import RunFolder
@@ -105,3 +108,16 @@ STATES: dict[str, tuple[list[Event], bytes]] = {
     "being written": ([_FIRST, told(0, scores(3)), _SECOND], b'5d1e9f00 {"event":"tell","cand'),
 }
 """Name -> events and incomplete last line of a run without a winner."""
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
+
+
+def browsed(page: Path) -> subprocess.CompletedProcess[str]:
+    """Show a page: what its scripts have made of it is the output, messages are in the errors."""
+    words = [
+        str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
+        "--allow-file-access-from-files", "--enable-logging=stderr", "--v=0",
+        f"--user-data-dir={page.parent / 'profile'}", "--virtual-time-budget=5000", page.as_uri(),
+    ]  # fmt: skip
+    return subprocess.run(words, capture_output=True, text=True, timeout=250)

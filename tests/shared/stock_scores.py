@@ -1,4 +1,10 @@
-"""What the world's own tools say of an exported model, on the same documents."""
+"""What the world's own tools say of an exported model on the same documents, and how far two
+computations of one number in float32 may be apart.
+
+They differ if batches, padding, instruction set, BLAS kernels or threads differ, since sums have
+another order then. A tolerance that fits one processor says nothing of the next, so these come from
+the arithmetic: u = 2^-24 is the rounding of one operation.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +18,22 @@ import transformers
 
 from evomerge import zoo
 from evomerge.scores import Scores
+
+NATS = 1e-4
+"""Log-likelihoods of the tests' texts: up to 20 tokens, each a log-softmax of logits up to 20,
+are sums with an error of some u * 20. Absolute, since a likelihood near 0 nats has it, too."""
+
+UNIT = 1e-5
+"""Numbers of about 1 that came through a few layers, such as embeddings: 100 terms of up to 1, so
+some sqrt(100) * u for each layer."""
+
+PERPLEXITY = 1e-4
+"""Perplexities and other exponentials of nats, relative: the absolute error of their logarithm."""
+
+
+def near_ties(values: Any) -> bool:
+    """Whether rounding may swap two of the numbers of about 1 in some row of `values`."""
+    return bool(np.diff(np.sort(np.asarray(values), axis=-1)).min() < 3e-6)
 
 
 def by_stock(
@@ -100,7 +122,6 @@ def by_library(folder: Path, rows: list[dict[str, Any]]) -> dict[str, float]:
 
 def similar(folder: Path, name: str, rows: list[dict[str, Any]]) -> dict[str, float]:
     """Return the rank correlation by sentence-transformers, unless rounding may swap ranks."""
-    from rounding import near_ties
     from scipy.stats import spearmanr
     from sentence_transformers import SentenceTransformer
 

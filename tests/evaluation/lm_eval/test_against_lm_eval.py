@@ -7,7 +7,7 @@ import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 from lm_tasks import asking, requests_of, runner_of
-from rounding import NATS, PERPLEXITY
+from stock_scores import NATS, PERPLEXITY
 
 from evomerge.evaluation.inference.reference import Reasoning
 from evomerge.evaluation.lm_eval.tasks import Harness

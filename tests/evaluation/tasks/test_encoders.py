@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from rounding import UNIT, near_ties
 from safetensors.torch import load_file, save_file
 from scipy.stats import pearsonr, spearmanr
 from sklearn.linear_model import LogisticRegression
+from stock_scores import UNIT, near_ties
 
 from evomerge.errors import CandidateError
 from evomerge.evaluation.objectives import KINDS

@@ -12,7 +12,7 @@ import tiny
 import torch
 from lm_tasks import asking, runner_of
 from merges import digest, every, mix, path
-from rounding import UNIT
+from stock_scores import UNIT
 
 from evomerge import zoo
 from evomerge.errors import ConfigError

@@ -10,8 +10,8 @@ import tiny
 import torch
 import transformers
 from merges import digest, mix
+from merging.architecture.small_configs import class_name, small_config
 from safetensors.torch import load_file
-from small_configs import class_name, small_config
 
 from evomerge.errors import ConfigError, RecipeError
 from evomerge.merging.resident import Resident

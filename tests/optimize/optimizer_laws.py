@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
-from known_problems import PROBLEMS, Problem
+from optimizer_runs import PROBLEMS, Problem
 
 from evomerge.optimize.protocol import Optimizer
 from evomerge.space.protocol import Gene, Genome
@@ -75,7 +75,7 @@ def _check_each_counts(play: Callable[..., list[Genome]], population: int, is_re
 def _check_ranks(play: Callable[..., list[Genome]], objectives: int, by_value: bool) -> None:
     """Check that failures rank below violations, and these below all others, from the start on."""
 
-    def search(failed: Told | None, broken: Callable[[Told], Told]) -> list[Genome]:
+    def played(failed: Told | None, broken: Callable[[Told], Told]) -> list[Genome]:
         """Search with failures, told as `failed`, None: as they are, or with violations as well."""
 
         def tell(trial: int, values: list[float]) -> Told:
@@ -88,15 +88,15 @@ def _check_ranks(play: Callable[..., list[Genome]], objectives: int, by_value: b
         return play(tell)
 
     lowest, best = [_LOWEST] * objectives, [_BEST] * objectives
-    with_failures = search(None, lambda told: told)
+    with_failures = played(None, lambda told: told)
     others = {
-        "By law, failures must rank below violations.": search((best, 1e9), lambda told: told),
-        "The values of a trial that violates constraints must not count.": search(
+        "By law, failures must rank below violations.": played((best, 1e9), lambda told: told),
+        "The values of a trial that violates constraints must not count.": played(
             None, lambda told: (best, told[1])
         ),
     }
     if by_value:
-        others["Failures and violations must rank last, as a value below all others."] = search(
+        others["Failures and violations must rank last, as a value below all others."] = played(
             (lowest, 0.0), lambda told: ([-100 - told[1]], 0.0)
         )
     for law, other in others.items():
@@ -184,7 +184,7 @@ def quality(problem: Problem, losses: Sequence[Sequence[float]]) -> float:
     return -float(HV(ref_point=np.array(problem.worst))(np.array(losses))) if losses else 0.0
 
 
-def search(
+def losses(
     optimizer: Optimizer, problem: Problem, trials: int, condition: Condition, seed: int
 ) -> list[tuple[float, ...]]:
     """Search a problem; return the losses of the proposals, those of baselines not included."""
@@ -250,7 +250,7 @@ def check_search(
         condition, pairs = CONDITIONS[label], []
         for name, problem in chosen.items():
             runs = [
-                search(create(problem.genes, seed), problem, trials, condition, seed)
+                losses(create(problem.genes, seed), problem, trials, condition, seed)
                 for seed in range(first_seed, first_seed + seeds)
             ]
             own = [quality(problem, run) for run in runs]
