@@ -134,7 +134,7 @@ def test_a_search_file_passes_few_files_to_a_session(monkeypatch, tmp_path):
     monkeypatch.setattr(Search, "run", runs)
     with traced(tracer):
         tracer.on = True
-        search(tmp_path)
+        search_all_kinds(tmp_path)
     rooms = ("api/", "problem/", "searching/")
     files = {file for file in tracer.passed["genome"] if file.startswith(rooms)}
     assert 10 < len(files) <= MOST["file"], "\n".join(sorted(files))
