@@ -127,7 +127,7 @@ def tracked(
         yield []
         return
     tracker: Any = None
-    of = measured(ranking)
+    shown = measured(ranking)
 
     @contextmanager
     def safely() -> Iterator[None]:
@@ -152,7 +152,7 @@ def tracked(
                 "failed": sum(item.status == "failed" for item in history.candidates),
             }
             if scores := candidate.scores("search"):
-                step |= {f"search/{item.key}": search_score(scores, item) for item in of}
+                step |= {f"search/{o.key}": search_score(scores, o) for o in shown}
                 step["documents"] = sum(scores.fidelity.values())
                 step["error"] = fitness_error(ranking.objectives, scores)
             step |= {f"seconds/{phase}": s for phase, s in event.get("seconds", {}).items()}
@@ -170,7 +170,7 @@ def tracked(
                     result: dict[str, Any] = {"winner": winner.number}
                     for split in FINAL_SPLITS:
                         if scores := winner.scores(split):
-                            result |= {f"{split}/{o.key}": scores.aggregates[o.key] for o in of}
+                            result |= {f"{split}/{o.key}": scores.aggregates[o.key] for o in shown}
                     tracker.log(storable(result))
                 import_module(name).finish()  # trackio would print at exit if the run alone ended
 

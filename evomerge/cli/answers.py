@@ -106,7 +106,7 @@ def results(
             return
         rows = view.candidates() if top is None else best_rows(view.candidates(), top)
         answer = _run_answer(view, rows)
-        tables = [(item.heads, item.texts, item.title) for item in view.table.tables()]
+        tables = [(table.heads, table.texts, table.title) for table in view.table.tables()]
     if csv_ is not None:
         write_csv(rows, csv_)
         terminal.say(f"wrote {len(rows)} rows to {csv_}")
@@ -153,7 +153,7 @@ def _print_run(view: View, rows: Sequence[dict[str, Any]] | None) -> None:
     if "go_on" in (state := progress(view.run)):
         terminal.say(f"the search is not at its end; `{state['go_on']}` goes on with it")
     if spent := view.run.timings.spent():
-        times = ", ".join(f"{phase} {item.text}" for phase, item in spent.items())
+        times = ", ".join(f"{phase} {time.text}" for phase, time in spent.items())
         terminal.say(
             f"seconds of candidates (CPU seconds in brackets): {times}; "
             f"{duration(3600 * view.run.timings.hours())} in all"

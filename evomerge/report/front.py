@@ -52,13 +52,13 @@ def front_standings(history: History, ranking: Ranking, best: Candidate | None) 
     """Return the baselines, and the merges on the front, each compared with each parent."""
     front, baselines = front_of(history, ranking), history.baselines
 
-    def label(item: Candidate) -> str:
-        knee = " (knee)" if item is best else ""
-        return item.label or f"candidate {item.number}{knee}"
+    def label(candidate: Candidate) -> str:
+        knee = " (knee)" if candidate is best else ""
+        return candidate.label or f"candidate {candidate.number}{knee}"
 
-    models = {item.number: item for item in (*baselines, *history.bases, *front)}
-    rows = [(label(item), item) for item in models.values()]
-    earlier = sum(item not in front for item in history.tested)
+    models = {candidate.number: candidate for candidate in (*baselines, *history.bases, *front)}
+    rows = [(label(candidate), candidate) for candidate in models.values()]
+    earlier = sum(candidate not in front for candidate in history.tested)
     table = Front.with_rows(
         ranking, rows, earlier=earlier, best_is="The knee of the front", who="the knee"
     )
@@ -66,16 +66,16 @@ def front_standings(history: History, ranking: Ranking, best: Candidate | None) 
         # Some members may have failed there: this hides nothing of the others.
         if not front or not all(split in member.outcomes for member in front):
             continue
-        parents = [item for item in baselines if item.label != UNIFORM]
-        merges = [item for item in front if item.label is None]
-        against: dict[str, dict[str, Differences]] = {label(item): {} for item in merges}
+        parents = [candidate for candidate in baselines if candidate.label != UNIFORM]
+        merges = [candidate for candidate in front if candidate.label is None]
+        against: dict[str, dict[str, Differences]] = {label(candidate): {} for candidate in merges}
         for merge, parent in itertools.product(merges, parents):
             if differences := _differences(ranking.objectives, merge, parent, split):
                 against[label(merge)][label(parent)] = differences
         missing = {
-            label(item): why_not_compared(item, split)
-            for item in (*parents, *merges)
-            if item.scores(split) is None
+            label(candidate): why_not_compared(candidate, split)
+            for candidate in (*parents, *merges)
+            if candidate.scores(split) is None
         }
         return replace(table, compared_on=split, front=against, missing=missing)
     return table
@@ -88,8 +88,8 @@ def _differences(
     ours, theirs = merge.scores(split), parent.scores(split)
     if ours is None or theirs is None:
         return {}
-    each = {item.key: compare([item], ours, theirs) for item in objectives}
-    return {key: item for key, item in each.items() if item is not None}
+    each = {objective.key: compare([objective], ours, theirs) for objective in objectives}
+    return {key: comparison for key, comparison in each.items() if comparison is not None}
 
 
 def _in_words(differences: Differences, names: Mapping[str, str]) -> str:
@@ -100,6 +100,6 @@ def _in_words(differences: Differences, names: Mapping[str, str]) -> str:
     """
     parts = []
     for sign, words in {1: "better in", -1: "worse in", 0: "perhaps the same in"}.items():
-        texts = [f"{names[k]} ({it.amount})" for k, it in differences.items() if it.sign == sign]
+        texts = [f"{names[k]} ({d.amount})" for k, d in differences.items() if d.sign == sign]
         parts += [f"{words} {listed(texts)}"] if texts else []
     return ", ".join(parts)

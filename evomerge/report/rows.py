@@ -31,28 +31,29 @@ def candidate_rows(
     genome, have columns `gene NAME`.
     """
     rows = []
-    for item in history.candidates:
-        scores = item.scores("search")
+    for candidate in history.candidates:
+        scores = candidate.scores("search")
         row: dict[str, Any] = {
-            "candidate": item.number,
-            "origin": item.name,
-            "generation": item.generation,
-            "status": item.status,
-            "fitness": item.fitness,
+            "candidate": candidate.number,
+            "origin": candidate.name,
+            "generation": candidate.generation,
+            "status": candidate.status,
+            "fitness": candidate.fitness,
             "error": fitness_error(objectives, scores) if scores else None,
         }
         row |= {f"search {o.key}": search_score(scores, o) if scores else None for o in objectives}
         for split in FINAL_SPLITS:
-            final = item.scores(split)
+            final = candidate.scores(split)
             row |= {f"{split} {o.key}": final and final.aggregates[o.key] for o in objectives}
         row["documents"] = sum(scores.fidelity.values()) if scores else 0
-        row["winner"] = history.winner is item
+        row["winner"] = history.winner is candidate
         if history.front:
-            row["front"] = item in history.front
-        row["digest"] = item.digest
-        row["failure"] = item.failure
-        known = len(item.genome) == len(genes)  # a baseline has no genes
-        row |= {f"gene {name}": item.genome[i] if known else None for i, name in enumerate(genes)}
+            row["front"] = candidate in history.front
+        row["digest"] = candidate.digest
+        row["failure"] = candidate.failure
+        has_genes = len(candidate.genome) == len(genes)  # a baseline has no genes
+        genome = candidate.genome if has_genes else [None] * len(genes)
+        row |= {f"gene {name}": value for name, value in zip(genes, genome, strict=True)}
         rows.append(row)
     return rows
 
@@ -60,19 +61,19 @@ def candidate_rows(
 def document_rows(history: History) -> list[tuple[Any, ...]]:
     """Return a row of `DOCUMENT_COLUMNS` for each value of a document; see `Run.documents`."""
     rows = list[tuple[Any, ...]]()
-    for item, split in product((*history.candidates, *history.bases), SPLITS):
-        if (scores := item.scores(split)) is None:
+    for candidate, split in product((*history.candidates, *history.bases), SPLITS):
+        if (scores := candidate.scores(split)) is None:
             continue
         texts = dict[tuple[str, int], tuple[str | None, ...]]()
         for task, right in scores.right.items():
             texts |= {(task, i): (text, None, None) for i, text in right.items()}
-        for of in scores.examples:
-            texts[of.task, of.document] = (of.answer, of.prompt, of.target)
+        for example in scores.examples:
+            texts[example.task, example.document] = (example.answer, example.prompt, example.target)
         for key, values in scores.values.items():
             task, _, metric = key.rpartition("/")
             for document, value in zip(scores.documents[task], values, strict=True):
                 known = texts.get((task, document), _NO_TEXTS)
-                rows.append((item.number, split, task, document, metric, value, *known))
+                rows.append((candidate.number, split, task, document, metric, value, *known))
     return rows
 
 

@@ -81,19 +81,19 @@ def _name(view: View) -> str:
 
 def _row(views: Sequence[View]) -> dict[str, Any]:
     ranking, is_share, score = views[0].ranking, False, None
-    winners = [it for view in views if (it := view.history.winner) and it.scores("test")]
-    tests = [scores for item in winners if (scores := item.scores("test")) is not None]
+    winners = [w for view in views if (w := view.history.winner) and w.scores("test")]
+    tests = [scores for winner in winners if (scores := winner.scores("test")) is not None]
     if tests and winners[0].fitness is not None:  # of a front there is none
         is_share = factor_of_fitness(ranking.objectives, tests) == 100
         bounds = (0.0, 1.0) if is_share else (-math.inf, math.inf)
         known = [fitness_interval(ranking.objectives, scores) for scores in tests]
         score = mean_over_runs(known, *bounds)
     return {
-        "objective": ", ".join(item.key for item in ranking.objectives),
+        "objective": ", ".join(objective.key for objective in ranking.objectives),
         "percent": is_share,
         "seeds": len(tests),
         "runs": len(views),
-        "merges_won": sum(item.label is None for item in winners),
+        "merges_won": sum(winner.label is None for winner in winners),
         "score": score and score.value,
         "low": score and score.low,
         "high": score and score.high,
@@ -110,8 +110,9 @@ def _baseline(views: Sequence[View], *, is_uniform: bool) -> float | None:
     for view in views:
         values = [
             view.ranking.values(scores)
-            for item in view.history.baselines
-            if (item.label == UNIFORM) == is_uniform and (scores := item.scores("test")) is not None
+            for baseline in view.history.baselines
+            if (baseline.label == UNIFORM) == is_uniform
+            and (scores := baseline.scores("test")) is not None
         ]
         best += max(values) if values and len(values[0]) == 1 else ()
     return fmean(best) if best else None
@@ -127,7 +128,7 @@ def runs_in_words(rows: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], lis
         scores = [Interval(math.nan if row[name] is None else row[name]) for name in _SCORES]
         if row["score"] is not None:
             scores[0] = Interval(row["score"], row["low"], row["high"])
-        texts = (item.text(factor) for item in scores)
+        texts = (score.text(factor) for score in scores)
         costs = (f"{row[name]:,.0f}" for name in ("candidates", "cpu_seconds"))
         lines.append([row["search"], seeds, str(row["merges_won"]), *texts, *costs])
         metric = "fitness" if ", " in row["objective"] else row["objective"].rpartition("/")[2]

@@ -45,8 +45,8 @@ class Standing:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         splits: dict[str, dict[str, Any]] = {split: {} for split in SPLITS}
-        for (split, column), item in self.estimates.items():
-            splits[split][column] = item.to_dict()
+        for (split, column), interval in self.estimates.items():
+            splits[split][column] = interval.to_dict()
         return {"label": self.label, "candidate": self.candidate, "splits": splits}
 
 
@@ -115,7 +115,7 @@ class Standings(ABC):
         cls, ranking: Ranking, candidates: Sequence[tuple[str, Candidate]], **more: Any
     ) -> Self:
         """Return the scores of candidates, each with the label of its row."""
-        columns = list(dict.fromkeys(item.key for item in measured(ranking)))
+        columns = list(dict.fromkeys(objective.key for objective in measured(ranking)))
         if cls.has_fitness and len(ranking.objectives) > 1:
             columns.append(FITNESS)
         rows = [Standing(label, candidate.number, {}) for label, candidate in candidates]
@@ -195,14 +195,14 @@ class Standings(ABC):
     def factor(self, column: str) -> float:
         """Return the factor by which values of a column are multiplied when they are shown."""
         if column == FITNESS:
-            return min(self.factor(item.key) for item in self.objectives)
+            return min(self.factor(objective.key) for objective in self.objectives)
         items = (item for row in self.rows for item in row.estimates.items())
         return factor_of((estimate.value for (_, key), estimate in items if key == column), column)
 
     def cell(self, row: Standing, split: Split, column: str) -> tuple[str, str]:
         """Return a value and its interval as texts: `("83.0", "[80.9, 84.9]")`; `-` if unknown."""
-        item = row.estimates.get((split, column))
-        return item.texts(self.factor(column)) if item else ("-", "")
+        interval = row.estimates.get((split, column))
+        return interval.texts(self.factor(column)) if interval else ("-", "")
 
     @property
     def main_column(self) -> str:
@@ -227,12 +227,14 @@ class Standings(ABC):
         plain: dict[str, Any] = {
             "rows": [row.to_dict() for row in self.rows],
             "compared_on": self.compared_on,
-            "comparisons": {label: item.to_dict() for label, item in self.comparisons.items()},
+            "comparisons": {label: one.to_dict() for label, one in self.comparisons.items()},
             "missing": dict(self.missing),
         }
         if self.front is not None:
             plain["front"] = {
-                merge: {name: {k: it.to_dict() for k, it in d.items()} for name, d in each.items()}
+                merge: {
+                    name: {k: d.to_dict() for k, d in one.items()} for name, one in each.items()
+                }
                 for merge, each in self.front.items()
             }
         return plain if self.note is None else {**plain, "note": self.note}

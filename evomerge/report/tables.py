@@ -38,14 +38,14 @@ def standings(history: History, ranking: Ranking) -> Standings:
     table: Standings = make(history, ranking, best)
     if _is_told(ranking):
         table = Study.of(table)
-    elif any(item.as_itself for item in history.baselines):
+    elif any(baseline.as_itself for baseline in history.baselines):
         table = replace(table, note=_OF_PARENTS)
     for split in reversed(SPLITS):
         if best is not None and (scores := best.scores(split)) is not None:
             broken = [
-                f"{item.text} ({scores.aggregates[item.key]:.4g})"
-                for item in ranking.constraints
-                if item.violation(scores)
+                f"{bound.text} ({scores.aggregates[bound.key]:.4g})"
+                for bound in ranking.constraints
+                if bound.violation(scores)
             ]
             return replace(table, broken=", ".join(broken), broken_on=split)
     return table
@@ -60,7 +60,7 @@ def alone(candidate: Candidate, ranking: Ranking) -> Standings:
 
 
 def _is_told(ranking: Ranking) -> bool:
-    return any(item.task == TOLD for item in ranking.objectives)
+    return any(objective.task == TOLD for objective in ranking.objectives)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ class Study(Standings):
     @classmethod
     def of(cls, table: Standings) -> Self:
         """Return the standings of a study from those of its winner or front."""
-        values = {item.name: getattr(table, item.name) for item in fields(Standings)}
+        values = {attribute.name: getattr(table, attribute.name) for attribute in fields(Standings)}
         return cls(**values | {"note": _OF_STUDY, "missing": {}, "front": None})
 
     def tables(self) -> list[ScoreTable]:
@@ -118,10 +118,10 @@ class Study(Standings):
 def winner_standings(history: History, ranking: Ranking, best: Candidate | None) -> Winner:
     """Return the baselines, and how the winner compares with them."""
     baselines, tested, objectives = history.baselines, history.tested, ranking.objectives
-    others = {item.name: item for item in baselines}
+    others = {candidate.name: candidate for candidate in baselines}
     if best and best.label is not None and (merge := best_merge(history, ranking)):
         others[MERGE] = merge
-    rows = [*others.items(), *((item.name, item) for item in history.bases)]
+    rows = [*others.items(), *((candidate.name, candidate) for candidate in history.bases)]
     if best is None:
         return Winner.with_rows(ranking, rows)
     earlier = tested.index(best) if best in tested else len(tested)
@@ -130,16 +130,16 @@ def winner_standings(history: History, ranking: Ranking, best: Candidate | None)
     for split in reversed(SPLITS):
         ours = best.scores(split)
         # A baseline that failed is named; one that is not scored yet waits on the split before.
-        if ours is None or not any(split in item.outcomes for item in baselines):
+        if ours is None or not any(split in baseline.outcomes for baseline in baselines):
             continue
-        known, missing = dict[str, Comparison](), dict[str, str]()
-        for label, item in others.items():
-            theirs = None if item is best else item.scores(split)
+        compared, missing = dict[str, Comparison](), dict[str, str]()
+        for label, candidate in others.items():
+            theirs = None if candidate is best else candidate.scores(split)
             if theirs and (comparison := compare(objectives, ours, theirs)):
-                known[label] = comparison
-            elif item is not best:
-                missing[label] = why_not_compared(item, split)
-        return replace(table, comparisons=known, compared_on=split, missing=missing)
+                compared[label] = comparison
+            elif candidate is not best:
+                missing[label] = why_not_compared(candidate, split)
+        return replace(table, comparisons=compared, compared_on=split, missing=missing)
     return table
 
 
@@ -155,7 +155,7 @@ def level(winner: int) -> float:
 def _verdict(table: Winner, best: Candidate, advice: str) -> Verdict:
     names, missing = table.names, table.not_compared
     losses = _lost(table, table.compared_on) if table.compared_on else ""
-    keys = [item.key for item in table.objectives]
+    keys = [objective.key for objective in table.objectives]
     of = f" in the weighted mean of {listed(keys)}" if len(keys) > 1 else ""
     besides = f" Besides, {missing}." if missing else ""
     if best.label is not None and table.compared_on != "search":
@@ -223,12 +223,12 @@ def _lost(table: Standings, split: Split) -> str:
     models = (row for row in table.rows if row.candidate != BASE)
     *parents, ours = (row for row in models if row.label not in (UNIFORM, MERGE))
     parts = []
-    for item in table.objectives if len(table.objectives) > 1 else ():
-        at, sign = (split, item.key), 1 if item.higher_is_better else -1
+    for objective in table.objectives if len(table.objectives) > 1 else ():
+        at, sign = (split, objective.key), 1 if objective.higher_is_better else -1
         known = [row for row in parents if at in row.estimates]
         better = [r for r in known if sign * (r.estimates[at].value - ours.estimates[at].value) > 0]
         cells = [f"{table.names[r.label]} {table.cell(r, *at)[0]}" for r in (*better, ours)]
-        parts += [f"{item.key} ({', '.join(cells)})"] if better else []
+        parts += [f"{objective.key} ({', '.join(cells)})"] if better else []
     return f" A parent has a better score in {listed(parts)}." if parts else ""
 
 
@@ -247,13 +247,13 @@ def next_step(table: Standings, record: Record, history: History, run: Path) -> 
     config = record.config
     is_merge = bool(table.comparisons) and table.names["searched"] == "searched"
     if is_merge and config.evaluation.test.documents != "all":
-        least = min(table.comparisons.values(), key=lambda item: item.probability)
+        least = min(table.comparisons.values(), key=lambda comparison: comparison.probability)
         z = NormalDist().inv_cdf
         if 0.84 < least.probability < 1:  # one standard error ahead
             needed = least.documents * (z(1 - level(table.earlier + 1)) / z(least.probability)) ** 2
             return f" Next: a new run with more test documents; it takes about {needed:,.0f}."
     values = _values(table, "search")
-    known = [scores for item in history.baselines if (scores := item.scores("search"))]
+    known = [scores for baseline in history.baselines if (scores := baseline.scores("search"))]
     if len({*values.values()}) == 1 < len(values) and any(scores.examples for scores in known):
         quoted = shlex.join([config.parents[0], "--config", str(run / CONFIG), "--show", "3"])
         show = f"`evomerge evaluate {quoted}`"
@@ -262,7 +262,7 @@ def next_step(table: Standings, record: Record, history: History, run: Path) -> 
         return " Next: a harder task, since the winner has a perfect score."
     descends, genes = config.optimizer.needs_gradients, len(record.genes)
     # A text that is only read has no answer, and needs none.
-    has_answers = all(it.target or not it.answer for scores in known for it in scores.examples)
+    has_answers = all(e.target or not e.answer for scores in known for e in scores.examples)
     has_answers &= not any(o.metric == TOKENS or ":" in (o.task or ":") for o in config.objectives)
     if has_answers and not descends and _has_gradient(record):
         return " Next: gradients (`optimizer: {name: gradient}`), if `validate` takes them."
