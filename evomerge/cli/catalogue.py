@@ -18,7 +18,7 @@ Listed = StrEnum("Listed", ["methods", "optimizers", "executors", "spaces", "par
 
 
 def list_(what: Listed, as_json: options.JsonOption = False) -> None:
-    """List the methods, optimizers, executors, spaces or embedded parents."""
+    """List methods, optimizers, executors, spaces or embedded parents."""
     rows = {
         "methods": _methods,
         "optimizers": _optimizers,
