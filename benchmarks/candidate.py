@@ -92,7 +92,7 @@ def bare(problem: Problem, worker: Worker) -> float:
         model = worker.build(recipe)
         (task,) = {objective.task for objective in problem.objectives}
         objective = evaluator.tasks_of("search").of(task)
-        documents = [objective.requests(task, i) for i in problem.splits["search"][task]]
+        documents = [objective.requests.get(task, i) for i in problem.splits["search"][task]]
         prompts = [prompt for requests in documents for item in requests for prompt in item.prompts]
         forward = objective.runner.batched
         new = [

@@ -193,7 +193,7 @@ def measure(
     evaluator = Evaluator([objective])
     evaluator.prepare(model, tokenizer, {"search": {task: ids}})
     evaluator.score(model)
-    documents = [objective.requests(task, document) for document in ids]
+    documents = [objective.requests.get(task, document) for document in ids]
     prompts = [prompt for requests in documents for item in requests for prompt in item.prompts]
     if prompts:
         forward = objective.runner.batched

@@ -164,7 +164,7 @@ def bare(evaluator: Evaluator, model: Any, device: torch.device, task: str, roun
     (objective,) = evaluator.every
     assert isinstance(objective, LmEval)
     forward = objective.runner.batched
-    documents = [objective.requests(task, i) for i in evaluator.splits["search"][task]]
+    documents = [objective.requests.get(task, i) for i in evaluator.splits["search"][task]]
     prompts = [prompt for requests in documents for item in requests for prompt in item.prompts]
     if prompts:
         groups = make_batches(prompts, forward.batching)

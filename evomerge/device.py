@@ -7,9 +7,8 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -194,28 +193,22 @@ def use_threads(count: int) -> None:
 
 
 @contextmanager
-def torch_threads(count: int) -> Iterator[int]:
-    """Let torch use this many CPU threads within; yield how many it uses otherwise.
+def torch_threads(count: int | None = None) -> Iterator[int]:
+    """Let torch use this many CPU threads within (None: as many as now, whoever changes it there).
 
-    Sums that several threads share have other last bits than those of one.
+    Yields how many it uses otherwise. Sums that several threads share have other last bits than
+    those of one.
     """
     import torch
 
     before = torch.get_num_threads()
+    if count not in (None, before):
+        use_threads(count)
     try:
-        if before != count:
-            torch.set_num_threads(count)
         yield before
     finally:
-        if before != count:
-            torch.set_num_threads(before)
-
-
-def keep_threads() -> Callable[[], None]:
-    """Return a function that sets torch's number of CPU threads to what it is now."""
-    import torch
-
-    return partial(torch.set_num_threads, torch.get_num_threads())
+        if torch.get_num_threads() != before:
+            use_threads(before)
 
 
 def is_exhausted(error: BaseException) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from evomerge.api.opening import start_study
 from evomerge.api.run import Run
-from evomerge.device import keep_threads
+from evomerge.device import torch_threads
 from evomerge.errors import InputError, RunFolderError, SearchError, did_you_mean
 from evomerge.execute.worker import Worker
 from evomerge.parsing.values import path_of, shown
@@ -286,11 +286,8 @@ class Study(Run):
                     f"candidate {number} is built, or write this one with `save`."
                 )
             if worker is None:
-                put_back = keep_threads()
-                try:
+                with torch_threads():
                     worker = Worker(self._problem)
-                finally:
-                    put_back()
             self._built = number, worker
             model = worker.build(self._session.recipe(candidate))
             worker.evaluator.touch()  # the caller may change the model

@@ -49,11 +49,11 @@ class Inline(ExecutorKind):
 
     def make(self, problem: Problem, logbook: Logbook) -> InlineExecutor:
         """Return the executor of a run; when it is closed, torch has the threads that it had."""
-        from evomerge.device import keep_threads
+        from evomerge.device import torch_threads
         from evomerge.execute.worker import Worker
 
         history, end = logbook.history, ExitStack()
-        end.callback(keep_threads())
+        end.enter_context(torch_threads())
         worker = Worker(problem, threads=history.threads, is_new=not history.told)
         logbook.note_threads(worker.threads)
         return InlineExecutor(worker, Attempts(logbook.run.path), end)

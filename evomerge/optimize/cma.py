@@ -132,8 +132,8 @@ class CMA(Generations[_Sample]):
             self._es.ask(2 if self._two_point else 1)
         if self._two_point:
             trials = self._mirrored_first(trials)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pycma warns of long steps and shortens them itself
+        # pycma warns of long steps and shortens them itself.
+        with warnings.catch_warnings(action="ignore"):
             self._es.tell(list(map(self._coordinates, trials)), [trial.loss for trial in trials])
         self._sampled = False
         if self._two_point:

@@ -120,8 +120,7 @@ def _instance(configured: Any, low: Vector, high: Vector, seed: int) -> Any:
     """Return an optimizer of nevergrad for points between two corners; it starts at 0."""
     parameter = nevergrad.p.Array(shape=low.shape)
     parameter.random_state = np.random.RandomState(seed % 2**32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nevergrad warns of every sigma above 1/3
+    with warnings.catch_warnings(action="ignore"):  # nevergrad warns of every sigma above 1/3
         parameter.set_bounds(low, high, method="clipping", full_range_sampling=False)
     return configured(parameter, budget=None, num_workers=1)
 
@@ -184,8 +183,7 @@ def _try_out(name: str) -> list[bytes]:
     high = np.full(8, 3.0)
     inner = _instance(nevergrad.optimizers.registry[name], -high, high, seed=5)
     asked: list[Any] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         is_sound = _is_of(inner, ALGORITHMS) and not mixes_steps(inner)
         for number in range(100 if is_sound else 0):
             trials = [asked[-4]] if number > 3 else []

@@ -35,9 +35,8 @@ class _Cmaes(Generations[Any]):
     def update(self, trials: list[Trial[Any]]) -> None:
         """Learn a generation."""
         samples = [self._sample(x.point) if x.sample is None else x.sample for x in trials]
-        with warnings.catch_warnings():
-            # While half of the losses of each generation are equal, it takes the median of nothing.
-            warnings.simplefilter("ignore")
+        # While half of the losses of each generation are equal, it takes the median of nothing.
+        with warnings.catch_warnings(action="ignore"):
             self._inner.tell(list(zip(samples, (x.loss for x in trials), strict=True)))
 
     @abstractmethod

@@ -156,8 +156,7 @@ class Sts(EncoderObjective):
         from scipy import stats
 
         correlation = stats.spearmanr if metric == "spearman" else stats.pearsonr
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of equal numbers
+        with warnings.catch_warnings(action="ignore"):  # of equal numbers
             return float(correlation(*zip(*values, strict=True)).statistic)
 
 
@@ -229,8 +228,7 @@ class Classification(EncoderObjective):
         texts, known = [row["text"] for row in (*self._train, *rows)], len(self._train)
         embeddings = encode(texts, "encode").numpy()
         probe = LogisticRegression(max_iter=1000)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it may not have converged
+        with warnings.catch_warnings(action="ignore"):  # it may not have converged
             probe.fit(embeddings[:known], [row["label"] for row in self._train])
         found = zip(map(str, probe.predict(embeddings[known:])), rows, strict=True)
         answers = [(answer, row["label"]) for answer, row in found]
