@@ -12,6 +12,7 @@ from search_run import events_of, kill_when, searched, write_search
 
 from evomerge import resume
 from evomerge.__main__ import run as call
+from evomerge.errors import ConfigError
 
 MODULE = '''
 from evomerge.config.fields import Section
@@ -188,6 +189,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", SEARCHES)
 def test_a_package_adds_a_kind_whose_search_is_killed_and_resumed(
     case: str, folder: Path, capsys: pytest.CaptureFixture[str]
@@ -214,3 +216,10 @@ def test_a_package_adds_a_kind_whose_search_is_killed_and_resumed(
     said("report", run)
     page = (run / "report.html").read_text()
     assert [words for words in reported if words not in page] == []
+
+
+def test_an_unknown_option_of_a_strategy_is_named(folder: Path) -> None:
+    optimizer = {"name": "p_steps", "options": {"stepp": 1}}
+    file = write_search(folder, **(OWN | {"space": {}, "optimizer": optimizer}))
+    with pytest.raises(ConfigError, match=r"optimizer.options: .*`stepp`.*step"):
+        call(["validate", str(file), "--trust-code"])

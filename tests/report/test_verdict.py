@@ -1,6 +1,5 @@
 """The verdict says no more than the intervals do."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from evomerge.report.view import View
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import BASE, Candidate, History, outcome_fields
 from evomerge.run.ranking import WeightedSum
-from evomerge.scores import Example, Failure, Objective, Scores
+from evomerge.scores import Failure, Objective, Scores
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 LATE = Failure("timeout", "It took longer than executor.timeout, 60 seconds.")
@@ -199,37 +198,6 @@ def test_a_verdict_over_several_objectives_names_what_was_lost(tmp_path, ours, l
     assert f" in the weighted mean of {KEY} and zoo_facts/acc.{lost} The closest" in found.text
 
 
-TWO_PARENTS = {"zoo:language": 8, "zoo:maths": 8, "uniform": 20}
-HELPED = (
-    "On the test documents, against zoo:language uniform has +25.0 points [+15.8, +33.2], better"
-)
-PARENT = (
-    "On the test documents, against candidate 2 (best merge) zoo:language has +1.0 points [-1.8, "
-    "+3.7], better"
-)
-
-
-@pytest.mark.parametrize(
-    ("models", "winner", "late", "words"),
-    [
-        (of_100(40, 65, 60), 1, (), f" {HELPED} with probability > 0.999. Next"),
-        (of_100(40, 38, 39), 0, (), f" {PARENT} with probability 0.760. Next"),
-        (TWO_PARENTS, 2, (1,), f"Besides, zoo:maths {WHY}"),
-    ],
-)
-def test_no_evidence_says_how_averages_and_parents_stand_beside_a_winner(
-    tmp_path, models, winner, late, words
-):
-    """That averaging alone had gained 25 points was not said, nor how the best merge stands."""
-    assert words in run_with(tmp_path, models, winner, late=late).verdict.text
-
-
-def test_a_merge_that_ties_with_the_parent_that_wins_is_named(tmp_path):
-    tied = run_with(tmp_path, of_100(40, 38, 40), 0, splits=("validation", "test"))
-    said = "; candidate 2 (best merge) has the same score on validation documents. On the test"
-    assert said in tied.verdict.text and tied.table.earlier == 0
-
-
 def test_a_search_that_runs_has_no_verdict_yet_though_a_parent_leads(tmp_path):
     """It said that no merge beats the parent, and what to do next."""
     events = [asked(0, "zoo:language"), told(0, scores(9)), asked(1, "uniform"), told(1, scores(4))]
@@ -281,21 +249,6 @@ def test_gradients_are_advised_only_where_a_gene_has_one(tmp_path, space, gene, 
     text = run_with(tmp_path, of_100(40, 38, 39), 0, **more).verdict.text
     assert ("Next: gradients" in text) is suits
     assert (" Next: 10 candidates" in text) is not suits
-
-
-def test_where_all_scores_are_alike_the_answers_are_to_be_looked_at(tmp_path):
-    """Where answers are kept: a function has none."""
-    answered = replace(scores(0), examples=(Example("t", 0, "1+1=", "3", "3", "2", {}),))
-    assert "alike" not in three(tmp_path / "none", scores(0), scores(0)).verdict.text
-    view = three(tmp_path, answered, answered)
-    show = f"evaluate zoo:language --config {view.run.path}/search.yaml --show 3`."
-    said = f"Next: look at the answers, since all scores are alike: `evomerge {show}"
-    assert view.verdict.text.endswith(said)
-
-
-def test_no_search_is_advised_where_a_parent_is_perfect(tmp_path):
-    text = run_with(tmp_path, of_100(100, 38, 90), 0).verdict.text
-    assert text.endswith("Next: a harder task, since the winner has a perfect score.")
 
 
 def test_where_less_is_better_people_see_the_metric_itself(tmp_path):
