@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 from search_run import SMALL
 
 SNAPSHOT = """
@@ -90,6 +91,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.thorough
 def test_a_search_changes_nothing_in_the_process_that_calls_it(tmp_path):
     config = SMALL | {"budget": {"candidates": 6}}
     done = subprocess.run(

@@ -59,23 +59,30 @@ print(7, run.recipe(7).digest)
 '''
 
 
-def test_a_function_of_a_script_is_an_objective(tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text(SCRIPT)
-    words = [sys.executable, str(tmp_path / "own.py"), str(tmp_path / "run")]
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
+    """A run by a script with a function of its own, and what the script printed."""
+    folder = tmp_path_factory.mktemp("script")
+    (folder / "own.py").write_text(SCRIPT)
+    words = [sys.executable, str(folder / "own.py"), str(folder / "run")]
     done = subprocess.run(words, capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
+    return folder / "run", done
+
+
+@pytest.mark.thorough
+def test_a_function_of_a_script_is_an_objective(script) -> None:
+    run, done = script
     assert "final scores (test)" in done.stderr, "there is a progress bar"
     number, digest = done.stdout.split()
-    row = Run(tmp_path / "run").candidates.loc[int(number)]
+    row = Run(run).candidates.loc[int(number)]
     assert row["digest"] == digest
 
 
-def test_a_run_with_a_function_of_a_notebook_goes_on_elsewhere(tmp_path: Path) -> None:
+@pytest.mark.thorough
+def test_a_run_with_a_function_of_a_notebook_goes_on_elsewhere(script, tmp_path: Path) -> None:
     """The program that goes on has another `__main__`; the journal is the one of the script."""
-    (tmp_path / "own.py").write_text(SCRIPT)
-    run, whole = tmp_path / "run", tmp_path / "whole"
-    words = [sys.executable, str(tmp_path / "own.py"), str(whole)]
-    subprocess.run(words, capture_output=True, check=True, env=environment())
+    run, whole = tmp_path / "run", script[0]
     shutil.copytree(whole, run)
     journal = run / "journal.jsonl"
     events = [json.loads(line) for line in journal.read_text().splitlines()]

@@ -13,7 +13,7 @@ IDS = (0, 3, 11, 25)
 TASKS = ("t_choice", "t_letter", "t_mutual", "t_continue", "t_rolling", "t_generate", "t_filters")
 
 
-@pytest.fixture(scope="module", params=["t5", "bart"])
+@pytest.fixture(scope="module", params=["t5", pytest.param("bart", marks=pytest.mark.thorough)])
 def model(request, tmp_path_factory):
     # Some versions of transformers can generate only where both stacks are equally deep.
     depth, length = ("num_layers", "n_positions")

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.thorough
+pytestmark = pytest.mark.long
 
 COUNT = """
 import resource, sys, torch

@@ -130,6 +130,7 @@ def test_stock_lm_eval_gives_exactly_the_recorded_scores(run, exported):
             assert stock == recorded.aggregates[objective.key], objective
 
 
+@pytest.mark.long  # lm-eval indexes all its tasks, which takes half a minute
 def test_results_print_the_command_that_reproduces_the_score(run, exported, tmp_path):
     command = evomerge_json("results", run)["lm_eval"].replace("MODEL_DIR", str(exported))
     assert command.startswith("OMP_NUM_THREADS=1 lm_eval ")  # a small model, on one thread

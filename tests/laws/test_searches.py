@@ -121,6 +121,22 @@ def copied(unbroken: Searched, run: Path, journal: bytes) -> Path:
     return run
 
 
+OTHER_LOOPS = ("fresh documents and recipes that come again", "gradient of successes")
+"""Besides the quick ones; tests/run/test_old_runs.py breaks one of each optimizer and space."""
+
+
+def marks(name: str) -> tuple[pytest.MarkDecorator, ...]:
+    if "quick" in SEARCHES[name]:
+        return ()
+    return (pytest.mark.thorough if name in OTHER_LOOPS else pytest.mark.long,)
+
+
+BROKEN = pytest.mark.parametrize(
+    "unbroken", [pytest.param(name, marks=marks(name)) for name in SEARCHES], indirect=True
+)
+
+
+@BROKEN
 def test_killed_and_resumed_it_was_never_killed(unbroken: Searched, tmp_path: Path) -> None:
     """Killed twice if it is quick; each time costs the start of a process."""
     run, whole = tmp_path / "run", unbroken.journal.count(b"\n")
@@ -134,6 +150,7 @@ def test_killed_and_resumed_it_was_never_killed(unbroken: Searched, tmp_path: Pa
     assert files(run) == files(unbroken.run.folder)
 
 
+@BROKEN
 def test_cut_anywhere_it_opens_and_goes_on(unbroken, tmp_path):
     """With two processes if it is quick."""
     whole, drawn = unbroken.journal, random.Random(unbroken.name)

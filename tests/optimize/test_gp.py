@@ -106,7 +106,14 @@ def test_a_proposal_does_not_depend_on_the_number_of_threads():
 
 
 @pytest.mark.parametrize(
-    "genes", [REAL, MIXED, REAL[:1], [FLAG] * 3], ids=["real", "mixed", "one", "few"]
+    "genes",
+    [
+        pytest.param(REAL, marks=pytest.mark.long),
+        pytest.param(MIXED, marks=pytest.mark.thorough),
+        REAL[:1],
+        [FLAG] * 3,
+    ],
+    ids=["real", "mixed", "one", "few"],
 )
 def test_the_laws_hold(genes):
     genes = [dataclasses.replace(gene, name=f"g{i}") for i, gene in enumerate(genes)]

@@ -42,6 +42,7 @@ def here():
     return optimizer_runs.all_searches()
 
 
+@pytest.mark.thorough  # `make test` goes on with an old run of each
 @pytest.mark.parametrize("name", NAMES)
 def test_another_process_replays_a_search_bit_for_bit(name, here, elsewhere):
     for width in WIDTHS:

@@ -130,7 +130,9 @@ def test_a_first_generation_is_of_own_samples(name):
             each.tell(genome, [-sum(genome)])
 
 
-@pytest.mark.parametrize(("order", "most"), [("asked", 0.0045), ("random", 0.009)])
+@pytest.mark.parametrize(
+    ("order", "most"), [("asked", 0.0045), pytest.param("random", 0.009, marks=pytest.mark.long)]
+)
 def test_many_open_trials_slow_no_search_of_hundreds_of_genes_down(order, most):
     """With one open trial the loss is 0.0017; old samples must not pull the mean back."""
     genes = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(320)]

@@ -27,12 +27,14 @@ EXPECTED = yaml.safe_load((OLD / "expected.yaml").read_text())
 OF_WORKERS = ("processes", "ray")
 """Runs whose workers end in any order, and take seconds to begin."""
 
-SLOW = (*OF_WORKERS, "experts")
+SLOW = ("processes", "experts")
 
 REPORTED = ("gp", "methods", "two-points-de", "front", "gradient")
 """Runs whose reports show different things."""
 
-ALL = [pytest.param(n, marks=[pytest.mark.thorough] * (n in SLOW)) for n in EXPECTED]
+MARKS = {"ray": pytest.mark.long} | dict.fromkeys(SLOW, pytest.mark.thorough)
+
+ALL = [pytest.param(name, marks=MARKS.get(name, ())) for name in EXPECTED]
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ import lm_eval.tasks
 import pytest
 import tiny
 import torch
+from draws import few
 from lm_tasks import only
 from safetensors.torch import load_file, save_file
 from tiny import make_encoder
@@ -271,7 +272,7 @@ def validated(file, *sets):
     return json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout)
 
 
-@pytest.mark.parametrize("name", [*SEARCHES, *SHOWCASES])
+@pytest.mark.parametrize("name", few([*SEARCHES, *SHOWCASES], SEARCHES))
 def test_a_search_file_is_valid_as_it_is(shelf, name):
     found = validated(shelf / name)
     assert found["candidates"] > found["population"]
@@ -282,6 +283,7 @@ def test_a_search_file_is_valid_as_it_is(shelf, name):
         assert found["mapped_files"].startswith(f"{found['parents'][INSTRUCT]} of parents")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", [name for name, ways in COMPOSITIONS.items() if "gradients" in ways]
 )

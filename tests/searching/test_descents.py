@@ -34,8 +34,8 @@ def test_the_descents_of_a_front_prefer_different_objectives(tmp_path):
     ("optimizer", "more", "code"),
     [
         ({"name": "gradient"}, {}, 2),
-        ({"name": "gradient", "loss": "experts"}, {}, 0),  # as teachers
-        ({"name": "cma"}, {}, 0),
+        pytest.param({"name": "gradient", "loss": "experts"}, {}, 0, marks=pytest.mark.thorough),
+        pytest.param({"name": "cma"}, {}, 0, marks=pytest.mark.thorough),
         ({"name": "cma"}, {"tie_breaker": "nll"}, 2),
     ],
 )

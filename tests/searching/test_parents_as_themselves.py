@@ -145,7 +145,10 @@ def bfloat16(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "setting"),
-    [("parameters", {"rope_theta": 30.0}), ("dataflow", {"rms_norm_eps": 0.5})],
+    [
+        ("parameters", {"rope_theta": 30.0}),
+        pytest.param("dataflow", {"rms_norm_eps": 0.5}, marks=pytest.mark.long),
+    ],
     ids=["parameters", "dataflow"],
 )
 def test_a_parent_with_another_config_has_the_score_of_evaluate(tmp_path, kind, setting):

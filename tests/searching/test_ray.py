@@ -92,6 +92,7 @@ class HangsOnce:
         return Pretend().outcome(job)
 
 
+@pytest.mark.long
 def test_a_job_is_run_again_on_another_machine(cluster: Cluster, tmp_path: Path) -> None:
     ray.init(cluster.address, log_to_driver=False, ignore_reinit_error=True)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -121,6 +122,7 @@ class EndsOnce(HangsOnce):
         return Pretend().outcome(job)
 
 
+@pytest.mark.long
 def test_a_process_that_ends_is_no_lost_machine(cluster: Cluster, tmp_path: Path) -> None:
     ray.init(cluster.address, log_to_driver=False, ignore_reinit_error=True)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -130,6 +132,7 @@ def test_a_process_that_ends_is_no_lost_machine(cluster: Cluster, tmp_path: Path
     assert Attempts(tmp_path).count(job_of(0)) == (1, 0)
 
 
+@pytest.mark.long
 def test_a_machine_with_other_versions_or_parents_ends_the_search(cluster, tmp_path):
     ray.init(cluster.address, log_to_driver=False, ignore_reinit_error=True)
     run = searched(write_search(tmp_path, budget={"candidates": 3}), tmp_path / "run")
@@ -166,6 +169,7 @@ worker.answer()
 """
 
 
+@pytest.mark.long
 def test_a_machine_without_this_package_is_one_sentence(cluster, tmp_path, monkeypatch):
     (tmp_path / "evomerge").mkdir()
     (tmp_path / "evomerge" / "__init__.py").touch()

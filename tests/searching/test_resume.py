@@ -6,6 +6,8 @@ import sys
 import pytest
 from search_run import command, environment, searched, write_search
 
+pytestmark = pytest.mark.thorough
+
 FILES = ("journal.jsonl", "best.yaml", "search.yaml")
 
 

@@ -9,9 +9,10 @@ A parser keeps a promise for any bytes.
 import copy
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
@@ -24,6 +25,12 @@ USUAL = 100
 def draws(number: int) -> int:
     """Return so many examples for `make test`, and ten times as many for `make test-long`."""
     return number * settings.default.max_examples // USUAL
+
+
+def few(names: Iterable[Any], usual: Iterable[Any]) -> list[Any]:
+    """Return names as parameters of a test; all but the usual ones are for `make test-long`."""
+    kept = set(usual)
+    return [name if name in kept else pytest.param(name, marks=pytest.mark.long) for name in names]
 
 
 LONGEST_SENTENCE = 1000

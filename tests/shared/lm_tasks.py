@@ -31,11 +31,14 @@ def only(*folders: str) -> type[TaskManager]:
 
     class FewTasks(TaskManager):
         def __init__(
-            self, include_path: str | list[str] | None = None, include_defaults: bool = True
+            self,
+            include_path: str | list[str] | None = None,
+            include_defaults: bool = True,
+            **options: Any,
         ) -> None:
             given = [include_path] if isinstance(include_path, str) else include_path or []
             known = [str(home / name) for name in folders] if include_defaults else []
-            super().__init__(include_path=[*given, *known], include_defaults=False)
+            super().__init__(include_path=[*given, *known], include_defaults=False, **options)
 
     return FewTasks
 

@@ -54,6 +54,7 @@ def outcome(candidate):
     return candidate.digest, candidate.told.values, candidate.told.aggregates
 
 
+@pytest.mark.thorough
 def test_a_search_for_a_kind_of_a_package_goes_on_and_its_export_has_its_score(folder, monkeypatch):
     monkeypatch.chdir(folder)
     config = search_file(folder)
