@@ -37,6 +37,7 @@ from evaluation import BATCHES, bare_generation, bare_scoring
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from evomerge import zoo
+from evomerge.config.engine import ENGINES
 from evomerge.errors import ConfigError
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.forward import continuation_rows
@@ -144,7 +145,9 @@ def measure(folder: Path, device: torch.device, backend: Any, few: bool) -> dict
     resident = Resident(checkpoints, "base", placement=str(device), memory=memory)
     proposed = recipes(checkpoints["base"])
     model: Any = resident.apply(next(proposed))
-    evaluator = Evaluator([LmEval(Harness(list(TASKS), [folder]), Runner(backend=backend))])
+    evaluator = Evaluator(
+        [LmEval(Harness(list(TASKS), [folder]), Runner(engine=ENGINES.get(backend)))]
+    )
     tokenizer = AutoTokenizer.from_pretrained(folder / "base")
     evaluator.prepare(model, tokenizer, {"search": dict.fromkeys(TASKS, range(documents))})
     evaluator.score(model)

@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from evomerge.config.fields import Documents, FilePath, Section
+from evomerge.config.engine import ENGINES, Engine
+from evomerge.config.fields import Documents, FilePath, Rule, Section
 
 TaskSplit = Literal["training", "validation", "test"]
 
@@ -141,22 +142,6 @@ class EvaluationConfig(Section):
 
     rules = (
         (
-            lambda it: it.tensor_parallel > 1 and it.backend != "vllm",
-            "has `tensor_parallel` {0.tensor_parallel}, which only `backend: vllm` knows; with "
-            "`backend: hf`, `device_map: auto` divides a model over accelerators",
-        ),
-        (
-            lambda it: it.backend == "vllm" and ":" in it.device,
-            "has the `device` {0.device!r}, but a vLLM engine takes the first accelerators that it "
-            "sees; set `device` to 'auto', and the environment variable CUDA_VISIBLE_DEVICES to "
-            "its number",
-        ),
-        (
-            lambda it: it.float32 is True and it.backend == "vllm",
-            "has `float32` true, but a vLLM engine computes in the `dtype` of the search; set "
-            "`float32` to auto, or `backend` to 'hf'",
-        ),
-        (
             lambda it: it.enable_thinking is not None and not it.chat_template,
             "has `enable_thinking` {0.enable_thinking} without a chat template, which it is an "
             "option of; set `chat_template` to true",
@@ -172,3 +157,13 @@ class EvaluationConfig(Section):
             "them",
         ),
     )
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of `backend`."""
+        return ENGINES.get(self.backend)
+
+    @property
+    def every_rule(self) -> tuple[Rule, ...]:
+        """The rules of the engine, and those of all."""
+        return (*self.engine.rules, *self.rules)

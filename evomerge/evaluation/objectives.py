@@ -181,12 +181,10 @@ def load(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluator:
     allowed, or the backend is not installed.
     """
     from evomerge.evaluation.evaluator import Evaluator
-    from evomerge.evaluation.inference.vllm_start import check_vllm
     from evomerge.evaluation.tasks.functions import find
 
     evaluation, rows = config.evaluation, config.rows
-    if evaluation.backend == "vllm":
-        check_vllm()
+    evaluation.engine.check()
     allowed.require(code_files(config))
     tasks = stock_tasks(config)
     lm_eval = _load_lm_eval(config, tasks, allowed) if tasks else None
@@ -244,7 +242,7 @@ def _load_lm_eval(config: SearchConfig, tasks: Sequence[str], allowed: Permissio
         harness,
         Runner(
             batch_size=evaluation.batch_size,
-            backend=evaluation.backend,
+            engine=evaluation.engine,
             tensor_parallel=evaluation.tensor_parallel,
             reasoning=reasoning,
         ),

@@ -9,8 +9,8 @@ from evomerge.errors import ConfigError
 
 
 def accelerator(evaluation: EvaluationConfig) -> str:
-    """Return the kind of device that workers take; a vLLM engine takes an accelerator anyway."""
-    beside = evaluation.backend == "vllm" and evaluation.device == "cpu"
+    """Return the kind of device that workers take; an engine takes an accelerator anyway."""
+    beside = evaluation.engine.is_separate and evaluation.device == "cpu"
     return choose_device("auto" if beside else evaluation.device)
 
 
@@ -28,7 +28,7 @@ def device_change(config: SearchConfig, peak: Mapping[str, int]) -> str | None:
 
     Args:
         config: the search file of a run.
-        peak: largest memory of the run so far, in bytes; see `Timings.peak`. An engine of vLLM is a
+        peak: largest memory of the run so far, in bytes; see `Timings.peak`. An engine (vLLM) is a
             process of its own, whose accelerator is not in it.
 
     Returns:
@@ -43,7 +43,7 @@ def device_change(config: SearchConfig, peak: Mapping[str, int]) -> str | None:
     was_used = peak.get("accelerator", 0) > 0
     if was_used and device == "cpu":
         then, here = "an accelerator", "the CPU"
-    elif not was_used and device == "cuda" and config.evaluation.backend == "hf":
+    elif not was_used and device == "cuda" and not config.evaluation.engine.is_separate:
         then, here = "the CPU", "an accelerator"
     else:
         return None

@@ -69,11 +69,12 @@ class Processes(ExecutorKind):
         """Raise a ConfigError if engines would have to share accelerators, or the CPU."""
         check_accelerators(evaluation)
         devices, size = self.devices(evaluation), evaluation.tensor_parallel
-        if evaluation.backend == "vllm" and len(devices) > (enough := len(set(devices))):
+        if evaluation.engine.is_separate and len(devices) > (enough := len(set(devices))):
             one = "an accelerator" if size == 1 else f"{size} accelerators"
             raise ConfigError(
-                f"`executor.workers` is {self.workers}, but each vLLM engine takes {one} of its "
-                f"own, which is enough for {enough}; lower it, or set `evaluation.backend` to 'hf'."
+                f"`executor.workers` is {self.workers}, but each {evaluation.engine.title} "
+                f"takes {one} of its own, which is enough for {enough}; lower it, or set "
+                "`evaluation.backend` to 'hf'."
             )
 
     def devices(self, evaluation: EvaluationConfig) -> list[tuple[str, ...]]:

@@ -74,10 +74,11 @@ class RayActors(ExecutorKind):
     def check(self, evaluation: EvaluationConfig) -> None:
         """Raise a ConfigError if the cluster has too little, or engines would share a GPU."""
         workers, gpus = self.count_workers(evaluation), self.needed(evaluation).get("GPU", 0.0)
-        if evaluation.backend == "vllm" and gpus < 1 and workers.on_a_machine > 1:
+        if evaluation.engine.is_separate and gpus < 1 and workers.on_a_machine > 1:
             raise ConfigError(
-                f"`executor.ray.resources` gives each worker GPU {gpus:g}, but each vLLM engine "
-                "takes an accelerator of its own; set GPU to 1, or `evaluation.backend` to 'hf'."
+                f"`executor.ray.resources` gives each worker GPU {gpus:g}, but each "
+                f"{evaluation.engine.title} takes an accelerator of its own; set GPU to 1, or "
+                "`evaluation.backend` to 'hf'."
             )
 
     def needed(self, evaluation: EvaluationConfig) -> dict[str, float]:
@@ -129,12 +130,13 @@ class RayActors(ExecutorKind):
         device = {} if needed.get("GPU") else {"device": "cpu"}
         installed = installed_versions(config).items()
         same = {*SAME, *(name for kind in kinds_of(config) for name in kind.packages)}
+        same |= config.evaluation.engine.versions().keys()
         folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         plan = ActorPlan(
             plan_worker(problem, logbook, cores=max(1, int(needed["CPU"])), **device),
             count,
             needed,
-            {name: it for name, it in installed if name in same or name.startswith("vllm")},
+            {name: it for name, it in installed if name in same},
             tuple(str(Path(folder).absolute()) for folder in folders if folder),
         )
         workers = [RayWorker(plan, needed) for _ in range(count)]

@@ -247,7 +247,7 @@ def _fixed(
         yield "`executor.order` is arrival, which has no generations"
     if config.beside_fitness is not None:
         yield config.beside_fitness
-    if config.evaluation.backend != "hf":
+    if config.evaluation.engine.is_separate:
         yield f"`evaluation.backend` is {config.evaluation.backend}"
     if not all(kind.is_divisible and not kind.is_foreign for kind in kinds):
         yield "documents of an objective are not scored one by one"

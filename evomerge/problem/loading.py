@@ -34,7 +34,7 @@ def resolve_float32(config: SearchConfig) -> SearchConfig:
         return config
     suits = (
         config.dtype != "float32"
-        and wanted.backend == "hf"
+        and not wanted.engine.is_separate
         and not config.is_study  # the models of a study are a program's, in their `dtype`
         and config.executor.ray.address is None  # workers are on other machines
         and choose_device(wanted.device) == "cpu"
@@ -54,8 +54,8 @@ def threads_of(config: SearchConfig, checkpoint: Checkpoint, cores: int | None =
 
 
 def serves_paths(config: SearchConfig) -> bool:
-    """Whether vLLM generates the texts of paths, which may differ in depth."""
-    return config.evaluation.backend == "vllm" and config.space.is_path
+    """Whether an engine generates the texts of paths, which may differ in depth."""
+    return config.evaluation.engine.is_separate and config.space.is_path
 
 
 def load_parent(problem: Problem, reference: str) -> tuple[Any, Any]:

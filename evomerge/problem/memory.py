@@ -19,7 +19,6 @@ from evomerge.device import (
 )
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.batches import kept_bytes, largest_batch
-from evomerge.evaluation.inference.vllm_start import ENGINE_SHARE
 from evomerge.models.checkpoint import text_section
 from evomerge.models.safetensors import WIDTHS
 from evomerge.problem.problem import Problem
@@ -123,14 +122,14 @@ def check_fit(problem: Problem) -> None:
     count = config.executor.count_workers(config.evaluation).count
     fixes += ["lower `executor.workers`"] if count > 1 else []
     fix = " or ".join([*fixes, "take smaller parents"])
-    weights, engine = memory.shares.get("weights", 0.0), config.evaluation.backend == "vllm"
-    most = _MOST * (1 - ENGINE_SHARE if engine else 1) * memory.accelerator
+    weights, engine = memory.shares.get("weights", 0.0), config.evaluation.engine
+    beside = f" beside a {engine.title}" if engine.is_separate else ""
+    most = _MOST * (1 - engine.memory_share) * memory.accelerator
     if weights > most and config.evaluation.device_map is None:
         raise ConfigError(
             f"`evaluation.device_map` is null, but the merged weights, {size_text(weights)} in "
             f"{config.compute}, do not fit on an accelerator of {size_text(memory.accelerator)}"
-            f"{' beside a vLLM engine' if engine else ''}; set it to 'auto' to divide the model "
-            f"over several, or {fix}."
+            f"{beside}; set it to 'auto' to divide the model over several, or {fix}."
         )
     needed = sum(memory.machine.values())
     if needed > memory.total + psutil.swap_memory().total:

@@ -9,7 +9,6 @@ from evomerge.compat.blas import instruction_variables, linear_algebra
 from evomerge.config.record import GeneRange, Record
 from evomerge.config.schema import SearchConfig
 from evomerge.device import LIMITS, processor
-from evomerge.evaluation.inference.vllm_start import installed_vllm
 from evomerge.evaluation.objectives import kinds_of
 from evomerge.problem.problem import Problem
 from evomerge.problem.tasks import task_digests, task_facts
@@ -75,9 +74,7 @@ def installed_versions(config: SearchConfig) -> dict[str, str]:
     packages = [*PACKAGES, *config.optimizer.packages]
     packages += [name for kind in kinds_of(config) for name in kind.packages]
     versions = {"python": platform.python_version()} | {n: package_version(n) for n in packages}
-    if config.evaluation.backend == "vllm" and (vllm := installed_vllm()) is not None:
-        versions |= {vllm[0]: vllm[1]}
-    return versions
+    return {**versions, **config.evaluation.engine.versions()}
 
 
 def changes_since(record: Record) -> Iterator[str]:

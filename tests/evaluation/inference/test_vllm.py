@@ -18,7 +18,7 @@ from evomerge.evaluation.inference import generation
 from evomerge.evaluation.inference.generation import Prompt, Sampling
 from evomerge.evaluation.inference.vllm import EngineForward, VllmEngine
 from evomerge.evaluation.inference.vllm import with_identity_layers as completed
-from evomerge.evaluation.inference.vllm_start import check_vllm
+from evomerge.evaluation.inference.vllm_kind import VLLM
 from evomerge.evaluation.lm_eval.tasks import Harness
 
 pytestmark = pytest.mark.thorough
@@ -68,7 +68,7 @@ def engine(monkeypatch, llama, tokenizer):
 
     library = SimpleNamespace(LLM=LLM, SamplingParams=SimpleNamespace)
     monkeypatch.setitem(sys.modules, "vllm", library)
-    monkeypatch.setattr("evomerge.evaluation.inference.vllm_start.version", lambda name: "0.33.0")
+    monkeypatch.setattr("evomerge.evaluation.inference.vllm_kind.version", lambda name: "0.33.0")
     return VllmEngine(llama, tokenizer)
 
 
@@ -191,9 +191,9 @@ def test_a_vllm_that_cannot_serve_is_refused(monkeypatch, found):
             raise PackageNotFoundError(package)
         return found
 
-    monkeypatch.setattr("evomerge.evaluation.inference.vllm_start.version", version)
+    monkeypatch.setattr("evomerge.evaluation.inference.vllm_kind.version", version)
     with pytest.raises(ConfigError, match=r"0.16 or newer.*pip install 'evomerge\[vllm\]'"):
-        check_vllm()
+        VLLM.check()
 
 
 TEXT = torch.tensor([[1, *range(5, 60, 3)]])
