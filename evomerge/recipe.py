@@ -34,9 +34,7 @@ tensor's name applies; `"*"` matches every name."""
 
 Dtype: TypeAlias = Literal["bfloat16", "float16", "float32", "float64"]
 
-DTYPES: Mapping[str, str] = {
-    "bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"
-}  # fmt: skip
+DTYPES = dict(bfloat16="BF16", float16="F16", float32="F32", float64="F64")  # noqa: C408
 """dtype of a merged model -> the same dtype as safetensors headers spell it."""
 
 MODALITIES: tuple[Literal["vision", "projector", "audio"], ...] = ("vision", "projector", "audio")

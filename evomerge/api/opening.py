@@ -63,7 +63,7 @@ def with_named_functions(config: Mapping[str, Any]) -> dict[str, Any]:
     objectives, section = config.get("objectives"), config.get("executor")
     if not isinstance(objectives, list):  # left to the check
         return dict(config)
-    executor = section.get("kind", "inline") if isinstance(section, Mapping) else "inline"
+    executor = section.get("kind") if isinstance(section, Mapping) else None
     named = []
     for item in objectives:
         task = item.get("task") if isinstance(item, Mapping) else item
@@ -83,7 +83,7 @@ def with_named_functions(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _runs_elsewhere(executor: Any) -> bool:
-    """Return whether an executor runs candidates in other processes, by its name in the file."""
+    """Return whether the executor that a search file names runs candidates in other processes."""
     is_known = isinstance(executor, str) and executor in EXECUTORS.names()
     return is_known and not EXECUTORS.get(executor).in_process
 

@@ -32,6 +32,8 @@ class OptimizerConfig(Kind):
 
     search_rules: ClassVar[tuple[Rule, ...]] = ()
     """Rules that the whole search file must keep; see `Section.rules`."""
+    steps_each: ClassVar[int] = 0
+    """Steps against a gradient that a worker makes before each candidate."""
     needs_gradients: ClassVar[bool] = False
     """Whether workers run models backward. Then outcomes are told by generation."""
     suits_studies: ClassVar[bool] = False

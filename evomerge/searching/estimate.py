@@ -25,7 +25,6 @@ from evomerge.problem.problem import Problem
 from evomerge.recipe import Recipe
 from evomerge.run.ranking import FINALISTS
 from evomerge.scores import Scores, Split, fitness
-from evomerge.strategy.gradient.descents import CHUNK
 from evomerge.strategy.protocol import Descending
 from evomerge.words import duration, fine_duration, size_text
 
@@ -177,7 +176,7 @@ def estimate(problem: Problem, probe: CostProbe) -> Estimate:
     if candidates is not None:
         rounds = math.ceil(max(0, candidates - baselines) * rounds / size)
         search = whole * math.ceil(min(candidates, baselines) / count) + each * rounds
-        search += probe.step_seconds * CHUNK * rounds if config.optimizer.needs_gradients else 0.0
+        search += probe.step_seconds * config.optimizer.steps_each * rounds
     finalists, has_front = config.evaluation.validation.finalists, problem.ranking.has_front
     if finalists is None:  # a front of 60 candidates by `gp` had ten
         finalists = max(generation, 2 * FINALISTS) if has_front else FINALISTS
@@ -266,7 +265,7 @@ def try_candidate(problem: Problem, say: Callable[[str], None]) -> CostProbe:
             if not isinstance(outcome, Reached):
                 strategy.tell(number, outcome)
         say("making the first steps of a descent")
-        return _with_steps(probe, worker, strategy.chunks()[0], CHUNK)
+        return _with_steps(probe, worker, strategy.chunks()[0])
     if (other := with_fewer_candidates(problem)) is not None:
         say("making a step by gradients")
         chunk = other.config.optimizer.make(other).chunks()[0]
@@ -311,8 +310,10 @@ def _by_template(problem: Problem, worker: Worker) -> dict[str, float]:
     return values
 
 
-def _with_steps(probe: CostProbe, worker: Worker, chunk: Chunk, steps: int) -> CostProbe:
-    """Return what was measured with the time of steps and the memory behind them.
+def _with_steps(
+    probe: CostProbe, worker: Worker, chunk: Chunk, steps: int | None = None
+) -> CostProbe:
+    """Return what was measured, with the time and the memory of the first steps; None: of all.
 
     SearchError: the steps cannot be made.
     """

@@ -68,6 +68,7 @@ class Gradient(OptimizerConfig):
     as the parents prefer, for each task"""
 
     about = "gradient descent on weights and other numbers, by answers or by the experts"
+    steps_each = CHUNK
     needs_gradients = True
     search_rules = (
         (
