@@ -97,7 +97,7 @@ class Worker:
         """
         self.problem, self.evaluator = problem, problem.evaluator
         self.threads = threads or threads_of(problem.config, problem.checkpoints[problem.host])
-        self._neighbours = neighbours
+        self._neighbours, self._keeps_right = neighbours, problem.config.optimizer.keeps_right
         self._baselines = list(problem.space.baselines().values())
         shows_images = any(task.shows_images for task in self.evaluator.info.tasks.values())
         self._features = ImageFeatures(self._cache_memory() // 2) if shows_images else None
@@ -272,7 +272,7 @@ class Worker:
         self.evaluator.halve_batches(job.oom_backoffs)
         scores = self.evaluator.score(model, job.split, job.documents)
         examples = self.evaluator.examples(scores, job.split, job.examples)
-        if self.problem.config.optimizer.keeps_right and job.split == "search":
+        if self._keeps_right and job.split == "search":
             scores = replace(scores, right=self._right(scores))
         return replace(scores, oom_backoffs=self.evaluator.oom_backoffs, examples=examples)
 

@@ -1,13 +1,12 @@
 """The simulated executor of `benchmarks/scale.py` keeps the laws, and known efficiencies."""
 
 import itertools
-from collections.abc import Callable
 
 import pytest
-from executor_laws import Pretend, check_executor, job_of
+from executor_laws import MakesWorker, Pretend, check_executor, job_of
 from scale import SimulatedExecutor
 
-from evomerge.execute.protocol import Executor, Job, RunJob
+from evomerge.execute.protocol import Executor, Job
 from evomerge.scores import Outcome
 
 pytestmark = pytest.mark.thorough
@@ -27,8 +26,8 @@ def executor_of(width: int, mean: float = LONG, each: float = 0.0) -> SimulatedE
 
 
 def test_it_keeps_the_laws_of_executors():
-    def create(make: Callable[[], RunJob]) -> Executor:
-        run = make()
+    def create(plan: MakesWorker) -> Executor:
+        run = plan.make()
         return SimulatedExecutor(3, LONG, lambda job, mean: (mean, run(job)), lambda: 0.0)
 
     check_executor(create, survives=False)
