@@ -16,6 +16,7 @@ MODULE = """
 from evomerge.merging.kernels.passes import write_sum
 from evomerge.merging.methods.method import knob, method
 from evomerge.optimize import create
+from evomerge.optimize.base import BaseOptimizer, Cube
 
 
 @method("the first source, scaled", parents=(1, None))
@@ -50,6 +51,23 @@ class TOld:  # written for the earlier protocol, whose `ask` takes what was reco
         self.inner.tell(genome, values, violation)
 
 
+class TSub(BaseOptimizer):  # likewise, by the base class, and without room for more attributes
+    __slots__ = ()
+
+    def __init__(self, genes, setting):
+        super().__init__(Cube(genes, setting.sigma), population=1)
+        self.inner = create("random", genes, setting.seed)
+
+    def propose(self):
+        return "draw", self.cube.point(self.inner.ask())
+
+    def learn(self, sample, point, loss):
+        pass
+
+    def ask(self, recorded=None):
+        return super().ask(recorded)
+
+
 class TUnfit:
     def __init__(self, genes, seed, step):
         pass
@@ -64,6 +82,7 @@ t_objective = t_package:t_objective
 t_optimizer = t_package:t_optimizer
 t_any = t_package:t_any
 t_old = t_package:TOld
+t_sub = t_package:TSub
 t_module = t_package
 t_unfit = t_package:TUnfit
 t_of_c = builtins:dict
@@ -130,12 +149,15 @@ def test_the_laws_of_an_optimizer_are_checked_by_its_name(capsys) -> None:
 
 
 @pytest.mark.usefixtures("package")
-def test_an_optimizer_whose_ask_takes_the_recorded_genome_goes_on_working(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["t_old", "t_sub"])
+def test_an_optimizer_whose_ask_takes_the_recorded_genome_goes_on_working(
+    name: str, tmp_path: Path
+) -> None:
     """Also in a search that is resumed."""
-    search = {**SMALL, "optimizer": {"name": "t_old"}}
-    with pytest.warns(DeprecationWarning, match=r"The optimizer TOld has no method `replay"):
+    search = {**SMALL, "optimizer": {"name": name}}
+    with pytest.warns(DeprecationWarning, match=r"The optimizer T[OS]\w+ has no method `replay"):
         evomerge.search(search, tmp_path / "run", candidates=5, progress=False)
-    with pytest.warns(DeprecationWarning, match=r"The optimizer TOld has no method `replay"):
+    with pytest.warns(DeprecationWarning, match=r"The optimizer T[OS]\w+ has no method `replay"):
         run = evomerge.resume(tmp_path / "run", candidates=7, progress=False)
     search["optimizer"] = {"name": "random"}
     whole = evomerge.search(search, tmp_path / "whole", candidates=7, progress=False)

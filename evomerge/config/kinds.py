@@ -165,9 +165,7 @@ class OfKind:
                 own[key] = value
             elif value not in owners.values():
                 fix = f", or set `{self.tag}` to {next(iter(owners))}" if len(owners) == 1 else ""
-                sentence = (
-                    f"has `{key}`, which has no effect where `{self.tag}` is {name}; remove it{fix}"
-                )
+                sentence = f"has `{key}`, which has no effect where `{self.tag}` is {name!r}; remove it{fix}"
                 if sentence not in sentences:
                     error = {"error": BrokenRuleError(sentence)}
                     raise self._wrong("value_error", (), data, error)

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Protocol, cast, runtime_checkable
 
 from evomerge.space.protocol import Genome
@@ -77,20 +78,42 @@ class Optimizer(Protocol):
         """
 
 
+class _Recording:
+    """An optimizer of an earlier release, whose `ask` takes the recorded genome."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_optimizer":  # a copy that is not filled yet
+            raise AttributeError(name)
+        return getattr(self._optimizer, name)
+
+    def replay(self, genome: Genome) -> Genome:
+        """Repeat an `ask`; see `Optimizer`."""
+        return cast(Genome, self._optimizer.ask(genome))
+
+
 def with_replay(optimizer: Any) -> Optimizer:
     """Return an optimizer, with `replay` if its `ask` takes the recorded genome.
 
     An earlier protocol asked for that, and packages that were written for it go on working.
     """
-    if not hasattr(optimizer, "replay"):
-        warnings.warn(
-            f"The optimizer {type(optimizer).__name__} has no method `replay(genome)`, so its "
-            "`ask(recorded)` is called instead; divide it in two (docs/how-to/own-optimizer.md).",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        optimizer.replay = optimizer.ask
-    return cast(Optimizer, optimizer)
+    kinds = type(optimizer).__mro__
+    replays = next(
+        (place for place, kind in enumerate(kinds) if "replay" in vars(kind)), len(kinds)
+    )
+    asks = next((kind for kind in kinds[:replays] if "ask" in vars(kind)), None)
+    is_old = asks is not None and len(signature(vars(asks)["ask"]).parameters) > 1
+    if not is_old or isinstance(optimizer, _Recording):
+        return cast(Optimizer, optimizer)
+    warnings.warn(
+        f"The optimizer {type(optimizer).__name__} has no method `replay(genome)`, so its "
+        "`ask(recorded)` is called instead; divide it in two (docs/how-to/own-optimizer.md).",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return cast(Optimizer, _Recording(optimizer))
 
 
 @runtime_checkable

@@ -58,8 +58,8 @@ def resolve(config: SearchConfig, relative_to: Path, allowed: Permissions = NOTH
     evaluator = load(config, allowed)
     objectives = tasks.find_objectives(config, evaluator)
     constraints = tasks.find_constraints(config, evaluator)
+    generation = config.optimizer.generation(config, space)  # refuses what cannot be made
     if config.executor.order == "auto":
-        generation = config.optimizer.generation(config, space)
         has_generations = generation > 1 or config.optimizer.needs_gradients
         order = "generation" if has_generations else "arrival"
         config = config.with_values("executor", order=order)

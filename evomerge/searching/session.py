@@ -90,8 +90,9 @@ class Session:
             candidates = sorted(candidates, key=lambda each: self._itself(each, split) is not None)
             self.logbook.note_finals(split, len(candidates))
         queue = _Queue(self, iter(candidates), split)
-        if (first := queue.next_job()) is not None:  # else no executor need be made
-            for job, outcome in self.executor.run(chain((first,), iter(queue.next_job, None))):
+        jobs = queue.jobs()
+        for first in jobs:  # without one, no executor need be made
+            for job, outcome in self.executor.run(chain((first,), jobs)):
                 assert not isinstance(outcome, Reached)
                 self.record(queue.running.pop(job.candidate), outcome, split)
         if queue.held:  # an equal one has failed
@@ -238,13 +239,12 @@ class _Queue:
     running: dict[int, Candidate] = field(default_factory=dict)
     _ready: deque[Candidate] = field(default_factory=deque)
 
-    def next_job(self) -> Job | None:
-        """Return the next job; None: there is nothing to score now."""
-        candidate = self._next() if self.split == "search" else next(self.candidates, None)
-        if candidate is None:
-            return None
-        self.running[candidate.number] = candidate
-        return self.session.job(candidate, self.split)
+    def jobs(self) -> Iterator[Job]:
+        """Yield jobs until there is nothing to score now."""
+        candidates = iter(self._next, None) if self.split == "search" else self.candidates
+        for candidate in candidates:
+            self.running[candidate.number] = candidate
+            yield self.session.job(candidate, self.split)
 
     def _next(self) -> Candidate | None:
         """Return the next candidate without scores; those with the recipe of an open one wait."""

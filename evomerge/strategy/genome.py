@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
-from evomerge.optimize.protocol import Believing, Optimizer
+from evomerge.optimize.protocol import Believing, Optimizer, with_replay
 from evomerge.recipe import Recipe
 from evomerge.scores import Outcome, Scores
 from evomerge.space.protocol import Genome, Space
@@ -63,6 +63,7 @@ class GenomeStrategy:
     is_fresh: bool = False
 
     def __post_init__(self) -> None:
+        self.optimizer = with_replay(self.optimizer)
         self._baselines, self._start = self.space.baseline_genomes(), deque(self.start)
         self._open: dict[int, list[tuple[Genome, str]]] = {}
         """The genome of each candidate without outcome, and the digest of its recipe; a baseline
