@@ -165,7 +165,8 @@ class OfKind:
                 own[key] = value
             elif value not in owners.values():
                 fix = f", or set `{self.tag}` to {next(iter(owners))}" if len(owners) == 1 else ""
-                sentence = f"has `{key}`, which has no effect where `{self.tag}` is {name!r}; remove it{fix}"
+                where = f"where `{self.tag}` is {name!r}"
+                sentence = f"has `{key}`, which has no effect {where}; remove it{fix}"
                 if sentence not in sentences:
                     error = {"error": BrokenRuleError(sentence)}
                     raise self._wrong("value_error", (), data, error)
