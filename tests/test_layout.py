@@ -9,8 +9,9 @@ from evomerge.config.engine import ENGINES
 from evomerge.config.executor import EXECUTORS
 from evomerge.config.objectives import ROWS
 from evomerge.config.optimizer import OPTIMIZER_KINDS
+from evomerge.config.space import ABOUT
 from evomerge.optimize import BUILTIN
-from evomerge.space.kinds import ABOUT, DATAFLOW
+from evomerge.space.kinds import DATAFLOW
 
 ROOT = Path(evomerge.__file__).parent
 
@@ -40,7 +41,7 @@ def test_what_begins_runs_and_reports_a_search_names_no_kind():
 
 
 NAMES = {*BUILTIN, *OPTIMIZER_KINDS.builtin, *ABOUT, *DATAFLOW, *EXECUTORS.builtin}
-NAMES |= {*ROWS, *ENGINES.builtin, "encoder", "classifier"}
+NAMES |= {*ROWS, *ENGINES, "encoder", "classifier"}
 ALLOWED = {
     "problem/draft.py": "it writes a search file, so it chooses kinds",
     "problem/runs.py": "`executor.ray` is a key that a resumed run may change",

@@ -74,7 +74,7 @@ def _executors() -> list[dict[str, Any]]:
 
 
 def _spaces() -> list[dict[str, Any]]:
-    from evomerge.space.kinds import ABOUT
+    from evomerge.config.space import ABOUT
 
     return _about(ABOUT)
 

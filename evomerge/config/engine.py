@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from evomerge.config.fields import Rule
-from evomerge.registry import Registry
+from evomerge.config.kinds import imported
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +59,13 @@ TRANSFORMERS = Engine(
     ),
 )
 
-ENGINES: Registry[Engine] = Registry(
-    "engine",
-    "evomerge.engines",
-    {
-        "hf": "evomerge.config.engine:TRANSFORMERS",
-        "vllm": "evomerge.evaluation.inference.vllm_kind:VLLM",
-    },
-)
+ENGINES = {
+    "hf": "evomerge.config.engine:TRANSFORMERS",
+    "vllm": "evomerge.evaluation.inference.vllm_kind:VLLM",
+}
+"""Value of `evaluation.backend` -> where its engine is, which is imported when it is asked for."""
+
+
+def engine(backend: str) -> Engine:
+    """Return the engine that `evaluation.backend` names."""
+    return cast(Engine, imported(ENGINES[backend]))

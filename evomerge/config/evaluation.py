@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from evomerge.config.engine import ENGINES, Engine
+from evomerge.config.engine import Engine, engine
 from evomerge.config.fields import Documents, FilePath, Rule, Section
 
 TaskSplit = Literal["training", "validation", "test"]
@@ -161,7 +161,7 @@ class EvaluationConfig(Section):
     @property
     def engine(self) -> Engine:
         """The engine of `backend`."""
-        return ENGINES.get(self.backend)
+        return engine(self.backend)
 
     @property
     def every_rule(self) -> tuple[Rule, ...]:

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -10,6 +11,7 @@ from pydantic import Field
 from evomerge.config.evaluation import EvaluationConfig
 from evomerge.config.fields import Section
 from evomerge.config.kinds import Kind
+from evomerge.config.messages import parsed
 from evomerge.errors import ConfigError
 from evomerge.registry import Registry
 
@@ -104,6 +106,15 @@ EXECUTORS: Registry[type[ExecutorKind]] = Registry(
 )
 
 
+def installed_executors() -> dict[str, type[ExecutorKind]]:
+    """Return all kinds by name, without those whose package cannot be imported."""
+    installed = {}
+    for name in EXECUTORS.names():
+        with suppress(ConfigError):
+            installed[name] = EXECUTORS.get(name)
+    return installed
+
+
 class MissingExecutor(ExecutorKind):
     """The executor of a package that is not installed here: the run can be read."""
 
@@ -125,11 +136,13 @@ def executor_of_run(
     """Return the section of a run as it can be parsed here, after the `moves` of a session.
 
     `kind` was that of the manifest. If it is another one now, the keys that only the old one had
-    are left out; if its package is missing, all that only it has.
+    are left out; if its package is missing or cannot be imported, all that only it has.
+
+    ConfigError: a move is wrong.
     """
     is_kept = section.get("kind") == kind
-    if is_kept and (kind is None or kind in EXECUTORS.builtin or kind in EXECUTORS.names()):
+    if is_kept and (kind is None or kind in installed_executors()):
         return section
     keys = {*ExecutorKind.model_fields, *(move.split("=")[0].split(".")[1] for move in moves)}
     rest = {key: section[key] for key in section.keys() & keys}
-    return MissingExecutor.model_validate(rest) if is_kept else rest
+    return parsed(MissingExecutor, rest, "executor") if is_kept else rest

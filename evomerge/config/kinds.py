@@ -44,7 +44,7 @@ _BY_ITSELF = core_schema.plain_serializer_function_ser_schema(
 
 @dataclass(frozen=True)
 class Names:
-    """Annotates a key: in the schema it has names as examples, those of packages included.
+    """Annotates a key whose schema lists the names that it can have, with what packages add.
 
         method: Annotated[str, Names("evomerge.merging.methods:method_names")]
 
@@ -57,7 +57,7 @@ class Names:
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return {**handler(schema), "examples": [*_imported(self.function)()]}
+        return {**handler(schema), "examples": [*imported(self.function)()]}
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,11 @@ class OneOf:
 
 @cache
 def _union(name: str) -> TypeAdapter[Any]:
-    return TypeAdapter(_imported(name))
+    return TypeAdapter(imported(name))
 
 
-def _imported(name: str) -> Any:
+def imported(name: str) -> Any:
+    """Return the object that `module:NAME` names."""
     module, _, attribute = name.partition(":")
     return getattr(import_module(module), attribute)
 

@@ -1,6 +1,6 @@
 """The section `optimizer` of the search file: what is asked of every kind of it.
 
-A kind is an optimizer of genomes, or a search strategy with keys of its own. Kinds stand in
+A kind is an optimizer of genomes, or a search strategy that has its own keys. The kinds are in
 `evomerge.strategy`. Whoever must know something about the search asks the kind, not its name.
 """
 
@@ -73,7 +73,7 @@ class OptimizerConfig(Kind):
         return iter(())
 
     def space(self, config: Any, host: Any) -> Any:
-        """Return the space if it has one of its own for the opened host; None: `space` says it."""
+        """Return the kind's own space for the opened host; None: the section `space` says it."""
         return None
 
     def resolve(self, config: Any, space: Any) -> Any:
@@ -88,7 +88,7 @@ class OptimizerConfig(Kind):
         return self.size or 1
 
     def starts(self, space: Any, folder: Path) -> tuple[tuple[float, ...], ...]:
-        """Return the genomes that are tried first; ConfigError: they are not those of this space.
+        """Return the genomes to try first; ConfigError: they do not belong to this space.
 
         `folder`: where relative paths start from.
         """
@@ -116,7 +116,7 @@ class OptimizerConfig(Kind):
 
     @classmethod
     def instead(cls, problem: Problem) -> Any:
-        """Return the problem with this kind in place of its own, if that needs fewer candidates."""
+        """Return the problem with this kind of optimizer, if that needs fewer candidates."""
         return None
 
     def make(self, problem: Problem) -> Any:
@@ -131,7 +131,7 @@ class OptimizerKinds(Registry[type[OptimizerConfig]]):
     """The kinds of the section by `name`."""
 
     def get(self, name: str) -> type[OptimizerConfig]:
-        """Return the kind with a name; of a name that nobody has, that of genome optimizers.
+        """Return the kind with a name; for an unknown name, the kind of genome optimizers.
 
         So a run can be read when the package of its optimizer is not installed any more.
         """

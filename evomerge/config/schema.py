@@ -141,6 +141,15 @@ class SearchConfig(Section):
         return next((item.replace("` ", "` is ") for item in self.tie_breakers), None)
 
     @property
+    def host(self) -> str:
+        """Reference of the host, the parent that gives config and tokenizer."""
+        if self.space.host is not None:
+            return self.space.host
+        if self.base is not None and not self.space.is_path:
+            return self.base
+        return self.parents[0]
+
+    @property
     def compute(self) -> str:
         """The dtype in which models compute; their weights are rounded to `dtype`."""
         return "float32" if self.evaluation.float32 is True else self.dtype

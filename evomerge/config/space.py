@@ -7,6 +7,12 @@ from pydantic import Field
 
 from evomerge.config.kinds import Kind, OneOf
 
+ABOUT = {
+    "parameters": "the knobs of a merge, by layer group and component or tensor (PS)",
+    "dataflow": "the path through the parents' layers, with scales (DFS)",
+}
+"""Kind -> one line about it."""
+
 
 class SpaceKind(Kind):
     """What is searched: one way to fill the section `space`.
@@ -60,7 +66,7 @@ class SpaceKind(Kind):
         Args:
             config: the search file.
             checkpoints: every parent and the base.
-            genes: names of the genes of a run that goes on, which keeps them; none for a new one.
+            genes: names of the genes of a resumed run, which keeps them; empty for a new one.
         """
         raise NotImplementedError
 

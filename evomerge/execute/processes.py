@@ -1,4 +1,4 @@
-"""The executor `processes`: each worker is a process of its own on this machine.
+"""The executor `processes`: each worker is a separate process on this machine.
 
 On Linux all are forked from one server process that has imported the libraries, so that a worker is
 ready, or replaced, in little time and shares their memory.
@@ -120,7 +120,7 @@ class Processes(ExecutorKind):
 
 
 class ProcessWorker(RemoteWorker):
-    """A worker in a process of its own; see `evomerge.execute.pool.RemoteWorker`.
+    """A worker in a separate process; see `evomerge.execute.pool.RemoteWorker`.
 
     Args:
         plan: makes what runs a job, in the process.

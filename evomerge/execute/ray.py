@@ -1,4 +1,4 @@
-"""The executor `ray`: each worker is an actor of Ray, on this machine or on those of a cluster."""
+"""The executor `ray`: each worker is a Ray actor, on this machine or in a cluster."""
 
 from __future__ import annotations
 

@@ -25,7 +25,6 @@ from evomerge.parsing.values import replaced
 from evomerge.parsing.yaml import yaml_mapping
 from evomerge.recipe import Pin, Recipe
 from evomerge.scores import SPLITS
-from evomerge.space.frame import host_of
 
 
 def open_parents(config: SearchConfig, relative_to: Path) -> tuple[dict[str, Checkpoint], str]:
@@ -35,7 +34,7 @@ def open_parents(config: SearchConfig, relative_to: Path) -> tuple[dict[str, Che
     InputError: a parent is missing or damaged, or does not fit the host.
     """
     names = dict.fromkeys([*config.parents, *([config.base] if config.base else [])])
-    checkpoints, host = {n: open_parent(n, relative_to) for n in names}, host_of(config)
+    checkpoints, host = {n: open_parent(n, relative_to) for n in names}, config.host
     return fitting(checkpoints, host, vocabularies=config.tokenizer == "base"), host
 
 

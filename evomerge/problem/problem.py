@@ -42,7 +42,7 @@ class Problem:
     start: tuple[Genome, ...] = ()  # what the search tries first
     unlike_merges: tuple[str, ...] = ()  # parents that differ beside their weights
     allowed: Permissions = NOTHING
-    record: Record | None = None  # of the run that goes on
+    record: Record | None = None  # of the run, if there is one
 
     @property
     def tokenizer_giver(self) -> str:

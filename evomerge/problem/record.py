@@ -1,4 +1,4 @@
-"""The record of a problem: what a run keeps, so that it goes on as it began."""
+"""The record of a problem: what a run keeps, so that it can be resumed as it began."""
 
 import platform
 from collections.abc import Iterator, Sequence

@@ -25,7 +25,6 @@ from evomerge.problem.parents import absolute_config, open_parents, plan_tokeniz
 from evomerge.problem.parents_as_themselves import differences
 from evomerge.problem.problem import Problem
 from evomerge.recipe import Recipe
-from evomerge.space.frame import host_of
 from evomerge.space.protocol import Gene, Space
 from evomerge.trust.consent import NOTHING, Permissions
 
@@ -111,12 +110,12 @@ def make_space(
     """Return the space that a search file asks for.
 
     Args:
-        genes: names of the genes of a run that goes on, which keeps them.
+        genes: names of the genes of a resumed run, which keeps them.
 
     ConfigError: this kind of space does not use a key, or settings do not fit each other or the
     parents.
     """
-    own: Space | None = config.optimizer.space(config, checkpoints[host_of(config)])
+    own: Space | None = config.optimizer.space(config, checkpoints[config.host])
     if own is not None:
         return own
     made: Space = config.space.make(config, checkpoints, genes)

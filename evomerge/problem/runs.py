@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from evomerge.config.executor import EXECUTORS
+from evomerge.config.executor import installed_executors
 from evomerge.config.messages import parsed
 from evomerge.config.record import Record
 from evomerge.config.schema import BudgetConfig, SearchConfig, load, parse
@@ -152,7 +152,7 @@ def continued(run: RunFolder, moves: Sequence[str] = (), allowed: Permissions = 
 
 def check_move(item: str) -> None:
     """Raise a `ConfigError` if `resume` may not set this (`key.path=value`)."""
-    kinds = map(EXECUTORS.get, EXECUTORS.names())
+    kinds = installed_executors().values()
     keys = dict.fromkeys(f"executor.{key}" for kind in kinds for key in kind.model_fields)
     del keys[f"executor.{_ORDER}"]
     if ".".join(item.partition("=")[0].split(".")[:2]) not in keys:
@@ -178,6 +178,8 @@ def going_on(
     wrote = absolute_config(parse(run.written(), str(file)), folder_of(file))
     now, then = (_flat(item.model_dump(mode="json")) for item in (asked, wrote))
     changed = [key for key in {**now, **then} if now.get(key) != then.get(key)]
+    if "optimizer.name" in changed:  # the keys that only one of both has follow from this
+        changed = [c for c in changed if not c.startswith("optimizer.") or c in now.keys() & then]
     free = ("budget.", "executor.")
     if changed := [c for c in changed if not c.startswith(free) or c == f"executor.{_ORDER}"]:
         raise RunFolderError(

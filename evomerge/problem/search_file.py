@@ -104,7 +104,7 @@ def _methods(config: SearchConfig, folder: Path) -> Iterator[str]:
 
 
 def _space_of(config: SearchConfig) -> SpaceKind | None:
-    """Return the section `space`; None: the strategy has a space of its own."""
+    """Return the section `space`; None: the strategy brings its own space."""
     return None if config.optimizer.has_own_space else config.space
 
 

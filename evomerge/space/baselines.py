@@ -1,9 +1,14 @@
-"""Uniform averages of parents as recipes. Every search is compared with that of all parents."""
+"""The recipes that a search begins from: uniform averages of parents, and what layers are added to.
+
+Every search is compared with the average of all parents.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from evomerge.config.schema import SearchConfig
+from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 
 UNIFORM = "uniform"
@@ -67,4 +72,26 @@ def alone(parent: str, uniform: Recipe) -> Recipe:
         embeddings=of_parent(uniform.embeddings),
         layers={name: tuple(map(of_parent, blocks)) for name, blocks in uniform.layers.items()},
         head=of_parent(uniform.head),
+    )
+
+
+def frame_of(config: SearchConfig, host: Checkpoint) -> Recipe:
+    """Return a recipe without layers, to which a space adds them."""
+    givers = config.space.givers
+    base = [config.base] if config.base else []
+    # With the host's tokenizer, the rows of embeddings are not matched by token.
+    vocabulary = () if config.tokenizer == "base" else dict.fromkeys([*base, *config.parents])
+
+    def whole(parent: str | None) -> Layer:
+        return Layer("passthrough", (Source(parent or host.reference),))
+
+    return Recipe(
+        host=host.reference,
+        layers={},
+        embeddings=whole(givers.get("outside.embeddings")),
+        head=whole(givers.get("outside.head")),
+        dtype=config.dtype,
+        tokenizer=config.tokenizer,
+        vocabulary=tuple(vocabulary),
+        seed=config.seed,
     )

@@ -23,12 +23,6 @@ DATAFLOW: Mapping[str, type[SpaceKind]] = {
 }
 """Variant -> its kind; the first is the default."""
 
-ABOUT = {
-    PARAMETERS: "the knobs of a merge, by layer group and component or tensor (PS)",
-    "dataflow": "the path through the parents' layers, with scales (DFS)",
-}
-"""Kind -> one line about it."""
-
 
 def _of_its_kind(data: Any) -> Any:
     """Return a section with its kind and variant; ValueError: it has a key of another kind."""

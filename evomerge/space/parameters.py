@@ -29,8 +29,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.parts import has_read_head, shared_modalities
 from evomerge.models.stacks import component_filters, tensor_filters
 from evomerge.recipe import MODALITIES, Layer, Recipe
-from evomerge.space.baselines import baseline_recipes, experts_of, shares_of
-from evomerge.space.frame import frame_of, host_of
+from evomerge.space.baselines import baseline_recipes, experts_of, frame_of, shares_of
 from evomerge.space.knobs import PRIORITY, plan_knobs
 from evomerge.space.layer_genes import LayerGenes, inputs_of, method_inputs, rounded
 from evomerge.space.pool import make_pool
@@ -130,7 +129,7 @@ class ParametersConfig(SpaceKind):
         self, config: SearchConfig, checkpoints: Mapping[str, Checkpoint], genes: Sequence[str]
     ) -> Space:
         """Return the space; see `SpaceKind.make`."""
-        host = checkpoints[host_of(config)]
+        host = checkpoints[config.host]
         check_depths(checkpoints, host)
         try:
             methods = list(map(get_method, self.methods))

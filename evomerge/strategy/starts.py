@@ -8,7 +8,6 @@ from evomerge.models.references import RUN, is_folder, place
 from evomerge.parsing.values import shown
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.run.ranking import FINALISTS, ranking_of
 from evomerge.space.protocol import Gene, Genome
 
 
@@ -28,6 +27,8 @@ def best_genomes(run: RunFolder, genes: Sequence[Gene]) -> list[Genome]:
 
     Of a front they are candidates that are far apart. ConfigError: the run has other genes.
     """
+    from evomerge.run.ranking import FINALISTS, ranking_of  # they import numpy
+
     record, names = run.record(), {gene.name for gene in genes}
     if different := sorted(names ^ set(record.genes)):
         whose = "this search" if different[0] in names else "that run"

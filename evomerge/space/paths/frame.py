@@ -19,7 +19,7 @@ from evomerge.config.space import SpaceKind
 from evomerge.errors import ConfigError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
-from evomerge.space.frame import frame_of, host_of
+from evomerge.space.baselines import frame_of
 from evomerge.space.paths.path import Hop, layers_of
 from evomerge.space.protocol import Gene, Genome, Space
 
@@ -91,7 +91,7 @@ class PathConfig(SpaceKind):
         self, config: SearchConfig, checkpoints: Mapping[str, Checkpoint], genes: Sequence[str]
     ) -> Space:
         """Return the space; see `SpaceKind.make`."""
-        host = checkpoints[host_of(config)]
+        host = checkpoints[config.host]
         stack = host.decoder_stack
         if self.scales != 1.0:  # scales are folded into weights
             from evomerge.merging.architecture.folding import rules_for
