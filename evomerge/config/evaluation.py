@@ -165,5 +165,5 @@ class EvaluationConfig(Section):
 
     @property
     def every_rule(self) -> tuple[Rule, ...]:
-        """The rules of the engine, and those of all."""
+        """The rules of the engine, then the rules of every engine."""
         return (*self.engine.rules, *self.rules)

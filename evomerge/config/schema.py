@@ -128,7 +128,7 @@ class SearchConfig(Section):
 
     @property
     def every_rule(self) -> tuple[Rule, ...]:
-        """The rules of all search files, and those of this optimizer."""
+        """The rules of every search file, then the rules of this optimizer."""
         return (*self.rules, *self.optimizer.search_rules)
 
     @property

@@ -76,4 +76,6 @@ def test_a_package_adds_an_executor_whose_search_is_killed_and_resumed(tmp_path)
     assert "22" in evomerge("status", run).stdout
     refused = evomerge("resume", run, "--candidates", "24", code=2).stderr
     assert "`executor.kind` is 'backwards', which no package here has" in refused
+    wrong = evomerge("resume", run, "--candidates", "24", "--set", "executor.workers=0", code=2)
+    assert "`workers` is 0; it must be at least 1" in wrong.stderr and "Trace" not in wrong.stderr
     evomerge("resume", run, "--candidates", "24", "--set", "executor.kind=inline")

@@ -113,6 +113,7 @@ def test_the_same_search_goes_on_and_a_new_budget_and_other_workers_count(begun:
         ({"base": None}, "base"),
         ({"evaluation": SMALL["evaluation"]}, "evaluation.fewshot"),
         ({"optimizer": {"population": 4, "name": "cma"}}, "optimizer.name"),
+        ({"optimizer": {"name": "gradient"}}, "optimizer.name`, `optimizer.population"),
         ({"seed": 4, "optimizer": {"name": "auto"}}, "seed`, `optimizer.population"),
         ({"executor": {"order": "arrival"}}, "executor.order"),
     ],
