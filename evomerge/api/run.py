@@ -24,8 +24,7 @@ from evomerge.report.page import write_page
 from evomerge.report.pictures import best_so_far, candidates_charts, courses_chart, standings_chart
 from evomerge.report.progress import progress
 from evomerge.report.rows import DOCUMENT_COLUMNS, document_rows
-from evomerge.report.runs import run_rows, searches_of
-from evomerge.report.view import View
+from evomerge.report.view import View, run_rows, searches_of
 from evomerge.run.atomic import TemporaryFolder
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History

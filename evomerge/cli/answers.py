@@ -73,8 +73,7 @@ def results(
 ) -> None:
     """Compare the merges of a run with its parents, or several runs."""
     from evomerge.report.rows import best_rows
-    from evomerge.report.runs import run_rows, runs_in_words
-    from evomerge.report.view import View
+    from evomerge.report.view import View, run_rows, runs_in_words
 
     outputs = {"--csv": csv_, "--json": as_json, "--latex": as_latex, "--picture": picture}
     if len(names := [name for name, value in outputs.items() if value]) > 1:

@@ -167,7 +167,7 @@ def fitness_interval(objectives: Sequence[Objective], scores: Scores) -> Interva
     return _estimate(fitness(objectives, scores), _means(objectives, scores))
 
 
-def mean_over_runs(
+def mean_of_runs(
     estimates: Sequence[Interval], least: float = -math.inf, most: float = math.inf
 ) -> Interval:
     """Return the mean over all seeds, estimated from runs of some, with its 95 % interval.

@@ -209,6 +209,11 @@ class Standings(ABC):
         """The column that candidates are compared by: the fitness, or the first metric."""
         return FITNESS if FITNESS in self.columns else self.columns[0]
 
+    def main_values(self, split: Split) -> dict[str, float]:
+        """Return label -> what models are compared by on a split, as far as they have it."""
+        key = (split, self.main_column)
+        return {row.label: row.estimates[key].value for row in self.rows if key in row.estimates}
+
     def whole_table(self, title: str, split: Split) -> ScoreTable:
         """Return a table of all columns on one split."""
         heads = {(split, key): name for key, name in short_scores(self.columns).items()}

@@ -1,24 +1,27 @@
-"""The standings of any run: of a winner, of a front (`front.py`), or of a study."""
+"""The standings of any run: of a winner, of a front, or of a study."""
 
-import shlex
-from collections.abc import Mapping
-from contextlib import suppress
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from statistics import NormalDist
 from typing import ClassVar, Self
 
-from evomerge.config.record import Record
-from evomerge.errors import RecipeError, listed
+from evomerge.errors import listed
 from evomerge.report.confidence import Comparison, compare
-from evomerge.report.front import Front, front_standings
-from evomerge.report.standings import MERGE, ScoreTable, Standings, Verdict, why_not_compared
-from evomerge.run.folder import CONFIG
+from evomerge.report.standings import (
+    MERGE,
+    Differences,
+    ScoreTable,
+    Standings,
+    Verdict,
+    why_not_compared,
+)
 from evomerge.run.history import BASE, Candidate, History
-from evomerge.run.ranking import Ranking, best_merge, best_of
-from evomerge.scores import SPLITS, TOKENS, TOLD, Split
+from evomerge.run.ranking import Ranking, best_merge, best_of, front_of
+from evomerge.scores import SPLITS, TOLD, Objective, Split
 from evomerge.space.baselines import UNIFORM
-from evomerge.space.knobs import is_smooth
+from evomerge.words import short_scores
 
 _OF_STUDY = (
     "Each candidate has the score that the study was told. There are no documents, so nothing says "
@@ -88,7 +91,72 @@ class Winner(Standings):
 
     def answer(self, best: Candidate, advice: str) -> Verdict:
         """Return whether the searched merge is better than all baselines."""
-        return _verdict(self, best, advice)
+        names, compared, missing = self.names, self.comparisons, self.not_compared
+        losses = _lost(self, self.compared_on) if self.compared_on else ""
+        keys = [objective.key for objective in self.objectives]
+        mean = f" in the weighted mean of {listed(keys)}" if len(keys) > 1 else ""
+        besides = f" Besides, {missing}." if missing else ""
+        none = "No evidence of improvement"
+        if best.label is not None and self.compared_on != "search":
+            text = f"no merge that was searched beats {names[best.label]}, which is the winner "
+            text += f"itself{_tied(self)}.{losses}{_beside_others(self, best.label, mean)}{besides}"
+            return Verdict(False, f"{none}: {text}{advice}")
+        if self.compared_on != "test":
+            text = f"{self.name_of(best)} is the best so far, but "
+            text += "not all that it is compared with was scored on the test documents."
+            return Verdict(None, f"Not known yet: {text}")
+        if not compared:
+            return Verdict(None, f"No verdict: {missing}.{losses}")
+        largest, where = level(self.earlier + 1), "on the test documents the searched merge"
+        each = largest / len(compared)
+        worse = {label: one for label, one in compared.items() if one.probability <= each}
+        doubtful = {k: one for k, one in compared.items() if 1 - one.probability > largest}
+        nearest, closest = _nearest(worse or doubtful or compared)
+        figures = f"{names[nearest]} ({closest.text})."
+        if worse:
+            text = f"No: {where} is worse than {listed(names[label] for label in worse)}{mean}."
+            text += f"{losses} The largest difference is to {figures}{besides}{advice}"
+            return Verdict(False, text)
+        close = f"{mean}.{losses} The closest is {figures}{_needed(self, closest)}{besides}"
+        if doubtful:
+            others = listed(names[label] for label in doubtful)
+            return Verdict(False, f"{none}: {where} may be no better than {others}{close}{advice}")
+        if missing:
+            better = f"{where} is better than {listed(names[label] for label in compared)}{mean}"
+            return Verdict(None, f"No verdict: {better}, but {missing}.{losses}")
+        every = "each parent and the uniform merge" if UNIFORM in compared else "each parent"
+        return Verdict(True, f"Yes: {where} is better than {every}{close}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Front(Standings):
+    """The baselines, the base if it is no parent, and the merges on the front.
+
+    A front has no verdict, but a sentence of its knee and each parent.
+    """
+
+    chosen: ClassVar[str] = "front"
+
+    def tables(self) -> list[ScoreTable]:
+        """Return one table of all objectives."""
+        split = self.compared_on or "search"
+        return [self.whole_table(f"on {split} documents", split)]
+
+    def answer(self, best: Candidate, advice: str) -> Verdict:
+        """Return how the knee differs from each parent."""
+        if self.front is None or self.compared_on != "test":
+            return Verdict(None, "Not known yet: the front has no scores on the test documents.")
+        if not self.front:
+            text = "only parents and the uniform merge are on the front."
+            return Verdict(False, f"No evidence of improvement: {text}")
+        merges = f"{len(self.front)} merge{'s' * (len(self.front) > 1)}"
+        text = f"No verdict on a front of {merges}: which is best depends on what counts."
+        knee = next(row.label for row in self.rows if row.candidate == best.number)
+        for parent, differences in self.front.get(knee, {}).items():
+            how = _in_words(differences, short_scores(self.columns))
+            text += f" Against {self.names[parent]}, {self.names[knee]} is {how}."
+        missing = self.not_compared
+        return Verdict(None, f"{text} Besides, {missing}." if missing else text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +211,63 @@ def winner_standings(history: History, ranking: Ranking, best: Candidate | None)
     return table
 
 
+def front_standings(history: History, ranking: Ranking, best: Candidate | None) -> Front:
+    """Return the baselines, and the merges on the front, each compared with each parent."""
+    front, baselines = front_of(history, ranking), history.baselines
+
+    def label(candidate: Candidate) -> str:
+        knee = " (knee)" if candidate is best else ""
+        return candidate.label or f"candidate {candidate.number}{knee}"
+
+    models = {candidate.number: candidate for candidate in (*baselines, *history.bases, *front)}
+    rows = [(label(candidate), candidate) for candidate in models.values()]
+    earlier = sum(candidate not in front for candidate in history.tested)
+    table = Front.with_rows(
+        ranking, rows, earlier=earlier, best_is="The knee of the front", who="the knee"
+    )
+    for split in reversed(SPLITS):
+        # Some members may have failed there: this hides nothing of the others.
+        if not front or not all(split in member.outcomes for member in front):
+            continue
+        parents = [candidate for candidate in baselines if candidate.label != UNIFORM]
+        merges = [candidate for candidate in front if candidate.label is None]
+        against: dict[str, dict[str, Differences]] = {label(candidate): {} for candidate in merges}
+        for merge, parent in itertools.product(merges, parents):
+            if differences := _differences(ranking.objectives, merge, parent, split):
+                against[label(merge)][label(parent)] = differences
+        missing = {
+            label(candidate): why_not_compared(candidate, split)
+            for candidate in (*parents, *merges)
+            if candidate.scores(split) is None
+        }
+        return replace(table, compared_on=split, front=against, missing=missing)
+    return table
+
+
+def _differences(
+    objectives: Sequence[Objective], merge: Candidate, parent: Candidate, split: Split
+) -> Differences:
+    """Return how a merge and a parent differ in each objective."""
+    ours, theirs = merge.scores(split), parent.scores(split)
+    if ours is None or theirs is None:
+        return {}
+    each = {objective.key: compare([objective], ours, theirs) for objective in objectives}
+    return {key: comparison for key, comparison in each.items() if comparison is not None}
+
+
+def _in_words(differences: Differences, names: Mapping[str, str]) -> str:
+    """Return how a merge differs: `better in acc (+3.0 points [1.0, 5.1]), worse in tokens (...)`.
+
+    `names`: `task/metric` -> what people read. Better and worse are beyond doubt: their 95 %
+    intervals do not contain 0.
+    """
+    parts = []
+    for sign, words in {1: "better in", -1: "worse in", 0: "perhaps the same in"}.items():
+        texts = [f"{names[k]} ({d.amount})" for k, d in differences.items() if d.sign == sign]
+        parts += [f"{words} {listed(texts)}"] if texts else []
+    return ", ".join(parts)
+
+
 def level(winner: int) -> float:
     """Return the p-value at which a winner is better, the first one that documents measure being 1.
 
@@ -152,65 +277,22 @@ def level(winner: int) -> float:
     return 0.02 if winner == 1 else 0.005 / 2 ** (winner - 1)
 
 
-def _verdict(table: Winner, best: Candidate, advice: str) -> Verdict:
-    names, missing = table.names, table.not_compared
-    losses = _lost(table, table.compared_on) if table.compared_on else ""
-    keys = [objective.key for objective in table.objectives]
-    of = f" in the weighted mean of {listed(keys)}" if len(keys) > 1 else ""
-    besides = f" Besides, {missing}." if missing else ""
-    if best.label is not None and table.compared_on != "search":
-        text = f"no merge that was searched beats {names[best.label]}, which is the winner itself"
-        text += f"{_tied(table)}.{losses}{_beside_others(table, best.label, of)}{besides}{advice}"
-        return Verdict(False, f"No evidence of improvement: {text}")
-    if table.compared_on != "test":
-        text = f"{table.name_of(best)} is the best so far, but "
-        text += "not all that it is compared with was scored on the test documents."
-        return Verdict(None, f"Not known yet: {text}")
-    if not table.comparisons:
-        return Verdict(None, f"No verdict: {missing}.{losses}")
-    largest, where = level(table.earlier + 1), "on the test documents the searched merge"
-    each = largest / len(table.comparisons)
-    worse = {k: item for k, item in table.comparisons.items() if item.probability <= each}
-    doubtful = {k: item for k, item in table.comparisons.items() if 1 - item.probability > largest}
-    nearest, closest = _nearest(worse or doubtful or table.comparisons)
-    figures = f"{names[nearest]} ({closest.text})."
-    if worse:
-        text = f"No: {where} is worse than {listed(names[label] for label in worse)}{of}.{losses}"
-        return Verdict(False, f"{text} The largest difference is to {figures}{besides}{advice}")
-    close = f"{of}.{losses} The closest is {figures}{_needed(table, closest)}{besides}"
-    if doubtful:
-        others = listed(names[label] for label in doubtful)
-        text = f"No evidence of improvement: {where} may be no better than {others}"
-        return Verdict(False, f"{text}{close}{advice}")
-    if missing:
-        better = f"{where} is better than {listed(names[label] for label in table.comparisons)}{of}"
-        return Verdict(None, f"No verdict: {better}, but {missing}.{losses}")
-    every = "each parent and the uniform merge" if UNIFORM in table.comparisons else "each parent"
-    return Verdict(True, f"Yes: {where} is better than {every}{close}")
-
-
-def _beside_others(table: Standings, winner: str, of: str) -> str:
+def _beside_others(table: Standings, winner: str, mean: str) -> str:
     """Return how an average that wins compares with the parents, or a parent with merges."""
     is_parent = winner != UNIFORM
     others = {k: it for k, it in table.comparisons.items() if (k in (UNIFORM, MERGE)) == is_parent}
     if not others or table.compared_on != "test":
         return ""
     nearest, closest = _nearest(others)
-    against = f"against {table.names[nearest]} {table.names[winner]} has {closest.text}{of}"
+    against = f"against {table.names[nearest]} {table.names[winner]} has {closest.text}{mean}"
     return f" On the test documents, {against}."
 
 
 def _tied(table: Standings) -> str:
     """Return that the best merge is as good as the baseline that wins, if it is."""
-    values = _values(table, "validation")
+    values = table.main_values("validation")
     is_tied = MERGE in values and values[MERGE] == values.get("searched")
     return f"; {table.names[MERGE]} has the same score on validation documents" if is_tied else ""
-
-
-def _values(table: Standings, split: Split) -> dict[str, float]:
-    """Return label -> what models are compared by, as far as they have it."""
-    key = (split, table.main_column)
-    return {row.label: row.estimates[key].value for row in table.rows if key in row.estimates}
 
 
 def _nearest(comparisons: Mapping[str, Comparison]) -> tuple[str, Comparison]:
@@ -240,44 +322,3 @@ def _needed(table: Standings, closest: Comparison) -> str:
         return f" It is {which}; with each, luck has another chance, so {needed}."
     is_near = closest.sign > 0 and 1 - closest.probability > level(1)
     return f" {needed}, so that later winners can be measured here too." if is_near else ""
-
-
-def next_step(table: Standings, record: Record, history: History, run: Path) -> str:
-    """Return what to do after the search in a folder without evidence, in a sentence."""
-    config = record.config
-    is_merge = bool(table.comparisons) and table.names["searched"] == "searched"
-    if is_merge and config.evaluation.test.documents != "all":
-        least = min(table.comparisons.values(), key=lambda comparison: comparison.probability)
-        z = NormalDist().inv_cdf
-        if 0.84 < least.probability < 1:  # one standard error ahead
-            needed = least.documents * (z(1 - level(table.earlier + 1)) / z(least.probability)) ** 2
-            return f" Next: a new run with more test documents; it takes about {needed:,.0f}."
-    values = _values(table, "search")
-    known = [scores for baseline in history.baselines if (scores := baseline.scores("search"))]
-    if len({*values.values()}) == 1 < len(values) and any(scores.examples for scores in known):
-        quoted = shlex.join([config.parents[0], "--config", str(run / CONFIG), "--show", "3"])
-        show = f"`evomerge evaluate {quoted}`"
-        return f" Next: look at the answers, since all scores are alike: {show}."
-    if not is_merge and values.get("searched") == 1.0 and table.factor(table.main_column) == 100:
-        return " Next: a harder task, since the winner has a perfect score."
-    descends, genes = config.optimizer.needs_gradients, len(record.genes)
-    # A text that is only read has no answer, and needs none.
-    has_answers = all(e.target or not e.answer for scores in known for e in scores.examples)
-    has_answers &= not any(o.metric == TOKENS or ":" in (o.task or ":") for o in config.objectives)
-    if has_answers and not descends and _has_gradient(record):
-        return " Next: gradients (`optimizer: {name: gradient}`), if `validate` takes them."
-    if len(history.candidates) < 10 * genes and not descends:
-        quoted = shlex.join([str(run), "--candidates", str(10 * genes)])
-        return f" Next: {10 * genes} candidates, 10 a gene: `evomerge resume {quoted}`."
-    return " Next: more search and validation documents, or other parents."
-
-
-def _has_gradient(record: Record) -> bool:
-    """Return whether a gene has a gradient; of an old run, which names no kinds, it is taken so."""
-    space, ranges = record.config.space, record.gene_ranges
-    if space.is_path:
-        return False
-    real = [gene for it in ranges if it.kind == "real" for gene in it.genes]
-    with suppress(RecipeError):  # the package with a method was removed since
-        return not ranges or any(is_smooth(gene, space.methods) for gene in real)
-    return False

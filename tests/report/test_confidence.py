@@ -21,7 +21,7 @@ from evomerge.report.confidence import (
     fitness_interval,
     intervals,
     mean_of,
-    mean_over_runs,
+    mean_of_runs,
 )
 from evomerge.report.confidence import interval as interval_of
 from evomerge.scores import Objective, Scores
@@ -163,14 +163,14 @@ def test_other_values_have_intervals_that_cover(kind, documents):
     assert covered > 930
 
 
-def test_a_mean_over_runs_is_no_surer_than_its_documents():
+def test_a_mean_of_runs_is_no_surer_than_its_documents():
     one, other = Interval(0.117, 0.08, 0.16), Interval(0.117, 0.09, 0.15)
-    found = mean_over_runs([one, other])
+    found = mean_of_runs([one, other])
     assert (found.low, found.high) == pytest.approx((0.085, 0.155))
-    assert mean_over_runs([one]) == one and not mean_over_runs([one, Interval(0.2)]).has_interval
+    assert mean_of_runs([one]) == one and not mean_of_runs([one, Interval(0.2)]).has_interval
     # Student's t of two degrees of freedom: 4.3027 * 0.1 / sqrt(3) = 0.24841.
     values = [Interval(v, v - 0.1, v + 0.2) for v in (0.4, 0.5, 0.6)]
-    found = mean_over_runs(values, 0.0, 0.75)
+    found = mean_of_runs(values, 0.0, 0.75)
     assert found.low == pytest.approx(0.5 - math.hypot(0.24841, 0.1), abs=1e-5)
     assert found.high == 0.75
 

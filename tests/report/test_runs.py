@@ -11,7 +11,7 @@ from search_run import SMALL, evomerge, evomerge_json
 
 import evomerge as api
 from evomerge.errors import InputError, RunFolderError
-from evomerge.report.runs import run_rows, runs_in_words
+from evomerge.report.view import run_rows, runs_in_words
 
 
 def done(folder: Path, right: int, **changes) -> Path:

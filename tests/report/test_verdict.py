@@ -11,7 +11,7 @@ from evomerge.report.confidence import compare
 from evomerge.report.page import page
 from evomerge.report.progress import points
 from evomerge.report.standings import Standing
-from evomerge.report.tables import Winner, level, next_step
+from evomerge.report.tables import Winner, level
 from evomerge.report.view import View
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import BASE, Candidate, History, outcome_fields
@@ -217,12 +217,13 @@ def test_what_to_do_next_follows_from_the_figures(tmp_path):
     judge = view.config.objectives[0].model_copy(update={"task": "judging:judge"})
     changed = view.config.model_copy(update={"objectives": [judge]})
     judged = view.record.model_copy(update={"config": changed})
-    history, more = view.history, f"`evomerge resume {view.run.path} --candidates 90`"
-    history.candidates *= 30
-    assert next_step(view.table, judged, history, view.run.path).startswith(" Next: more search")
-    del history.candidates[-1]
-    few = next_step(view.table, judged, history, view.run.path)
-    assert few == f" Next: 90 candidates, 10 a gene: {more}."
+    candidates, more = view.history.candidates, f"`evomerge resume {view.run.path} --candidates 90`"
+    assert view.table  # of the scores that there are
+    object.__setattr__(view, "record", judged)
+    candidates *= 30
+    assert view.advice.startswith(" Next: more search")
+    del candidates[-1]
+    assert view.advice == f" Next: 90 candidates, 10 a gene: {more}."
     assert next_of("done", {"name": "gradient"}).startswith("more search and validation documents")
     ahead, behind = three(tmp_path / "ahead", 12, 10), three(tmp_path / "behind", 10, 12)
     assert ahead.config.evaluation.test.documents != "all"
