@@ -19,8 +19,7 @@ from rich.progress import (
 )
 
 from evomerge.errors import InputError, one_line
-from evomerge.report.progress import points
-from evomerge.report.rows import FINAL_SPLITS, search_score
+from evomerge.report.facts import FINAL_SPLITS, points, search_score
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.journal import Event

@@ -20,10 +20,9 @@ from evomerge.problem.parents import pinned
 from evomerge.problem.parents_as_themselves import recipe_to_write
 from evomerge.problem.runs import problem_of
 from evomerge.recipe import Recipe
+from evomerge.report.facts import DOCUMENT_COLUMNS, document_rows, progress
 from evomerge.report.page import write_page
 from evomerge.report.pictures import best_so_far, candidates_charts, courses_chart, standings_chart
-from evomerge.report.progress import progress
-from evomerge.report.rows import DOCUMENT_COLUMNS, document_rows
 from evomerge.report.view import View, run_rows, searches_of
 from evomerge.run.atomic import TemporaryFolder
 from evomerge.run.folder import RunFolder

@@ -18,7 +18,7 @@ from evomerge.problem.preflight import HEADERS, gene_list, gene_rows, summary, w
 from evomerge.problem.problem import Problem
 from evomerge.problem.runs import prepare
 from evomerge.problem.search_file import folder_of, read_search
-from evomerge.report.progress import progress as progress_of
+from evomerge.report.facts import progress as progress_of
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.logbook import Follower

@@ -39,17 +39,17 @@ def status(
     ] = False,
 ) -> None:
     """Say how far a search is."""
-    from evomerge.cli.live import in_words, news, redraw
-    from evomerge.report.progress import progress
+    from evomerge.cli.live import news, redraw
+    from evomerge.report.facts import progress
 
     if watch and not as_json and terminal.out.is_terminal:
         redraw(directory)
         return
-    for values in news(directory) if watch else [progress(RunFolder(directory))]:
+    for facts in news(directory) if watch else [progress(RunFolder(directory))]:
         if as_json:
-            terminal.print_json(values, in_a_line=watch)
+            terminal.print_json(facts, in_a_line=watch)
         else:
-            terminal.print_values(in_words(values))
+            terminal.print_values(facts.in_words())
             sys.stdout.flush()
 
 
@@ -72,7 +72,7 @@ def results(
     ] = None,
 ) -> None:
     """Compare the merges of a run with its parents, or several runs."""
-    from evomerge.report.rows import best_rows
+    from evomerge.report.facts import best_rows
     from evomerge.report.view import View, run_rows, runs_in_words
 
     outputs = {"--csv": csv_, "--json": as_json, "--latex": as_latex, "--picture": picture}
@@ -133,8 +133,7 @@ def _run_answer(view: View, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _print_run(view: View, rows: Sequence[dict[str, Any]] | None) -> None:
     from evomerge.evaluation.tasks.stock import sampling_note
-    from evomerge.report.progress import progress
-    from evomerge.report.rows import brief_rows
+    from evomerge.report.facts import brief_rows, progress
     from evomerge.words import duration
 
     if view.history.told:

@@ -78,7 +78,7 @@ def validate(
         cost = validation.estimate(terminal.say) if time else None
         terminal.print_json(validation.to_dict(cost))
         return
-    terminal.print_values(terminal.spoken(validation.facts))
+    terminal.print_values(validation.facts)
     headers, rows = validation.gene_table()
     if rows:
         terminal.print_table(headers, rows)

@@ -1,26 +1,22 @@
 """How far a search is: lines and a bar while it runs here, and `evomerge status`."""
 
 import logging
-import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 from rich.live import Live
 
 from evomerge.api.followers import SearchBar
 from evomerge.cli import terminal
-from evomerge.report.confidence import Interval, factor_of
-from evomerge.report.progress import in_words as scores_in_words
-from evomerge.report.progress import points, progress
+from evomerge.report.facts import Facts, points, progress
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.journal import Event
-from evomerge.run.ranking import Ranking, is_nats
+from evomerge.run.ranking import Ranking
 from evomerge.scores import Failure
-from evomerge.words import duration, short_names
+from evomerge.words import short_names
 
 log = logging.getLogger(__name__)
 
@@ -29,70 +25,30 @@ _INVALID = "[invalid]"  # what lm-eval's filter makes of an answer that it canno
 _NEWS = ("run", "state", "candidates", "scored", "failed", "best", "winner", "phase")
 
 
-def in_words(values: Mapping[str, Any]) -> dict[str, str]:
-    """Return values of `evomerge.report.progress.progress` with names and texts for people."""
-    words = {name: _in_words(name, it) for name, it in values.items() if it is not None}
-    return {name: terminal.text_of(value) for name, value in terminal.spoken(words).items()}
-
-
-def _in_words(name: str, value: Any) -> Any:
-    match name:
-        case "hours" | "remaining_hours":
-            return duration(3600 * value)
-        case "candidates_per_hour":
-            return f"{value:,.0f}"
-        case "latest":
-            return "; ".join(map(_latest_in_words, reversed(value))) or None
-        case "best" | "best_parent":
-            origin = short_names([value["origin"]])[value["origin"]]
-            return f"{_scores_in_words(value)}, candidate {value['candidate']} ({origin})"
-        case _:
-            return value
-
-
-def _scores_in_words(item: Mapping[str, Any]) -> str:
-    """Return the fitness of a candidate with its interval; of a front, its scores."""
-    scores = item["scores"]
-    fitness = item.get("fitness")
-    # A mean is below all of the scores only if signs are turned in it, since less is better.
-    if fitness is None or any(map(is_nats, scores)) or fitness < min(scores.values()):
-        return scores_in_words(scores)
-    interval = Interval(fitness, item.get("low", math.nan), item.get("high", math.nan))
-    return interval.text(min(factor_of([value], key) for key, value in scores.items()))
-
-
-def _latest_in_words(item: Mapping[str, Any]) -> str:
-    if item["failure"] is not None:
-        return f"{item['candidate']} failed in {item['failure']}"
-    about = "about " if item["is_estimate"] else ""
-    return f"{about}{_scores_in_words(item)} ({item['candidate']})"
-
-
-def _states(directory: Path) -> Iterator[dict[str, Any]]:
+def _states(directory: Path) -> Iterator[Facts]:
     """Yield the progress of a run again and again to its end."""
     while True:
-        yield (values := progress(RunFolder(directory)))
-        if values["state"] not in ("running", "stopping"):
+        yield (facts := progress(RunFolder(directory)))
+        if facts["state"] not in ("running", "stopping"):
             return
         time.sleep(_PAUSE)
 
 
-def news(directory: Path) -> Iterator[dict[str, Any]]:
+def news(directory: Path) -> Iterator[Facts]:
     """Yield the progress of a run whenever something has changed, to its end."""
     before = None
-    for values in _states(directory):
-        state = [values.get(key) for key in _NEWS]
+    for facts in _states(directory):
+        state = [facts.get(key) for key in _NEWS]
         if state != before:
-            yield values
+            yield facts
         before = state
 
 
 def redraw(directory: Path) -> None:
     """Show the progress on a terminal until the search ends."""
     with Live(console=terminal.out, auto_refresh=False) as live:
-        for values in _states(directory):
-            table = terminal.make_table(terminal.VALUES, [*in_words(values).items()])
-            live.update(table, refresh=True)
+        for facts in _states(directory):
+            live.update(terminal.make_table(*terminal.spoken(facts.in_words())), refresh=True)
 
 
 class SearchDisplay:

@@ -35,9 +35,6 @@ _SPOKEN = {
 }
 """Names of values -> what people read, where it is more than a space for each `_`."""
 
-VALUES = ("what", "value")
-"""Headers of named values."""
-
 out = Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
 err = Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
@@ -89,12 +86,15 @@ def one_cell(text: str) -> str:
 
 def print_values(values: Mapping[str, Any]) -> None:
     """Print named values, one on each line."""
-    print_table(VALUES, [(name, text_of(value)) for name, value in values.items()])
+    print_table(*spoken(values))
 
 
-def spoken(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values with their names in words: `best_parent` is `best parent`."""
-    return {_SPOKEN.get(name, name.replace("_", " ")): value for name, value in values.items()}
+def spoken(values: Mapping[str, Any]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Return headers and rows of named values; the name `best_parent` is `best parent`."""
+    return ("what", "value"), [
+        (_SPOKEN.get(name, name.replace("_", " ")), text_of(value))
+        for name, value in values.items()
+    ]
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], first: str) -> None:

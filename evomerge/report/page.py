@@ -15,10 +15,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from evomerge.errors import without_controls
 from evomerge.evaluation.tasks.stock import sampling_note
+from evomerge.report.facts import candidate_rows, progress, rows_in_per_cent
 from evomerge.report.pictures import PALETTE, inline_svg
-from evomerge.report.progress import progress
 from evomerge.report.recipe_picture import path_text
-from evomerge.report.rows import candidate_rows, rows_in_per_cent
 from evomerge.report.view import View
 from evomerge.run.atomic import write_output
 from evomerge.run.folder import CONFIG, RunFolder

@@ -21,9 +21,9 @@ from evomerge.evaluation.objectives import stock_tasks
 from evomerge.evaluation.tasks.stock import stock_command
 from evomerge.recipe import Recipe
 from evomerge.report.confidence import Interval, factor_of_fitness, fitness_interval, mean_of_runs
+from evomerge.report.facts import candidate_rows
 from evomerge.report.pictures import candidates_charts, standings_chart
 from evomerge.report.recipe_picture import recipe_picture
-from evomerge.report.rows import candidate_rows
 from evomerge.report.standings import Standings, Verdict
 from evomerge.report.tables import level, standings
 from evomerge.run.folder import CONFIG, RunFolder

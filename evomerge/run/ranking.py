@@ -195,12 +195,7 @@ def measured(ranking: Ranking) -> tuple[Objective, ...]:
 
 def has_nats(ranking: Ranking) -> bool:
     """Whether nats, or a turned sign, are in the fitness, which is then shown by its scores."""
-    return any(is_nats(o.key) or not o.higher_is_better for o in ranking.objectives)
-
-
-def is_nats(key: str) -> bool:
-    """Whether a score `task/metric` is in nats."""
-    return key.endswith(f"/{NLL}")
+    return any(o.metric == NLL or not o.higher_is_better for o in ranking.objectives)
 
 
 def best_of(history: History, ranking: Ranking) -> Candidate | None:

@@ -14,7 +14,7 @@ from evomerge.config.schema import load
 from evomerge.errors import InputError
 from evomerge.problem.record import record_of
 from evomerge.problem.runs import prepare
-from evomerge.report.progress import progress
+from evomerge.report.facts import progress
 from evomerge.run.folder import RunFolder
 from evomerge.run.journal import Journal, read
 

@@ -7,7 +7,7 @@ import pytest
 
 from evomerge.cli.answers import latex_table, write_csv
 from evomerge.errors import without_controls
-from evomerge.report.rows import brief_rows, rows_in_per_cent
+from evomerge.report.facts import brief_rows, rows_in_per_cent
 from evomerge.scores import Objective
 
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from run_folders import KEY, append, asked, finished, scores, told, write_run
 
-from evomerge.cli.live import in_words
 from evomerge.report.confidence import compare
+from evomerge.report.facts import points, progress
 from evomerge.report.page import page
-from evomerge.report.progress import points
 from evomerge.report.standings import Standing
 from evomerge.report.tables import Winner, level
 from evomerge.report.view import View
@@ -268,13 +267,11 @@ def test_where_less_is_better_people_see_the_metric_itself(tmp_path):
     objective = {"task": "zoo_l2_maths", "metric": "word_perplexity"}
     key, ids = "zoo_l2_maths/word_perplexity", {"zoo_l2_maths": (0, 1)}
     tell = told(0, Scores(ids, {key: (3.0, 3.8)}, {key: 3.4})) | {"values": [-3.4]}
-    run = write_run(tmp_path / "run", [asked(0, "zoo:language"), tell], objectives=[objective])
+    more = {"objectives": [objective], "frozen": {"lower_is_better": [key]}}
+    run = write_run(tmp_path / "run", [asked(0, "zoo:language"), tell], **more)
     ranking = WeightedSum([Objective("zoo_l2_maths", "word_perplexity", higher_is_better=False)])
     assert points(History(run.events()).candidates[0], ranking) == "word_perplexity 3.4"
-    best = {"fitness": -3.4, "scores": {key: 3.4}, "candidate": 0, "origin": "zoo:language"}
-    assert in_words({"best": best}) == {
-        "best on search": "word_perplexity 3.4, candidate 0 (zoo:language)"
-    }
+    assert progress(run).in_words()["best"] == "word_perplexity 3.4, candidate 0 (zoo:language)"
 
 
 def test_the_base_is_a_row_and_no_candidate(tmp_path):

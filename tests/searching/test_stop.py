@@ -10,7 +10,7 @@ from search_run import ended, evomerge, start, write_judged
 
 from evomerge.__main__ import run as call
 from evomerge.errors import RunFolderError, SearchError
-from evomerge.report.progress import progress
+from evomerge.report.facts import progress
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import BASE, Candidate, History, outcome_fields
 
