@@ -45,8 +45,8 @@ NAMES |= {*ROWS, *ENGINES, "encoder", "classifier"}
 ALLOWED = {
     "problem/draft.py": "it writes a search file, so it chooses kinds",
     "problem/runs.py": "`executor.ray` is a key that a resumed run may change",
-    "cli/catalogue.py": "a knob has a gradient, a model has parameters",
-    "cli/files.py": "presets are files of these names",
+    "cli/models.py": "a knob has a gradient, a model has parameters",
+    "cli/search.py": "presets are files of these names",
 }
 """File -> why it may hold a text that is the name of a kind."""
 

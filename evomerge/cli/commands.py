@@ -6,14 +6,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from evomerge.cli import answers, catalogue, files, models, runs
+from evomerge.cli import models, results, search
 from evomerge.cli.options import TakesParents
 
 GROUPS: Mapping[str, Sequence[Callable[..., None]]] = {
-    "Search": (files.init, files.validate, runs.search, runs.resume, runs.stop),
-    "Results": (answers.status, answers.results, answers.report, models.export, models.push),
+    "Search": (search.init, search.validate, search.search, search.resume, search.stop),
+    "Results": (results.status, results.results, results.report, results.export, results.push),
     "Models": (models.compare, models.merge, models.evaluate),
-    "Information": (catalogue.list_, files.schema),
+    "Information": (models.list_, models.schema),
 }
 """Title of a part of `--help` -> the functions of its commands."""
 
@@ -67,5 +67,5 @@ def options(
 for _functions in GROUPS.values():
     for _function in _functions:
         # The whole line, where Typer would cut it.
-        _kind = TakesParents if _function is files.init else None
+        _kind = TakesParents if _function is search.init else None
         app.command(_name(_function), cls=_kind, short_help=_function.__doc__)(_function)

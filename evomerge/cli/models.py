@@ -1,17 +1,23 @@
-"""The commands about models: compare, export, evaluate, merge, push."""
+"""The commands about models, and what there is: compare, merge, evaluate; list, schema."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from evomerge.cli import options, terminal
-from evomerge.run.folder import RunFolder
 from evomerge.trust.consent import Permissions
 
-_ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="folder, Hub id, zoo:NAME or MODEL+ADAPTER")
-]
+if TYPE_CHECKING:
+    from evomerge.merging.methods.method import Knob, Method
+
+_COSTLY = "; costly: for `evomerge merge`, which builds once"
+
+Listed = StrEnum("Listed", ["methods", "optimizers", "executors", "spaces", "parents"])
 
 
 def compare(
@@ -36,33 +42,37 @@ def compare(
         terminal.say(note)
 
 
-def export(
-    directory: options.RunFolderArgument,
+def merge(
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE.yaml", help="a recipe, or a mergekit config")
+    ],
     out: options.OutOption,
-    candidate: Annotated[
-        str, typer.Option(help="`best` (the winner, or the best so far) or a number")
-    ] = "best",
-    dtype: Annotated[
-        str | None, typer.Option(help="dtype of the weights, if not the one that was scored")
-    ] = None,
+    memory: Annotated[str, typer.Option(help="peak memory, e.g. 8GB")] = "8GB",
     shard_size: options.ShardSizeOption = "5GB",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="replace a model that evomerge wrote there before")
+    strict: Annotated[
+        bool, typer.Option("--strict", help="refuse a mergekit file with keys that it ignores")
+    ] = False,
+    truncate: Annotated[
+        bool,
+        typer.Option(
+            "--unsafe-truncate-embeddings",
+            help="cut vocabularies of different sizes to the smallest one",
+        ),
     ] = False,
 ) -> None:
-    """Write a candidate as an ordinary Hugging Face checkpoint."""
-    from evomerge.export.candidate import export_candidate
+    """Build one merged model on disk, piece by piece, in little memory."""
+    from evomerge.export.recipe import merge_recipe
 
-    run = RunFolder(directory)
-    exported = export_candidate(run, out, candidate, dtype, shard_size, overwrite=overwrite)
-    terminal.warn(exported.notes)
-    terminal.say(f"wrote candidate {exported.number} to {out}")
-    if exported.not_in_mergekit is not None:
-        terminal.say(f"there is no mergekit_config.yml: {exported.not_in_mergekit}")
+    allowed = {"strict": strict, "truncate": truncate}
+    notes = merge_recipe(recipe, out, memory, shard_size, **allowed)
+    terminal.warn(notes)
+    terminal.say(f"wrote {out}")
 
 
 def evaluate(
-    model: _ModelArgument,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="folder, Hub id, zoo:NAME or MODEL+ADAPTER")
+    ],
     config: Annotated[Path, typer.Option("--config", metavar="FILE", help="the search file")],
     split: Annotated[
         options.SplitName, typer.Option(help="on which documents")
@@ -94,56 +104,91 @@ def evaluate(
         terminal.say(evaluation.note)
 
 
-def merge(
-    recipe: Annotated[
-        Path, typer.Argument(metavar="RECIPE.yaml", help="a recipe, or a mergekit config")
-    ],
-    out: options.OutOption,
-    memory: Annotated[str, typer.Option(help="peak memory, e.g. 8GB")] = "8GB",
-    shard_size: options.ShardSizeOption = "5GB",
-    strict: Annotated[
-        bool, typer.Option("--strict", help="refuse a mergekit file with keys that it ignores")
-    ] = False,
-    truncate: Annotated[
-        bool,
-        typer.Option(
-            "--unsafe-truncate-embeddings",
-            help="cut vocabularies of different sizes to the smallest one",
-        ),
-    ] = False,
-) -> None:
-    """Build one merged model on disk, piece by piece, in little memory."""
-    from evomerge.export.recipe import merge_recipe
-
-    allowed = {"strict": strict, "truncate": truncate}
-    notes = merge_recipe(recipe, out, memory, shard_size, **allowed)
-    terminal.warn(notes)
-    terminal.say(f"wrote {out}")
+def list_(what: Listed, as_json: options.JsonOption = False) -> None:
+    """List methods, optimizers, executors, spaces or embedded parents."""
+    rows = {
+        "methods": _methods,
+        "optimizers": _optimizers,
+        "executors": _executors,
+        "spaces": _spaces,
+        "parents": _parents,
+    }[what]()
+    if what is Listed.methods and terminal.out.is_terminal and not as_json:  # 80 columns are few
+        rows = [{"name": row.pop("name"), "about": terminal.text_of(row)} for row in rows]
+    terminal.print_json(rows) if as_json else terminal.print_rows(rows, "name")
 
 
-def push(
-    model: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="an exported model")],
-    repository: Annotated[str, typer.Argument(metavar="REPO_ID", help="org/name on the Hub")],
-    private: Annotated[
-        bool,
-        typer.Option("--private/--public", help="an existing repository must be what this says"),
-    ] = True,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="say what would be uploaded, and upload nothing")
-    ] = False,
-) -> None:
-    """Upload an exported model to the Hugging Face Hub."""
-    from evomerge.export.hub import files_to_push, push_model
-    from evomerge.words import size_text
+def schema() -> None:
+    """Print the JSON Schema of the search file."""
+    from evomerge.config.schema import SearchConfig
 
-    if dry_run:
-        files, left_out = files_to_push(model, repository)
-        rows = [(file, size_text((model / file).stat().st_size)) for file in files]
-        terminal.print_table(("file", "size"), rows)
-        done = f"nothing was uploaded; without --dry-run it goes to {repository}"
-    else:
-        url, left_out = push_model(model, repository, private=private)
-        done = f"pushed to {url}"
-    for name in left_out:
-        terminal.say(f"{name} was not uploaded, since it names folders of this machine")
-    terminal.say(done)
+    terminal.print_json(SearchConfig.model_json_schema())
+
+
+def _methods() -> list[dict[str, Any]]:
+    from evomerge.merging.methods import get_method, method_names
+
+    rows = []
+    for name in method_names():
+        method = get_method(name)
+        fewest, most = method.parents
+        count = f"{fewest}+" if most is None else f"{fewest}-{most}"
+        rows.append(
+            {
+                "name": name,
+                "title": method.title + (_COSTLY if method.costly else ""),
+                "parents": str(fewest) if fewest == most else count,
+                "base": method.base,
+                "knobs": [_knob(method, knob) for knob in method.knobs],
+                "paper": method.paper,
+            }
+        )
+    return rows
+
+
+def _knob(method: Method, knob: Knob) -> str:
+    """Return `name (scope, range, default)`, and the kind of its gradient, if it has one."""
+    default = "required" if knob.default is None else f"{knob.default:g}"
+    kind = "smoothed " if knob.name in method.smoothed else "exact " if method.gradients else ""
+    gradient = f", {kind}gradient" if knob.is_smooth else ""
+    scope = "each parent" if knob.per == "source" else "merge"
+    return f"{knob.name} ({scope}, {knob.low:g}..{knob.high:g}, {default}{gradient})"
+
+
+def _optimizers() -> list[dict[str, Any]]:
+    from evomerge.strategy.kinds import strategy_names
+
+    return _about(strategy_names())
+
+
+def _executors() -> list[dict[str, Any]]:
+    from evomerge.config.executor import EXECUTORS
+
+    return _about({name: EXECUTORS.get(name).about for name in EXECUTORS.names()})
+
+
+def _spaces() -> list[dict[str, Any]]:
+    from evomerge.config.space import ABOUT
+
+    return _about(ABOUT)
+
+
+def _about(every: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [{"name": name, "about": about} for name, about in every.items()]
+
+
+def _parents() -> list[dict[str, Any]]:
+    from evomerge import zoo
+    from evomerge.models.checkpoint import Checkpoint
+    from evomerge.models.parts import kind_of
+
+    return [
+        {
+            "name": opened.reference,
+            "kind": kind_of(opened),
+            "architecture": (opened.config.get("architectures") or ["?"])[0],
+            "layers": len(opened.decoder_stack),
+            "parameters": opened.parameters,
+        }
+        for opened in (Checkpoint.open(zoo.path(name), f"zoo:{name}") for name in zoo.names())
+    ]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from evomerge.cli.answers import latex_table, write_csv
+from evomerge.cli.results import latex_table, write_csv
 from evomerge.errors import without_controls
 from evomerge.report.facts import brief_rows, rows_in_per_cent
 from evomerge.scores import Objective

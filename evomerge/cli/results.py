@@ -1,4 +1,4 @@
-"""The commands that show runs: status, results, report; their tables as CSV and LaTeX."""
+"""The commands about a run: status, results as tables, CSV and LaTeX, report, export, push."""
 
 from __future__ import annotations
 
@@ -171,6 +171,59 @@ def report(
     target = out or run.path / "report.html"
     write_page(run, target)
     terminal.say(f"wrote {target}")
+
+
+def export(
+    directory: options.RunFolderArgument,
+    out: options.OutOption,
+    candidate: Annotated[
+        str, typer.Option(help="`best` (the winner, or the best so far) or a number")
+    ] = "best",
+    dtype: Annotated[
+        str | None, typer.Option(help="dtype of the weights, if not the one that was scored")
+    ] = None,
+    shard_size: options.ShardSizeOption = "5GB",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace a model that evomerge wrote there before")
+    ] = False,
+) -> None:
+    """Write a candidate as an ordinary Hugging Face checkpoint."""
+    from evomerge.export.candidate import export_candidate
+
+    run = RunFolder(directory)
+    exported = export_candidate(run, out, candidate, dtype, shard_size, overwrite=overwrite)
+    terminal.warn(exported.notes)
+    terminal.say(f"wrote candidate {exported.number} to {out}")
+    if exported.not_in_mergekit is not None:
+        terminal.say(f"there is no mergekit_config.yml: {exported.not_in_mergekit}")
+
+
+def push(
+    model: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="an exported model")],
+    repository: Annotated[str, typer.Argument(metavar="REPO_ID", help="org/name on the Hub")],
+    private: Annotated[
+        bool,
+        typer.Option("--private/--public", help="an existing repository must be what this says"),
+    ] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="say what would be uploaded, and upload nothing")
+    ] = False,
+) -> None:
+    """Upload an exported model to the Hugging Face Hub."""
+    from evomerge.export.hub import files_to_push, push_model
+    from evomerge.words import size_text
+
+    if dry_run:
+        files, left_out = files_to_push(model, repository)
+        rows = [(file, size_text((model / file).stat().st_size)) for file in files]
+        terminal.print_table(("file", "size"), rows)
+        done = f"nothing was uploaded; without --dry-run it goes to {repository}"
+    else:
+        url, left_out = push_model(model, repository, private=private)
+        done = f"pushed to {url}"
+    for name in left_out:
+        terminal.say(f"{name} was not uploaded, since it names folders of this machine")
+    terminal.say(done)
 
 
 def latex_table(heads: Sequence[str], rows: Iterable[Sequence[str]], title: str) -> str:
