@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from evomerge.api.opening import content_of
+from evomerge.api.search import content_of
 from evomerge.errors import InputError
 from evomerge.evaluation.tasks.stock import sampling_note
 from evomerge.export.recipe import merge_recipe

@@ -2,29 +2,47 @@
 
 import json
 import math
+import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from evomerge.api.followers import SearchBar
-from evomerge.api.opening import OpenRun, content_of, functions_given, go_on, start, warn
 from evomerge.api.run import Run
+from evomerge.config.executor import EXECUTORS
+from evomerge.config.schema import override, read
+from evomerge.errors import ConfigError, among
+from evomerge.evaluation.objectives import function_names
 from evomerge.evaluation.tasks.functions import given
-from evomerge.parsing.values import path_of
-from evomerge.problem.preflight import HEADERS, gene_list, gene_rows, summary, warnings
+from evomerge.parsing.values import path_of, replaced
+from evomerge.problem import preflight, runs
 from evomerge.problem.problem import Problem
-from evomerge.problem.runs import prepare
 from evomerge.problem.search_file import folder_of, read_search
 from evomerge.report.facts import progress as progress_of
-from evomerge.run.folder import RunFolder
+from evomerge.run.folder import RunFolder, is_begun
 from evomerge.run.history import History
 from evomerge.run.logbook import Follower
 from evomerge.searching.estimate import Estimate, estimate, try_candidate
 from evomerge.searching.run import READ_IN_SECONDS, check_weights_are_finite, run_search
 from evomerge.trust.consent import Permissions
+
+
+class OpenRun(NamedTuple):
+    """A run to search: its problem, and bounds of the budget that are new."""
+
+    run: RunFolder
+    problem: Problem
+    bounds: Mapping[str, float]
+
+    @property
+    def candidates(self) -> float | None:
+        """The largest number of candidates; None: another bound ends the search."""
+        return self.bounds.get("candidates") or self.problem.config.budget.candidates
 
 
 @dataclass(frozen=True)
@@ -37,11 +55,11 @@ class Validation:
     @property
     def facts(self) -> dict[str, Any]:
         """Parents, dimension, documents, memory, disk space."""
-        return summary(self.problem)
+        return preflight.summary(self.problem)
 
     def gene_table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """Return headers and rows: a row for each group of genes."""
-        return HEADERS, gene_rows(self.problem)
+        return preflight.HEADERS, preflight.gene_rows(self.problem)
 
     def estimate(self, say: Callable[[str], None]) -> Estimate:
         """Score a candidate, and return what the search costs; `say` is told what is tried."""
@@ -49,7 +67,7 @@ class Validation:
 
     def to_dict(self, cost: Estimate | None = None) -> dict[str, Any]:
         """Return plain JSON values."""
-        notes = {"genes": gene_list(self.problem), "warnings": self.warnings}
+        notes = {"genes": preflight.gene_list(self.problem), "warnings": self.warnings}
         time = {} if cost is None else {"time": cost.to_dict()}
         return {"valid": True, **self.facts, **notes, **time}
 
@@ -63,9 +81,9 @@ def check(
     every_weight: bool = False,
 ) -> Validation:
     """Check the content of the search file `source`; see `validate`."""
-    problem = prepare(read_search(data, source), folder_of(source), allowed)
+    problem = runs.prepare(read_search(data, source), folder_of(source), allowed)
     check_weights_are_finite(problem, math.inf if every_weight else READ_IN_SECONDS)
-    return Validation(problem, warnings(problem, allow_benchmarks))
+    return Validation(problem, preflight.warnings(problem, allow_benchmarks))
 
 
 def validate(
@@ -164,7 +182,7 @@ def resume(
     bounds = {"candidates": candidates, "hours": hours, "patience": patience, "target": target}
     moves = [f"executor.{key}={json.dumps(value)}" for key, value in executor.items()]
     allowed = Permissions(allow_code, trust_code)
-    with given(functions_given(folder, moves, objectives) if objectives else {}):
+    with given(_functions_given(folder, moves, objectives) if objectives else {}):
         return _run(go_on(folder, bounds, moves, allowed), progress, followers)
 
 
@@ -182,3 +200,148 @@ def _run(opened: OpenRun, progress: bool, followers: Sequence[Follower]) -> Run:
         say = f"nothing is lost; go on with evomerge.resume({str(run.path)!r})"
         raise KeyboardInterrupt(say) from None
     return Run(run.path)
+
+
+def start(
+    data: Mapping[str, Any],
+    source: Path,
+    folder: Path,
+    candidates: int | None,
+    allowed: Permissions,
+    *,
+    warn: Callable[[Problem], None],
+    resume: bool = False,
+) -> OpenRun:
+    """Check a search and create its run in a free folder, or open the run there; see `search`.
+
+    `warn` is called with a new search before its run is created.
+    """
+    content = with_candidates(data, candidates)
+    if resume and is_begun(folder):
+        bounds, moves = runs.going_on(folder, content, source)
+        run = RunFolder(folder)
+        return OpenRun(run, runs.continued(run, moves, allowed), bounds)
+    RunFolder.check_free(folder)
+    search_file = read_search(content, source)
+    problem = runs.prepare(search_file, folder_of(source), allowed)
+    warn(problem)
+    return OpenRun(runs.begin(folder, problem, search_file, source), problem, {})
+
+
+def go_on(
+    run: RunFolder,
+    bounds: Mapping[str, float | None],
+    moves: Sequence[str],
+    allowed: Permissions,
+) -> OpenRun:
+    """Open a run again; a bound that is None is as before, `moves` are `executor.KEY=VALUE`."""
+    new = {name: value for name, value in bounds.items() if value is not None}
+    runs.check_budget(run, new)
+    return OpenRun(run, runs.continued(run, moves, allowed), new)
+
+
+def with_candidates(data: Mapping[str, Any], candidates: int | None) -> dict[str, Any]:
+    """Return a copy of a search file, with another largest number of candidates if there is one."""
+    content = deepcopy(dict(data))
+    if candidates is not None:
+        override(content, f"budget.candidates={candidates}")
+    return content
+
+
+def warn(problem: Problem) -> None:
+    """Warn of what a person should know of a search, where their own code begins it."""
+    for note in dict.fromkeys(preflight.warnings(problem, allow_benchmarks=False)):
+        warnings.warn(note, stacklevel=4)
+
+
+def content_of(
+    config: str | PathLike[str] | Mapping[str, Any],
+) -> tuple[Mapping[str, Any], Path]:
+    """Return the content of a search file, and the path that relative paths start from.
+
+    InputError: it is no path and no mapping, the file cannot be read, or a function cannot be found
+    again by its name.
+    """
+    if isinstance(config, Mapping):
+        plain = replaced(config, lambda it: str(it) if isinstance(it, PathLike) else it)
+        return with_named_functions(plain), Path("config")
+    file = path_of(config, "config", ", or a mapping")
+    return read(file), file
+
+
+def with_named_functions(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a search file in which every Python function is replaced by `module:function`.
+
+    So `resume` finds it again. An objective may be the function alone, or a mapping whose `task` is
+    the function. If the function has one metric, the mapping need not name it. A ConfigError says
+    that the function cannot be found by its name, or not by the processes that need it.
+    """
+    objectives, section = config.get("objectives"), config.get("executor")
+    if not isinstance(objectives, list):  # left to the check
+        return dict(config)
+    executor = section.get("kind") if isinstance(section, Mapping) else None
+    named = []
+    for item in objectives:
+        task = item.get("task") if isinstance(item, Mapping) else item
+        if callable(task):
+            name = _name(task)
+            is_here = executor not in EXECUTORS.names() or EXECUTORS.get(executor).in_process
+            if name.startswith("__main__:") and not is_here:
+                raise ConfigError(
+                    f"The objective function {name.partition(':')[2]!r} is defined in this script "
+                    f"or notebook, but `executor.kind` is {executor!r}, whose processes "
+                    "cannot import it; put the function into a module."
+                )
+            metrics = list(getattr(task, "metrics", ("score",)))
+            only = {"metric": metrics[0]} if len(metrics) == 1 else {}
+            item = {**only, **(item if isinstance(item, Mapping) else {}), "task": name}
+        named.append(item)
+    return {**config, "objectives": named}
+
+
+def _name(function: Callable[..., Any]) -> str:
+    """Return `module:function`, after checking that this names the function."""
+    module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+    if getattr(sys.modules.get(module), name, None) is not function:
+        raise ConfigError(
+            f"The objective {name or function!r} is not a function at the top level of a module, "
+            "script or notebook, so `resume` could not find it again; define it there with `def`."
+        )
+    return f"{module}:{name}"
+
+
+def _functions_given(
+    run: RunFolder, moves: Sequence[str], objectives: Mapping[str, Callable[..., Any]]
+) -> dict[str, Callable[..., Any]]:
+    """Return functions by the names that the objectives of a run have; see `resume`.
+
+    ConfigError: the run has no such function, a name fits two, or workers in other processes would
+    need it.
+    """
+    config, functions = run.record(moves).config, dict[str, Callable[..., Any]]()
+    names = function_names(config)
+    for key, function in objectives.items():
+        fitting = [name for name in names if key in (name, name.partition(":")[2])]
+        if len(fitting) > 1:
+            raise ConfigError(
+                f"objectives names {key!r}, but the run {run.path} has several functions of that "
+                f"name; give the whole one of {', '.join(fitting)}."
+            )
+        if not fitting:
+            short = [name.rpartition(":")[2] for name in names]
+            raise ConfigError(
+                f"objectives names {key!r}, but the run {run.path} has no such function; allowed "
+                f"are {among(str(key), short)}"
+            )
+        if not callable(function):
+            raise ConfigError(
+                f"objectives has {function!r:.80} for {key!r}, which is no function; give one "
+                "that returns a score for each document."
+            )
+        functions[fitting[0]] = function
+    if functions and not config.executor.in_process:
+        raise ConfigError(
+            f"objectives has the function {next(iter(objectives))!r}, but `executor.kind` is "
+            f"{config.executor.kind!r}, whose processes cannot get it; add kind='inline'."
+        )
+    return functions

@@ -11,17 +11,22 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
-from evomerge.api.opening import start_study
 from evomerge.api.run import Run
+from evomerge.api.search import content_of, warn, with_candidates
+from evomerge.config.messages import parsed
+from evomerge.config.schema import BudgetConfig
 from evomerge.device import torch_threads
 from evomerge.errors import InputError, RunFolderError, SearchError, did_you_mean
 from evomerge.execute.worker import Worker
 from evomerge.parsing.values import path_of, shown
+from evomerge.problem import runs
 from evomerge.problem.loading import load_parent
 from evomerge.problem.parents_as_themselves import parent_itself
 from evomerge.problem.preflight import shown_genes
-from evomerge.problem.runs import problem_of
+from evomerge.problem.resolve import resolve
+from evomerge.problem.search_file import folder_of, read_search
 from evomerge.recipe import Recipe
+from evomerge.run.folder import RunFolder, is_begun
 from evomerge.run.history import Candidate
 from evomerge.run.logbook import Logbook
 from evomerge.scores import TOLD, Failure, Scores
@@ -115,7 +120,7 @@ class Study(Run):
             _studies[folder].close()
         budget = start_study(config, folder, candidates)
         super().__init__(run)
-        self._problem = problem_of(self._run)
+        self._problem = runs.problem_of(self._run)
         if not self._problem.config.is_study:
             raise RunFolderError(
                 f"{self.folder} is the run of a search that evomerge scores itself; go on with it "
@@ -292,3 +297,31 @@ class Study(Run):
             model = worker.build(self._session.recipe(candidate))
             worker.evaluator.touch()  # the caller may change the model
             return model, worker.evaluator.tokenizer
+
+
+def start_study(
+    config: str | PathLike[str] | Mapping[str, Any] | None, folder: Path, candidates: int | None
+) -> dict[str, float]:
+    """Create the run of a study, if the folder has none; return the bounds that are new."""
+    bounds = {} if candidates is None else {"candidates": candidates}
+    if bounds:
+        parsed(BudgetConfig, bounds, "budget")
+    if config is None:
+        if not is_begun(folder):
+            raise RunFolderError(
+                f"{folder} has no study that could go on; give a search file, with which one "
+                "begins."
+            )
+        return dict(bounds)
+    data, source = content_of(config)
+    content = with_candidates(data, candidates)
+    if is_begun(folder):
+        return runs.going_on(folder, content, source)[0]
+    RunFolder.check_free(folder)
+    search_file = read_search(content, source)
+    runs.check_study(search_file)
+    problem = resolve(search_file.with_values("executor", order="arrival"), folder_of(source))
+    searches.check_weights_are_finite(problem)
+    warn(problem)
+    runs.begin(folder, problem, search_file, source)
+    return {}

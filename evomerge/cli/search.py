@@ -14,7 +14,7 @@ from evomerge.run.folder import RunFolder
 from evomerge.trust.consent import Permissions
 
 if TYPE_CHECKING:
-    from evomerge.api.opening import OpenRun
+    from evomerge.api.search import OpenRun
     from evomerge.problem.problem import Problem
 
 Preset = StrEnum("Preset", ["parameters", "dataflow", "gradient", "lorahub", "multi"])
@@ -112,7 +112,7 @@ def search(
     """Start a search; with --resume start or continue, whichever it is."""
     _check_tracker(track)
     terminal.say(f"checking {file}, its parents and tasks")
-    from evomerge.api.opening import start
+    from evomerge.api.search import start
     from evomerge.config.schema import read
     from evomerge.problem.preflight import warnings
 
@@ -152,7 +152,7 @@ def resume(
     track: options.TrackOption = None,
 ) -> None:
     """Go on with a search, with a larger budget or other workers."""
-    from evomerge.api.opening import go_on
+    from evomerge.api.search import go_on
 
     _check_tracker(track)
     bounds = {"candidates": candidates, "hours": hours, "patience": patience, "target": target}

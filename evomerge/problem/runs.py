@@ -22,6 +22,7 @@ from evomerge.problem.problem import Problem
 from evomerge.problem.record import record_of
 from evomerge.problem.resolve import make_space, resolve
 from evomerge.problem.search_file import folder_of
+from evomerge.run.atomic import check_writable
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import History
 from evomerge.run.ranking import leading, ranking_of, reached, unimproved
@@ -133,9 +134,11 @@ def problem_of(run: RunFolder, allowed: Permissions = NOTHING) -> Problem:
 def continued(run: RunFolder, moves: Sequence[str] = (), allowed: Permissions = NOTHING) -> Problem:
     """Return the problem of a run that goes on now, with `executor.KEY=VALUE` in `moves`.
 
-    InputError: as for `reopen`, a move is not possible, code is not allowed, or this machine cannot
-    run the executor.
+    InputError: as for `reopen`, the folder cannot be written, a move is not possible, code is not
+    allowed, or this machine cannot run the executor.
     """
+    fix = "make it writable, or continue a copy of it"
+    check_writable(run.path / "lock", f"{run.path} cannot be continued", fix, RunFolderError)
     for item in moves:
         check_move(item)
     record = run.record(moves)

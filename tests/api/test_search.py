@@ -13,9 +13,8 @@ from safetensors.torch import load_file
 from search_run import SMALL, environment, evomerge, write_search
 
 from evomerge.api.models import evaluate, merge
-from evomerge.api.opening import with_named_functions
 from evomerge.api.run import Run
-from evomerge.api.search import resume, search
+from evomerge.api.search import resume, search, with_named_functions
 from evomerge.errors import ConfigError, RunFolderError
 from evomerge.evaluation.tasks.functions import find
 from evomerge.run.history import History

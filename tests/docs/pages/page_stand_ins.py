@@ -22,7 +22,7 @@ from search_run import SMALL
 
 import evomerge
 from evomerge import zoo
-from evomerge.api import opening
+from evomerge.api import study
 from evomerge.config.schema import SearchConfig
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import hub_id, open_parent
@@ -171,13 +171,13 @@ def small_searches() -> Iterator[None]:
             budget = {"candidates": config["budget"]["candidates"] - FEWER_IN_STUDIES}
             config = {**config, "budget": budget}
         fewer = None if candidates is None else candidates - FEWER_IN_STUDIES
-        return opening.start_study(config, folder, fewer)
+        return real_study(config, folder, fewer)
 
-    real = search.run_search
+    real, real_study = search.run_search, study.start_study
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "resolve", check)
         patch.setattr(search, "run_search", run_search)
-        patch.setattr("evomerge.api.study.start_study", start_study)
+        patch.setattr(study, "start_study", start_study)
         yield
 
 
