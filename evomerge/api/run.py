@@ -15,14 +15,10 @@ from evomerge.errors import InputError, without_controls
 from evomerge.export.candidate import export_candidate
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.parsing.values import path_of
-from evomerge.problem.loading import load_single
-from evomerge.problem.parents import pinned
-from evomerge.problem.parents_as_themselves import recipe_to_write
+from evomerge.problem import loading, parents, parents_as_themselves
 from evomerge.problem.runs import problem_of
 from evomerge.recipe import Recipe
-from evomerge.report.facts import DOCUMENT_COLUMNS, document_rows, progress
-from evomerge.report.page import write_page
-from evomerge.report.pictures import best_so_far, candidates_charts, courses_chart, standings_chart
+from evomerge.report import facts, page, pictures
 from evomerge.report.view import View, run_rows, searches_of
 from evomerge.run.atomic import TemporaryFolder
 from evomerge.run.folder import RunFolder
@@ -92,7 +88,7 @@ class Run:
     @property
     def status(self) -> dict[str, Any]:
         """What `evomerge status --json` prints: state, counts, budget, best candidate, workers."""
-        return progress(self._run)
+        return facts.progress(self._run)
 
     @property
     def candidates(self) -> pd.DataFrame:
@@ -149,7 +145,7 @@ class Run:
         """
         import pandas as pd
 
-        return pd.DataFrame(document_rows(self.history), columns=DOCUMENT_COLUMNS)
+        return pd.DataFrame(facts.document_rows(self.history), columns=facts.DOCUMENT_COLUMNS)
 
     def genes(self, candidate: int | str = "best") -> dict[str, float]:
         """Return the genes of a candidate (`best`, or a number) by name.
@@ -173,8 +169,9 @@ class Run:
         InputError: there is no such candidate, or a parent is missing or has changed.
         """
         problem = problem_of(self._run)
-        recipe = recipe_to_write(problem, self._candidate(candidate))
-        return pinned(recipe, problem.checkpoints)
+        chosen = self._candidate(candidate)
+        recipe = parents_as_themselves.recipe_to_write(problem, chosen)
+        return parents.pinned(recipe, problem.checkpoints)
 
     def export(
         self,
@@ -208,12 +205,12 @@ class Run:
         """
         with TemporaryFolder() as folder:
             written = self.export(folder / "model", candidate)
-            return load_single(self.config, Checkpoint.open(written, str(self.folder)))
+            return loading.load_single(self.config, Checkpoint.open(written, str(self.folder)))
 
     def report(self, out: str | PathLike[str] | None = None) -> Path:
         """Write the run as one HTML page and return its path; None: into the run folder."""
         target = self.folder / "report.html" if out is None else path_of(out, "out")
-        write_page(self._run, target)
+        page.write_page(self._run, target)
         return target
 
     def _candidate(self, which: int | str) -> Candidate:
@@ -252,7 +249,7 @@ def plot_results(runs: Iterable[Run | str | PathLike[str]]) -> Figure:
             )
     if not every:
         raise InputError("runs is empty; give at least one run.")
-    return courses_chart(
+    return pictures.courses_chart(
         {name: [(view.history, view.ranking) for view in views] for name, views in searches.items()}
     )
 
@@ -263,12 +260,12 @@ def _folders(runs: Iterable[Run | str | PathLike[str]]) -> list[Path]:
 
 def plot_history(run: Run) -> Figure:
     """Return a figure of the fitness of every candidate, and of the best one so far."""
-    return best_so_far(run.history, run._view.ranking)
+    return pictures.best_so_far(run.history, run._view.ranking)
 
 
 def plot_standings(run: Run) -> Figure:
     """Return a figure of parents, uniform merge and searched merge, with 95 % intervals."""
-    return standings_chart(run._view.table)
+    return pictures.standings_chart(run._view.table)
 
 
 def plot_front(run: Run) -> Figure:
@@ -277,7 +274,7 @@ def plot_front(run: Run) -> Figure:
     InputError: the search is one for a single fitness.
     """
     view = run._view
-    charts = candidates_charts(view.history, view.ranking)
+    charts = pictures.candidates_charts(view.history, view.ranking)
     if "front" not in charts:
         raise InputError(
             f"{run.folder} has no front, since its `mode` is not 'pareto'; see `plot_history`."

@@ -19,11 +19,7 @@ from evomerge.device import torch_threads
 from evomerge.errors import InputError, RunFolderError, SearchError, did_you_mean
 from evomerge.execute.worker import Worker
 from evomerge.parsing.values import path_of, shown
-from evomerge.problem import runs
-from evomerge.problem.loading import load_parent
-from evomerge.problem.parents_as_themselves import parent_itself
-from evomerge.problem.preflight import shown_genes
-from evomerge.problem.resolve import resolve
+from evomerge.problem import loading, parents_as_themselves, preflight, resolve, runs
 from evomerge.problem.search_file import folder_of, read_search
 from evomerge.recipe import Recipe
 from evomerge.run.folder import RunFolder, is_begun
@@ -127,7 +123,7 @@ class Study(Run):
                 "by `evomerge.resume`."
             )
         self._lock = threading.RLock()
-        self._genes = shown_genes(self._problem)
+        self._genes = preflight.shown_genes(self._problem)
         self._built: tuple[int, Worker] | None = None
         with ExitStack() as stack:
             journal = stack.enter_context(self._run.writing())
@@ -191,7 +187,7 @@ class Study(Run):
         there is no such open candidate in this study, the score is no number, or the names differ.
         """
         with self._lock:
-            opened = self._open(self._number(candidate))
+            opened = self._open(candidate)
             outcome = Failure(TOLD, str(reason)) if score is None else self._scores(score)
             self._session.record(opened, outcome)
 
@@ -227,24 +223,23 @@ class Study(Run):
         ]
         return [item for item in self._waiting if not self._session.is_held(item)]
 
-    def _number(self, candidate: Asked | int) -> int:
-        if isinstance(candidate, Asked):
-            if (other := candidate._study.folder).absolute() != self.folder.absolute():
+    def _open(self, asked: Asked | int) -> Candidate:
+        """Return an open candidate, which may be named by its number; InputError: it is none."""
+        name: Any = asked
+        if isinstance(asked, Asked):
+            name, other = asked.number, asked._study.folder
+            if other.absolute() != self.folder.absolute():
                 raise InputError(
-                    f"{candidate!r} is a candidate of the study {other}, and this one is "
+                    f"{asked!r} is a candidate of the study {other}, and this one is "
                     f"{self.folder}; tell its score to its own study."
                 )
-            return candidate.number
         try:
-            return index(candidate)
+            number = index(name)
         except TypeError:
             raise InputError(
-                f"The candidate is {shown(candidate)}; it must be one that `ask` has given, or its "
+                f"The candidate is {shown(asked)}; it must be one that `ask` has given, or its "
                 "number."
             ) from None
-
-    def _open(self, number: int) -> Candidate:
-        """Return an open candidate; InputError: there is none."""
         self._check_open()
         candidates = self._session.history.candidates
         if not 0 <= number < len(candidates):
@@ -282,8 +277,9 @@ class Study(Run):
         """See `Asked.model`. It takes the memory of the last model, which is all written again."""
         with self._lock:
             candidate = self._open(number)
-            if (itself := parent_itself(self._problem, candidate)) is not None:
-                return load_parent(self._problem, itself.host)
+            itself = parents_as_themselves.parent_itself(self._problem, candidate)
+            if itself is not None:
+                return loading.load_parent(self._problem, itself.host)
             owner, worker = self._built or (number, None)
             if owner != number and self._session.history.candidates[owner].told is None:
                 raise InputError(
@@ -320,7 +316,8 @@ def start_study(
     RunFolder.check_free(folder)
     search_file = read_search(content, source)
     runs.check_study(search_file)
-    problem = resolve(search_file.with_values("executor", order="arrival"), folder_of(source))
+    in_order = search_file.with_values("executor", order="arrival")
+    problem = resolve.resolve(in_order, folder_of(source))
     searches.check_weights_are_finite(problem)
     warn(problem)
     runs.begin(folder, problem, search_file, source)

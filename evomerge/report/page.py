@@ -53,17 +53,15 @@ def _template() -> Template:
 def page(run: RunFolder) -> str:
     """Return the page of a run as HTML."""
     view = View.of(run)
-    table, record, history = view.table, view.record, view.history
+    history, objectives = view.history, view.ranking.objectives
 
     def svg(name: str, caption: str) -> str:
         return inline_svg(name, view.figures[name], caption)
 
     outcomes = (item.outcomes.get("search") for item in history.candidates)
     reasons = Counter((item.stage, item.reason) for item in outcomes if isinstance(item, Failure))
-    labels = enumerate(row.label for row in table.rows)
+    labels = enumerate(row.label for row in view.table.rows)
     marked = [i for i, label in labels if label == "searched" or label.endswith("(knee)")]
-    has_path = view.recipe is not None and view.config.space.is_path
-    objectives = view.ranking.objectives
     rows = rows_in_per_cent(candidate_rows(history, objectives), objectives)
     empty = {name for name in rows[0] if {row[name] for row in rows} <= {None}} if rows else set()
     return _template().render(
@@ -71,19 +69,16 @@ def page(run: RunFolder) -> str:
         view=view,
         svg=svg,
         progress=progress(run),
-        tables=table.tables() if table.rows else [],
         marked=marked,
-        differences=table.differences(),
-        path=path_text(view.recipe, view.names) if view.recipe and has_path else None,
+        path_text=path_text,
         reasons=reasons.most_common(10),
         answers=_answers(view),
         documents=_documents(history),
         duration=duration,
         size_text=size_text,
-        phases=run.timings.spent(),
         directory=shlex.quote(str(run.path)),
-        sampling_note=sampling_note(record.sampled),
-        parents=short_names(record.parents),
+        sampling_note=sampling_note(view.record.sampled),
+        parents=short_names(view.record.parents),
         search_file=(run.path / CONFIG).read_text(encoding="utf-8"),
         candidates=[
             {name: cell for name, cell in row.items() if name not in {"digest", *empty}}
