@@ -37,7 +37,7 @@ from evaluation import BATCHES, bare_generation, bare_scoring
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from evomerge import zoo
-from evomerge.config.engine import ENGINES
+from evomerge.config.evaluation import ENGINES
 from evomerge.errors import ConfigError
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.forward import continuation_rows

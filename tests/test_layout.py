@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import evomerge
-from evomerge.config.engine import ENGINES
+from evomerge.config.evaluation import ENGINES
 from evomerge.config.executor import EXECUTORS
 from evomerge.config.objectives import ROWS
 from evomerge.config.optimizer import OPTIMIZER_KINDS

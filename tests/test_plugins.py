@@ -15,7 +15,7 @@ from evomerge.__main__ import run as call
 from evomerge.errors import ConfigError
 
 MODULE = '''
-from evomerge.config.fields import Section
+from evomerge.config.sections import Section
 from evomerge.evaluation.tasks.rows import VALUES, RowsObjective
 from evomerge.merging.kernels.passes import write_sum
 from evomerge.merging.methods.method import knob, method

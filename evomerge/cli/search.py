@@ -42,7 +42,7 @@ def init(
     trust_code: options.HiddenTrustOption = False,
 ) -> None:
     """Write a search file: for your parents and tasks, or an example."""
-    from evomerge.config.presets import preset_text
+    from evomerge.config import preset_text
     from evomerge.errors import InputError
     from evomerge.run.atomic import write_output
 

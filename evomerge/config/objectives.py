@@ -6,8 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from evomerge.config.fields import Rule, Section
-from evomerge.config.kinds import Names
+from evomerge.config.sections import Names, Rule, Section
 from evomerge.scores import MODEL, MODEL_METRICS, NLL, TOLD
 
 

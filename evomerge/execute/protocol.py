@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 from evomerge.errors import DeviceError
 from evomerge.optimize.descent import Chunk, Reached
 from evomerge.recipe import Recipe
-from evomerge.run.notes import lines_of
+from evomerge.run.journal import lines_of
 from evomerge.scores import Failure, Outcome, Split
 
 MAX_ATTEMPTS = 3

@@ -17,8 +17,7 @@ from evomerge.errors import RunFolderError, RunInUseError, not_written, without_
 from evomerge.parsing.texts import check_inside, check_ordinary, entries, json_value, read_text
 from evomerge.parsing.yaml import yaml_mapping
 from evomerge.run.atomic import check_writable, create_folder, remove_abandoned, replace_text
-from evomerge.run.journal import HEADER, Event, Journal, Lines, is_held, read
-from evomerge.run.notes import Timings
+from evomerge.run.journal import HEADER, Event, Journal, Lines, Timings, is_held, read
 
 if TYPE_CHECKING:
     from evomerge.config.record import Record
@@ -100,7 +99,7 @@ class RunFolder:
         """
         from evomerge.config.executor import executor_of_run
         from evomerge.config.record import parse_record
-        from evomerge.config.yaml import override
+        from evomerge.config.schema import override
 
         manifest = self.manifest()
         config = manifest["config"]

@@ -10,8 +10,7 @@ from typing import Any, Protocol, TypeAlias
 from evomerge.errors import one_line
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.run.journal import Event, Journal
-from evomerge.run.notes import Spent
+from evomerge.run.journal import Event, Journal, Spent
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,8 @@ import pytest
 from run_folders import FAILED, asked, scores, told
 
 from evomerge.run.folder import RunFolder
-from evomerge.run.journal import Journal
+from evomerge.run.journal import Journal, Spent
 from evomerge.run.logbook import Logbook
-from evomerge.run.notes import Spent
 
 
 @pytest.fixture

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evomerge.run.front import knee, nondominated, spread
 from evomerge.run.history import Candidate
-from evomerge.run.ranking import ParetoFront, WeightedSum
+from evomerge.run.ranking import ParetoFront, WeightedSum, knee, nondominated, spread
 from evomerge.scores import Constraint, Expected, Failure, Objective, Scores
 
 OBJECTIVES = (Objective("t", "acc"), Objective("t", "tokens", higher_is_better=False))

@@ -8,7 +8,7 @@ from typing import Any
 import lm_eval.tasks
 from lm_eval.tasks import TaskManager
 
-from evomerge.config.engine import engine
+from evomerge.config.evaluation import engine
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.reference import Reasoning
 from evomerge.evaluation.lm_eval.objective import LmEval

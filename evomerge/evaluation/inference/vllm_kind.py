@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from evomerge.config.engine import Engine
+from evomerge.config.evaluation import Engine
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.vllm_start import ENGINE_SHARE
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
-from evomerge.config.engine import TRANSFORMERS, Engine
+from evomerge.config.evaluation import TRANSFORMERS, Engine
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM, Request
