@@ -148,7 +148,7 @@ def tracked(
                 "candidate": candidate.number,
                 "fitness": candidate.fitness,
                 "best_fitness": best[0].fitness if best else None,
-                "failed": sum(item.status == "failed" for item in history.candidates),
+                "failed": sum(one.status == "failed" for one in history.candidates),
             }
             if scores := candidate.scores("search"):
                 step |= {f"search/{o.key}": search_score(scores, o) for o in shown}
@@ -188,5 +188,5 @@ def _begin(name: str, run: RunFolder) -> Any:
     if name == "wandb":
         settings = module.Settings(**_QUIET)
         options = {"mode": os.environ.get("WANDB_MODE", "offline"), "settings": settings}
-    known = storable({"name": run.path.resolve().name, "config": run.manifest()["config"]})
-    return module.init(project=PROJECT, **known, **options)
+    about = storable({"name": run.path.resolve().name, "config": run.manifest()["config"]})
+    return module.init(project=PROJECT, **about, **options)

@@ -126,11 +126,11 @@ class Run:
 
         table = self._view.table
         rows = [
-            {"score": column, "split": split, "model": table.names[row.label], **item.to_dict()}
+            {"score": column, "split": split, "model": table.names[row.label], **estimate.to_dict()}
             for column in table.columns
             for split in reversed(SPLITS)
             for row in table.rows
-            if (item := row.estimates.get((split, column)))
+            if (estimate := row.estimates.get((split, column)))
         ]
         return pd.DataFrame(rows, columns=["score", "split", "model", "value", "low", "high"])
 
@@ -255,7 +255,7 @@ def plot_results(runs: Iterable[Run | str | PathLike[str]]) -> Figure:
 
 
 def _folders(runs: Iterable[Run | str | PathLike[str]]) -> list[Path]:
-    return [item.folder if isinstance(item, Run) else path_of(item, "runs") for item in runs]
+    return [run.folder if isinstance(run, Run) else path_of(run, "runs") for run in runs]
 
 
 def plot_history(run: Run) -> Figure:

@@ -263,7 +263,7 @@ def content_of(
     again by its name.
     """
     if isinstance(config, Mapping):
-        plain = replaced(config, lambda it: str(it) if isinstance(it, PathLike) else it)
+        plain = replaced(config, lambda value: str(value) if isinstance(value, PathLike) else value)
         return with_named_functions(plain), Path("config")
     file = path_of(config, "config", ", or a mapping")
     return read(file), file
@@ -281,8 +281,8 @@ def with_named_functions(config: Mapping[str, Any]) -> dict[str, Any]:
         return dict(config)
     executor = section.get("kind") if isinstance(section, Mapping) else None
     named = []
-    for item in objectives:
-        task = item.get("task") if isinstance(item, Mapping) else item
+    for entry in objectives:
+        task = entry.get("task") if isinstance(entry, Mapping) else entry
         if callable(task):
             name = _name(task)
             is_here = executor not in EXECUTORS.names() or EXECUTORS.get(executor).in_process
@@ -294,8 +294,8 @@ def with_named_functions(config: Mapping[str, Any]) -> dict[str, Any]:
                 )
             metrics = list(getattr(task, "metrics", ("score",)))
             only = {"metric": metrics[0]} if len(metrics) == 1 else {}
-            item = {**only, **(item if isinstance(item, Mapping) else {}), "task": name}
-        named.append(item)
+            entry = {**only, **(entry if isinstance(entry, Mapping) else {}), "task": name}
+        named.append(entry)
     return {**config, "objectives": named}
 
 

@@ -166,7 +166,7 @@ class Study(Run):
         candidate = self._give()
         if candidate is None:
             history = self._session.history
-            opened = ", ".join(str(item.number) for item in history.open) or "none"
+            opened = ", ".join(str(one.number) for one in history.open) or "none"
             raise SearchError(
                 f"The study {self.folder} gives no further candidate after "
                 f"{len(history.candidates)}, as its budget or `evomerge stop` says (open: "
@@ -217,11 +217,11 @@ class Study(Run):
     def _ready(self) -> list[Candidate]:
         """Return what can be given: not what has, or will get, the score of an equal one."""
         self._waiting = [
-            item
-            for item in self._waiting
-            if item.told is None and not self._session.take_scores(item)
+            candidate
+            for candidate in self._waiting
+            if candidate.told is None and not self._session.take_scores(candidate)
         ]
-        return [item for item in self._waiting if not self._session.is_held(item)]
+        return [candidate for candidate in self._waiting if not self._session.is_held(candidate)]
 
     def _open(self, asked: Asked | int) -> Candidate:
         """Return an open candidate, which may be named by its number; InputError: it is none."""

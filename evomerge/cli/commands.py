@@ -24,7 +24,7 @@ class _Grouped(TyperGroup):
         for title, functions in GROUPS.items():
             with formatter.section(title):
                 commands = (self.commands[_name(function)] for function in functions)
-                rows = [(f"{it.name:<8}", it.get_short_help_str(99)) for it in commands]
+                rows = [(f"{one.name:<8}", one.get_short_help_str(99)) for one in commands]
                 formatter.write_dl(rows)
 
 

@@ -128,5 +128,5 @@ def _described(history: History, number: int, ranking: Ranking) -> str:
 def named(history: History, number: int) -> str:
     """Return a candidate's number and name; local parents have the names of their folders."""
     name = history.candidates[number].name
-    names = short_names(item.name for item in history.baselines)
+    names = short_names(baseline.name for baseline in history.baselines)
     return f"candidate {number} ({names.get(name, name)})"

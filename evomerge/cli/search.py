@@ -203,7 +203,7 @@ def _run(opened: OpenRun, tracker: options.Tracker | None) -> None:
     terminal.say_why_not_in_mergekit(run)
     what = f"the winner is {named(history, winner.number)}; export it with"
     if history.front:
-        numbers = ", ".join(str(item.number) for item in history.front)
+        numbers = ", ".join(str(member.number) for member in history.front)
         what = (
             f"the front is {numbers}, its knee {winner.number}; export any of them by --candidate, "
             "the knee with"

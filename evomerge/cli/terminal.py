@@ -105,10 +105,10 @@ def print_rows(rows: Sequence[Mapping[str, Any]], first: str) -> None:
 
 def print_standings(table: Standings) -> None:
     """Print all models in a table for each score; of a front or a study in one for all."""
-    for item in table.tables():
-        heads = item.heads if out.is_terminal else (item.title, *item.heads[1:])
+    for part in table.tables():
+        heads = part.heads if out.is_terminal else (part.title, *part.heads[1:])
         intervals = ", with 95 % intervals" if table.has_documents else ""
-        print_table(heads, item.texts, title=f"{item.title}{intervals}")
+        print_table(heads, part.texts, title=f"{part.title}{intervals}")
     if table.note is not None:
         say(table.note)
     for label, comparison in table.comparisons.items():
@@ -120,20 +120,20 @@ def print_standings(table: Standings) -> None:
 
 def print_examples(examples: Iterable[Example]) -> None:
     """Print scored documents with prompt, answer and target."""
-    for item in examples:
-        out.print(without_controls("\n".join(example_lines(item))))
+    for example in examples:
+        out.print(without_controls("\n".join(example_lines(example))))
 
 
-def example_lines(item: Example) -> list[str]:
+def example_lines(example: Example) -> list[str]:
     """Return a scored document as lines of text."""
-    values = ", ".join(f"{name} {value:g}" for name, value in item.values.items())
-    parsed = [] if item.parsed == item.answer else [f"  parsed: {item.parsed!r}"]
+    values = ", ".join(f"{name} {value:g}" for name, value in example.values.items())
+    parsed = [] if example.parsed == example.answer else [f"  parsed: {example.parsed!r}"]
     return [
-        f"{item.task}, document {item.document}: {values}".removesuffix(": "),
-        f"  prompt: {item.prompt!r}",
-        f"  answer: {item.answer!r}",
+        f"{example.task}, document {example.document}: {values}".removesuffix(": "),
+        f"  prompt: {example.prompt!r}",
+        f"  answer: {example.answer!r}",
         *parsed,
-        *([f"  target: {item.target!r}"] if item.target else []),
+        *([f"  target: {example.target!r}"] if example.target else []),
     ]
 
 
@@ -144,9 +144,9 @@ def text_of(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, dict):
-        return ", ".join(f"{key}: {text_of(item)}" for key, item in value.items())
+        return ", ".join(f"{key}: {text_of(part)}" for key, part in value.items())
     if isinstance(value, (list, tuple)):
-        return ", ".join(text_of(item) for item in value)
+        return ", ".join(text_of(part) for part in value)
     return str(value)
 
 

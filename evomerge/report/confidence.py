@@ -48,10 +48,10 @@ class Interval:
             return "-", ""
         if self.is_exact:
             return f"{factor * self.value:{sign}z,.10g}", ""
-        numbers = [factor * item for item in (self.value, self.low, self.high)]
-        largest = max(abs(item) for item in numbers if math.isfinite(item))
+        numbers = [factor * number for number in (self.value, self.low, self.high)]
+        largest = max(abs(number) for number in numbers if math.isfinite(number))
         digits = max(1, 2 - math.floor(math.log10(largest))) if factor == 1.0 and largest else 1
-        value, low, high = (f"{item:{sign}z.{digits}f}" for item in numbers)
+        value, low, high = (f"{number:{sign}z.{digits}f}" for number in numbers)
         return value, f"[{low}, {high}]" if self.has_interval else ""
 
     def text(self, factor: float, sign: str = "") -> str:
@@ -139,9 +139,9 @@ def factor_of(values: Iterable[float], key: str) -> float:
 
 def factor_of_fitness(objectives: Sequence[Objective], every: Iterable[Scores]) -> float:
     """Return 100 if all objectives are shares in all scores, so that their mean is one; else 1."""
-    known = list(every)
+    models = list(every)
     return min(
-        factor_of((item.aggregates[objective.key] for item in known), objective.key)
+        factor_of((scores.aggregates[objective.key] for scores in models), objective.key)
         for objective in objectives
     )
 
@@ -153,12 +153,12 @@ def intervals(objectives: Sequence[Objective], scores: Scores) -> dict[str, Inte
     values, or if there is one only, which is neither right nor wrong.
     """
     estimates = {}
-    for item in objectives:
-        value = scores.aggregates[item.key]
-        if item.is_exact:
-            estimates[item.key] = Interval(value, value, value, is_exact=True)
+    for one in objectives:
+        value = scores.aggregates[one.key]
+        if one.is_exact:
+            estimates[one.key] = Interval(value, value, value, is_exact=True)
         else:
-            estimates[item.key] = _estimate(value, [_mean_of_task([(item, 1.0)], scores, None)])
+            estimates[one.key] = _estimate(value, [_mean_of_task([(one, 1.0)], scores, None)])
     return estimates
 
 
@@ -177,13 +177,13 @@ def mean_of_runs(
     shrink with their number. One run has its own interval; the interval is unknown if that of a run
     is. `least` and `most` are the smallest and the largest possible value.
     """
-    count, values = len(estimates), [item.value for item in estimates]
+    count, values = len(estimates), [one.value for one in estimates]
     mean = fmean(values)
-    if count == 1 or not all(item.has_interval for item in estimates):
+    if count == 1 or not all(one.has_interval for one in estimates):
         return estimates[0] if count == 1 else Interval(mean)
     spread = float(stdtrit(count - 1, 0.975)) * stdev(values) / math.sqrt(count)
-    below = math.hypot(spread, mean - fmean(item.low for item in estimates))
-    above = math.hypot(spread, fmean(item.high for item in estimates) - mean)
+    below = math.hypot(spread, mean - fmean(one.low for one in estimates))
+    above = math.hypot(spread, fmean(one.high for one in estimates) - mean)
     return Interval(mean, max(least, mean - below), min(most, mean + above))
 
 
@@ -195,27 +195,27 @@ def compare(objectives: Sequence[Objective], ours: Scores, theirs: Scores) -> Co
     """
     apart = fitness(objectives, ours) - fitness(objectives, theirs)
     is_turned = len(objectives) == 1 and not objectives[0].higher_is_better
-    if all(item.is_exact for item in objectives):
+    if all(objective.is_exact for objective in objectives):
         sure = 0.5 + 0.5 * (apart > 0) - 0.5 * (apart < 0)
         exact = Interval(apart, apart, apart, is_exact=True)
         return Comparison(difference=exact, probability=sure, factor=1.0, is_turned=is_turned)
     same = ours.documents == theirs.documents
     means = _means(objectives, ours, theirs) if same else [None]
-    difference, known = _estimate(apart, means), [item for item in means if item is not None]
+    difference, known = _estimate(apart, means), [mean for mean in means if mean is not None]
     if not difference.has_interval:
         return None
     return Comparison(
         difference=difference,
         probability=confidence(known),
         factor=factor_of_fitness(objectives, (ours, theirs)),
-        documents=sum(item.documents for item in known),
+        documents=sum(mean.documents for mean in known),
         is_turned=is_turned,
     )
 
 
 def _estimate(value: float, means: Sequence[Mean | None]) -> Interval:
     """Return a sum of means with its interval; unknown if one is None."""
-    known = [item for item in means if item is not None]
+    known = [mean for mean in means if mean is not None]
     return Interval(value, *interval(known)) if len(known) == len(means) else Interval(value)
 
 
@@ -226,35 +226,35 @@ def _means(
 
     Metrics of one task are added up by document; tasks are independent.
     """
-    total = sum(item.weight for item in objectives)
+    total = sum(objective.weight for objective in objectives)
     tasks: dict[str, list[tuple[Objective, float]]] = {}
-    for item in objectives:
-        unit = item.weight / total * (1.0 if item.higher_is_better else -1.0)
-        tasks.setdefault(item.task, []).append((item, unit))
+    for objective in objectives:
+        unit = objective.weight / total * (1.0 if objective.higher_is_better else -1.0)
+        tasks.setdefault(objective.task, []).append((objective, unit))
     return [_mean_of_task(items, ours, theirs) for items in tasks.values()]
 
 
 def _mean_of_task(
-    items: Sequence[tuple[Objective, float]], ours: Scores, theirs: Scores | None
+    weighted: Sequence[tuple[Objective, float]], ours: Scores, theirs: Scores | None
 ) -> Mean | None:
-    """Return what a task adds; `items` are its objectives, and the value of 1 in each of them."""
+    """Return what a task adds; `weighted`: its objectives, and the value of 1 in each of them."""
     models = [(ours, 1.0)] if theirs is None else [(ours, 1.0), (theirs, -1.0)]
-    columns = [(item, model, unit * sign) for item, unit in items for model, sign in models]
-    if items[0][0].is_exact:
-        value = sum(unit * model.aggregates[item.key] for item, model, unit in columns)
+    columns = [(one, model, unit * sign) for one, unit in weighted for model, sign in models]
+    if weighted[0][0].is_exact:
+        value = sum(unit * model.aggregates[one.key] for one, model, unit in columns)
         return Mean(value, 0, lambda level: (value, value))
     values: Any = 0.0
-    are_shares = len({unit > 0 for _, unit in items}) == 1
-    for item, model, unit in columns:
-        column = np.asarray(model.values.get(item.key, ()), dtype=np.float64)
-        if not column.size or not math.isfinite(mean := model.aggregates[item.key]):
+    are_shares = len({unit > 0 for _, unit in weighted}) == 1
+    for one, model, unit in columns:
+        column = np.asarray(model.values.get(one.key, ()), dtype=np.float64)
+        if not column.size or not math.isfinite(mean := model.aggregates[one.key]):
             return None
         if not math.isclose(column.mean(), mean, rel_tol=1e-9, abs_tol=1e-12):
             return None
         values = values + unit * column
         are_shares = are_shares and bool(column.min() >= 0 and column.max() <= 1)
     values = np.where(np.abs(values) <= 1e-12, 0.0, values)  # sums that are 0 up to rounding
-    unit = sum(abs(unit) for _, unit in items) * (1.0 if items[0][1] > 0 else -1.0)
+    unit = sum(abs(unit) for _, unit in weighted) * (1.0 if weighted[0][1] > 0 else -1.0)
     return mean_of(values, unit, is_share=are_shares, is_difference=theirs is not None)
 
 
@@ -302,8 +302,8 @@ def _wilson(right: int, count: int, unit: float, level: float) -> tuple[float, f
 
 def interval(means: Sequence[Mean], level: float = 0.95) -> tuple[float, float]:
     """Return the interval of the sum of means of different tasks."""
-    total = sum(item.value for item in means)
-    bounds = [(item.value, *item.bounds(level)) for item in means]
+    total = sum(mean.value for mean in means)
+    bounds = [(mean.value, *mean.bounds(level)) for mean in means]
     below = math.hypot(*(value - low for value, low, _ in bounds))
     above = math.hypot(*(high - value for value, _, high in bounds))
     return total - below, total + above
@@ -316,7 +316,7 @@ def confidence(means: Sequence[Mean]) -> float:
     """
     from scipy.optimize import brentq  # whose import would double the time of `status`
 
-    total = sum(item.value for item in means)
+    total = sum(mean.value for mean in means)
     if abs(total) <= 1e-12:
         return 0.5
 

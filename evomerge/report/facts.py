@@ -45,7 +45,7 @@ class Facts(dict[str, Any]):
 
     def in_words(self) -> dict[str, Any]:
         """Return what people read, without what is not known."""
-        return {key: self.texts.get(key, it) for key, it in self.items() if it is not None}
+        return {key: self.texts.get(key, value) for key, value in self.items() if value is not None}
 
 
 def progress(run: RunFolder) -> Facts:
@@ -195,13 +195,13 @@ def in_words(values: Mapping[str, float]) -> str:
 
 def scores_of(scores: Scores, ranking: Ranking) -> dict[str, float]:
     """Return `task/metric` of each objective -> score, in the metric's own sign."""
-    return {item.key: scores.aggregates[item.key] for item in ranking.objectives}
+    return {objective.key: scores.aggregates[objective.key] for objective in ranking.objectives}
 
 
 def _final_phase(history: History, last: Event) -> str | None:
     """Return how far the final scores are, as text; None if they do not go on."""
     if last["event"] == "score":
-        done = sum(last["split"] in item.outcomes for item in history.candidates)
+        done = sum(last["split"] in candidate.outcomes for candidate in history.candidates)
         return f"final scores: {done} on {last['split']}"
     return "final scores" if last["event"] in ("complete", "winner", "base") else None
 
@@ -257,8 +257,8 @@ def document_rows(history: History) -> list[tuple[Any, ...]]:
         for key, values in scores.values.items():
             task, _, metric = key.rpartition("/")
             for document, value in zip(scores.documents[task], values, strict=True):
-                known = texts.get((task, document), _NO_TEXTS)
-                rows.append((candidate.number, split, task, document, metric, value, *known))
+                shown = texts.get((task, document), _NO_TEXTS)
+                rows.append((candidate.number, split, task, document, metric, value, *shown))
     return rows
 
 
@@ -272,13 +272,13 @@ def rows_in_per_cent(
         values = [row[name] for row in rows for name in columns if row[name] is not None]
         if values and factor_of(values, key) == 100:
             shares |= set(columns)
-    if all(f"search {item.key}" in shares for item in objectives):
+    if all(f"search {one.key}" in shares for one in objectives):
         shares |= {"fitness", "error"}
 
     def cell(name: str, value: Any) -> tuple[str, Any]:
         return (f"{name} in %", value and 100 * value) if name in shares else (name, value)
 
-    return [dict(cell(*item) for item in row.items()) for row in rows]
+    return [dict(cell(*one) for one in row.items()) for row in rows]
 
 
 def score_keys(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -288,8 +288,8 @@ def score_keys(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def search_score(scores: Scores, objective: Objective) -> float:
     """Return an objective's score on the search documents, or its estimate, in its own sign."""
-    known = scores.expected.get(objective.key)
-    return scores.aggregates[objective.key] if known is None else known.value
+    estimate = scores.expected.get(objective.key)
+    return scores.aggregates[objective.key] if estimate is None else estimate.value
 
 
 def brief_rows(

@@ -90,8 +90,8 @@ def page(run: RunFolder) -> str:
 def _documents(history: History) -> dict[Split, int]:
     """Return split -> how many documents were scored on it."""
     counts = dict.fromkeys(SPLITS, 0)
-    for item, split in product(history.candidates, SPLITS):
-        if scores := item.scores(split):
+    for candidate, split in product(history.candidates, SPLITS):
+        if scores := candidate.scores(split):
             counts[split] += sum(scores.fidelity.values())
     return counts
 
@@ -99,12 +99,12 @@ def _documents(history: History) -> dict[Split, int]:
 def _answers(view: View) -> list[list[tuple[str, Example]]]:
     """Return the answers of the baselines and the best candidate, by document: name and answer."""
     baselines = view.history.baselines
-    names = short_names(item.name for item in baselines)
+    names = short_names(one.name for one in baselines)
     answers: dict[tuple[str, int], list[tuple[str, Example]]] = {}
-    models = {item.number: item for item in [*baselines, *([view.best] if view.best else [])]}
+    models = {one.number: one for one in [*baselines, *([view.best] if view.best else [])]}
     for candidate in models.values():
         scores = candidate.scores("test") or candidate.scores("search")
         label = "searched" if candidate is view.best else names[candidate.name]
-        for item in scores.examples if scores else ():
-            answers.setdefault((item.task, item.document), []).append((label, item))
+        for one in scores.examples if scores else ():
+            answers.setdefault((one.task, one.document), []).append((label, one))
     return list(answers.values())

@@ -106,9 +106,9 @@ def _with_bars(
     estimates: Sequence[Interval], factor: float
 ) -> tuple[list[float], list[list[float]]]:
     """Return values times a factor, and how far the ends of their intervals are below and above."""
-    below = [abs(factor * (item.value - item.low)) for item in estimates]
-    above = [abs(factor * (item.high - item.value)) for item in estimates]
-    return [factor * item.value for item in estimates], [below, above]
+    below = [abs(factor * (one.value - one.low)) for one in estimates]
+    above = [abs(factor * (one.high - one.value)) for one in estimates]
+    return [factor * one.value for one in estimates], [below, above]
 
 
 def candidates_charts(history: History, ranking: Ranking) -> dict[str, Figure]:
@@ -120,25 +120,25 @@ def candidates_charts(history: History, ranking: Ranking) -> dict[str, Figure]:
 
 def best_so_far(history: History, ranking: Ranking) -> Figure:
     """Plot the fitness of every candidate on the search documents, and the best so far."""
-    scored = [item for item in history.candidates if item.fitness is not None]
+    scored = [one for one in history.candidates if one.fitness is not None]
     factor = _factor(history, ranking)
-    heights = {item.number: factor * (item.fitness or 0.0) for item in scored}
+    heights = {one.number: factor * (one.fitness or 0.0) for one in scored}
     figure, axes = _course_axes(f"fitness{_unit(factor)}")
 
-    def points(items: Sequence[Candidate], mark: str, label: str, **style: Any) -> None:
-        if items:
-            numbers = [item.number for item in items]
+    def points(candidates: Sequence[Candidate], mark: str, label: str, **style: Any) -> None:
+        if candidates:
+            numbers = [one.number for one in candidates]
             axes.plot(numbers, [heights[n] for n in numbers], mark, label=label, **style)
 
-    searched = [item for item in scored if item.label is None]
+    searched = [one for one in scored if one.label is None]
     grey: dict[str, Any] = {"color": GREY, "markersize": 3.5}
     points([i for i in searched if not i.is_estimate], "o", "candidate", **grey)
     points([i for i in searched if i.is_estimate], "o", "estimated", fillstyle="none", **grey)
-    others = [item for item in scored if item.label is not None]
+    others = [one for one in scored if one.label is not None]
     points(others, "D", "parents, uniform", color=WARM, markersize=5)
     line = [factor * best for best in _course(history)]
     axes.step(range(len(line)), line, where="post", color=ACCENT, label="best so far")
-    if failed := [item.number for item in history.candidates if item.status == "failed"]:
+    if failed := [one.number for one in history.candidates if one.status == "failed"]:
         floor = min(heights.values(), default=0.0)
         axes.plot(failed, [floor] * len(failed), "x", color=BAD, label="failed")
     points([history.winner] if history.winner else [], "*", "winner", color=ACCENT, markersize=13)
@@ -175,15 +175,15 @@ def _course_axes(name: str) -> tuple[Figure, Any]:
 
 
 def _factor(history: History, ranking: Ranking) -> float:
-    scores = filter(None, (item.scores("search") for item in history.candidates))
+    scores = filter(None, (candidate.scores("search") for candidate in history.candidates))
     return factor_of_fitness(ranking.objectives, scores)
 
 
 def _course(history: History) -> list[float]:
     """Return the best fitness so far at each candidate, nan before the first; no estimates."""
     sure = (
-        math.nan if item.fitness is None or item.is_estimate else item.fitness
-        for item in history.candidates
+        math.nan if candidate.fitness is None or candidate.is_estimate else candidate.fitness
+        for candidate in history.candidates
     )
     return list(accumulate(sure, np.fmax))
 
@@ -196,14 +196,14 @@ def front_chart(history: History, ranking: Ranking) -> Figure:
     """
     first, *others = ranking.objectives
     front = front_of(history, ranking)
-    is_tested = bool(front) and all("test" in item.outcomes for item in front)
+    is_tested = bool(front) and all("test" in one.outcomes for one in front)
     split: Split = "test" if is_tested else "search"
     scored = [(i, scores) for i in history.candidates if (scores := i.scores(split)) is not None]
-    merges = [(item, scores) for item, scores in scored if item.label is None]
+    merges = [(one, scores) for one, scores in scored if one.label is None]
     groups: list[tuple[str, str, str, float, list[Scores]]] = [
-        ("candidate", "o", GREY, 3.5, [s for item, s in merges if item not in front]),
-        ("parents, uniform", "D", WARM, 5, [s for item, s in scored if item.label is not None]),
-        ("merge on the front", "o", ACCENT, 6, [s for item, s in merges if item in front]),
+        ("candidate", "o", GREY, 3.5, [s for one, s in merges if one not in front]),
+        ("parents, uniform", "D", WARM, 5, [s for one, s in scored if one.label is not None]),
+        ("merge on the front", "o", ACCENT, 6, [s for one, s in merges if one in front]),
     ]
     figure, panels = new_figure(3.6 * len(others), [1.0] * len(others))
     for axes, other in zip(panels, others, strict=True):
@@ -215,9 +215,9 @@ def front_chart(history: History, ranking: Ranking) -> Figure:
             better = "" if objective.higher_is_better else " (less is better)"
             axis.set_label_text(label_text(objective.key, 60) + _unit(factor) + better, **TEXT)
         for label, mark, colour, size, group in groups:
-            known = [intervals(pair, scores) for scores in group]
+            estimates = [intervals(pair, scores) for scores in group]
             (x, across), (y, up) = (
-                _with_bars([item[objective.key] for item in known], factor)
+                _with_bars([one[objective.key] for one in estimates], factor)
                 for objective, factor in zip(pair, factors, strict=True)
             )
             bars = {"xerr": across, "yerr": up, "elinewidth": 1} if is_tested else {}

@@ -72,7 +72,7 @@ def _knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     step = math.ceil(len(depth) / 10)
     last = len(blocks) - step // 2  # whose number does not touch the letter of the head
     columns = [
-        x for x, it in enumerate(depth) if it.isalpha() or (x <= last and not int(it) % step)
+        x for x, name in enumerate(depth) if name.isalpha() or (x <= last and not int(name) % step)
     ]
     heights = [len(grid) + 1.2 for grid in knobs.values()]
     figure, panels = new_figure(0.4 * len(knobs) + 0.3 * sum(heights), heights)
@@ -105,7 +105,7 @@ def _path_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
 
 def _stacks(recipe: Recipe) -> dict[str, tuple[Layer, ...]]:
     """Return the blocks of each stack that is named, those of a decoder last."""
-    return dict(sorted(recipe.layers.items(), key=lambda item: "decoder" in item[0]))
+    return dict(sorted(recipe.layers.items(), key=lambda stack: "decoder" in stack[0]))
 
 
 def _blocks(recipe: Recipe) -> tuple[Layer, ...]:

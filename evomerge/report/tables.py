@@ -280,7 +280,8 @@ def level(winner: int) -> float:
 def _beside_others(table: Standings, winner: str, mean: str) -> str:
     """Return how an average that wins compares with the parents, or a parent with merges."""
     is_parent = winner != UNIFORM
-    others = {k: it for k, it in table.comparisons.items() if (k in (UNIFORM, MERGE)) == is_parent}
+    compared = table.comparisons.items()
+    others = {label: one for label, one in compared if (label in (UNIFORM, MERGE)) == is_parent}
     if not others or table.compared_on != "test":
         return ""
     nearest, closest = _nearest(others)
@@ -307,8 +308,9 @@ def _lost(table: Standings, split: Split) -> str:
     parts = []
     for objective in table.objectives if len(table.objectives) > 1 else ():
         at, sign = (split, objective.key), 1 if objective.higher_is_better else -1
-        known = [row for row in parents if at in row.estimates]
-        better = [r for r in known if sign * (r.estimates[at].value - ours.estimates[at].value) > 0]
+        rows = [row for row in parents if at in row.estimates]
+        least = sign * ours.estimates[at].value
+        better = [row for row in rows if sign * row.estimates[at].value > least]
         cells = [f"{table.names[r.label]} {table.cell(r, *at)[0]}" for r in (*better, ours)]
         parts += [f"{objective.key} ({', '.join(cells)})"] if better else []
     return f" A parent has a better score in {listed(parts)}." if parts else ""

@@ -234,8 +234,8 @@ def _row(views: Sequence[View]) -> dict[str, Any]:
     if tests and winners[0].fitness is not None:  # of a front there is none
         is_share = factor_of_fitness(ranking.objectives, tests) == 100
         bounds = (0.0, 1.0) if is_share else (-math.inf, math.inf)
-        known = [fitness_interval(ranking.objectives, scores) for scores in tests]
-        score = mean_of_runs(known, *bounds)
+        estimates = [fitness_interval(ranking.objectives, scores) for scores in tests]
+        score = mean_of_runs(estimates, *bounds)
     return {
         "objective": ", ".join(objective.key for objective in ranking.objectives),
         "percent": is_share,
