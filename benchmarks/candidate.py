@@ -30,8 +30,7 @@ from evomerge.config.schema import load
 from evomerge.evaluation.inference.generation import make_batches
 from evomerge.execute.allocator import keep_freed_memory
 from evomerge.execute.worker import Worker
-from evomerge.problem.problem import Problem
-from evomerge.problem.record import record_of
+from evomerge.problem.problem import Problem, record_of
 from evomerge.problem.runs import prepare
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History

@@ -25,7 +25,7 @@ from evomerge.run.journal import Journal
 from evomerge.searching.loop import Search
 
 HOME = Path(evomerge.__file__).parent
-MOST = {"file": 16, "genome": 17, "tensor": 11, "document": 10, "gradient": 7}
+MOST = {"file": 13, "genome": 17, "tensor": 11, "document": 10, "gradient": 7}
 
 BASELINES, GENERATION = 3, 4
 CANDIDATES = BASELINES + GENERATION + 1

@@ -17,8 +17,8 @@ from evomerge.models.references import open_parent
 from evomerge.parsing.values import path_of, shown
 from evomerge.problem.parents import absolute_parent
 from evomerge.problem.problem import Problem
+from evomerge.problem.resolve import load_any, read_search
 from evomerge.problem.runs import prepare
-from evomerge.problem.search_file import load_any, read_search
 from evomerge.problem.tasks import task_facts
 from evomerge.recipe import Recipe
 from evomerge.report.confidence import Interval, factor_of, intervals

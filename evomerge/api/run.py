@@ -15,7 +15,8 @@ from evomerge.errors import InputError, without_controls
 from evomerge.export.candidate import export_candidate
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.parsing.values import path_of
-from evomerge.problem import loading, parents, parents_as_themselves
+from evomerge.problem import parents, parents_as_themselves
+from evomerge.problem.problem import load_single
 from evomerge.problem.runs import problem_of
 from evomerge.recipe import Recipe
 from evomerge.report import facts, page, pictures
@@ -205,7 +206,7 @@ class Run:
         """
         with TemporaryFolder() as folder:
             written = self.export(folder / "model", candidate)
-            return loading.load_single(self.config, Checkpoint.open(written, str(self.folder)))
+            return load_single(self.config, Checkpoint.open(written, str(self.folder)))
 
     def report(self, out: str | PathLike[str] | None = None) -> Path:
         """Write the run as one HTML page and return its path; None: into the run folder."""

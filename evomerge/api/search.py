@@ -22,7 +22,7 @@ from evomerge.evaluation.tasks.functions import given
 from evomerge.parsing.values import path_of, replaced
 from evomerge.problem import preflight, runs
 from evomerge.problem.problem import Problem
-from evomerge.problem.search_file import folder_of, read_search
+from evomerge.problem.resolve import folder_of, read_search
 from evomerge.report.facts import progress as progress_of
 from evomerge.run.folder import RunFolder, is_begun
 from evomerge.run.history import History

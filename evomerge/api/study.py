@@ -19,8 +19,9 @@ from evomerge.device import torch_threads
 from evomerge.errors import InputError, RunFolderError, SearchError, did_you_mean
 from evomerge.execute.worker import Worker
 from evomerge.parsing.values import path_of, shown
-from evomerge.problem import loading, parents_as_themselves, preflight, resolve, runs
-from evomerge.problem.search_file import folder_of, read_search
+from evomerge.problem import parents_as_themselves, preflight, resolve, runs
+from evomerge.problem.problem import load_parent
+from evomerge.problem.resolve import folder_of, read_search
 from evomerge.recipe import Recipe
 from evomerge.run.folder import RunFolder, is_begun
 from evomerge.run.history import Candidate
@@ -279,7 +280,7 @@ class Study(Run):
             candidate = self._open(number)
             itself = parents_as_themselves.parent_itself(self._problem, candidate)
             if itself is not None:
-                return loading.load_parent(self._problem, itself.host)
+                return load_parent(self._problem, itself.host)
             owner, worker = self._built or (number, None)
             if owner != number and self._session.history.candidates[owner].told is None:
                 raise InputError(

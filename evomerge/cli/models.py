@@ -87,8 +87,8 @@ def evaluate(
 ) -> None:
     """Score any model on the documents of a search."""
     from evomerge.api.models import score_model
+    from evomerge.problem.resolve import folder_of, load_any
     from evomerge.problem.runs import prepare
-    from evomerge.problem.search_file import folder_of, load_any
 
     allowed = Permissions(allow_code, trust_code)
     problem = prepare(load_any(config, set_), folder_of(config), allowed)

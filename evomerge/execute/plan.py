@@ -7,8 +7,7 @@ from pathlib import Path
 from evomerge.config.record import Record
 from evomerge.device import use_only
 from evomerge.execute.worker import Worker
-from evomerge.problem.loading import threads_of
-from evomerge.problem.problem import Problem
+from evomerge.problem.problem import Problem, threads_of
 from evomerge.problem.runs import reopen
 from evomerge.run.logbook import Logbook
 from evomerge.trust.consent import NOTHING, Permissions

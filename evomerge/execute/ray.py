@@ -119,7 +119,7 @@ class RayActors(ExecutorKind):
         """Return the executor of a run."""
         from evomerge.evaluation.objectives import kinds_of
         from evomerge.execute.plan import plan_worker
-        from evomerge.problem.record import installed_versions
+        from evomerge.problem.problem import installed_versions
 
         config = problem.config
         count, needed = self.count_workers(config.evaluation).count, self.needed(config.evaluation)
@@ -168,7 +168,7 @@ class ActorPlan:
         """
         import ray
 
-        from evomerge.problem.record import package_version
+        from evomerge.problem.problem import package_version
 
         sys.path.extend(path for path in self.paths if path not in sys.path)
         where = f"On the machine {ray.util.get_node_ip_address()} of the cluster"

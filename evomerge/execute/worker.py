@@ -35,8 +35,7 @@ from evomerge.evaluation.tasks.objective import traceback_lines
 from evomerge.execute.chunk import Stepper
 from evomerge.execute.protocol import Job, Result
 from evomerge.merging.tokenizers.plan import plan_tokenizer
-from evomerge.problem.loading import load_parent, place, threads_of
-from evomerge.problem.problem import Problem
+from evomerge.problem.problem import Problem, load_parent, place, threads_of
 from evomerge.recipe import Recipe
 from evomerge.scores import Failure, Scores
 

@@ -24,8 +24,8 @@ from evomerge.parsing.texts import json_value, read_text
 from evomerge.parsing.yaml import yaml_text
 from evomerge.problem.documents import FEW, MANY, fresh_documents
 from evomerge.problem.parents import absolute_config, absolute_parent
+from evomerge.problem.resolve import read_search
 from evomerge.problem.runs import prepare, refuse_study
-from evomerge.problem.search_file import read_search
 from evomerge.scores import NLL, TOKENS
 from evomerge.trust.consent import NOTHING, Permissions
 from evomerge.words import size_text

@@ -1,29 +1,35 @@
-"""A search after all checks: its parents, space, objectives and documents."""
+"""A search after all checks: the `Problem`, its record, and loading its models as they are."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
-from evomerge.config.record import Record
+from evomerge.compat.blas import instruction_variables, linear_algebra
+from evomerge.config.record import GeneRange, Record
 from evomerge.config.schema import SearchConfig
+from evomerge.device import LIMITS, choose_device, choose_threads, is_slow, processor
 from evomerge.errors import SearchError
-from evomerge.evaluation.objectives import load
+from evomerge.evaluation.objectives import kinds_of, load, needed_parts
 from evomerge.merging.tokenizers.plan import GENERATION, TokenizerPlan, plan_tokenizer
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.problem.tasks import check_tasks
+from evomerge.models.parts import has_tokenizer
+from evomerge.problem.tasks import check_tasks, task_digests, task_facts
 from evomerge.recipe import Recipe
 from evomerge.run.history import Candidate
 from evomerge.run.ranking import Ranking, make_ranking
 from evomerge.scores import Constraint, Documents, Objective, Split
-from evomerge.space.protocol import Genome, Space
+from evomerge.space.protocol import Gene, Genome, Space
 from evomerge.trust.consent import NOTHING, Permissions
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
     from evomerge.evaluation.tasks.objective import Merges
+    from evomerge.merging.architecture.placement import Placement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,3 +116,181 @@ def recipe_of(space: Space, candidate: Candidate) -> Recipe:
             "use the evomerge version that the run's manifest.json names."
         )
     return recipe
+
+
+PACKAGES = ("evomerge", "torch", "transformers", "numba", "numpy")
+"""Packages whose versions may change the bits of a model, whatever the search is."""
+
+_SEEN = {*LIMITS, "ATEN_CPU_CAPABILITY", "OPENBLAS_CORETYPE"}
+"""Environment variables whose effect is in `processor` or `linear_algebra` of a manifest."""
+
+
+def record_of(problem: Problem, folder: str = "") -> Record:
+    """Return the record of a problem; `folder` is where relative paths in its file start from."""
+    config = problem.config
+    full_names = {
+        key: [
+            section.model_copy(update={"metric": measured.metric})
+            for section, measured in zip(getattr(config, key), getattr(problem, key), strict=True)
+        ]
+        for key in ("objectives", "constraints")
+    }
+    return Record(
+        folder=folder,
+        config=config.model_copy(update=full_names),
+        versions=installed_versions(config),
+        processor=processor(),
+        linear_algebra=linear_algebra(),
+        instructions=instruction_variables(),
+        parents={name: parent.fingerprint for name, parent in problem.checkpoints.items()},
+        unlike_merges=list(problem.unlike_merges),
+        documents={
+            split: {task: list(ids) for task, ids in documents.items()}
+            for split, documents in problem.splits.items()
+        },
+        tasks=task_digests(problem.evaluator, problem.splits),
+        **task_facts(config, problem.evaluator),
+        sees=any(objective.needed_parts() for objective in problem.evaluator.every),
+        fewer_documents=problem.fewer_documents,
+        genes=[gene.name for gene in problem.space.genes],
+        gene_ranges=_ranges(problem.space.genes),
+        start=[list(genome) for genome in problem.start],
+        allow_code=problem.allowed.allow_code,
+        trust_code=problem.allowed.trust_code,
+        lower_is_better=[o.key for o in problem.objectives if not o.higher_is_better],
+    )
+
+
+def _ranges(genes: Sequence[Gene]) -> list[GeneRange]:
+    names: dict[tuple[Any, ...], list[str]] = {}
+    for gene in genes:
+        bounds = (gene.kind, float(gene.low), float(gene.high), gene.choices)
+        names.setdefault(bounds, []).append(gene.name)
+    return [
+        GeneRange(genes=alike, kind=kind, low=low, high=high, choices=list(choices))
+        for (kind, low, high, choices), alike in names.items()
+    ]
+
+
+def installed_versions(config: SearchConfig) -> dict[str, str]:
+    """Return the installed versions of what a search uses, `none` for what is not installed."""
+
+    packages = [*PACKAGES, *config.optimizer.packages]
+    packages += [name for kind in kinds_of(config) for name in kind.packages]
+    versions = {"python": platform.python_version()} | {n: package_version(n) for n in packages}
+    return {**versions, **config.evaluation.engine.versions()}
+
+
+def changes_since(record: Record) -> Iterator[str]:
+    """Yield a warning if a run goes on with other versions or libraries, or on another processor.
+
+    What the manifest of an older run does not name is not compared.
+    """
+    versions, here = installed_versions(record.config), processor()
+    changed = [
+        f"{name} {then} (now {now})"
+        for name, then in record.versions.items()
+        if (now := versions.get(name) or package_version(name)) != then
+    ]
+    if record.processor not in ("", here):
+        changed.append(f"another kind of processor, {record.processor} (now {here})")
+    libraries = linear_algebra()
+    changed += [
+        f"{then} in {package} (now {libraries[package]})"
+        for package, then in record.linear_algebra.items()
+        if libraries.get(package, then) != then
+    ]
+    if record.instructions is not None:
+        variables = instruction_variables()
+        changed += [
+            f"{name} {record.instructions.get(name, 'unset')} (now {variables.get(name, 'unset')})"
+            for name in sorted({*record.instructions, *variables} - _SEEN)
+            if record.instructions.get(name) != variables.get(name)
+        ]
+    if changed:
+        yield (
+            f"The run began with {', '.join(changed)}. Scores are as right here, but their last "
+            "digits and the course of the search may differ; for the same search, go on with these."
+        )
+
+
+def package_version(package: str) -> str:
+    """Return the version of a package, or `none` if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def place(config: SearchConfig) -> Placement:
+    """Return the devices of a model and its attention; `ConfigError`: there is no such device."""
+    from evomerge.merging.architecture.placement import Placement
+
+    wanted = config.evaluation
+    attention = None if wanted.attention == "auto" else wanted.attention
+    spread, is_float32 = wanted.device_map == "auto", wanted.float32 is True
+    return Placement(choose_device(wanted.device), spread, attention, is_float32)
+
+
+def resolve_float32(config: SearchConfig) -> SearchConfig:
+    """Return the search file with `evaluation.float32` set, if it is `auto`."""
+    wanted = config.evaluation
+    if wanted.float32 != "auto":
+        return config
+    suits = (
+        config.dtype != "float32"
+        and not wanted.engine.is_separate
+        and not config.is_study  # the models of a study are a program's, in their `dtype`
+        and config.executor.ray.address is None  # workers are on other machines
+        and choose_device(wanted.device) == "cpu"
+        and is_slow(config.dtype)
+    )
+    return config.with_values("evaluation", float32=suits)
+
+
+def threads_of(config: SearchConfig, checkpoint: Checkpoint, cores: int | None = None) -> int:
+    """Return the number of CPU threads that models of a parent's size are scored with.
+
+    `cores` is the largest number to choose; None: all that torch would use.
+    """
+
+    wanted = config.evaluation.threads
+    return choose_threads(checkpoint.parameters, cores) if wanted == "auto" else wanted
+
+
+def serves_paths(config: SearchConfig) -> bool:
+    """Whether an engine generates the texts of paths, which may differ in depth."""
+    return config.evaluation.engine.is_separate and config.space.is_path
+
+
+def load_parent(problem: Problem, reference: str) -> tuple[Any, Any]:
+    """Return model and tokenizer of a parent as itself; one that it lacks is the merges'."""
+    from evomerge.merging.backend import tokenizer
+
+    checkpoints, first = problem.checkpoints, next(iter(problem.space.baselines().values()))
+    lacking = partial(tokenizer, checkpoints, first)
+    return load_single(problem.config, checkpoints[reference], lacking)
+
+
+def load_single(
+    config: SearchConfig, checkpoint: Checkpoint, lacking: Callable[[], Any] | None = None
+) -> tuple[Any, Any]:
+    """Return a model with its own config and dtype, and its own tokenizer.
+
+    Args:
+        config: the search file; it has the dtype of a model with an adapter.
+        lacking: returns the tokenizer for a model without one, or without a chat template.
+
+    CheckpointError: the model or its tokenizer cannot be loaded.
+    """
+    from evomerge.merging.backend import load, tokenizer_of
+
+    stored, causal = checkpoint.as_stored, any(kind.writes for kind in kinds_of(config))
+    parts = needed_parts(config)
+    model = load(stored, place(config), config.dtype, causal=causal, parts=parts)
+    if lacking is not None and not has_tokenizer(stored):
+        return model, lacking()
+    tokenizer = tokenizer_of(stored)
+    if lacking is not None and tokenizer.chat_template is None:
+        tokenizer.chat_template = lacking().chat_template
+    return model, tokenizer

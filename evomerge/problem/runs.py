@@ -18,10 +18,8 @@ from evomerge.parsing.yaml import yaml_text
 from evomerge.problem.documents import RACED
 from evomerge.problem.memory import check_fit
 from evomerge.problem.parents import absolute_config, check_fingerprints, open_parents
-from evomerge.problem.problem import Problem
-from evomerge.problem.record import record_of
-from evomerge.problem.resolve import make_space, resolve
-from evomerge.problem.search_file import folder_of
+from evomerge.problem.problem import Problem, record_of
+from evomerge.problem.resolve import folder_of, make_space, resolve
 from evomerge.run.atomic import check_writable
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import History

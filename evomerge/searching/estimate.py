@@ -19,9 +19,8 @@ from evomerge.evaluation.objectives import kinds_of, load
 from evomerge.execute.protocol import Job
 from evomerge.optimize.descent import Chunk, Reached
 from evomerge.problem.documents import fresh_documents, search_by_fresh_documents
-from evomerge.problem.loading import threads_of
 from evomerge.problem.parents_as_themselves import base_to_test, prompt_template
-from evomerge.problem.problem import Problem
+from evomerge.problem.problem import Problem, threads_of
 from evomerge.recipe import Recipe
 from evomerge.run.ranking import FINALISTS
 from evomerge.scores import Scores, Split, fitness

@@ -17,12 +17,10 @@ from evomerge.errors import (
 )
 from evomerge.execute.devices import device_change
 from evomerge.models.references import open_parent
-from evomerge.problem.loading import load_single, threads_of
 from evomerge.problem.parents_as_themselves import (
     parent_notes,
 )
-from evomerge.problem.problem import Problem
-from evomerge.problem.record import changes_since
+from evomerge.problem.problem import Problem, changes_since, load_single, threads_of
 from evomerge.problem.resolve import sample_recipes
 from evomerge.run.folder import MANIFEST, RunFolder
 from evomerge.run.history import Candidate, History

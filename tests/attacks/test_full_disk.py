@@ -15,7 +15,7 @@ from search_run import SMALL
 from evomerge.__main__ import run as call
 from evomerge.config.schema import parse
 from evomerge.errors import DiskError, InputError, SearchError
-from evomerge.problem.record import record_of
+from evomerge.problem.problem import record_of
 from evomerge.problem.runs import prepare, problem_of
 from evomerge.run import journal
 from evomerge.run.folder import RunFolder

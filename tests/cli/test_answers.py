@@ -12,7 +12,7 @@ from search_run import command, ended, environment, write_search
 from evomerge.__main__ import run as call
 from evomerge.config.schema import load
 from evomerge.errors import InputError
-from evomerge.problem.record import record_of
+from evomerge.problem.problem import record_of
 from evomerge.problem.runs import prepare
 from evomerge.report.facts import progress
 from evomerge.run.folder import RunFolder

@@ -21,7 +21,7 @@ from evomerge.config.schema import load, parse
 from evomerge.export.card import PICTURE, Merge, describe_parents, merge_card, search_card, task_of
 from evomerge.export.recipe import merge_recipe
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.problem.record import record_of
+from evomerge.problem.problem import record_of
 from evomerge.problem.runs import prepare
 from evomerge.recipe import Layer, Recipe
 from evomerge.report.page import page

@@ -7,7 +7,7 @@ from lm_tasks import write_task
 from search_run import SMALL, evomerge, evomerge_json, write_search
 
 from evomerge.config.schema import parse
-from evomerge.problem.record import record_of
+from evomerge.problem.problem import record_of
 from evomerge.problem.runs import prepare
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History

@@ -7,7 +7,7 @@ from search_run import SMALL
 from evomerge.config.schema import parse
 from evomerge.errors import ConfigError
 from evomerge.problem.documents import fresh_documents
-from evomerge.problem.record import record_of
+from evomerge.problem.problem import record_of
 from evomerge.problem.runs import prepare
 
 

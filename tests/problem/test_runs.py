@@ -16,9 +16,9 @@ from evomerge.config.record import Record, parse_record
 from evomerge.config.schema import parse
 from evomerge.device import processor
 from evomerge.errors import RunFolderError, SearchError
-from evomerge.problem.record import changes_since, installed_versions, record_of
+from evomerge.problem.problem import changes_since, installed_versions, record_of
+from evomerge.problem.resolve import folder_of, load_any
 from evomerge.problem.runs import begin, going_on, prepare
-from evomerge.problem.search_file import folder_of, load_any
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.journal import Journal
 from evomerge.run.logbook import Logbook

@@ -11,7 +11,7 @@ from search_run import SMALL
 from evomerge.config.schema import parse
 from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks.info import TaskInfo, TasksInfo
-from evomerge.problem.record import record_of
+from evomerge.problem.problem import record_of
 from evomerge.problem.runs import prepare, problem_of
 from evomerge.problem.tasks import task_facts
 from evomerge.run.folder import RunFolder

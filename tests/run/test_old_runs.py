@@ -17,7 +17,7 @@ import evomerge
 from evomerge.__main__ import run as command
 from evomerge.compat.blas import instruction_variables, linear_algebra
 from evomerge.device import processor
-from evomerge.problem.record import package_version
+from evomerge.problem.problem import package_version
 from scripts.old_runs import published
 from scripts.same.kept import model
 
