@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from os import PathLike
 from pathlib import Path
@@ -94,10 +94,7 @@ class Run:
     @property
     def candidates(self) -> pd.DataFrame:
         """One row for each candidate: origin, fitness, scores by split, genes, failure."""
-        import pandas as pd
-
-        rows = self._view.candidates()
-        return pd.DataFrame(rows).set_index("candidate") if rows else pd.DataFrame()
+        return _table(self._view.candidates(), "candidate")
 
     @property
     def best(self) -> Candidate | None:
@@ -229,10 +226,7 @@ def results(runs: Iterable[Run | str | PathLike[str]]) -> pd.DataFrame:
     scores too (runs of older versions: without proposing). InputError: a folder is no run, or two
     are the same search with the same seed.
     """
-    import pandas as pd
-
-    rows = run_rows(_folders(runs))
-    return pd.DataFrame(rows).set_index("search") if rows else pd.DataFrame()
+    return _table(run_rows(_folders(runs)), "search")
 
 
 def plot_results(runs: Iterable[Run | str | PathLike[str]]) -> Figure:
@@ -253,6 +247,12 @@ def plot_results(runs: Iterable[Run | str | PathLike[str]]) -> Figure:
     return pictures.courses_chart(
         {name: [(view.history, view.ranking) for view in views] for name, views in searches.items()}
     )
+
+
+def _table(rows: Sequence[Mapping[str, Any]], index: str) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(rows).set_index(index) if rows else pd.DataFrame()
 
 
 def _folders(runs: Iterable[Run | str | PathLike[str]]) -> list[Path]:

@@ -106,13 +106,8 @@ def evaluate(
 
 def list_(what: Listed, as_json: options.JsonOption = False) -> None:
     """List methods, optimizers, executors, spaces or embedded parents."""
-    rows = {
-        "methods": _methods,
-        "optimizers": _optimizers,
-        "executors": _executors,
-        "spaces": _spaces,
-        "parents": _parents,
-    }[what]()
+    rows_of = {Listed.methods: _methods, Listed.parents: _parents}
+    rows = rows_of[what]() if what in rows_of else _kinds(what)
     if what is Listed.methods and terminal.out.is_terminal and not as_json:  # 80 columns are few
         rows = [{"name": row.pop("name"), "about": terminal.text_of(row)} for row in rows]
     terminal.print_json(rows) if as_json else terminal.print_rows(rows, "name")
@@ -155,26 +150,21 @@ def _knob(method: Method, knob: Knob) -> str:
     return f"{knob.name} ({scope}, {knob.low:g}..{knob.high:g}, {default}{gradient})"
 
 
-def _optimizers() -> list[dict[str, Any]]:
-    from evomerge.strategy.kinds import strategy_names
+def _kinds(what: Listed) -> list[dict[str, Any]]:
+    about: Mapping[str, str]
+    if what is Listed.optimizers:
+        from evomerge.strategy.kinds import strategy_names
 
-    return _about(strategy_names())
+        about = strategy_names()
+    elif what is Listed.executors:
+        from evomerge.config.executor import EXECUTORS
 
+        about = {name: EXECUTORS.get(name).about for name in EXECUTORS.names()}
+    else:
+        from evomerge.config.space import ABOUT
 
-def _executors() -> list[dict[str, Any]]:
-    from evomerge.config.executor import EXECUTORS
-
-    return _about({name: EXECUTORS.get(name).about for name in EXECUTORS.names()})
-
-
-def _spaces() -> list[dict[str, Any]]:
-    from evomerge.config.space import ABOUT
-
-    return _about(ABOUT)
-
-
-def _about(every: Mapping[str, str]) -> list[dict[str, Any]]:
-    return [{"name": name, "about": about} for name, about in every.items()]
+        about = ABOUT
+    return [{"name": name, "about": text} for name, text in about.items()]
 
 
 def _parents() -> list[dict[str, Any]]:

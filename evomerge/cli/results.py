@@ -94,9 +94,10 @@ def results(
         terminal.say(f"wrote {picture}")
         return
     answer: Any
+    rows: Sequence[dict[str, Any]]
     if len(runs) > 1:
         rows = answer = run_rows(runs)
-        tables = [(*runs_in_words(rows), "means over seeds, with 95 % intervals")]
+        tables = [(*runs_in_words(answer), "means over seeds, with 95 % intervals")]
     else:
         view = View.of(RunFolder(runs[0]))
         if documents is not None:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +21,7 @@ from evomerge.evaluation.objectives import stock_tasks
 from evomerge.evaluation.tasks.stock import stock_command
 from evomerge.recipe import Recipe
 from evomerge.report.confidence import Interval, factor_of_fitness, fitness_interval, mean_of_runs
-from evomerge.report.facts import candidate_rows
+from evomerge.report.facts import Facts, candidate_rows
 from evomerge.report.pictures import candidates_charts, standings_chart
 from evomerge.report.recipe_picture import recipe_picture
 from evomerge.report.standings import Standings, Verdict
@@ -37,8 +37,10 @@ from evomerge.words import renamed, short_names
 _OF_A_RUN = {"seed", "executor"}
 """Sections in which runs of one search file may differ."""
 
-_SCORES = ("score", "best_parent", "uniform")
-_COSTS = ("candidates", "CPU s")
+_HEADS = {"search": "search", "seeds": "seeds", "merges_won": "merges won", "score": "test score"}
+_HEADS |= {"best_parent": "best parent", "uniform": "uniform"}
+_HEADS |= {"candidates": "candidates", "cpu_seconds": "CPU s"}
+"""Key of a row of `run_rows` -> header of its column for people."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,7 @@ def _course(config: SearchConfig) -> str:
     return json.dumps(course, sort_keys=True)
 
 
-def run_rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
+def run_rows(folders: Sequence[Path]) -> list[Facts]:
     """Return a row for each search file, with means over its runs.
 
     `seeds` is the number of runs that have ended. `score` is the mean of their winners' fitness on
@@ -218,7 +220,7 @@ def run_rows(folders: Sequence[Path]) -> list[dict[str, Any]]:
     `percent` says whether scores are shares, which people read in per cent. InputError: as of
     `searches_of`.
     """
-    return [{"search": name} | _row(views) for name, views in searches_of(folders).items()]
+    return [_row(name, views) for name, views in searches_of(folders).items()]
 
 
 def _name(view: View) -> str:
@@ -227,7 +229,7 @@ def _name(view: View) -> str:
     return re.sub(rf"(^|[-_.]){view.config.seed}$", "", folder.name) or folder.parent.name
 
 
-def _row(views: Sequence[View]) -> dict[str, Any]:
+def _row(name: str, views: Sequence[View]) -> Facts:
     ranking, is_share, score = views[0].ranking, False, None
     winners = [w for view in views if (w := view.history.winner) and w.scores("test")]
     tests = [scores for winner in winners if (scores := winner.scores("test")) is not None]
@@ -236,20 +238,23 @@ def _row(views: Sequence[View]) -> dict[str, Any]:
         bounds = (0.0, 1.0) if is_share else (-math.inf, math.inf)
         estimates = [fitness_interval(ranking.objectives, scores) for scores in tests]
         score = mean_of_runs(estimates, *bounds)
-    return {
-        "objective": ", ".join(objective.key for objective in ranking.objectives),
-        "percent": is_share,
-        "seeds": len(tests),
-        "runs": len(views),
-        "merges_won": sum(winner.label is None for winner in winners),
-        "score": score and score.value,
-        "low": score and score.low,
-        "high": score and score.high,
-        "best_parent": _baseline(views, is_uniform=False),
-        "uniform": _baseline(views, is_uniform=True),
-        "candidates": fmean(len(view.history.candidates) for view in views),
-        "cpu_seconds": fmean(view.run.timings.cpu_seconds() for view in views),
-    }
+    objectives = ", ".join(objective.key for objective in ranking.objectives)
+    row = Facts(search=name, objective=objectives, percent=is_share)
+    some = f" of {len(views)}" if len(tests) < len(views) else ""  # one of `2 of 3` has not ended
+    row.add("seeds", len(tests), f"{len(tests)}{some}")
+    row |= {"runs": len(views), "merges_won": sum(winner.label is None for winner in winners)}
+    factor = 100.0 if is_share else 1.0
+    row.add("score", score and score.value, score.text(factor) if score else "-")
+    row |= {"low": score and score.low, "high": score and score.high}
+    for column, is_uniform in (("best_parent", False), ("uniform", True)):
+        value = _baseline(views, is_uniform=is_uniform)
+        row.add(column, value, "-" if value is None else Interval(value).text(factor))
+    for column, values in (
+        ("candidates", [len(view.history.candidates) for view in views]),
+        ("cpu_seconds", [view.run.timings.cpu_seconds() for view in views]),
+    ):
+        row.add(column, fmean(values), f"{fmean(values):,.0f}")
+    return row
 
 
 def _baseline(views: Sequence[View], *, is_uniform: bool) -> float | None:
@@ -266,20 +271,12 @@ def _baseline(views: Sequence[View], *, is_uniform: bool) -> float | None:
     return fmean(best) if best else None
 
 
-def runs_in_words(rows: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], list[list[str]]]:
-    """Return headers and rows for people; of `2 of 3` runs one has not ended."""
-    lines, scored = [], dict[str, None]()
+def runs_in_words(rows: Sequence[Facts]) -> tuple[Sequence[str], list[list[str]]]:
+    """Return headers and rows for people."""
+    metrics = dict[str, None]()
     for row in rows:
-        seeds, factor = str(row["seeds"]), 100.0 if row["percent"] else 1.0
-        if row["seeds"] < row["runs"]:
-            seeds += f" of {row['runs']}"
-        scores = [Interval(math.nan if row[name] is None else row[name]) for name in _SCORES]
-        if row["score"] is not None:
-            scores[0] = Interval(row["score"], row["low"], row["high"])
-        texts = (score.text(factor) for score in scores)
-        costs = (f"{row[name]:,.0f}" for name in ("candidates", "cpu_seconds"))
-        lines.append([row["search"], seeds, str(row["merges_won"]), *texts, *costs])
         metric = "fitness" if ", " in row["objective"] else row["objective"].rpartition("/")[2]
-        scored[f"{metric} in %" if row["percent"] else metric] = None
-    test = f"test {' or '.join(scored)}"
-    return ("search", "seeds", "merges won", test, "best parent", "uniform", *_COSTS), lines
+        metrics[f"{metric} in %" if row["percent"] else metric] = None
+    heads = _HEADS | {"score": f"test {' or '.join(metrics)}"}
+    lines = [[row.texts.get(key, str(row[key])) for key in heads] for row in rows]
+    return [*heads.values()], lines
