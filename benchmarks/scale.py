@@ -50,8 +50,8 @@ from evomerge.run.ranking import WeightedSum
 from evomerge.scores import Objective, Outcome, Scores
 from evomerge.searching.loop import Plan, Search
 from evomerge.searching.session import Session
+from evomerge.space.layer_genes import BlockStack
 from evomerge.space.parameters import ParametersConfig, ParameterSpace
-from evomerge.space.stacks import BlockStack
 from evomerge.strategy.genome import GenomeStrategy
 
 OBJECTIVE = Objective("task", "exact_match")

@@ -15,7 +15,7 @@ from evomerge.run.journal import Event
 from evomerge.run.ranking import Ranking, front_of, has_nats, ranking_of, to_test
 from evomerge.scores import SPLITS, Objective, Scores, Split, fitness_error
 from evomerge.space.baselines import UNIFORM
-from evomerge.space.paths.path import describe
+from evomerge.space.paths import describe
 from evomerge.words import duration, short_names, short_scores
 
 FINAL_SPLITS: tuple[Split, ...] = ("validation", "test")

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from evomerge.errors import RecipeError
 from evomerge.recipe import Layer, Recipe
 from evomerge.report.pictures import LINE, TEXT, add_legend, label_text, new_figure, plain_text
-from evomerge.space.paths.path import describe, legend_of, path_of
+from evomerge.space.paths import describe, legend_of, path_of
 from evomerge.words import renamed
 
 _ALL = "all"

@@ -9,9 +9,8 @@ from evomerge.config.space import SpaceKind
 from evomerge.errors import listed
 from evomerge.parsing.values import shown
 from evomerge.space.parameters import ParametersConfig
-from evomerge.space.paths.slices import FrankenmergeConfig
-from evomerge.space.paths.slots import DroppingConfig, SakanaConfig, StructuredConfig
-from evomerge.space.paths.swaps import SwapsConfig
+from evomerge.space.slices import FrankenmergeConfig
+from evomerge.space.slots import DroppingConfig, SakanaConfig, StructuredConfig, SwapsConfig
 
 PARAMETERS = "parameters"
 DATAFLOW: Mapping[str, type[SpaceKind]] = {

@@ -1,55 +1,23 @@
-"""The genes of one place (embeddings, a group of blocks, head), and how they become a `Layer`."""
+"""The genes of one place (embeddings, a group of blocks, head), and how they become a `Layer`.
+
+The places of a block stack are groups of its blocks; components of a block have knobs of their own.
+"""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, TypeAlias
 
-from evomerge.errors import ConfigError
-from evomerge.merging.methods.method import Method
+from evomerge.errors import ConfigError, did_you_mean
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.correspondence import TensorNameMap
+from evomerge.models.parts import merged_stacks, stack_names
+from evomerge.models.stacks import Stack
 from evomerge.recipe import Knob, Layer, Source
-from evomerge.space.knobs import KnobPlan, SearchedKnob
+from evomerge.space.knobs import KnobPlan, MethodInputs, SearchedKnob
 from evomerge.space.protocol import Gene
-
-
-@dataclass(frozen=True)
-class MethodInputs:
-    """A merge method, and the parents that it merges in a search."""
-
-    method: Method
-    sources: tuple[str, ...]
-    base: str | None
-
-
-def method_inputs(
-    methods: Sequence[Method], parents: Sequence[str], base: str | None, *, pool: bool = False
-) -> list[MethodInputs]:
-    """Return for each method of a search the parents that it merges, the base not among them.
-
-    In a `pool` there may be more of them than a method takes. ConfigError: a method is named twice,
-    needs a base that is not set, or does not take this number of parents.
-    """
-    inputs: list[MethodInputs] = []
-    for method in methods:
-        if any(item.method.name == method.name for item in inputs):
-            raise ConfigError(f"space.method names {method.name!r} twice; name each method once.")
-        if method.base == "required" and base is None:
-            raise ConfigError(
-                f"space.method is {method.name!r}, which measures task vectors from a base, but "
-                "`base` is not set; name the model that the parents were fine-tuned from."
-            )
-        used = base if method.base != "none" else None
-        sources = tuple(parent for parent in parents if parent != used)
-        fewest, most = method.parents
-        if len(sources) < fewest or (most is not None and len(sources) > most and not pool):
-            allowed = f"{fewest} or more" if most is None else f"{fewest} to {most}"
-            allowed = f"exactly {fewest}" if most == fewest else allowed
-            raise ConfigError(
-                f"space.method is {method.name!r}, which takes {allowed} parents, but `parents` "
-                f"names {len(sources)}{' beside the base' if used else ''}: "
-                f"{', '.join(sources) or 'none'}; change `parents`, or take another method."
-            )
-        inputs.append(MethodInputs(method, sources, used))
-    return inputs
 
 
 @dataclass(frozen=True)
@@ -240,22 +208,115 @@ def rounded(gene: Gene, value: float) -> float:
     return float(min(gene.high, max(gene.low, round(value, decimals)))) + 0.0
 
 
-def inputs_of(
-    modality: str, owners: Collection[str], inputs: Sequence[MethodInputs]
-) -> list[MethodInputs]:
-    """Return what each method merges of a modality: of the parents those that have it."""
-    result = []
-    for item in inputs:
-        sources = tuple(name for name in item.sources if name in owners)
-        fewest = max(item.method.parents[0], 1 if item.base else 2)
-        if len(sources) < fewest or (item.base and item.base not in owners):
-            needed = f"{fewest} parent{'s' if fewest > 1 else ''} or more"
-            if item.base:
-                needed = f"the base {item.base!r} and {needed} beside it"
+REST = "rest"
+"""Name of the component of all tensors that belong to no named component."""
+
+Groups: TypeAlias = int | Literal["each", "one"]
+
+
+@dataclass(frozen=True)
+class BlockStack:
+    """A block stack that is merged, with so many layers.
+
+    `prefix` is before the index of a block in the names of its tensors (`model.layers`). `filters`:
+    component -> substrings of these names, in the order in which they are tried. Genes call the
+    stack by its `name`; an encoder-decoder has an `encoder` and a `decoder`.
+    """
+
+    prefix: str
+    layers: int
+    filters: Mapping[str, Sequence[str]]
+    name: str = "layers"
+
+
+Between: TypeAlias = tuple[int, int, float]
+"""Where a block is: the indices of its place and of the next, and the share of the way to it."""
+
+
+def stacks_of(
+    host: Checkpoint, filters: Callable[[Stack], Mapping[str, Sequence[str]]]
+) -> list[BlockStack]:
+    """Return the block stacks of merges, the decoder's last."""
+    return [
+        BlockStack(stack.prefix, len(stack), filters(stack), name)
+        for name, stack in zip(stack_names(host), merged_stacks(host).values(), strict=True)
+    ]
+
+
+def check_depths(checkpoints: Mapping[str, Checkpoint], host: Checkpoint) -> None:
+    """Check that all parents have as many layers as the host, since these are merged in pairs."""
+    names = stack_names(host)
+    for name, checkpoint in checkpoints.items():
+        theirs = TensorNameMap(host, checkpoint).stacks
+        for called, (prefix, stack) in zip(names, merged_stacks(host).items(), strict=True):
+            if (own := len(theirs.get(prefix, ()))) != len(stack):
+                of_stack = "" if stack is host.decoder_stack else f" in its {called}"
+                raise ConfigError(
+                    f"Parent {name!r} has {own} layers{of_stack}, but the host "
+                    f"{host.reference!r} has {len(stack)}, and `space.kind` 'parameters' merges "
+                    "them in pairs; give parents with as many layers, or set the kind to "
+                    "'dataflow', which searches a path through them."
+                )
+
+
+def groups_of(
+    stack: BlockStack, groups: Groups, smooth: bool, index: int
+) -> tuple[list[str], list[Between]]:
+    """Return the names of a stack's places, which say which blocks they are, and each block's.
+
+    `index`: that of the first of these places.
+    """
+    layers = stack.layers
+    count = min(_count(groups, layers), layers)
+    firsts = [group * layers // count for group in range(count)]
+    if smooth and (steps := count - 1):
+        firsts = [(2 * anchor * (layers - 1) + steps) // (2 * steps) for anchor in range(count)]
+    bounds = [*pairwise([*firsts, layers])]
+    names = [f"{stack.name}[{a}]" if smooth else f"{stack.name}[{a}:{b}]" for a, b in bounds]
+    between = []
+    for block in range(layers):
+        group = bisect_right(firsts, block) - 1
+        following = min(group + 1, count - 1)
+        first, stop = bounds[group]
+        share = (block - first) / (stop - first) if smooth and following > group else 0.0
+        between.append((index + group, index + following, share))
+    return names, between
+
+
+def _count(groups: Groups, layers: int) -> int:
+    return {"each": layers, "one": 1}[groups] if isinstance(groups, str) else groups
+
+
+def check_groups(groups: Groups, layers: int) -> None:
+    """Raise a `ConfigError` unless the deepest stack can have so many groups."""
+    if not isinstance(groups, str) and not 1 <= groups <= layers:
+        raise ConfigError(
+            f"space.groups is {groups!r}, but the model has {layers} blocks; it must be a number "
+            f"from 1 to {layers}, `each` or `one`."
+        )
+
+
+def check_components(
+    names: Sequence[str] | Literal["each"],
+    stacks: Sequence[BlockStack],
+    modalities: Collection[str],
+) -> None:
+    """Check that a model has the components that a search file names."""
+    known = [*dict.fromkeys(name for stack in stacks for name in stack.filters), *modalities]
+    for name in names if names != "each" else ():
+        if name not in known:
             raise ConfigError(
-                f"space.components names {modality!r}, which {item.method.name} needs in {needed}, "
-                f"but only {' and '.join(owners)} has it in the shapes of the host's; remove "
-                f"{modality!r}, and merges keep the host's."
+                f"space.components names {name!r}, which this model does not have; it has "
+                f"{', '.join(known) or 'none'}, and `rest` is always added."
+                f"{did_you_mean(name, known)}"
             )
-        result.append(replace(item, sources=sources))
-    return result
+
+
+def components_of(
+    names: Sequence[str] | Literal["each"], filters: Mapping[str, Sequence[str]]
+) -> Mapping[str, Sequence[str]]:
+    """Return the components of a stack that a search file names and the rest; none: no names."""
+    if names == "each":
+        return filters
+    components = {name: parts for name, parts in filters.items() if name in names}
+    return {**components, REST: ("*",)} if components else {}

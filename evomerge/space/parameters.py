@@ -28,21 +28,11 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.parts import has_read_head, shared_modalities
 from evomerge.models.stacks import component_filters, tensor_filters
 from evomerge.recipe import MODALITIES, Layer, Recipe
+from evomerge.space import layer_genes as places
 from evomerge.space.baselines import baseline_recipes, experts_of, frame_of, shares_of
-from evomerge.space.knobs import PRIORITY, plan_knobs
-from evomerge.space.layer_genes import LayerGenes, inputs_of, method_inputs, rounded
-from evomerge.space.pool import make_pool
+from evomerge.space.knobs import PRIORITY, inputs_of, make_pool, method_inputs, plan_knobs
+from evomerge.space.layer_genes import Between, BlockStack, LayerGenes, rounded
 from evomerge.space.protocol import Gene, Genome, Space
-from evomerge.space.stacks import (
-    Between,
-    BlockStack,
-    check_components,
-    check_depths,
-    check_groups,
-    components_of,
-    groups_of,
-    stacks_of,
-)
 
 
 class ParametersConfig(SpaceKind):
@@ -129,7 +119,7 @@ class ParametersConfig(SpaceKind):
     ) -> Space:
         """Return the space; see `SpaceKind.make`."""
         host = checkpoints[config.host]
-        check_depths(checkpoints, host)
+        places.check_depths(checkpoints, host)
         try:
             methods = list(map(get_method, self.methods))
         except RecipeError as error:
@@ -142,7 +132,7 @@ class ParametersConfig(SpaceKind):
             parents=config.parents,
             base=config.base,
             frame=frame_of(config, host),
-            stacks=stacks_of(host, filters),
+            stacks=places.stacks_of(host, filters),
             modalities=shared_modalities(checkpoints, host.reference),
             has_head=any(name.startswith("head.") for name in genes) if genes else is_read,
         )
@@ -206,8 +196,8 @@ class ParameterSpace:
         inputs = method_inputs(methods, self.parents, base, pool=config.most_parents is not None)
         self._pool = make_pool(inputs, config.most_parents)
         plan = plan_knobs(methods, config.knobs)
-        check_components(config.components, stacks, modalities or {})
-        check_groups(config.groups, max(stack.layers for stack in stacks))
+        places.check_components(config.components, stacks, modalities or {})
+        places.check_groups(config.groups, max(stack.layers for stack in stacks))
         self._modalities: dict[str, Collection[str]] = {
             name: (modalities or {})[name] for name in MODALITIES if name in config.components
         }
@@ -218,8 +208,10 @@ class ParameterSpace:
         """The parts of the model with knobs of their own, in the order of the genome."""
         self._stacks: dict[str, tuple[LayerGenes, list[Between]]] = {}
         for stack in stacks:
-            genes = LayerGenes(inputs, plan, components_of(config.components, stack.filters))
-            names, between = groups_of(stack, config.groups, config.smooth, len(self._places))
+            genes = LayerGenes(inputs, plan, places.components_of(config.components, stack.filters))
+            names, between = places.groups_of(
+                stack, config.groups, config.smooth, len(self._places)
+            )
             self._stacks[stack.prefix] = genes, between
             self._places += [(name, genes) for name in names]
         first, last = self._places[0][1], self._places[-1][1]

@@ -17,7 +17,7 @@ from evomerge.merging.resident import Resident
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
-from evomerge.space.paths.path import layers_of
+from evomerge.space.paths import layers_of
 
 pytestmark = pytest.mark.thorough
 

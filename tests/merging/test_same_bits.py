@@ -16,7 +16,7 @@ from evomerge.merging.resident import Resident
 from evomerge.merging.writer import write_model
 from evomerge.models.stacks import modality_of
 from evomerge.recipe import Layer, Recipe, Source
-from evomerge.space.paths.path import layers_of
+from evomerge.space.paths import layers_of
 
 pytestmark = pytest.mark.thorough
 

@@ -13,7 +13,7 @@ from evomerge.report.recipe_picture import (
     parent_letters,
     recipe_picture,
 )
-from evomerge.space.paths.path import describe
+from evomerge.space.paths import describe
 
 NAMES = {"base": "org/base", "one": "org/one", "two": "a-name-$of$-" + "x" * 80}
 

@@ -10,10 +10,10 @@ from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
 from evomerge.recipe import Layer, Recipe
 from evomerge.space.kinds import AnySpace
+from evomerge.space.layer_genes import BlockStack
 from evomerge.space.parameters import ParametersConfig, ParameterSpace
-from evomerge.space.paths.path import Hop, Path
+from evomerge.space.paths import Hop, Path
 from evomerge.space.protocol import Space
-from evomerge.space.stacks import BlockStack
 
 STACK = "model.layers"
 _NOTHING = Layer("", ())

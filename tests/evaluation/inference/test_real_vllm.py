@@ -26,7 +26,7 @@ from evomerge.problem.runs import problem_of
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.space.paths.path import Hop, layers_of
+from evomerge.space.paths import Hop, layers_of
 
 pytestmark = pytest.mark.skipif(not VLLM.versions(), reason="vLLM is not installed")
 

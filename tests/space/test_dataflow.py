@@ -8,7 +8,7 @@ import pytest
 from spaces import paths
 
 from evomerge.recipe import Layer, Recipe, Source
-from evomerge.space.paths.path import Hop, Path, describe, layers_of, path_of
+from evomerge.space.paths import Hop, Path, describe, layers_of, path_of
 from evomerge.space.protocol import Space
 from evomerge.testing import check_space
 

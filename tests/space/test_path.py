@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from spaces import parse_path
 
-from evomerge.space.paths.path import Hop, format_path, layers_of, legend_of, path_of
+from evomerge.space.paths import Hop, format_path, layers_of, legend_of, path_of
 
 LEGEND = {"A": "zoo:language", "B": "./other model"}
 scales = st.just(1.0) | st.floats(-2, 2).filter(lambda x: abs(x) > 1e-3)

@@ -12,7 +12,8 @@ from pydantic import AfterValidator
 
 from evomerge.errors import ConfigError
 from evomerge.recipe import Recipe
-from evomerge.space.paths.frame import (
+from evomerge.space.paths import (
+    Hop,
     Layers,
     PathConfig,
     PathSpace,
@@ -20,7 +21,6 @@ from evomerge.space.paths.frame import (
     in_order,
     scale_gene,
 )
-from evomerge.space.paths.path import Hop
 from evomerge.space.protocol import Gene, Genome
 
 Slice: TypeAlias = tuple[str, int, int, float]
