@@ -8,15 +8,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Self
 
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from evomerge.errors import InputError, one_line
 from evomerge.report.facts import FINAL_SPLITS, points, search_score
@@ -49,11 +42,12 @@ class SearchBar:
         self.ranking, self._total = ranking, None if total is None else int(total)
         self.incumbents = ranking.incumbents(history.candidates if history else [])
         self._console = console or Console(stderr=True)
-        columns = (BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        words = TextColumn("{task.description}", markup=False)
-        self._progress = Progress(
-            words,
-            *columns,
+        self._progress = progress.Progress(
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(24),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TimeRemainingColumn(),
             console=self._console,
             refresh_per_second=2,
             redirect_stdout=console is not None,  # in a program of others, they stay as they are

@@ -313,8 +313,13 @@ def brief_rows(
         elif row["winner"]:
             cells["status"] = "winner"
         brief.append(cells)
-    used = [name for name in (brief or [{}])[0] if any(row[name] is not None for row in brief)]
-    return [{name: row[name] for name in used} for row in brief]
+    return filled(brief)
+
+
+def filled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows without the columns that are empty in all of them."""
+    used = [name for name in (rows or [{}])[0] if any(row[name] is not None for row in rows)]
+    return [{name: row[name] for name in used} for row in rows]
 
 
 def best_rows(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from evomerge.errors import without_controls
 from evomerge.evaluation.tasks.stock import sampling_note
-from evomerge.report.facts import candidate_rows, progress, rows_in_per_cent
+from evomerge.report.facts import candidate_rows, filled, progress, rows_in_per_cent
 from evomerge.report.pictures import PALETTE, inline_svg
 from evomerge.report.recipe_picture import path_text
 from evomerge.report.view import View
@@ -62,8 +62,7 @@ def page(run: RunFolder) -> str:
     reasons = Counter((item.stage, item.reason) for item in outcomes if isinstance(item, Failure))
     labels = enumerate(row.label for row in view.table.rows)
     marked = [i for i, label in labels if label == "searched" or label.endswith("(knee)")]
-    rows = rows_in_per_cent(candidate_rows(history, objectives), objectives)
-    empty = {name for name in rows[0] if {row[name] for row in rows} <= {None}} if rows else set()
+    rows = filled(rows_in_per_cent(candidate_rows(history, objectives), objectives))
     return _template().render(
         palette=PALETTE,
         view=view,
@@ -80,10 +79,7 @@ def page(run: RunFolder) -> str:
         sampling_note=sampling_note(view.record.sampled),
         parents=short_names(view.record.parents),
         search_file=(run.path / CONFIG).read_text(encoding="utf-8"),
-        candidates=[
-            {name: cell for name, cell in row.items() if name not in {"digest", *empty}}
-            for row in rows
-        ],
+        candidates=[{name: cell for name, cell in row.items() if name != "digest"} for row in rows],
     )
 
 

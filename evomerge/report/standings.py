@@ -12,7 +12,7 @@ from evomerge.errors import listed
 from evomerge.report.confidence import Comparison, Interval, factor_of, fitness_interval, intervals
 from evomerge.run.history import BASE, Candidate
 from evomerge.run.ranking import Ranking, measured
-from evomerge.scores import SPLITS, Failure, Objective, Split
+from evomerge.scores import SPLITS, Objective, Split
 from evomerge.words import short_names, short_scores
 
 FITNESS = "fitness"
@@ -243,14 +243,3 @@ class Standings(ABC):
                 for merge, each in self.front.items()
             }
         return plain if self.note is None else {**plain, "note": self.note}
-
-
-def why_not_compared(candidate: Candidate, split: Split) -> str:
-    """Return why a candidate cannot be compared on a split, as the end of a sentence."""
-    outcome = candidate.outcomes.get(split)
-    if outcome is None:
-        return f"cannot be compared: not scored on the {split} documents"
-    if isinstance(outcome, Failure):
-        reason = f"{outcome.stage}: {outcome.reason}".rstrip(".")
-        return f"cannot be compared: no scores on the {split} documents ({reason})"
-    return "cannot be compared: a score is not a mean over the same documents"

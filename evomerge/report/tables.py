@@ -9,17 +9,10 @@ from typing import ClassVar, Self
 
 from evomerge.errors import listed
 from evomerge.report.confidence import Comparison, compare
-from evomerge.report.standings import (
-    MERGE,
-    Differences,
-    ScoreTable,
-    Standings,
-    Verdict,
-    why_not_compared,
-)
+from evomerge.report.standings import MERGE, Differences, ScoreTable, Standings, Verdict
 from evomerge.run.history import BASE, Candidate, History
 from evomerge.run.ranking import Ranking, best_merge, best_of, front_of
-from evomerge.scores import SPLITS, TOLD, Objective, Split
+from evomerge.scores import SPLITS, TOLD, Failure, Objective, Split
 from evomerge.space.baselines import UNIFORM
 from evomerge.words import short_scores
 
@@ -206,7 +199,7 @@ def winner_standings(history: History, ranking: Ranking, best: Candidate | None)
             if theirs and (comparison := compare(objectives, ours, theirs)):
                 compared[label] = comparison
             elif candidate is not best:
-                missing[label] = why_not_compared(candidate, split)
+                missing[label] = _why_not_compared(candidate, split)
         return replace(table, comparisons=compared, compared_on=split, missing=missing)
     return table
 
@@ -236,12 +229,23 @@ def front_standings(history: History, ranking: Ranking, best: Candidate | None) 
             if differences := _differences(ranking.objectives, merge, parent, split):
                 against[label(merge)][label(parent)] = differences
         missing = {
-            label(candidate): why_not_compared(candidate, split)
+            label(candidate): _why_not_compared(candidate, split)
             for candidate in (*parents, *merges)
             if candidate.scores(split) is None
         }
         return replace(table, compared_on=split, front=against, missing=missing)
     return table
+
+
+def _why_not_compared(candidate: Candidate, split: Split) -> str:
+    """Return why a candidate cannot be compared on a split, as the end of a sentence."""
+    outcome = candidate.outcomes.get(split)
+    if outcome is None:
+        return f"cannot be compared: not scored on the {split} documents"
+    if isinstance(outcome, Failure):
+        reason = f"{outcome.stage}: {outcome.reason}".rstrip(".")
+        return f"cannot be compared: no scores on the {split} documents ({reason})"
+    return "cannot be compared: a score is not a mean over the same documents"
 
 
 def _differences(
