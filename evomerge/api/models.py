@@ -10,7 +10,7 @@ from typing import Any
 from evomerge.api.search import content_of
 from evomerge.errors import InputError
 from evomerge.evaluation.tasks.stock import sampling_note
-from evomerge.export.recipe import merge_recipe
+from evomerge.export.checkpoint import merge_recipe
 from evomerge.merging.architecture.naming import fitting
 from evomerge.merging.compare import ParentComparison, compare_parents
 from evomerge.models.references import open_parent

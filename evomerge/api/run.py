@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from evomerge.config.record import Record
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import InputError, without_controls
-from evomerge.export.candidate import export_candidate
+from evomerge.export.checkpoint import export_candidate
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.parsing.values import path_of
 from evomerge.problem import parents, parents_as_themselves

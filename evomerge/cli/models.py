@@ -61,7 +61,7 @@ def merge(
     ] = False,
 ) -> None:
     """Build one merged model on disk, piece by piece, in little memory."""
-    from evomerge.export.recipe import merge_recipe
+    from evomerge.export.checkpoint import merge_recipe
 
     allowed = {"strict": strict, "truncate": truncate}
     notes = merge_recipe(recipe, out, memory, shard_size, **allowed)

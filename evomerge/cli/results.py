@@ -189,7 +189,7 @@ def export(
     ] = False,
 ) -> None:
     """Write a candidate as an ordinary Hugging Face checkpoint."""
-    from evomerge.export.candidate import export_candidate
+    from evomerge.export.checkpoint import export_candidate
 
     run = RunFolder(directory)
     exported = export_candidate(run, out, candidate, dtype, shard_size, overwrite=overwrite)

@@ -20,7 +20,7 @@ from evomerge.recipe import Recipe
 from evomerge.run.atomic import TemporaryFolder
 
 if TYPE_CHECKING:
-    from evomerge.merging.architecture.placement import Placement
+    from evomerge.merging.architecture.loading import Placement
 
 
 def check_finite(checkpoints: Mapping[str, Checkpoint], recipes: Sequence[Recipe]) -> None:
@@ -100,8 +100,12 @@ def load(
         parents = {checkpoint.reference: checkpoint}
         return Resident(parents, recipe.host, dtype, placement, parts=parts).apply(recipe)
     from evomerge.merging.architecture.attach import attach
-    from evomerge.merging.architecture.loading import model_class, quiet, transformers_config
-    from evomerge.merging.architecture.placement import Placement
+    from evomerge.merging.architecture.loading import (
+        Placement,
+        model_class,
+        quiet,
+        transformers_config,
+    )
 
     # The file may name an attention, even one whose code transformers would download.
     config = transformers_config(checkpoint.config)

@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 from evomerge.errors import CheckpointError
-from evomerge.models.files import check_files, companion_files, without_code
+from evomerge.models.files import (
+    FULL,
+    GGUF_ADVICE,
+    check_files,
+    companion_files,
+    module_tensors,
+    read_tensors,
+    without_code,
+)
 from evomerge.models.modules import ModuleStack, read_stack
 from evomerge.models.safetensors import TensorInfo, content_digest, read_json
 from evomerge.models.stacks import (
@@ -26,7 +34,6 @@ from evomerge.models.stacks import (
     modality_of,
     prediction_tensors,
 )
-from evomerge.models.weights import FULL, GGUF_ADVICE, module_tensors, read_tensors
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.values import Values
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from evomerge.errors import CheckpointError, one_line
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.files import TOKENIZER_FILES, is_from_hub
-from evomerge.models.weights import GGUF_ADVICE
+from evomerge.models.files import GGUF_ADVICE, TOKENIZER_FILES, is_from_hub
 
 RUN = "run:"
 """Prefix of a run that a search starts from; see `evomerge.strategy.starts`."""

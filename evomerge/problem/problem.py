@@ -29,7 +29,7 @@ from evomerge.trust.consent import NOTHING, Permissions
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
     from evomerge.evaluation.tasks.objective import Merges
-    from evomerge.merging.architecture.placement import Placement
+    from evomerge.merging.architecture.loading import Placement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +224,7 @@ def package_version(package: str) -> str:
 
 def place(config: SearchConfig) -> Placement:
     """Return the devices of a model and its attention; `ConfigError`: there is no such device."""
-    from evomerge.merging.architecture.placement import Placement
+    from evomerge.merging.architecture.loading import Placement
 
     wanted = config.evaluation
     attention = None if wanted.attention == "auto" else wanted.attention

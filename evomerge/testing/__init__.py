@@ -12,4 +12,4 @@ broken; `python -O` turns them off::
 from evomerge.testing.methods import check_method as check_method
 from evomerge.testing.optimizers import GENES as GENES
 from evomerge.testing.optimizers import check_optimizer as check_optimizer
-from evomerge.testing.spaces import check_space as check_space
+from evomerge.testing.optimizers import check_space as check_space

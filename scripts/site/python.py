@@ -48,7 +48,7 @@ EXTENDING = {
     "Laws for your tests": (
         "testing.methods.check_method",
         "testing.optimizers.check_optimizer",
-        "testing.spaces.check_space",
+        "testing.optimizers.check_space",
     ),
 }
 """Heading -> what a package of your own implements or calls."""

@@ -21,7 +21,7 @@ from evomerge import zoo
 from evomerge.config.schema import load
 from evomerge.errors import CheckpointError
 from evomerge.execute.worker import Worker
-from evomerge.export.candidate import RECIPE, export_candidate
+from evomerge.export.checkpoint import RECIPE, export_candidate
 from evomerge.problem.problem import recipe_of
 from evomerge.problem.runs import begin, prepare, problem_of
 from evomerge.run.folder import RunFolder

@@ -19,7 +19,7 @@ from evomerge.__main__ import run as call
 from evomerge.config.record import Record
 from evomerge.config.schema import load, parse
 from evomerge.export.card import PICTURE, Merge, describe_parents, merge_card, search_card, task_of
-from evomerge.export.recipe import merge_recipe
+from evomerge.export.checkpoint import merge_recipe
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.problem.problem import record_of
 from evomerge.problem.runs import prepare

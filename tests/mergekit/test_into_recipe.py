@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from evomerge.errors import RecipeError
-from evomerge.export.recipe import merge_recipe
+from evomerge.export.checkpoint import merge_recipe
 from evomerge.mergekit import from_mergekit, mergekit_parents
 from evomerge.merging.tensors.plan import Planner
 from evomerge.merging.writer import write_model

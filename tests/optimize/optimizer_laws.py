@@ -16,8 +16,7 @@ from optimizer_runs import PROBLEMS, Problem
 from evomerge.optimize.protocol import Optimizer
 from evomerge.space.protocol import Gene, Genome
 from evomerge.testing import GENES, check_optimizer
-from evomerge.testing.optimizers import Create
-from evomerge.testing.spaces import random_genome
+from evomerge.testing.optimizers import Create, random_genome
 
 Told: TypeAlias = tuple[Sequence[float] | None, float]
 """The values and the violation of a trial."""

@@ -14,7 +14,7 @@ from search_run import SMALL, evomerge
 from evomerge import merge, zoo
 from evomerge.config.schema import parse
 from evomerge.errors import InputError
-from evomerge.export.candidate import export_candidate
+from evomerge.export.checkpoint import export_candidate
 from evomerge.problem.runs import begin, prepare
 from evomerge.recipe import Recipe
 from evomerge.searching.run import run_search

@@ -32,7 +32,7 @@ OF_OTHERS = """
 """
 OWN = """
     cli.commands cli.live evaluation.evaluator evaluation.lm_eval.tasks execute.protocol
-    execute.worker export.candidate mergekit.from_recipe merging.backend merging.kernels.compiled
+    execute.worker export.checkpoint mergekit.from_recipe merging.backend merging.kernels.compiled
     merging.resident optimize.cma report.page api.search searching.estimate problem.preflight
     execute.plan searching.run space.parameters strategy.genome
 """

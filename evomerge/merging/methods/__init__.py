@@ -4,22 +4,23 @@ from evomerge.errors import RecipeError
 from evomerge.merging.methods.method import Method
 from evomerge.registry import Registry
 
-_FAMILIES = {
-    "averages": "linear passthrough slerp nuslerp multislerp karcher model_stock",
-    "task_vectors": "task_arithmetic ties dare_linear dare_ties della della_linear breadcrumbs "
-    "breadcrumbs_ties",
-    "elementwise": "nearswap arcee_fusion ram ramplus sce",
-    "matrices": "tsv",
-}
-"""Module of this package -> the methods in it."""
+_FAMILIES = (
+    ("averages", "linear passthrough slerp nuslerp multislerp karcher model_stock"),
+    (
+        "task_vectors",
+        "task_arithmetic ties dare_linear dare_ties della della_linear breadcrumbs "
+        "breadcrumbs_ties",
+    ),
+    ("elementwise", "nearswap arcee_fusion ram ramplus sce"),
+    ("task_vectors", "tsv"),
+)
+"""Modules of this package, each with methods in it, in the order in which they are listed."""
 
 METHODS: Registry[Method] = Registry(
     kind="merge method",
     group="evomerge.methods",
     builtin={
-        name: f"{__name__}.{family}:{name}"
-        for family, names in _FAMILIES.items()
-        for name in names.split()
+        name: f"{__name__}.{family}:{name}" for family, names in _FAMILIES for name in names.split()
     },
     aliases={"ramplus_tl": "ramplus"},
     error=RecipeError,

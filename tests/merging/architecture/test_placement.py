@@ -17,8 +17,8 @@ from stock_scores import UNIT
 from evomerge import zoo
 from evomerge.errors import ConfigError
 from evomerge.evaluation.lm_eval.tasks import Harness
-from evomerge.merging.architecture import placement
-from evomerge.merging.architecture.placement import Placement, device_of
+from evomerge.merging.architecture import loading
+from evomerge.merging.architecture.loading import Placement, device_of
 from evomerge.merging.backend import load, tokenizer_of
 from evomerge.merging.resident import Resident
 from evomerge.models.checkpoint import Checkpoint
@@ -38,7 +38,7 @@ def accelerators(monkeypatch):
 
     def those(*found):
         named = [(torch.device(name), size) for name, size in found]
-        monkeypatch.setattr(placement, "_accelerators", lambda: named)
+        monkeypatch.setattr(loading, "_accelerators", lambda: named)
 
     return those
 

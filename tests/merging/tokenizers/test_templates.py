@@ -10,7 +10,7 @@ from tiny import VOCABULARY, WORDS
 from transformers import AutoTokenizer
 
 from evomerge.errors import CheckpointError
-from evomerge.export.recipe import merge_recipe
+from evomerge.export.checkpoint import merge_recipe
 from evomerge.merging.tokenizers.plan import TEMPLATES, choose_template
 from evomerge.models.safetensors import read_json
 
