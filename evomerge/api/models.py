@@ -177,7 +177,7 @@ def compare(
 
 
 def _on_base(parent: str, base: str | None) -> str:
-    """Return a parent's reference; of an adapter's folder, that of the base with it."""
+    """Return a parent's reference; for the folder of an adapter, the base with this adapter."""
     folder = Path(parent)
     is_adapter = (folder / "adapter_config.json").is_file() and not (
         folder / "config.json"

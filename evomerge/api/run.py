@@ -77,7 +77,7 @@ class Run:
     def stop(self) -> None:
         """Ask the search to begin no further candidate: it chooses and tests a winner, and ends.
 
-        `resume` goes on as if it had not been stopped. RunFolderError: no process is searching.
+        `resume` continues as if it had not been stopped. RunFolderError: no process is searching.
         """
         self._run.ask_to_stop()
 
@@ -183,7 +183,7 @@ class Run:
         """Write a candidate as an ordinary Hugging Face checkpoint, bit for bit what was scored.
 
         `out` is the folder to create, which is returned. `candidate` is `best` or a number, `dtype`
-        that of the weights if not the one that was scored, `shard_size` the largest size of a
+        the dtype of the weights, if not the one that was scored, `shard_size` the largest size of a
         file, `overwrite` whether a model that evomerge wrote to `out` is replaced. InputError:
         there is no such candidate, a parent has changed, or `out` exists.
         """
@@ -199,7 +199,7 @@ class Run:
 
         It is exported to a temporary folder first, which must have room for it. The model is where
         the search scores models (`evaluation.device`), in float32 if that computes in it.
-        InputError: as of `export`.
+        InputError: as for `export`.
         """
         with TemporaryFolder() as folder:
             written = self.export(folder / "model", candidate)
@@ -219,11 +219,11 @@ class Run:
 def results(runs: Iterable[Run | str | PathLike[str]]) -> pd.DataFrame:
     """Compare runs: a row for each search file, with means over its runs, which have other seeds.
 
-    The index is the name of the folders without the seed. `score` is the mean fitness of the
-    winners, of which `merges_won` are merges, on test documents, with its 95 % interval (`low`,
-    `high`) over `seeds` runs that have ended; `best_parent` and `uniform` are in the same unit:
-    fractions, not per cent. `cpu_seconds` are those of proposing, merging and scoring, for final
-    scores too (runs of older versions: without proposing). InputError: a folder is no run, or two
+    The index is the name of the folders without the seed. `score` is the winners' mean fitness on
+    test documents, with its 95 % interval (`low`, `high`) over the `seeds` runs that have ended;
+    `merges_won` of these winners are merges. `best_parent` and `uniform` are in the same unit:
+    fractions, not per cent. `cpu_seconds` is the time of proposing, merging and scoring, with the
+    final scores (runs of older versions: without proposing). InputError: a folder is no run, or two
     are the same search with the same seed.
     """
     return _table(run_rows(_folders(runs)), "search")
@@ -232,9 +232,9 @@ def results(runs: Iterable[Run | str | PathLike[str]]) -> pd.DataFrame:
 def plot_results(runs: Iterable[Run | str | PathLike[str]]) -> Figure:
     """Return a figure of the best fitness so far over candidates, a line for each search file.
 
-    It is that on search documents: the mean over the runs of the file, in a band from the lowest to
-    the highest of them, as far as the shortest has come. InputError: as of `results`, there is no
-    run, or one is for a front, which has no single score.
+    It is the fitness on search documents: the mean over the runs of the file, in a band from the
+    lowest to the highest, up to the end of the shortest run. InputError: as for `results`, there is
+    no run, or one is for a front, which has no single score.
     """
     searches = searches_of(_folders(runs))
     for view in (every := [view for views in searches.values() for view in views]):

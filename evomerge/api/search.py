@@ -114,7 +114,7 @@ def search(
 ) -> Run:
     """Start a search, wait for its end and return its run.
 
-    If it is interrupted, `resume` goes on; nothing is lost.
+    If it is interrupted, nothing is lost: `resume` continues it.
 
     Args:
         config: path of a search file, or its content as a mapping. In a mapping the `task` of an
@@ -163,13 +163,13 @@ def resume(
     """Continue a search from where it was, wait for its end and return its run.
 
     `candidates`, `hours`, `patience` and `target` are new bounds, as in the section `budget`. The
-    other arguments are as of `search`; what was allowed when the run began does not count.
+    other arguments are as for `search`; what was allowed when the run began does not count.
 
     Args:
         run: the run, or its folder.
         objectives: functions of objectives by name, where this program cannot import them from
             where the run had them, such as another notebook. A name is `module:function` as in
-            `manifest.json`, or `function` alone. The functions must score as those before.
+            `manifest.json`, or `function` alone. The functions must score as the earlier ones did.
         **executor: keys of the section `executor` for this session, for example
             `kind="processes", workers=4`.
 
@@ -249,7 +249,7 @@ def with_candidates(data: Mapping[str, Any], candidates: int | None) -> dict[str
 
 
 def warn(problem: Problem) -> None:
-    """Warn of what a person should know of a search, where their own code begins it."""
+    """Warn of what users should know about a search that their own code begins."""
     for note in dict.fromkeys(preflight.warnings(problem, allow_benchmarks=False)):
         warnings.warn(note, stacklevel=4)
 

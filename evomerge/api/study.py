@@ -60,9 +60,9 @@ class Asked:
         """Return its model and tokenizer, built in memory where `evaluation.device` says.
 
         They are yours until its score is told; then the next candidate takes their memory. One
-        candidate at a time has its model in memory; `save` writes those of others. CandidateError:
-        the merged weights are not finite; tell its failure. InputError: it waits for no score, or
-        another open candidate has its model in memory.
+        candidate at a time has its model in memory; `save` writes the models of others.
+        CandidateError: the merged weights are not finite; tell its failure. InputError: it waits
+        for no score, or another open candidate has its model in memory.
         """
         return self._study._model(self.number)
 
@@ -95,7 +95,7 @@ class Study(Run):
     first gives the candidates that are open. The study is a `Run`, with `best`, `candidates` (a
     DataFrame), `export` and `report`. There are no validation and test documents.
 
-    `config` is the path of a search file or its content, as of `search`; None: that of the run. If
+    `config` is the path of a search file or its content, as for `search`; None: as in the run. If
     the folder `run` holds a run, it must be the same search; only `budget` may differ, and counts
     from now on. A study that this process has open on it is closed. `candidates` is the largest
     number of candidates, in place of `budget.candidates`.
@@ -154,7 +154,7 @@ class Study(Run):
 
     @property
     def is_done(self) -> bool:
-        """Whether the budget, or a person, allows no further candidate; some may be open."""
+        """Whether the budget, or the user, allows no further candidate; some may be open."""
         with self._lock:
             return self._search.is_spent and not self._ready()
 
@@ -162,7 +162,7 @@ class Study(Run):
         """Return a candidate to score: an open one of an earlier session, or a new one.
 
         Raises:
-            SearchError: the budget allows no further candidate, or a person has asked to stop.
+            SearchError: the budget allows no further candidate, or the user has asked to stop.
         """
         candidate = self._give()
         if candidate is None:
@@ -225,7 +225,7 @@ class Study(Run):
         return [candidate for candidate in self._waiting if not self._session.is_held(candidate)]
 
     def _open(self, asked: Asked | int) -> Candidate:
-        """Return an open candidate, which may be named by its number; InputError: it is none."""
+        """Return an open candidate, named by its number perhaps; InputError: it is not open."""
         name: Any = asked
         if isinstance(asked, Asked):
             name, other = asked.number, asked._study.folder

@@ -41,8 +41,8 @@ class Interval:
     def texts(self, factor: float, sign: str = "") -> tuple[str, str]:
         """Return the value and the interval times a factor, such as `("83.0", "[80.9, 84.9]")`.
 
-        With `+` as sign, numbers above 0 have one. `-` stands for a value that is not finite; an
-        unknown interval, or that of an exact value, is empty.
+        With `+` as sign, numbers above 0 have one. `-` stands for a value that is not finite. The
+        interval is empty if it is unknown, or the value exact.
         """
         if not math.isfinite(self.value):
             return "-", ""
@@ -68,12 +68,12 @@ class Comparison:
     """A paired comparison of one model with another.
 
     Attributes:
-        difference: fitness of the first model minus that of the other.
+        difference: fitness of the first model minus the fitness of the other.
         probability: how sure it is that this is above 0: 1 - p of the one-sided test, above 0.975
             where the 95 % interval is above 0.
         factor: see `factor_of`.
         documents: number of documents of all tasks.
-        is_turned: whether it is of one metric of which less is better: people see its own sign.
+        is_turned: whether there is one metric, and less of it is better: people see its own sign.
     """
 
     difference: Interval
@@ -84,7 +84,7 @@ class Comparison:
 
     @property
     def raw_difference(self) -> Interval:
-        """The difference in the sign of the scores beside it: below 0 for fewer nats."""
+        """The difference with the sign of the scores themselves: below 0 for fewer nats."""
         one = self.difference
         turned = Interval(-one.value, -one.high, -one.low, one.is_exact)
         return turned if self.is_turned else one
@@ -103,7 +103,7 @@ class Comparison:
     @property
     def text(self) -> str:
         """The comparison as text: `+7.8 points [+5.9, +9.7], better with probability > 0.999`."""
-        sure = f"{self.probability:.3f}"  # more decimals say nothing of so many documents
+        sure = f"{self.probability:.3f}"  # no number of documents here supports more decimals
         sure = {"1.000": "> 0.999", "0.000": "< 0.001"}.get(sure, sure)
         return f"{self.amount}, better with probability {sure}"
 

@@ -199,7 +199,7 @@ def scores_of(scores: Scores, ranking: Ranking) -> dict[str, float]:
 
 
 def _final_phase(history: History, last: Event) -> str | None:
-    """Return how far the final scores are, as text; None if they do not go on."""
+    """Return how far the final scores are, as text; None if they are not being made."""
     if last["event"] == "score":
         done = sum(last["split"] in candidate.outcomes for candidate in history.candidates)
         return f"final scores: {done} on {last['split']}"
@@ -323,7 +323,7 @@ def filled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def best_rows(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """Return so many rows, by fitness or, in a search for a front, by the first objective."""
+    """Return the `count` best rows, by fitness or, in a search for a front, the first objective."""
     column = "fitness"
     if rows and all(row["fitness"] is None for row in rows):
         column = next(key for key in rows[0] if key.startswith("search "))

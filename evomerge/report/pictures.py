@@ -96,7 +96,7 @@ def standings_chart(table: Standings) -> Figure:
 
 
 def _keep_whole(axis: Any, values: Iterable[float]) -> None:
-    """Let an axis of whole numbers above 1, such as those of layers, have no other ticks."""
+    """Let an axis of whole numbers above 1, such as numbers of layers, have no other ticks."""
     known = [float(value) for value in values if not math.isnan(value)]
     if all(map(float.is_integer, known)) and max(known, default=0.0) > 1:
         axis.get_major_locator().set_params(integer=True)

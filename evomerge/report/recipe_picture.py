@@ -59,8 +59,8 @@ def recipe_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
 def _knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     """Draw one heat map for each knob: columns are the depth, rows are parents; None: no knobs.
 
-    The first column is the embeddings (E), the one behind the blocks the head (H); the blocks of
-    several stacks follow each other. Behind the head are merged modalities by their first letter. A
+    The first column is the embeddings (E), the one after the blocks the head (H); the blocks of
+    several stacks follow each other. After the head are merged modalities by their first letter. A
     knob of the whole merge has the row `all`.
     """
     knobs = _knob_grids(recipe, {name: names[name] for name in parent_letters(recipe).values()})
@@ -104,7 +104,7 @@ def _path_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
 
 
 def _stacks(recipe: Recipe) -> dict[str, tuple[Layer, ...]]:
-    """Return the blocks of each stack that is named, those of a decoder last."""
+    """Return the blocks of each stack that is named, a decoder last."""
     return dict(sorted(recipe.layers.items(), key=lambda stack: "decoder" in stack[0]))
 
 
@@ -114,7 +114,7 @@ def _blocks(recipe: Recipe) -> tuple[Layer, ...]:
 
 
 def _knob_grids(recipe: Recipe, labels: Mapping[str, str]) -> dict[str, _Grid]:
-    """Return knob -> its grid: the rows of the sources, then that of the whole merge.
+    """Return knob -> its grid: the rows of the sources, then the row of the whole merge.
 
     `labels`: parent -> what rows call it, in the order of the rows. A knob with other values for
     some tensors has a row for each kind, in which a value for all tensors stands, too.

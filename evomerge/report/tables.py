@@ -161,7 +161,7 @@ class Study(Standings):
 
     @classmethod
     def of(cls, table: Standings) -> Self:
-        """Return the standings of a study from those of its winner or front."""
+        """Return the standings of a study from the standings of its winner or front."""
         values = {attribute.name: getattr(table, attribute.name) for attribute in fields(Standings)}
         return cls(**values | {"note": _OF_STUDY, "missing": {}, "front": None})
 
@@ -275,8 +275,8 @@ def _in_words(differences: Differences, names: Mapping[str, str]) -> str:
 def level(winner: int) -> float:
     """Return the p-value at which a winner is better, the first one that documents measure being 1.
 
-    .02, .0025, .00125 and so on: a search that goes on measures one winner after the other on the
-    same documents. These add up to no more than .025, one side of a 95 % interval (Bonferroni).
+    .02, .0025, .00125 and so on: a search that is resumed measures one winner after the other on
+    the same documents. These add up to no more than .025, one side of a 95 % interval (Bonferroni).
     """
     return 0.02 if winner == 1 else 0.005 / 2 ** (winner - 1)
 

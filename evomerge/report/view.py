@@ -217,7 +217,7 @@ def run_rows(folders: Sequence[Path]) -> list[Facts]:
 
     `seeds` is the number of runs that have ended. `score` is the mean of their winners' fitness on
     test documents with its 95 % interval (`mean_of_runs`), None for searches for a front.
-    `percent` says whether scores are shares, which people read in per cent. InputError: as of
+    `percent` says whether scores are shares, which people read in per cent. InputError: as for
     `searches_of`.
     """
     return [_row(name, views) for name, views in searches_of(folders).items()]
@@ -233,7 +233,7 @@ def _row(name: str, views: Sequence[View]) -> Facts:
     ranking, is_share, score = views[0].ranking, False, None
     winners = [w for view in views if (w := view.history.winner) and w.scores("test")]
     tests = [scores for winner in winners if (scores := winner.scores("test")) is not None]
-    if tests and winners[0].fitness is not None:  # of a front there is none
+    if tests and winners[0].fitness is not None:  # a front has none
         is_share = factor_of_fitness(ranking.objectives, tests) == 100
         bounds = (0.0, 1.0) if is_share else (-math.inf, math.inf)
         estimates = [fitness_interval(ranking.objectives, scores) for scores in tests]
