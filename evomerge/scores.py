@@ -119,14 +119,12 @@ class Scores:
             "seconds": dict(self.seconds),
         }
         if self.expected:
-            plain["expected"] = {
-                key: {"value": item.value, "error": item.error}
-                for key, item in self.expected.items()
-            }
+            plain["expected"] = {key: asdict(estimate) for key, estimate in self.expected.items()}
         if self.examples:
-            plain["examples"] = [asdict(item) for item in self.examples]
-            for item in plain["examples"]:
-                item["values"] = {key: _plain(value) for key, value in item["values"].items()}
+            plain["examples"] = [
+                {**asdict(example), "values": {k: _plain(v) for k, v in example.values.items()}}
+                for example in self.examples
+            ]
         if self.right:
             plain["right"] = {task: list(texts.items()) for task, texts in self.right.items()}
         return plain
@@ -134,29 +132,27 @@ class Scores:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Return the scores that `to_dict` turned into `data`."""
-
-        def numbers(values: Mapping[str, float | None]) -> dict[str, float]:
-            return {key: math.nan if value is None else value for key, value in values.items()}
-
+        examples = [
+            {**example, "values": {k: _number(v) for k, v in example["values"].items()}}
+            for example in data.get("examples", ())
+        ]
         return cls(
             documents={task: tuple(ids) for task, ids in data["documents"].items()},
-            values={
-                key: tuple(math.nan if value is None else value for value in values)
-                for key, values in data["values"].items()
-            },
-            aggregates=numbers(data["aggregates"]),
+            values={key: tuple(map(_number, values)) for key, values in data["values"].items()},
+            aggregates={key: _number(value) for key, value in data["aggregates"].items()},
             seconds=dict(data.get("seconds", {})),
-            expected={key: Expected(**item) for key, item in data.get("expected", {}).items()},
-            examples=tuple(
-                Example(**item | {"values": numbers(item["values"])})
-                for item in data.get("examples", ())
-            ),
+            expected={key: Expected(**plain) for key, plain in data.get("expected", {}).items()},
+            examples=tuple(Example(**example) for example in examples),
             right={task: dict(texts) for task, texts in data.get("right", {}).items()},
         )
 
 
 def _plain(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 @dataclass(frozen=True)

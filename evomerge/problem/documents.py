@@ -11,7 +11,7 @@ documents.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,8 @@ from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.evaluation.objectives import kinds_of
 from evomerge.evaluation.tasks.documents import USUAL, in_order
-from evomerge.problem.tasks import leaves_of
-from evomerge.scores import Documents, Expected, Objective, Scores
+from evomerge.problem.tasks import find_splits, leaves_of
+from evomerge.scores import Documents, Expected, Objective, Scores, Split
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
@@ -50,79 +50,55 @@ RACED = (
 
 def resolve_documents(
     config: SearchConfig, objectives: Sequence[Objective], evaluator: Evaluator
-) -> SearchConfig:
-    """Return the search file with `evaluation.search.fresh` resolved; the order must be before.
+) -> tuple[SearchConfig, Mapping[Split, Documents], str]:
+    """Return the search file with numbers of search documents in place of `auto`, and the splits.
 
-    ConfigError: the search file asks for fresh documents, which do not suit it, or for racing.
+    The text says on which documents a candidate is scored, and why. Documents are not fresh where
+    `auto` would give half of them or more to a generation. The order must be resolved before.
+
+    Args:
+        objectives: with full metric names.
+        evaluator: has the tasks.
+
+    ConfigError: the search file asks for fresh documents that do not suit it, for racing, or for
+    more documents than a task has.
     """
     if config.evaluation.racing.enabled is True:
         raise ConfigError(RACED.format("`evaluation.racing.enabled` is true", "set it to false"))
     search, reason = config.evaluation.search, next(_fixed(config, objectives, evaluator), None)
-    fresh = search.fresh
-    if isinstance(fresh, int) and reason is not None:
+    if isinstance(search.fresh, int) and reason is not None:
         raise ConfigError(
-            f"`evaluation.search.fresh` is {fresh}, which draws documents anew for each "
+            f"`evaluation.search.fresh` is {search.fresh}, which draws documents anew for each "
             f"generation, but {reason}; set it to null."
         )
+    fresh, is_auto = search.fresh, search.documents == "auto"
     if fresh == "auto":
-        suits = search.documents == "auto" and reason is None
-        fresh = _sample(config, evaluator) if suits else None
-    return _with(config, fresh=fresh)
-
-
-def search_size(config: SearchConfig, evaluator: Evaluator) -> int:
-    """Return how many documents of each task `documents: auto` takes, where there are as many.
-
-    `evaluation.search.fresh` must be resolved.
-    """
-    is_usual = config.is_fresh or config.is_study
-    suits = not is_usual and all(kind.is_divisible for kind in kinds_of(config))
-    count = config.optimizer.few_documents if suits else None
-    return USUAL if count is None else _of_each(count, config, evaluator)
-
-
-def settle_documents(
-    config: SearchConfig,
-    objectives: Sequence[Objective],
-    evaluator: Evaluator,
-    search: Documents,
-    *,
-    is_chosen: bool,
-) -> tuple[SearchConfig, str]:
-    """Return the search file with the number of search documents in place of `auto`, and why.
-
-    The second one says on which documents a candidate is scored, and why, for a person.
-
-    Args:
-        config: `evaluation.search.fresh` must be resolved.
-        objectives: with full metric names.
-        evaluator: has the tasks.
-        search: task -> ids of the search documents.
-        is_chosen: whether `evaluation.search.fresh` was `auto`. Then documents are not fresh where
-            a generation would have half of them or more.
-
-    ConfigError: the search file asks for samples of all documents.
-    """
-    fresh, count = config.evaluation.search.fresh, max(map(len, search.values()), default=0)
-    total, why = sum(map(len, search.values())), "the search file says it"
-    if isinstance(fresh, int) and is_chosen and 2 * fresh >= count:
+        fresh = _sample(config, evaluator) if is_auto and reason is None else None
+    size = USUAL if fresh is not None else _search_size(config, evaluator)
+    splits = find_splits(config, evaluator, size)
+    counts = [len(ids) for ids in splits["search"].values()]
+    count, why = max(counts, default=0), reason or "the search file says it"
+    if fresh is not None and search.fresh == "auto" and 2 * fresh >= count:
         fresh, why = None, "a generation would have half of them or more"
-    elif isinstance(fresh, int) and fresh >= count:
+    elif fresh is not None and fresh >= count:
         raise ConfigError(
             f"`evaluation.search.fresh` is {fresh}, but there are {count} search documents of a "
             "task, so each generation would have all; lower it, or set it to null."
         )
-    is_auto = config.evaluation.search.documents == "auto"
-    settled = _with(config, fresh=fresh, **({"documents": count} if is_auto else {}))
-    if isinstance(fresh, int):
-        some = sum(min(fresh, len(ids)) for ids in search.values())
+    which = f"{sum(counts)} documents, the same for all"
+    if fresh is not None:
+        some = sum(min(fresh, each) for each in counts)
+        which = f"{some} of {sum(counts)} documents a candidate, others for each generation"
         why = f"{config.optimizer.name} compares candidates of one generation only"
-        return (
-            settled,
-            f"{some} of {total} documents a candidate, others for each generation: {why}",
-        )
-    why = next(_fixed(config, objectives, evaluator), why)
-    return settled, f"{total} documents, the same for all: {why}"
+    settled = _with(config, fresh=fresh, **({"documents": count} if is_auto else {}))
+    return settled, splits, f"{which}: {why}"
+
+
+def _search_size(config: SearchConfig, evaluator: Evaluator) -> int:
+    """Return how many documents of each task `documents: auto` takes, if they are not fresh."""
+    suits = not config.is_study and all(kind.is_divisible for kind in kinds_of(config))
+    count = config.optimizer.few_documents if suits else None
+    return USUAL if count is None else _of_each(count, config, evaluator)
 
 
 def fresh_documents(problem: Problem) -> FreshDocuments | None:

@@ -26,12 +26,12 @@ from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.parts import check_causal, check_known, check_tokenizer, parts_of
 from evomerge.models.references import check_reference
-from evomerge.problem import tasks
-from evomerge.problem.documents import resolve_documents, search_size, settle_documents
+from evomerge.problem.documents import resolve_documents
 from evomerge.problem.memory import check_fit
 from evomerge.problem.parents import absolute_config, open_parents, plan_tokenizers
 from evomerge.problem.parents_as_themselves import differences
 from evomerge.problem.problem import Problem, place, resolve_float32, serves_paths
+from evomerge.problem.tasks import find_constraints, find_objectives
 from evomerge.recipe import Recipe
 from evomerge.run.folder import CONFIG, MANIFEST, RunFolder
 from evomerge.space.protocol import Gene, Space
@@ -185,19 +185,14 @@ def resolve(config: SearchConfig, relative_to: Path, allowed: Permissions = NOTH
     config = config.optimizer.resolve(config, space)
 
     evaluator = load(config, allowed)
-    objectives = tasks.find_objectives(config, evaluator)
-    constraints = tasks.find_constraints(config, evaluator)
+    objectives = find_objectives(config, evaluator)
+    constraints = find_constraints(config, evaluator)
     generation = config.optimizer.generation(config, space)  # refuses what cannot be made
     if config.executor.order == "auto":
         has_generations = generation > 1 or config.optimizer.needs_gradients
         order = "generation" if has_generations else "arrival"
         config = config.with_values("executor", order=order)
-    is_chosen = config.evaluation.search.fresh == "auto"
-    config = resolve_documents(config, objectives, evaluator)
-    splits = tasks.find_splits(config, evaluator, search_size(config, evaluator))
-    config, policy = settle_documents(
-        config, objectives, evaluator, splits["search"], is_chosen=is_chosen
-    )
+    config, splits, policy = resolve_documents(config, objectives, evaluator)
     problem = Problem(
         config=config, checkpoints=checkpoints, host=host, space=space, objectives=objectives,
         splits=splits, constraints=constraints, loaded=evaluator,

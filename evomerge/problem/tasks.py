@@ -12,7 +12,7 @@ from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig
 from evomerge.config.record import Record
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
-from evomerge.evaluation.tasks.documents import USUAL, DocumentPool, Size, choose_documents
+from evomerge.evaluation.tasks.documents import DocumentPool, Size, choose_documents
 from evomerge.scores import MODEL, SPLITS, TOLD, Constraint, Documents, Objective, Split
 
 if TYPE_CHECKING:
@@ -66,12 +66,10 @@ def _metric(
     return metric, info.higher_is_better
 
 
-def find_splits(
-    config: SearchConfig, evaluator: Evaluator, wanted: int = USUAL
-) -> Mapping[Split, Documents]:
+def find_splits(config: SearchConfig, evaluator: Evaluator, size: int) -> Mapping[Split, Documents]:
     """Return split -> task -> document ids; no two splits have a document in common.
 
-    `wanted`: number of documents of each task that a split with `auto` has (`choose_documents`).
+    `size`: number of documents of each task that a split with `auto` has (`choose_documents`).
 
     ConfigError: a task has too few documents.
     """
@@ -86,7 +84,7 @@ def find_splits(
         return found
 
     sizes: dict[Split, Size] = {s: getattr(config.evaluation, s).documents for s in SPLITS}
-    return choose_documents(sizes, {split: pools(split) for split in SPLITS}, config.seed, wanted)
+    return choose_documents(sizes, {split: pools(split) for split in SPLITS}, config.seed, size)
 
 
 def leaves_of(config: SearchConfig, info: TasksInfo) -> list[str]:

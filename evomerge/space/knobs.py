@@ -33,11 +33,11 @@ class SearchedKnob:
 class KnobPlan:
     """Which knobs are searched and which are fixed. The others stay at their method's default.
 
-    `fixed`: (name of the method, `source` or `merge`, name of the knob) -> its value.
+    `fixed`: (name of the method, `source` or `merge`) -> name of the knob -> its value.
     """
 
     searched: tuple[SearchedKnob, ...]
-    fixed: Mapping[tuple[str, str, str], float]
+    fixed: Mapping[tuple[str, str], Mapping[str, float]]
 
 
 def plan_knobs(methods: Sequence[Method], settings: Mapping[str, Setting]) -> KnobPlan:
@@ -54,7 +54,7 @@ def plan_knobs(methods: Sequence[Method], settings: Mapping[str, Setting]) -> Kn
     }
     varying = {knob.name for method in methods for knob in method.knobs if knob.low < knob.high}
     users: dict[SearchedKnob, list[str]] = {}
-    fixed: dict[tuple[str, str, str], float] = {}
+    fixed: dict[tuple[str, str], dict[str, float]] = {}
     for method in methods:
         for knob in method.knobs:
             setting = settings.get(knob.name, knob.search)
@@ -63,7 +63,7 @@ def plan_knobs(methods: Sequence[Method], settings: Mapping[str, Setting]) -> Kn
             if (why_not := _why_not(method, knob, setting)) is not None:
                 wrong.setdefault(knob.name, f"space.knobs.{knob.name} is {why_not}.")
             elif isinstance(setting, (int, float)):
-                fixed[method.name, knob.per, knob.name] = float(setting)
+                fixed.setdefault((method.name, knob.per), {})[knob.name] = float(setting)
             elif setting is not None:
                 low, high = map(float, setting)
                 inside = knob.start is not None and low <= knob.start <= high

@@ -50,7 +50,7 @@ class LayerGenes:
         plan: KnobPlan,
         components: Mapping[str, Sequence[str]],
     ) -> None:
-        self._inputs = tuple(inputs)
+        self._inputs, self._fixed = tuple(inputs), plan.fixed
         self._components = dict(components)
         names = tuple(item.method.name for item in inputs)
         last = len(names) - 1
@@ -66,13 +66,6 @@ class LayerGenes:
             for used in inputs
         ]
         """For each method the parents and names of its searched knobs, and indices of values."""
-        self._fixed = [
-            {
-                per: {key[2]: value for key, value in plan.fixed.items() if key[:2] == (name, per)}
-                for per in ("merge", "source")
-            }
-            for name in names
-        ]
         self.genes = (*choice, *map(self._gene, self._knob_genes))
 
     def layer(
@@ -90,7 +83,7 @@ class LayerGenes:
             members: for each merge method, the parents of a pool that are merged; None: all.
         """
         number = int(values[0]) if self._choices else 0
-        used, fixed = self._inputs[number], self._fixed[number]
+        used = self._inputs[number]
         numbers: dict[str | None, dict[str, list[float]]] = {}
         for parent, knob, index in self._searched[number]:
             numbers.setdefault(parent, {}).setdefault(knob, []).append(values[index])
@@ -99,7 +92,8 @@ class LayerGenes:
             searched = {
                 knob: self._knob(items, block) for knob, items in numbers.get(parent, {}).items()
             }
-            return {**fixed["merge" if parent is None else "source"], **searched}
+            per = "merge" if parent is None else "source"
+            return {**self._fixed.get((used.method.name, per), {}), **searched}
 
         return Layer(
             method=used.method.name,
@@ -160,7 +154,8 @@ class LayerGenes:
         searched = {name for _, name, _ in self._searched[number]}
         for knob in method.knobs:
             if knob.name not in searched:
-                value = self._fixed[number][knob.per].get(knob.name, knob.default)
+                fixed = self._fixed.get((method.name, knob.per), {})
+                value = fixed.get(knob.name, knob.default)
                 if knob.name == "weight" or targets.get(knob.name, value) != value:
                     return False
         return True
