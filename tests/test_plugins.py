@@ -13,9 +13,11 @@ from search_run import events_of, kill_when, searched, write_search
 from evomerge import resume
 from evomerge.__main__ import run as call
 from evomerge.errors import ConfigError
+from evomerge.execute.worker import Worker
+from evomerge.problem import runs
 
 MODULE = '''
-from evomerge.config.sections import Section
+from evomerge.config.fields import Section
 from evomerge.evaluation.tasks.rows import VALUES, RowsObjective
 from evomerge.merging.kernels.passes import write_sum
 from evomerge.merging.methods.method import knob, method
@@ -223,3 +225,11 @@ def test_an_unknown_option_of_a_strategy_is_named(folder: Path) -> None:
     file = write_search(folder, **(OWN | {"space": {}, "optimizer": optimizer}))
     with pytest.raises(ConfigError, match=r"optimizer.options: .*`stepp`.*step"):
         call(["validate", str(file), "--trust-code"])
+
+
+def test_imports_that_earlier_releases_showed_work():
+    with pytest.warns(DeprecationWarning, match=r"evomerge\.setup is gone"):
+        from evomerge.setup.runs import prepare
+    from evomerge.setup.worker import make_worker
+
+    assert prepare is runs.prepare and make_worker is Worker

@@ -67,7 +67,9 @@ class Run:
     @property
     def config(self) -> SearchConfig:
         """The search file of the run, with all defaults and values in place of `auto`."""
-        return self.record.config
+        record = self.record
+        vars(record.config)["frozen"] = record  # where earlier releases had it
+        return record.config
 
     @property
     def record(self) -> Record:

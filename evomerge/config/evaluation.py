@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field
 
-from evomerge.config.sections import Documents, FilePath, Rule, Section, imported
+from evomerge.config.fields import Documents, FilePath, Rule, Section, imported
 
 
 @dataclass(frozen=True, kw_only=True)

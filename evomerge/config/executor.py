@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from evomerge.config.evaluation import EvaluationConfig
+from evomerge.config.fields import Kind, Section
 from evomerge.config.messages import parsed
-from evomerge.config.sections import Kind, Section
 from evomerge.errors import ConfigError
 from evomerge.registry import Registry
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from evomerge.config.sections import BrokenRuleError, UnknownKeyError
+from evomerge.config.fields import BrokenRuleError, UnknownKeyError
 from evomerge.errors import ConfigError, among, did_you_mean
 from evomerge.parsing.values import shown
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from evomerge.config.sections import Names, Rule, Section
+from evomerge.config.fields import Names, Rule, Section
 from evomerge.scores import MODEL, MODEL_METRICS, NLL, TOLD
 
 

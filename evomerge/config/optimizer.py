@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast
 
 from pydantic import Field
 
-from evomerge.config.sections import Kind, Names, Rule
+from evomerge.config.fields import Kind, Names, Rule
 from evomerge.registry import Registry
 
 Problem: TypeAlias = Any

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from evomerge.config.fields import Section
 from evomerge.config.messages import parsed
 from evomerge.config.schema import SearchConfig, parse
-from evomerge.config.sections import Section
 from evomerge.scores import SPLITS, Constraint, Documents, Objective, Split
 
 

@@ -12,10 +12,10 @@ from pydantic import Field, field_validator, model_validator
 
 from evomerge.config.evaluation import EvaluationConfig
 from evomerge.config.executor import EXECUTORS, ExecutorKind
+from evomerge.config.fields import OfKind, Rule, Section
 from evomerge.config.messages import parsed
 from evomerge.config.objectives import ConstraintConfig, MeasuredConfig, ObjectiveConfig
 from evomerge.config.optimizer import OPTIMIZER_KINDS, OptimizerConfig
-from evomerge.config.sections import OfKind, Rule, Section
 from evomerge.config.space import SpaceConfig, SpaceKind
 from evomerge.errors import ConfigError
 from evomerge.parsing.texts import read_text

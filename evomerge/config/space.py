@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
 from pydantic import Field
 
-from evomerge.config.sections import Kind, OneOf
+from evomerge.config.fields import Kind, OneOf
 
 ABOUT = {
     "parameters": "the knobs of a merge, by layer group and component or tensor (PS)",

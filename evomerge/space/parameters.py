@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from evomerge.config.fields import KnobRange, Names
 from evomerge.config.schema import SearchConfig
-from evomerge.config.sections import KnobRange, Names
 from evomerge.config.space import SpaceKind
 from evomerge.errors import ConfigError, RecipeError
 from evomerge.evaluation.objectives import needed_parts

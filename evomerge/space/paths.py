@@ -15,8 +15,8 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, Field
 
+from evomerge.config.fields import KnobRange, Section
 from evomerge.config.schema import SearchConfig
-from evomerge.config.sections import KnobRange, Section
 from evomerge.config.space import SpaceKind
 from evomerge.errors import ConfigError, RecipeError
 from evomerge.models.checkpoint import Checkpoint

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from evomerge.config.fields import Section
 from evomerge.config.messages import parsed
 from evomerge.config.optimizer import OPTIMIZER_KINDS
 from evomerge.config.schema import SearchConfig
-from evomerge.config.sections import Section
 from evomerge.errors import ConfigError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.optimize import builtin, optimizer_names

@@ -151,7 +151,7 @@ def test_genes_have_the_names_of_parents_that_the_standings_have(tmp_path: Path)
     assert {f"gene {name}" for name in short} < set(run.candidates.columns)
     rows = evomerge_json("results", folder)["candidates"]
     assert rows[2]["gene one/a.weight"] == 0.5
-    assert run.record.genes == whole
+    assert run.record.genes == run.config.frozen.genes == whole
 
 
 def test_an_empty_run_has_no_rows(tmp_path: Path) -> None:

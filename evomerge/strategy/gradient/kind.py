@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
+from evomerge.config.fields import Section
 from evomerge.config.optimizer import OptimizerConfig
 from evomerge.config.schema import SearchConfig
-from evomerge.config.sections import Section
 from evomerge.errors import ConfigError, InputError, among
 from evomerge.evaluation.inference.rows import ANY, Form
 from evomerge.scores import TOKENS, violation

@@ -1,4 +1,4 @@
-"""Sections of a search file: their base class, types of values, and the kinds that fill a section.
+"""Fields of a search file: sections, types of values, and the kinds that fill a section.
 
 One key of some sections names a kind, as `optimizer.name` does. The kind is a class whose fields
 are the keys of the section, with their ranges and docstrings, so that messages, `evomerge schema`
