@@ -36,7 +36,7 @@ from evomerge import zoo
 from evomerge.evaluation.evaluator import Documents
 from evomerge.evaluation.loss import AnswerKey, Loss
 from evomerge.scores import Split
-from evomerge.strategy.gradient.descents import CHUNK
+from evomerge.strategy.gradient.descent import SEGMENT
 from evomerge.strategy.gradient.lessons import divided
 
 RANK = 16
@@ -124,7 +124,7 @@ def _trained(
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        if (step + 1) % CHUNK == 0:
+        if (step + 1) % SEGMENT == 0:
             now = loss(adapted, watched, key) if watched else -step
             if now < lowest:
                 lowest, best = now, [item.detach().clone() for item in weights]

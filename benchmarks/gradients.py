@@ -28,13 +28,11 @@ import torch
 from evomerge.config.schema import load
 from evomerge.evaluation.loss import Loss
 from evomerge.execute.allocator import keep_freed_memory
-from evomerge.execute.chunk import Stepper
 from evomerge.execute.worker import Worker
 from evomerge.merging.gradients import Gradients
-from evomerge.merging.resident import Resident
-from evomerge.optimize.descent import Chunk
 from evomerge.problem.runs import prepare
-from evomerge.strategy.protocol import Descending
+from evomerge.strategy.gradient.segment import Segment, Stepper
+from evomerge.strategy.protocol import Preparing
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "quickstart.yaml"
 MASKED = "{weight: [0.0, 2.0], lambda: [0.5, 2.0], density: 0.5}"
@@ -82,13 +80,14 @@ def step(file: Path, method: str, components: str, repeats: int) -> tuple[int, d
         changes.append("base=null")
     problem = prepare(load(file, changes), file.parent)
     strategy = problem.config.optimizer.make(problem)
-    assert isinstance(strategy, Descending)
-    chunk: Chunk = strategy.chunks()[0]
+    assert isinstance(strategy, Preparing)
+    segment = strategy.preparations()[0]
+    assert isinstance(segment, Segment)
     worker = Worker(problem)
-    worker.build(chunk.recipe)
-    resident: Resident = worker._resident  # type: ignore[assignment]
-    genome = chunk.descent.genome
-    loss, documents = Loss(worker.evaluator, problem.objectives), chunk.batches[0]
+    worker.build(segment.recipe)
+    resident = worker.resident()
+    genome = segment.descent.genome
+    loss, documents = Loss(worker.evaluator, problem.objectives), segment.batches[0]
     rates = Stepper(problem.space, resident, loss)._rates(genome)
     other = problem.space.decode(tuple(0.8 * value for value in genome))
 
@@ -96,14 +95,14 @@ def step(file: Path, method: str, components: str, repeats: int) -> tuple[int, d
         gradients = kind(resident, len(genome))
 
         def run() -> None:
-            with gradients.of(chunk.recipe, rates) as (model, _):
+            with gradients.of(segment.recipe, rates) as (model, _):
                 loss.backward(model, documents)
 
         return run
 
     parts: dict[str, Callable[[], Any]] = {
         "merge": lambda: resident.apply(other),
-        "back": lambda: resident.apply(chunk.recipe),
+        "back": lambda: resident.apply(segment.recipe),
         "forward": lambda: loss(resident.module, documents),
         "freed": stepped(Freed),
         "whole": stepped(Gradients),

@@ -103,7 +103,7 @@ def simulate(
             marks[event["event"]] = (executor.now, executor.done, executor.driven)
 
     def make_strategy(problem: Problem) -> GenomeStrategy:
-        return GenomeStrategy(space, create(optimizer, list(space.genes), 0), ranking.values)
+        return GenomeStrategy(space, create(optimizer, list(space.genes), 0), ranking)
 
     with tempfile.TemporaryDirectory(dir=".", prefix=".simulated-") as folder:
         run = RunFolder.create(Path(folder, "run"), "{}", {"benchmark": True})

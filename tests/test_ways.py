@@ -20,9 +20,9 @@ from search_run import SMALL
 import evomerge
 from evomerge.merging.tensors.make import TensorMaker
 from evomerge.merging.tensors.plan import TensorPlan
-from evomerge.optimize.descent import Descent
 from evomerge.run.journal import Journal
 from evomerge.searching.loop import Search
+from evomerge.strategy.gradient.descent import Descent
 
 HOME = Path(evomerge.__file__).parent
 MOST = {"file": 13, "genome": 17, "tensor": 11, "document": 10, "gradient": 7}

@@ -6,22 +6,26 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 from evomerge.optimize import create
-from evomerge.optimize.descent import Chunk, Reached
-from evomerge.scores import Failure, Outcome, Scores
+from evomerge.run.ranking import WeightedSum
+from evomerge.scores import Failure, Objective, Outcome, Scores
 from evomerge.space.protocol import Genome, Space
 from evomerge.strategy.genome import GenomeStrategy
 from evomerge.strategy.gradient.descents import GradientStrategy
 from evomerge.strategy.gradient.lessons import Lessons
-from evomerge.strategy.protocol import Descending, Strategy
+from evomerge.strategy.gradient.segment import Segment
+from evomerge.strategy.protocol import Preparing, Strategy
 
 FINALISTS = 5
 
 BELIEVED = 2
 """So many of the finalists of a search with fresh documents are genomes that it believed in."""
 
-WHOLE = {"steps": 80, "batch": 80, "rate": 0.05}
+FITNESS = Objective("world", "fitness")
+
+WHOLE: dict[str, Any] = {"steps": 80, "batch": 80, "rate": 0.05}
 """Of `gradient whole`: every step learns from all documents but the watched ones of a world with
 100, and is longer."""
 
@@ -87,7 +91,7 @@ def search(
     score: Callable[[Genome], float | None],
     candidates: int,
     seed: int,
-    make: Callable[[Chunk], Reached] | None = None,
+    make: Callable[[Segment], Mapping[str, Any]] | None = None,
     documents: Mapping[str, Sequence[int]] | None = None,
     population: int | None = None,
 ) -> Search:
@@ -99,7 +103,7 @@ def search(
         score: genome -> fitness.
         candidates: number of candidates, baselines included.
         seed: seed of the optimizer.
-        make: makes a chunk of a descent.
+        make: makes a segment of a descent.
         documents: the search documents by task.
         population: genomes of a generation; None: as the optimizer likes.
     """
@@ -119,13 +123,13 @@ def search(
                 for known in pending:
                     strategy.tell(known, _outcome(values[known]))
                 pending.clear()
-            if isinstance(strategy, Descending):
-                for place, chunk in strategy.chunks().items():
+            if isinstance(strategy, Preparing):
+                for slot, segment in strategy.preparations().items():
                     asked = time.process_time()
-                    assert make is not None
-                    reached = make(chunk)
+                    assert make is not None and isinstance(segment, Segment)
+                    result = make(segment)
                     scoring += time.process_time() - asked
-                    strategy.reach(place, reached)
+                    strategy.prepared(slot, result)
             _, origin = strategy.ask(number)
         genomes.append(tuple(origin["genome"]))
         asked = time.process_time()
@@ -153,20 +157,18 @@ def _strategy(
     documents: Mapping[str, Sequence[int]],
     population: int | None,
 ) -> Strategy:
-    def values(scores: Scores) -> tuple[float, ...]:
-        return (scores.aggregates["fitness"],)
-
+    ranking = WeightedSum([FITNESS])
     if not name.startswith("gradient"):
         made = create(name, space.genes, seed, population, budget=candidates)
-        return GenomeStrategy(space, made, values)
-    own = WHOLE if name == "gradient whole" else {}
-    return GradientStrategy(space, Lessons("reference", documents, seed), values, seed=seed, **own)
+        return GenomeStrategy(space, made, ranking)
+    own: dict[str, Any] = WHOLE if name == "gradient whole" else {}
+    return GradientStrategy(space, Lessons("reference", documents, seed), ranking, seed=seed, **own)
 
 
 def _outcome(value: float | None) -> Outcome:
     if value is None:
         return Failure("evaluate", "It has no score.")
-    return Scores({}, {}, {"fitness": value})
+    return Scores({}, {}, {FITNESS.key: value})
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,13 @@ from evomerge import merge
 from evomerge.config.schema import parse
 from evomerge.errors import CandidateError
 from evomerge.evaluation.evaluator import Evaluator
-from evomerge.execute.protocol import Job
 from evomerge.execute.worker import Worker
-from evomerge.optimize.descent import Chunk, Reached
 from evomerge.problem.runs import prepare
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import TemporaryFolder
 from evomerge.scores import Objective, Split
 from evomerge.space.protocol import Genome, Space
+from evomerge.strategy.gradient.segment import Segment
 
 HERE = Path(__file__).resolve().parents[1]
 
@@ -256,11 +255,9 @@ class World:
         """What scores models."""
         return self.worker.evaluator
 
-    def make(self, chunk: Chunk) -> Reached:
-        """Make a chunk of a descent."""
-        result = self.worker(Job(0, chunk.recipe, chunk=chunk))
-        assert isinstance(result, Reached), result
-        return result
+    def make(self, segment: Segment) -> Mapping[str, Any]:
+        """Make a segment of a descent."""
+        return segment.run(self.worker)
 
     def fitness(self, genome: Genome, split: Split) -> float | None:
         """Return the mean of the objectives on a split, in [0, 1]; None for a failure."""

@@ -4,13 +4,13 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 from evomerge.errors import DeviceError
-from evomerge.optimize.descent import Chunk, Reached
 from evomerge.recipe import Recipe
+from evomerge.run.history import PREPARED
 from evomerge.run.journal import lines_of
 from evomerge.scores import Failure, Outcome, Split
 
@@ -21,9 +21,42 @@ MAX_MACHINES = 10
 """Number of machines that are lost meanwhile, at which it does: losing one is rarely its fault."""
 
 
+class Work(Protocol):
+    """What a strategy needs before it proposes a candidate, done by a worker; it can be pickled."""
+
+    phase: ClassVar[str]
+    """What its time is noted as."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """A recipe that it begins with."""
+
+    def run(self, worker: Any) -> Mapping[str, Any]:
+        """Do the work with the `evomerge.execute.worker.Worker`; return plain data to journal."""
+
+    def failed(self, why: str) -> Mapping[str, Any]:
+        """Return the result if the worker was lost, took too long or has failed."""
+
+    def cost(self, worker: Any, steps: int | None = None) -> Mapping[str, Any]:
+        """Return what it, or its first steps alone, costs: fields of a `CostProbe`.
+
+        SearchError: it cannot be done.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkResult:
+    """What came out of a work: fields for the journal, and the time and memory it took."""
+
+    fields: Mapping[str, Any]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    cpu_seconds: Mapping[str, float] = field(default_factory=dict)
+    peak: Mapping[str, int] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Job:
-    """A recipe to build and score, or a chunk of a descent to make.
+    """A recipe to build and score, or a work to do.
 
     Attributes:
         candidate: number of the candidate that the job belongs to.
@@ -33,7 +66,7 @@ class Job:
         oom_backoffs: how often the batch size is halved, because memory ran out in earlier jobs.
         as_itself: whether the host of the recipe, which is the host unchanged, is scored with its
             own config, tokenizer and chat template, as `evomerge evaluate` does it.
-        chunk: the chunk to make instead; `recipe` is where it begins.
+        work: what is done instead of scoring, before this candidate.
     """
 
     candidate: int
@@ -44,11 +77,11 @@ class Job:
     examples: int = 0
     oom_backoffs: int = 0
     as_itself: bool = False
-    chunk: Chunk | None = None
+    work: Work | None = None
 
 
-Result: TypeAlias = Outcome | Reached
-"""What comes out of a job: a `Failure`, else `Scores`, or where a chunk ended."""
+Result: TypeAlias = Outcome | WorkResult
+"""What comes out of a job: a `Failure`, else `Scores`, or the result of its work."""
 
 
 RunJob: TypeAlias = Callable[[Job], Result]
@@ -153,7 +186,7 @@ class Attempts:
 
 
 def _name(job: Job) -> str:
-    return f"{job.candidate} {'leg' if job.chunk else job.split}"
+    return f"{job.candidate} {PREPARED if job.work else job.split}"
 
 
 def _machine() -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from evomerge.device import (
     free_memory,
@@ -29,11 +29,9 @@ from evomerge.errors import (
 )
 from evomerge.evaluation.evaluator import score_single
 from evomerge.evaluation.inference.features import ImageFeatures
-from evomerge.evaluation.loss import Loss
 from evomerge.evaluation.objectives import needed_parts
 from evomerge.evaluation.tasks.objective import traceback_lines
-from evomerge.execute.chunk import Stepper
-from evomerge.execute.protocol import Job, Result
+from evomerge.execute.protocol import Job, Result, WorkResult
 from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.problem.problem import Problem, load_parent, place, threads_of
 from evomerge.recipe import Recipe
@@ -44,6 +42,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+
+T = TypeVar("T")
 
 Times: TypeAlias = dict[str, tuple[float, float]]
 """Phase of a job that has ended -> its wall-clock seconds, and CPU seconds of this process."""
@@ -102,7 +102,7 @@ class Worker:
         self._features = ImageFeatures(self._cache_memory() // 2) if shows_images else None
         self._resident: Resident | None = None
         self._model: Any = None
-        self._stepper: Stepper | None = None
+        self._kept: dict[Any, Any] = {}
         try:
             self._prepare()
         except Exception as error:  # transformers raises anything for a config that does not fit
@@ -135,13 +135,9 @@ class Worker:
         return replace(outcome, seconds=seconds, cpu_seconds=cpu_seconds, peak=peak_memory())
 
     def _run(self, job: Job, times: Times) -> Result:
-        if job.chunk is not None:
-            with _phase(times, "descend"):
-                resident = self._ready()
-                if self._stepper is None:
-                    loss = Loss(self.evaluator, self.problem.objectives)
-                    self._stepper = Stepper(self.problem.space, resident, loss)
-                return self._stepper.make(job.chunk)
+        if job.work is not None:
+            with _phase(times, job.work.phase):
+                return WorkResult(fields=job.work.run(self))
         if job.as_itself:
             with _phase(times, "evaluate"):
                 return self._score_parent(job)
@@ -153,7 +149,7 @@ class Worker:
 
     def _keep_features(self, model: Any) -> AbstractContextManager[None]:
         assert self._features is not None
-        return self._features.kept(model, self._ready().tower)
+        return self._features.kept(model, self.resident().tower)
 
     def _try_functions(self) -> None:
         """Call each objective function with one document of a parent, before the first candidate.
@@ -220,7 +216,7 @@ class Worker:
 
     def build(self, recipe: Recipe, times: Times | None = None) -> Any:
         """Return a recipe's model; it may take the memory of the last one."""
-        resident, times = self._ready(), {} if times is None else times
+        resident, times = self.resident(), {} if times is None else times
         with _phase(times, "prepare"):
             prepared = resident.prepare(recipe)
         with _phase(times, "merge"):
@@ -249,9 +245,18 @@ class Worker:
     def _drop(self, *, engine: bool = False) -> None:
         self.evaluator.release(engine=engine)
         free_weights(self._model)  # a function may keep it
-        self._resident = self._model = self._stepper = None
+        self._resident = self._model = None
+        self._kept.clear()
 
-    def _ready(self) -> Resident:
+    def keep(self, make: Callable[[Worker], T]) -> T:
+        """Return what a function makes of this worker, made once for each resident model."""
+        self.resident()
+        if make not in self._kept:
+            self._kept[make] = make(self)
+        made: T = self._kept[make]
+        return made
+
+    def resident(self) -> Resident:
         """Return the resident model, made again if it was dropped.
 
         If an objective function has had the model, all of its tensors are written again.

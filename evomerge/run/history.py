@@ -24,6 +24,10 @@ BELIEVED = "believed"
 """Key in the origin of a candidate that the strategy believes in (`Candidate.is_believed`)."""
 
 
+PREPARED = "leg"
+"""Name of an event with what a strategy needed before a candidate; `place`: which part of it."""
+
+
 @dataclass(repr=False)
 class Candidate:
     """One numbered trial.
@@ -130,7 +134,7 @@ class History:
         budget: the latest bounds that `resume` has set, by name.
         oom_backoffs: how often the batch size was halved because memory ran out.
         threads: number of CPU threads that score models.
-        chunks: the results of chunks of descents; `candidate` is that before which it was made.
+        preparations: the results of what was done before the proposal of their `candidate`.
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
@@ -138,7 +142,7 @@ class History:
         self.bases, self.tested = list[Candidate](), list[Candidate]()
         self.lacks_base = False
         self.winner: Candidate | None = None
-        self.front, self.chunks = list[Candidate](), list[Event]()
+        self.front, self.preparations = list[Candidate](), list[Event]()
         self.budget, self.oom_backoffs = dict[str, Any](), 0
         self.threads: int | None = None
         self._open = dict[int, Candidate]()
@@ -184,8 +188,8 @@ class History:
                 self.lacks_base = "base" in event and not self.bases
             case "budget":
                 self.budget.update({k: v for k, v in event.items() if k != "event"})
-            case "leg":
-                self.chunks.append(event)
+            case kind if kind == PREPARED:
+                self.preparations.append(event)
             case "memory":
                 self.oom_backoffs = int(event["halvings"])
             case "threads":

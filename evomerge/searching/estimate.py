@@ -16,15 +16,14 @@ from evomerge.device import count_cores
 from evomerge.errors import EvomergeError, SearchError
 from evomerge.evaluation.inference.rows import Forms, forms_in_words
 from evomerge.evaluation.objectives import kinds_of, load
-from evomerge.execute.protocol import Job
-from evomerge.optimize.descent import Chunk, Reached
+from evomerge.execute.protocol import Job, WorkResult
 from evomerge.problem.documents import fresh_documents, search_by_fresh_documents
 from evomerge.problem.parents_as_themselves import base_to_test, prompt_template
 from evomerge.problem.problem import Problem, threads_of
 from evomerge.recipe import Recipe
 from evomerge.run.ranking import FINALISTS
-from evomerge.scores import Scores, Split, fitness
-from evomerge.strategy.protocol import Descending
+from evomerge.scores import Failure, Scores, Split, fitness
+from evomerge.strategy.protocol import Preparing
 from evomerge.words import duration, fine_duration, size_text
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from evomerge.execute.worker import Worker
 
 _TRIED = 16  # documents of each task at most that show what a chat template does
-_FAILED = "The {0} that was tried failed in {1.stage!r}: {1.reason}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,10 +215,10 @@ def _settings(config: SearchConfig) -> str:
 def try_candidate(problem: Problem, say: Callable[[str], None]) -> CostProbe:
     """Build and score the candidate that the search would begin with, as its worker does.
 
-    Where candidates come from descents, the first chunk of one is made, too; where they could, two
+    Where candidates come from descents, the first steps of one are made, too; where they could, two
     steps. `say` is told of each part when it begins.
     InputError: a parent cannot be loaded; SearchError: the candidate could not be scored, or the
-    chunk not be made.
+    steps not be made.
     """
     from evomerge.execute.worker import Worker
 
@@ -231,7 +229,7 @@ def try_candidate(problem: Problem, say: Callable[[str], None]) -> CostProbe:
     threads = threads_of(config, host, cores)
     worker = Worker(problem, neighbours=neighbours, threads=threads, is_new=True)
     strategy, baselines = config.optimizer.make(problem), problem.space.baselines()
-    if isinstance(strategy, Descending):  # what a descent learns may depend on all baselines
+    if isinstance(strategy, Preparing):  # its work may depend on all baselines
         first, recipes = next(reversed(baselines.values())), list(baselines.values())
     else:
         first, recipes = strategy.ask(0)[0], [strategy.ask(1)[0]]
@@ -243,7 +241,8 @@ def try_candidate(problem: Problem, say: Callable[[str], None]) -> CostProbe:
     outcomes = [worker(Job(number, recipe)) for number, recipe in enumerate(recipes)]
     tried = outcomes[-1]
     if not isinstance(tried, Scores):
-        raise SearchError(_FAILED.format("candidate", tried))
+        assert isinstance(tried, Failure)
+        raise SearchError(f"The candidate that was tried failed in {tried.stage!r}: {tried.reason}")
     probe = CostProbe(
         start_seconds=start,
         build_seconds=tried.seconds["prepare"] + tried.seconds["merge"],
@@ -258,19 +257,18 @@ def try_candidate(problem: Problem, say: Callable[[str], None]) -> CostProbe:
         say("scoring the baselines on a few documents with chat template and without")
         with suppress(EvomergeError):  # the search may be valid with one of both only
             probe = replace(probe, chat_template=_by_template(problem, worker))
-    if isinstance(strategy, Descending):
+    if isinstance(strategy, Preparing):
         for number, (label, outcome) in enumerate(zip(baselines, outcomes, strict=True)):
             strategy.add_baseline(number, label)
-            if not isinstance(outcome, Reached):
-                strategy.tell(number, outcome)
+            assert not isinstance(outcome, WorkResult)
+            strategy.tell(number, outcome)
         say("making the first steps of a descent")
-        return _with_steps(probe, worker, strategy.chunks()[0])
+        return replace(probe, **strategy.preparations()[0].cost(worker))
     if (other := with_fewer_candidates(problem)) is not None:
         say("making a step by gradients")
-        chunk = other.config.optimizer.make(other).chunks()[0]
+        work = other.config.optimizer.make(other).preparations()[0]
         with suppress(SearchError):  # the search itself takes no steps
-            stepped = _with_steps(probe, worker, replace(chunk, watched={}), 1)
-            return replace(probe, step_seconds=stepped.step_seconds)
+            return replace(probe, step_seconds=work.cost(worker, steps=1)["step_seconds"])
     return probe
 
 
@@ -307,21 +305,3 @@ def _by_template(problem: Problem, worker: Worker) -> dict[str, float]:
         scores = (evaluator.score(model, "search", few) for model in models)
         values[way] = max(fitness(problem.objectives, item) for item in scores)
     return values
-
-
-def _with_steps(
-    probe: CostProbe, worker: Worker, chunk: Chunk, steps: int | None = None
-) -> CostProbe:
-    """Return what was measured, with the time and the memory of the first steps; None: of all.
-
-    SearchError: the steps cannot be made.
-    """
-    # The first step finds the forms, and makes what later ones keep.
-    first = replace(chunk, batches=chunk.batches[:1], watched={})
-    for part in (first, replace(chunk, batches=chunk.batches[:steps])):
-        reached = worker(Job(0, chunk.recipe, chunk=replace(part, forms=probe.forms)))
-        if not isinstance(reached, Reached):
-            raise SearchError(_FAILED.format("descent", reached))
-        step = reached.seconds["descend"] / len(part.batches)
-        probe = replace(probe, step_seconds=step, forms=reached.forms, peak_bytes=reached.peak)
-    return probe

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Self, TypeAlias
 
-from evomerge.optimize.descent import Reached
 from evomerge.problem.documents import restricted
 from evomerge.problem.problem import Problem
 from evomerge.recipe import Recipe
@@ -20,7 +19,7 @@ from evomerge.run.ranking import reached, unimproved
 from evomerge.scores import Scores
 from evomerge.searching.finals import choose_winner, is_finished, untested
 from evomerge.searching.session import Session
-from evomerge.strategy.protocol import Believing, Descending, Origin, Strategy
+from evomerge.strategy.protocol import Believing, Origin, Preparing, Strategy
 
 Order: TypeAlias = Literal["generation", "arrival"]
 """When the strategy is told outcomes: when a generation is scored, in the order of asking, so that
@@ -146,30 +145,30 @@ class Search:
 
     def replay_generations(self) -> None:
         """Repeat the calls that the journal records, telling outcomes generation by generation."""
-        chunks = list(self.history.chunks)
+        preparations = list(self.history.preparations)
         for candidate in self.history.candidates:
             if candidate.label is None and self.is_full:
                 self.tell_pending()
             if candidate.is_believed:
                 continue
-            self.repeat_chunks(chunks, candidate.number)
+            self.repeat_preparations(preparations, candidate.number)
             self.repeat(candidate)
             self.pending.append(candidate)
-        if self.is_full and chunks:
+        if self.is_full and preparations:
             self.tell_pending()
-        self.repeat_chunks(chunks, len(self.history.candidates))
+        self.repeat_preparations(preparations, len(self.history.candidates))
 
     def repeat(self, candidate: Candidate) -> None:
         """Repeat the call that a candidate came from."""
         with self.session.logbook.proposing():
             self.strategy.repeat(candidate.number, candidate.label, candidate.origin)
 
-    def repeat_chunks(self, chunks: list[Event], number: int) -> None:
-        """Tell the strategy the recorded chunks before a candidate, and take them off the list."""
-        while chunks and chunks[0]["candidate"] <= number:
-            event = chunks.pop(0)
-            if isinstance(self.strategy, Descending):
-                self.strategy.reach(event["place"], Reached.from_json(event))
+    def repeat_preparations(self, events: list[Event], number: int) -> None:
+        """Tell the strategy what was recorded before a candidate, and take it off the list."""
+        while events and events[0]["candidate"] <= number:
+            event = events.pop(0)
+            if isinstance(self.strategy, Preparing):
+                self.strategy.prepared(event["place"], event)
 
     def replay_arrivals(self) -> None:
         """Repeat the calls that the journal records, telling every outcome where it stands."""
@@ -227,9 +226,9 @@ class Search:
                 return self.has_room and not self.session.logbook.is_stopping
             return not self.is_spent
 
-        if may_ask() and isinstance(self.strategy, Descending):
-            for place, result in self.session.descend(self.strategy.chunks()):
-                self.strategy.reach(place, result)
+        if may_ask() and isinstance(self.strategy, Preparing):
+            for slot, result in self.session.prepare(self.strategy.preparations()):
+                self.strategy.prepared(slot, result)
         if may_ask():
             if not begun:
                 self.ask_believed()

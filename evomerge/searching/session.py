@@ -9,13 +9,12 @@ from functools import cached_property
 from itertools import chain
 
 from evomerge.errors import SearchError
-from evomerge.execute.protocol import Executor, Job
-from evomerge.optimize.descent import Chunk, Reached
+from evomerge.execute.protocol import Executor, Job, Work, WorkResult
 from evomerge.problem.documents import fresh_documents
 from evomerge.problem.parents_as_themselves import base_to_test, parent_itself
 from evomerge.problem.problem import Problem, recipe_of
 from evomerge.recipe import Recipe
-from evomerge.run.history import BASE, Candidate, outcome_fields
+from evomerge.run.history import BASE, PREPARED, Candidate, outcome_fields
 from evomerge.run.journal import Event
 from evomerge.run.logbook import Logbook
 from evomerge.run.ranking import best_of, front_of, leading
@@ -93,7 +92,7 @@ class Session:
         jobs = queue.jobs()
         for first in jobs:  # without one, no executor need be made
             for job, outcome in self.executor.run(chain((first,), jobs)):
-                assert not isinstance(outcome, Reached)
+                assert not isinstance(outcome, WorkResult)
                 self.record(queue.running.pop(job.candidate), outcome, split)
         if queue.held:  # an equal one has failed
             self.score(queue.held)
@@ -125,26 +124,20 @@ class Session:
             event |= {"event": "base", "label": candidate.label, "digest": candidate.digest}
         self._write(event | outcome_fields(outcome), outcome)
 
-    def descend(self, chunks: Mapping[int, Chunk]) -> Iterator[tuple[int, Reached]]:
-        """Make chunks of descents; yield the place and the result of each when it is journaled.
-
-        A chunk whose worker was lost, or took too long, has made no step.
-        """
-        following, backoffs = len(self.history.candidates), self.history.oom_backoffs
-        jobs = [
-            Job(following + place, chunk.recipe, oom_backoffs=backoffs, chunk=chunk)
-            for place, chunk in chunks.items()
-        ]
+    def prepare(self, works: Mapping[int, Work]) -> Iterator[tuple[int, Event]]:
+        """Have the work of a strategy done; yield the slot and the result when it is journaled."""
+        following = len(self.history.candidates)
+        jobs = [Job(following + slot, work.recipe, work=work) for slot, work in works.items()]
         for job, result in self.executor.run(jobs) if jobs else ():
-            place = job.candidate - following
-            assert not isinstance(result, Scores)
+            slot = job.candidate - following
             if isinstance(result, Failure):
                 self._check_failures(result)
-                result = _without_steps(chunks[place], result)
-            event: Event = {"event": "leg", "candidate": following, "place": place}
-            event |= result.to_json()
+                result = WorkResult(fields=works[slot].failed(outcome_text(result)))
+            assert isinstance(result, WorkResult)
+            event: Event = {"event": PREPARED, "candidate": following, "place": slot}
+            event |= result.fields
             self.logbook.write(event, result)
-            yield place, result
+            yield slot, event
 
     def recipe(self, candidate: Candidate) -> Recipe:
         """Return the recipe of a candidate."""
@@ -267,12 +260,3 @@ class _Queue:
 def outcome_text(failure: Failure) -> str:
     """Return a failure as `stage: reason`."""
     return f"{failure.stage}: {failure.reason.rstrip('.')}"
-
-
-def _without_steps(chunk: Chunk, failure: Failure) -> Reached:
-    """Return the result of a chunk that could not be made: no steps, and a smaller rate."""
-    descent = chunk.descent
-    for _ in chunk.batches:
-        descent = descent.failed_step()
-    log.warning("A chunk of a descent was not made (%s).", outcome_text(failure))
-    return Reached(descent, (None,) * len(chunk.batches), None, chunk.forms)

@@ -10,13 +10,14 @@ import itertools
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from evomerge.optimize.protocol import Believing, Optimizer, with_replay
 from evomerge.recipe import Recipe
-from evomerge.scores import Outcome, Scores
+from evomerge.run.ranking import Ranking
+from evomerge.scores import Outcome, Scores, violation
 from evomerge.space.protocol import Genome, Space
 from evomerge.strategy.protocol import Origin
 
@@ -47,8 +48,7 @@ class GenomeStrategy:
     `others`, the further genomes of a baseline.
 
     Attributes:
-        values: returns the values that the optimizer maximises (`Ranking.ordered`).
-        violation: returns by how much a candidate breaks constraints, 0 if it breaks none.
+        ranking: gives the values that the optimizer maximises, and the constraints.
         start: genomes that are proposed first, after the baselines.
         is_fresh: whether each generation has documents of its own, so that a known recipe is
             proposed again rather than skipped.
@@ -56,9 +56,8 @@ class GenomeStrategy:
 
     space: Space
     optimizer: Optimizer
-    values: Callable[[Scores], tuple[float, ...]]
+    ranking: Ranking
     _: KW_ONLY
-    violation: Callable[[Scores], float] = lambda scores: 0.0
     start: Sequence[Genome] = ()
     is_fresh: bool = False
 
@@ -148,7 +147,8 @@ class GenomeStrategy:
         """Tell the optimizer the values of a candidate, or that it has none."""
         values, broken = None, 0.0
         if isinstance(outcome, Scores) and number in self._open:
-            values, broken = self.values(outcome), self.violation(outcome)
+            values = self.ranking.ordered(outcome)
+            broken = violation(self.ranking.constraints, outcome)
             values = values if all(map(math.isfinite, values)) else None
         for genome, digest in self._open.pop(number, ()):
             known = self._known[digest]

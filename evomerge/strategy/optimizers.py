@@ -22,7 +22,6 @@ from evomerge.optimize import (
     create,
 )
 from evomerge.parsing.values import shown
-from evomerge.scores import violation
 from evomerge.space.protocol import Gene, Genome, Space
 from evomerge.strategy.gradient.kind import has_gradient
 from evomerge.strategy.starts import best_genomes, open_run
@@ -177,8 +176,7 @@ class GenomeOptimizer(OptimizerConfig):
         return GenomeStrategy(
             problem.space,
             self.create(problem.config, problem.space.genes),
-            problem.ranking.ordered,
-            violation=lambda scores: violation(problem.constraints, scores),
+            problem.ranking,
             start=problem.start,
             is_fresh=problem.config.is_fresh,
         )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-from evomerge.optimize.descent import Chunk, Reached
+from evomerge.execute.protocol import Work
 from evomerge.recipe import Recipe
 from evomerge.scores import Outcome
 from evomerge.space.protocol import Genome
@@ -56,14 +56,14 @@ class Believing(Strategy, Protocol):
 
 
 @runtime_checkable
-class Descending(Strategy, Protocol):
-    """A strategy whose proposals need the gradient of a loss.
+class Preparing(Strategy, Protocol):
+    """A strategy whose proposals need work of workers, such as steps of a descent.
 
-    Before `ask`, its chunks are made, in any order, and `reach` is told each result.
+    Before `ask` it is done, in any order, and `prepared` is told each result.
     """
 
-    def chunks(self) -> Mapping[int, Chunk]:
-        """Return the chunks that the next proposals need and that are not made yet, by place."""
+    def preparations(self) -> Mapping[int, Work]:
+        """Return the work that the next proposals need and that is not done yet, by slot."""
 
-    def reach(self, place: int, reached: Reached) -> None:
-        """Take the result of a chunk."""
+    def prepared(self, slot: int, result: Mapping[str, Any]) -> None:
+        """Take the result of a work, as it is in the journal."""

@@ -5,7 +5,7 @@ import itertools
 import random
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,14 @@ from scripted import (
 
 from evomerge.errors import SearchError
 from evomerge.evaluation.inference.rows import ANY, Form
-from evomerge.execute.protocol import Job
-from evomerge.optimize.descent import Reached
+from evomerge.execute.protocol import Job, Result, WorkResult
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.ranking import ParetoFront, WeightedSum
-from evomerge.scores import Constraint, Objective, Outcome, Scores
+from evomerge.scores import Constraint, Objective, Scores
 from evomerge.strategy.gradient.descents import GradientStrategy
 from evomerge.strategy.gradient.lessons import Lessons
+from evomerge.strategy.gradient.segment import Segment, SegmentResult
 
 pytestmark = pytest.mark.thorough
 
@@ -44,22 +44,23 @@ FRONT = ParetoFront(
 )
 
 
-def walked(job: Job) -> Outcome | Reached:
-    """Make a chunk, to weights near 0.7, which depend on what is learned, or score a candidate."""
-    if job.chunk is None:
+def walked(job: Job) -> Result:
+    """Make a segment, to weights near 0.7 that depend on what is learned, or score a candidate."""
+    if not isinstance(segment := job.work, Segment):
         outcome = outcome_of(job)
         if isinstance(outcome, Scores):  # documents of several candidates, so their order counts
             ids = [(7 * job.candidate + step) % 100 for step in range(30)]
             outcome = replace(outcome, right={"task": dict.fromkeys(ids, f"by {job.candidate}")})
         return outcome
-    descent = job.chunk.descent
-    texts = "".join(job.chunk.answers.get("task", {}).values())
-    for batch in job.chunk.batches:
+    descent = segment.descent
+    texts = "".join(segment.lesson.answers.get("task", {}).values())
+    for batch in segment.batches:
         wanted = 0.6 + (sum(batch["task"]) + sum(map(ord, texts))) % 97 / 500
         gradient = [2 * (value - wanted) for value in descent.genome]
-        descent = descent.step(gradient, SPACE.genes, rate=job.chunk.rate, steps=job.chunk.steps)
-    losses = (1.0,) * len(job.chunk.batches)
-    return Reached(descent, losses, 1 / descent.done, {ANY: Form(delimiter=False)})
+        descent = descent.step(gradient, SPACE.genes, rate=segment.rate, steps=segment.steps)
+    losses = (1.0,) * len(segment.batches)
+    result = SegmentResult(descent, losses, 1 / descent.done, {ANY: Form(delimiter=False)})
+    return WorkResult(fields=asdict(result))
 
 
 def descents(loss: str) -> dict[str, Any]:
@@ -68,8 +69,8 @@ def descents(loss: str) -> dict[str, Any]:
 
     def make() -> GradientStrategy:
         lessons = Lessons(loss, LEARNED, 3, generated=generated)  # type: ignore[arg-type]
-        values = WeightedSum(OBJECTIVES).values
-        return GradientStrategy(SPACE, lessons, values, steps=20, descents=3, seed=3)
+        ranking = WeightedSum(OBJECTIVES)
+        return GradientStrategy(SPACE, lessons, ranking, steps=20, descents=3, seed=3)
 
     return {"candidates": 24, "searched": SPACE, "make": make, "score": walked}
 
@@ -135,7 +136,7 @@ def test_killed_and_resumed_with_any_widths_the_search_is_the_same(
                 assert str(error) == "killed"
             scored += executor.scored
         assert trajectory(history) == trajectory(whole)
-        jobs = scored if kind not in ("gradient", "successes") else []  # chunks are of a candidate
+        jobs = scored if kind not in ("gradient", "successes") else []  # so are segments
         assert len(set(jobs)) == len(jobs), "something was scored twice"
     if kind == "front" and whole.front:
         assert whole.winner in whole.front
@@ -144,10 +145,10 @@ def test_killed_and_resumed_with_any_widths_the_search_is_the_same(
         assert all("test" in item.outcomes for item in whole.front)
 
 
-def test_a_chunk_is_made_once_and_knows_the_form_that_the_first_one_found(tmp_path):
-    chunks = run(tmp_path / "run", 4, 1, **KINDS["gradient"]).chunks
-    assert chunks and len(chunks) == len({(chunk["candidate"], chunk["place"]) for chunk in chunks})
-    assert {chunk["forms"][ANY]["delimiter"] for chunk in chunks} == {False}
+def test_a_segment_is_made_once_and_knows_the_form_that_the_first_one_found(tmp_path):
+    made = run(tmp_path / "run", 4, 1, **KINDS["gradient"]).preparations
+    assert made and len(made) == len({(event["candidate"], event["place"]) for event in made})
+    assert {event["forms"][ANY]["delimiter"] for event in made} == {False}
 
 
 @settings(max_examples=draws(15), deadline=None)

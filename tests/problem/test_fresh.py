@@ -160,7 +160,7 @@ def few_recipes(folder):
     make = lambda: GenomeStrategy(  # noqa: E731
         RECIPES,
         create("cma-margin", RECIPES.genes, 1, is_fresh=True),
-        RANKING.values,
+        RANKING,
         is_fresh=True,
     )
     runner = ScriptedExecutor(1, random.Random(0))
@@ -197,7 +197,7 @@ def test_a_recipe_that_comes_again_is_scored_on_the_documents_of_its_generation(
         made.tell = lambda genome, values, broken=0.0: (
             told.append((genome, values)), plain(genome, values, broken)
         )  # fmt: skip
-        return GenomeStrategy(RECIPES, made, RANKING.values, is_fresh=True)
+        return GenomeStrategy(RECIPES, made, RANKING, is_fresh=True)
 
     runner = ScriptedExecutor(1, random.Random(0), score=lambda job: outcome_of(job))
     history = search(tmp_path / "run", runner, fresh=3, candidates=60, searched=RECIPES, make=make)

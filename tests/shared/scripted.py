@@ -3,7 +3,6 @@
 import hashlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +22,7 @@ from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Journal
 from evomerge.run.logbook import Logbook
 from evomerge.run.ranking import Ranking, WeightedSum
-from evomerge.scores import Failure, Objective, Outcome, Scores, Split, violation
+from evomerge.scores import Failure, Objective, Outcome, Scores, Split
 from evomerge.searching.loop import Plan, Search
 from evomerge.searching.session import Session
 from evomerge.space.parameters import ParameterSpace
@@ -146,8 +145,7 @@ def strategy(
     count = len(ranking.objectives) if ranking.has_front else 1
     is_fresh = how.get("is_fresh", False)
     made = create(optimizer, searched.genes, 3, objectives=count, is_fresh=is_fresh)
-    broken = partial(violation, ranking.constraints)
-    return GenomeStrategy(searched, made, ranking.values, violation=broken, **how)
+    return GenomeStrategy(searched, made, ranking, **how)
 
 
 def search(

@@ -9,7 +9,7 @@ import pytest
 from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted import ScriptedExecutor, search, space, trajectory, unit
+from scripted import OBJECTIVES, ScriptedExecutor, search, space, trajectory, unit
 from spaces import parameters, paths
 
 from evomerge.errors import SearchError
@@ -25,14 +25,13 @@ from evomerge.strategy.genome import SKIPPED, SKIPPED_RECIPES, GenomeStrategy
 NAMES = ("random", "cma", "nevergrad:DE")
 
 
-def values(scores: Scores) -> tuple[float, ...]:
-    return (scores.aggregates["task/acc"],)
+RANKING = WeightedSum(OBJECTIVES)
 
 
 def new(name: str) -> GenomeStrategy:
     searched = space()
     start = [tuple(share for _ in searched.genes) for share in (0.25, 0.75)]
-    return GenomeStrategy(searched, create(name, searched.genes, seed=3), values, start=start)
+    return GenomeStrategy(searched, create(name, searched.genes, seed=3), RANKING, start=start)
 
 
 def outcome(value: float | None) -> Outcome:
@@ -127,7 +126,7 @@ def slots_search(
 
     def make() -> GenomeStrategy:
         made = create(optimizer, SLOTS.genes, seed=1, objectives=2 if has_front else 1)
-        return GenomeStrategy(SLOTS, made, ranking.values)
+        return GenomeStrategy(SLOTS, made, ranking)
 
     return search(
         path,
@@ -205,7 +204,7 @@ def path_of(*signs: int, size: float = 1.0) -> tuple[float, ...]:
 
 
 def listed(*genomes: tuple[float, ...]) -> GenomeStrategy:
-    return GenomeStrategy(SLOTS, Listed(genomes), values)  # type: ignore[arg-type]
+    return GenomeStrategy(SLOTS, Listed(genomes), RANKING)  # type: ignore[arg-type]
 
 
 def test_the_optimizer_is_told_what_is_known_of_a_recipe() -> None:
@@ -258,7 +257,7 @@ def test_a_space_without_other_recipes_is_searched_on() -> None:
 def test_each_genome_of_a_baseline_is_told_its_outcome_and_recorded() -> None:
     searched = parameters(["linear", "task_arithmetic"], layers=2)
     one, again = (
-        GenomeStrategy(searched, create("cma-margin", searched.genes, seed=3), values)
+        GenomeStrategy(searched, create("cma-margin", searched.genes, seed=3), RANKING)
         for _ in range(2)
     )
     labels = list(one.space.baselines())

@@ -12,14 +12,15 @@ from evomerge.config.optimizer import OptimizerConfig
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, InputError, among
 from evomerge.evaluation.inference.rows import ANY, Form
-from evomerge.scores import TOKENS, violation
+from evomerge.scores import TOKENS
 from evomerge.space.knobs import is_smooth
 from evomerge.space.protocol import Space
-from evomerge.strategy.gradient.descents import BATCH, CHUNK, RATE, STEPS, GradientStrategy
+from evomerge.strategy.gradient.descent import BATCH, RATE, SEGMENT, STEPS
 from evomerge.strategy.gradient.lessons import Lessons
 
 if TYPE_CHECKING:
     from evomerge.problem.problem import Problem
+    from evomerge.strategy.gradient.descents import GradientStrategy
 
 _ENOUGH_GENES = 8  # the fewest with which a tenth of the candidates was enough
 
@@ -68,7 +69,7 @@ class Gradient(OptimizerConfig):
     as the parents prefer, for each task"""
 
     about = "gradient descent on weights and other numbers, by answers or by the experts"
-    steps_each = CHUNK
+    steps_each = SEGMENT
     needs_gradients = True
     search_rules = (
         (
@@ -158,7 +159,7 @@ class Gradient(OptimizerConfig):
         objectives = tasks.info.of_tasks(problem.objectives)
         if not all(tasks.of(leaf.task).learns_whole(leaf.task, leaf.metric) for leaf in objectives):
             return None
-        least = len(problem.space.baselines()) + STEPS // CHUNK
+        least = len(problem.space.baselines()) + STEPS // SEGMENT
         candidates = max(least, (config.budget.candidates or 0) // 10)
         config = config.model_copy(update={"optimizer": cls(name="gradient")})
         config = config.with_values("budget", candidates=candidates, hours=None)
@@ -174,6 +175,8 @@ class Gradient(OptimizerConfig):
 
     def make(self, problem: Problem) -> GradientStrategy:
         """Return the strategy."""
+        from evomerge.strategy.gradient.descents import GradientStrategy
+
         config, info = problem.config, problem.evaluator.tasks_of("search").info
         objectives = list(info.of_tasks(problem.objectives))
         documents = {leaf.task: problem.splits["search"][leaf.task] for leaf in objectives}
@@ -189,13 +192,11 @@ class Gradient(OptimizerConfig):
         return GradientStrategy(
             problem.space,
             lessons,
-            problem.ranking.ordered,
-            lambda scores: violation(problem.constraints, scores),
+            problem.ranking,
             steps=self.steps or STEPS,
             batch=self.batch or BATCH,
             rate=self.rate or RATE,
             descents=self.generation(config, problem.space),
-            weighed=len(problem.objectives) if config.mode == "pareto" else 0,
             forms={task: Form(**form.model_dump()) for task, form in self.forms.items()},
             seed=config.seed,
         )

@@ -2,13 +2,15 @@
 
 import json
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
 
 from evomerge.evaluation.inference.rows import Form
-from evomerge.optimize.descent import BETAS, LAST_RATE, Descent, Reached
 from evomerge.space.protocol import Gene
+from evomerge.strategy.gradient.descent import BETAS, LAST_RATE, Descent
+from evomerge.strategy.gradient.segment import SegmentResult
 
 GENES = [Gene("a", "real", -2.0, 2.0, 0.0), Gene("b", "real", 0.0, 1.0, 0.5)]
 TARGET = (1.25, 0.25)
@@ -64,5 +66,5 @@ def test_the_journal_gives_the_same_bits_back():
     descent = Descent.at((0.1, 0.2))
     for _ in range(7):
         descent = descent.step(gradient(descent.genome), GENES, rate=0.07, steps=9)
-    reached = Reached(descent.failed_step(), (1.0, None), None, {"a": Form(True, "none")})
-    assert Reached.from_json(json.loads(json.dumps(reached.to_json()))) == reached
+    result = SegmentResult(descent.failed_step(), (1.0, None), None, {"a": Form(True, "none")})
+    assert SegmentResult.read(json.loads(json.dumps(asdict(result)))) == result

@@ -11,12 +11,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from evomerge.evaluation.loss import AnswerKey, Loss
-from evomerge.execute.chunk import Stepper
 from evomerge.merging.resident import Resident
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.optimize.descent import Chunk, Descent
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.space.baselines import baseline_recipes
+from evomerge.strategy.gradient.descent import Descent
+from evomerge.strategy.gradient.lessons import Lesson
+from evomerge.strategy.gradient.segment import Segment, Stepper
 
 
 @pytest.mark.parametrize(
@@ -67,14 +68,17 @@ class Likelihood:
 
 
 def test_the_gradients_of_scales_are_those_of_each_step(tmp_path):
-    """Each scale also moves what the others do, so two chunks of a step are as one of two steps."""
+    """Each scale also moves what the others do, so two segments of a step are as one of two."""
     resident = Resident(opened_in(tmp_path, "a", "b"), "a", "float32")
     end = Layer("passthrough", (Source("a"),))
     frame = Recipe("a", {}, end, end, dtype="float32")
     space = spaces.paths("swaps", {"a": 3, "b": 3}, frame, scales=(0.5, 1.5))
     start = Descent.at([gene.start for gene in space.genes])
-    recipe, setting = space.decode(start.genome), {"watched": {}, "rate": 0.2, "steps": 8}
-    one = Chunk(descent=start, recipe=recipe, batches=({},), **setting)
+    recipe, setting = (
+        space.decode(start.genome),
+        {"lesson": Lesson({}, {}), "rate": 0.2, "steps": 8},
+    )
+    one = Segment(descent=start, recipe=recipe, batches=({},), **setting)
     stepper = Stepper(space, resident, Likelihood())
     two = stepper.make(replace(one, batches=({}, {})))
     first = stepper.make(one)
@@ -96,14 +100,12 @@ def test_forms_are_tried_on_the_parents_their_average_and_the_base(tmp_path):
 
     head = Layer("ties", [Source("a"), Source("b")], Source("base"))
     stepper = Stepper(space, resident, SimpleNamespace(choose_forms=tried))
-    setting = {"batches": (), "watched": {}, "rate": 0.1, "steps": 1}
-    merged = Chunk(descent=Descent.at([0.5]), recipe=replace(frame, head=head), **setting)
-    one, two, mean, base = stepper._forms(merged, {}, AnswerKey())
+    one, two, mean, base = stepper._forms(replace(frame, head=head), {}, AnswerKey())
     assert mean == pytest.approx((one + two) / 2, rel=1e-4)
     assert [one, two, base] == tried(
         (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in opened), {}
     )
-    assert len(stepper._forms(replace(merged, recipe=frame), {}, AnswerKey())) == 3
+    assert len(stepper._forms(frame, {}, AnswerKey())) == 3
 
 
 def test_genes_that_are_moved_at_once_have_the_rates_of_each_alone(tmp_path, monkeypatch):
