@@ -37,6 +37,7 @@ from typing import Any
 
 import numpy as np
 
+from evomerge.config.schema import BudgetConfig
 from evomerge.execute.protocol import Job
 from evomerge.merging.methods import get_method
 from evomerge.optimize import create
@@ -48,7 +49,7 @@ from evomerge.run.journal import Event
 from evomerge.run.logbook import Logbook
 from evomerge.run.ranking import WeightedSum
 from evomerge.scores import Objective, Outcome, Scores
-from evomerge.searching.loop import Plan, Search
+from evomerge.searching.loop import Search
 from evomerge.searching.session import Session
 from evomerge.space.layer_genes import BlockStack
 from evomerge.space.parameters import ParametersConfig, ParameterSpace
@@ -109,8 +110,11 @@ def simulate(
         run = RunFolder.create(Path(folder, "run"), "{}", {"benchmark": True})
         config = SimpleNamespace(
             optimizer=SimpleNamespace(make=make_strategy),
-            executor=SimpleNamespace(make=lambda problem, logbook: executor),
-            evaluation=SimpleNamespace(search=SimpleNamespace(fresh=None)),
+            executor=SimpleNamespace(make=lambda problem, logbook: executor, order=order),
+            evaluation=SimpleNamespace(
+                search=SimpleNamespace(fresh=None), validation=SimpleNamespace(finalists=5)
+            ),
+            budget=BudgetConfig(candidates=candidates),
             seed=0,
             base=None,
             is_study=False,
@@ -120,14 +124,7 @@ def simulate(
         )
         with run.writing() as journal:
             session = UnmergedSession(problem, Logbook(run, journal, [follow]))
-            plan = Plan(
-                candidates=candidates,
-                hours=None,
-                target=None,
-                finalists=5,
-                order=order,  # type: ignore[arg-type]
-            )
-            Search(session, plan).run()
+            Search(session).run()
             session.close()
     now, done, _ = marks["ask" if order == "arrival" else "tell"]
     return done / (workers * now), marks["tell"][2] / candidates

@@ -28,7 +28,7 @@ from evomerge.run.history import Candidate
 from evomerge.run.logbook import Logbook
 from evomerge.scores import TOLD, Failure, Scores
 from evomerge.searching import run as searches
-from evomerge.searching.loop import Plan, Search
+from evomerge.searching.loop import Search
 from evomerge.searching.session import Session
 from evomerge.space.protocol import Gene
 
@@ -132,7 +132,7 @@ class Study(Run):
             searches.check_search_file(self._run, logbook)
             searches.note_budget(self._problem, logbook, budget)
             self._session = Session(self._problem, logbook)
-            self._search = Search(self._session, Plan.of(self._problem, logbook.history))
+            self._search = Search(self._session)
             self._session.publish_best()
             self._search.replay_arrivals()
             self._search.ask_baselines()

@@ -10,7 +10,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.files import GGUF_ADVICE, TOKENIZER_FILES, is_from_hub
 
 RUN = "run:"
-"""Prefix of a run that a search starts from; see `evomerge.strategy.starts`."""
+"""Prefix of a run that a search starts from; see `evomerge.strategy.optimizers`."""
 
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "README.md", "*/pytorch_model.bin"]

@@ -18,7 +18,7 @@ from evomerge.compat.cmaes import (
     probabilities_of,
 )
 from evomerge.optimize.base import Cube, Vector
-from evomerge.optimize.generations import Generations, Trial
+from evomerge.optimize.cma import Generations, Trial
 from evomerge.optimize.protocol import Setting
 from evomerge.space.protocol import Gene
 

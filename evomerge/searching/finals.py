@@ -16,13 +16,13 @@ def is_finished(session: Session) -> bool:
     return session.history.winner is not None and not untested(session)
 
 
-def choose_winner(session: Session, count: int | None) -> Candidate:
+def choose_winner(session: Session) -> Candidate:
     """Return the best of the finalists and baselines on the validation documents.
 
     With several objectives, all that are not dominated there are the front, and the winner is its
     knee. SearchError: no candidate could be scored.
     """
-    best = [*_finalists(session, count), *session.history.baselines]
+    best = [*_finalists(session), *session.history.baselines]
     contenders = list({item.number: item for item in best}.values())
     untried = [item for item in contenders if "validation" not in item.outcomes]
     scored = any(isinstance(item.outcomes.get("validation"), Scores) for item in contenders)
@@ -53,9 +53,10 @@ def untested(session: Session) -> list[Candidate]:
     return [item for item in chosen if "test" not in item.outcomes]
 
 
-def _finalists(session: Session, count: int | None) -> list[Candidate]:
+def _finalists(session: Session) -> list[Candidate]:
     """Return the best candidates on the search documents; SearchError: none could be scored."""
     candidates = session.history.candidates
+    count = session.problem.config.evaluation.validation.finalists
     finalists = session.ranking.finalists(candidates, count)
     if not finalists and session.history.open:
         raise SearchError(

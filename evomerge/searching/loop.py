@@ -8,12 +8,10 @@ on first repeats the calls to the strategy that its journal records.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Self, TypeAlias
 
 from evomerge.problem.documents import restricted
-from evomerge.problem.problem import Problem
 from evomerge.recipe import Recipe
-from evomerge.run.history import BELIEVED, Candidate, History
+from evomerge.run.history import BELIEVED, Candidate
 from evomerge.run.journal import Event
 from evomerge.run.ranking import reached, unimproved
 from evomerge.scores import Scores
@@ -21,40 +19,8 @@ from evomerge.searching.finals import choose_winner, is_finished, untested
 from evomerge.searching.session import Session
 from evomerge.strategy.protocol import Believing, Origin, Preparing, Strategy
 
-Order: TypeAlias = Literal["generation", "arrival"]
-"""When the strategy is told outcomes: when a generation is scored, in the order of asking, so that
-the number of jobs at a time does not matter; or as soon as there is one."""
-
-
 MOST_HELD = 10
 """Maximum number of consecutive candidates that wait for the scores of equal ones."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """When the search ends (None: no such end), and when the strategy is told outcomes.
-
-    Attributes:
-        target: fitness on the search documents.
-        patience: number of candidates without a better one.
-    """
-
-    candidates: int | None
-    hours: float | None
-    target: float | None
-    finalists: int | None
-    order: Order
-    patience: int | None = None
-
-    @classmethod
-    def of(cls, problem: Problem, history: History) -> Self:
-        """Return the plan of a search file; bounds that were changed later are in the journal."""
-        config = problem.config
-        return cls(
-            **(config.budget.model_dump() | history.budget),
-            finalists=config.evaluation.validation.finalists,
-            order="arrival" if config.executor.order == "arrival" else "generation",
-        )
 
 
 @dataclass(eq=False)
@@ -65,10 +31,11 @@ class Search:
     """
 
     session: Session
-    plan: Plan
 
     def __post_init__(self) -> None:
         self.problem, self.history = self.session.problem, self.session.history
+        changed = self.history.budget  # by `resume`
+        self.budget = self.problem.config.budget.model_copy(update=changed)
         self.pending: list[Candidate] = []
         """Candidates whose outcomes the strategy was not told yet, in the order of asking."""
         self.generations = 0
@@ -90,11 +57,11 @@ class Search:
         # while a generation is not whole, which only the strategy knows.
         may_ask = self.has_room and not self.session.logbook.is_stopping
         if may_ask or self.history.open or not is_finished(self.session):
-            if self.plan.order == "generation":
-                self.search_by_generation()
-            else:
+            if self.problem.config.executor.order == "arrival":
                 self.search_by_arrival()
-        winner = choose_winner(self.session, self.plan.finalists)
+            else:
+                self.search_by_generation()
+        winner = choose_winner(self.session)
         self.session.score(untested(self.session), "test")
         return winner
 
@@ -124,7 +91,7 @@ class Search:
             self.session.score(self.arriving())
 
     def arriving(self) -> Iterator[Candidate]:
-        """Yield the open candidates, then new ones until the plan is spent.
+        """Yield the open candidates, then new ones until the budget is spent.
 
         If the strategy has no other recipes than those that are being scored, no more are asked
         for until all of these have outcomes.
@@ -137,7 +104,7 @@ class Search:
             held = held + 1 if is_held else 0
 
     def ask_after_arrivals(self) -> Candidate | None:
-        """Tell the strategy the outcomes that are new, and ask; None: the plan is spent."""
+        """Tell the strategy the outcomes that are new, and ask; None: the budget is spent."""
         while self.told < len(self.history.told):
             self.tell(self.history.told[self.told])
             self.told += 1
@@ -213,7 +180,7 @@ class Search:
                 self.pending.append(self.journal(recipe, origin, {"label": label}))
 
     def ask_generation(self) -> None:
-        """Ask for the rest of a generation, as far as the plan allows.
+        """Ask for the rest of a generation, as far as the budget allows.
 
         One that has begun, if only with what the strategy believes in, is asked for whatever its
         first outcomes are: with more room from the start, they would not have been known.
@@ -285,26 +252,26 @@ class Search:
 
     @property
     def has_room(self) -> bool:
-        """Whether the plan allows a further candidate of what is asked for together.
+        """Whether the budget allows a further candidate of what is asked for together.
 
         Only the number counts: a search that is stopped between two baselines, or in a generation,
         might go on with outcomes that reach the target, and never ask for the rest.
         """
-        limit = self.plan.candidates
+        limit = self.budget.candidates
         return limit is None or len(self.history.candidates) < limit
 
     @property
     def is_spent(self) -> bool:
-        """Whether the plan, or a person, allows no further candidate."""
-        plan = self.plan
+        """Whether the budget, or a person, allows no further candidate."""
+        budget = self.budget
         if self.session.logbook.is_stopping or not self.has_room:
             return True
-        if plan.hours is not None and self.session.logbook.hours >= plan.hours:
+        if budget.hours is not None and self.session.logbook.hours >= budget.hours:
             return True
         incumbents = self.session.incumbents
         # Open candidates do not count: one of them may be better, and then the search goes on.
         candidates = self.history.candidates
-        if plan.patience is not None and unimproved(incumbents, candidates) >= plan.patience:
+        if budget.patience is not None and unimproved(incumbents, candidates) >= budget.patience:
             return True
-        target, ranking = plan.target, self.session.ranking
+        target, ranking = budget.target, self.session.ranking
         return target is not None and reached(incumbents, ranking, target) is not None

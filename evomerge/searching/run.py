@@ -26,7 +26,7 @@ from evomerge.run.folder import MANIFEST, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.logbook import Follower, Logbook
 from evomerge.scores import SPLITS, Scores
-from evomerge.searching.loop import Plan, Search
+from evomerge.searching.loop import Search
 from evomerge.searching.session import Session
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def _run_search(
             check_weights_are_finite(problem)
         session = Session(problem, logbook)
         try:
-            return Search(session, Plan.of(problem, logbook.history)).run()
+            return Search(session).run()
         finally:
             session.close()
 

@@ -29,7 +29,7 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.ranking import WeightedSum
 from evomerge.scores import Failure, Objective, Scores
-from evomerge.searching.publish import publish
+from evomerge.searching.session import publish
 
 OBJECTIVES = [Objective("zoo_l2_maths", "exact_match")]
 HUB = {

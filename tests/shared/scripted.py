@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from spaces import parameters
 
-from evomerge.config.schema import parse
+from evomerge.config.schema import BudgetConfig, parse
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Job
 from evomerge.execute.worker import Worker
@@ -23,7 +23,7 @@ from evomerge.run.journal import Journal
 from evomerge.run.logbook import Logbook
 from evomerge.run.ranking import Ranking, WeightedSum
 from evomerge.scores import Failure, Objective, Outcome, Scores, Split
-from evomerge.searching.loop import Plan, Search
+from evomerge.searching.loop import Search
 from evomerge.searching.session import Session
 from evomerge.space.parameters import ParameterSpace
 from evomerge.space.protocol import Genome, Space
@@ -176,8 +176,11 @@ def search(
         make = make or (lambda: strategy(optimizer, ranking, searched, **how))
         config = SimpleNamespace(
             optimizer=SimpleNamespace(make=lambda problem: make()),
-            executor=SimpleNamespace(make=lambda problem, logbook: executor),
-            evaluation=SimpleNamespace(search=SimpleNamespace(fresh=fresh)),
+            executor=SimpleNamespace(make=lambda problem, logbook: executor, order=order),
+            evaluation=SimpleNamespace(
+                search=SimpleNamespace(fresh=fresh), validation=SimpleNamespace(finalists=3)
+            ),
+            budget=BudgetConfig(candidates=candidates, target=target, patience=patience),
             seed=0, base=None, is_study=False,
         )  # fmt: skip
         problem: Any = SimpleNamespace(
@@ -186,11 +189,7 @@ def search(
         )  # fmt: skip
         session = UnpublishedSession(problem, logbook)
         session.bases = bases
-        plan = Plan(
-            candidates=candidates, hours=None, target=target, finalists=3, order=order,
-            patience=patience,
-        )  # fmt: skip
-        Search(session, plan).run()
+        Search(session).run()
     return History(run.events())
 
 

@@ -19,7 +19,6 @@ from evomerge.recipe import Layer, Recipe
 from evomerge.run.history import History
 from evomerge.run.ranking import ParetoFront, Ranking, WeightedSum
 from evomerge.scores import Failure, Objective, Outcome, Scores
-from evomerge.searching.loop import Order
 from evomerge.strategy.genome import SKIPPED, SKIPPED_RECIPES, GenomeStrategy
 
 NAMES = ("random", "cma", "nevergrad:DE")
@@ -119,7 +118,7 @@ def slots_search(
     optimizer: str,
     width: int = 1,
     dies_after: int | None = None,
-    order: Order = "generation",
+    order: str = "generation",
 ) -> History:
     has_front = optimizer == "nsga2"
     ranking: Ranking = ParetoFront(TWO) if has_front else WeightedSum(TWO[:1])
@@ -148,7 +147,7 @@ def slots_search(
         ("two-points-de", "arrival"),
     ],
 )
-def test_a_recipe_is_proposed_once(tmp_path: Path, optimizer: str, order: Order) -> None:
+def test_a_recipe_is_proposed_once(tmp_path: Path, optimizer: str, order: str) -> None:
     history = slots_search(tmp_path / "run", optimizer, width=4, order=order)
     seen: set[str] = set()
     repeated = 0
