@@ -4,6 +4,7 @@ import logging
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from evomerge.device import use_threads
@@ -17,9 +18,7 @@ from evomerge.errors import (
 )
 from evomerge.execute.devices import device_change
 from evomerge.models.references import open_parent
-from evomerge.problem.parents_as_themselves import (
-    parent_notes,
-)
+from evomerge.problem.parents_as_themselves import parent_notes
 from evomerge.problem.problem import Problem, changes_since, load_single, threads_of
 from evomerge.problem.resolve import sample_recipes
 from evomerge.run.folder import MANIFEST, RunFolder
@@ -52,7 +51,20 @@ def run_search(
     no candidate could be scored, or the search cannot go on.
     """
     try:
-        return _run_search(problem, run, new_budget, followers)
+        with run.writing() as journal, run.logged():
+            for warning in changes_since(run.record()):
+                log.warning(warning)
+            if (change := device_change(problem.config, run.timings.peak())) is not None:
+                log.warning(change)
+            logbook = Logbook(run, journal, followers)
+            check_search_file(run, logbook)
+            note_budget(problem, logbook, new_budget)
+            if not logbook.history.told:
+                for line in parent_notes(problem):
+                    log.info(line)
+                check_weights_are_finite(problem)
+            with closing(Session(problem, logbook)) as session:
+                return Search(session).run()
     except (CheckpointError, ConfigError, RecipeError):
         if not History(run.events()).told:
             run.remove()
@@ -69,33 +81,6 @@ def run_search(
             f"Code that the search calls, such as an optimizer, raised SystemExit: {error}; remove "
             f"the cause, then go on with `evomerge resume {shlex.quote(str(run.path))}`."
         ) from error
-
-
-def _run_search(
-    problem: Problem,
-    run: RunFolder,
-    new_budget: Mapping[str, float],
-    followers: Sequence[Follower],
-) -> Candidate:
-    with run.writing() as journal, run.logged():
-        for warning in (
-            *changes_since(run.record()),
-            device_change(problem.config, run.timings.peak()),
-        ):
-            if warning is not None:
-                log.warning(warning)
-        logbook = Logbook(run, journal, followers)
-        check_search_file(run, logbook)
-        note_budget(problem, logbook, new_budget)
-        if not logbook.history.told:
-            for line in parent_notes(problem):
-                log.info(line)
-            check_weights_are_finite(problem)
-        session = Session(problem, logbook)
-        try:
-            return Search(session).run()
-        finally:
-            session.close()
 
 
 def check_weights_are_finite(problem: Problem, most: float = math.inf) -> None:

@@ -16,7 +16,7 @@ from evomerge.problem.parents import pinned
 from evomerge.problem.parents_as_themselves import base_to_test, parent_itself, recipe_to_write
 from evomerge.problem.problem import Problem, recipe_of
 from evomerge.recipe import Recipe
-from evomerge.run.folder import MERGEKIT, NOT_IN_MERGEKIT, RunFolder
+from evomerge.run.folder import MERGEKIT, NOT_IN_MERGEKIT
 from evomerge.run.history import BASE, PREPARED, Candidate, outcome_fields
 from evomerge.run.journal import Event
 from evomerge.run.logbook import Logbook
@@ -65,8 +65,31 @@ class Session:
             self.executor.close()
 
     def publish(self, front: Sequence[Candidate], best: Candidate) -> None:
-        """Write the recipes of the incumbents, or of the front and the winner."""
-        publish(self.problem, self.logbook.run, front, best)
+        """Write the best candidate's recipe to `best.yaml` and, for mergekit, `best.mergekit.yaml`.
+
+        If mergekit cannot express it, `best.not-in-mergekit.txt` says why instead. In a search for
+        a front, the recipes of its members are `front/NUMBER.yaml`; others are removed there.
+        """
+        run, checkpoints = self.logbook.run, self.problem.checkpoints
+        recipe = recipe_to_write(self.problem, best)
+        run.write("best.yaml", pinned(recipe, checkpoints).to_yaml())
+        try:
+            name, other, text = MERGEKIT, NOT_IN_MERGEKIT, express(recipe, checkpoints)
+        except RecipeError as error:
+            name, other, text = NOT_IN_MERGEKIT, MERGEKIT, f"{error}\n"
+        (run.path / other).unlink(missing_ok=True)
+        run.write(name, text)
+        if not self.ranking.has_front:
+            return
+        folder = run.path / "front"
+        folder.mkdir(exist_ok=True)
+        members = {f"{member.number}.yaml": member for member in front}
+        there = {path.name for path in folder.glob("*.yaml")}
+        for name in members.keys() - there:
+            recipe = recipe_to_write(self.problem, members[name])
+            run.write(f"front/{name}", pinned(recipe, checkpoints).to_yaml())
+        for name in there - members.keys():
+            (folder / name).unlink()
 
     def publish_best(self) -> None:
         """Publish the winner; before there is one, the incumbents."""
@@ -262,34 +285,3 @@ class _Queue:
 def outcome_text(failure: Failure) -> str:
     """Return a failure as `stage: reason`."""
     return f"{failure.stage}: {failure.reason.rstrip('.')}"
-
-
-def publish(problem: Problem, run: RunFolder, front: Sequence[Candidate], best: Candidate) -> None:
-    """Write the best candidate's recipe to `best.yaml` and, for mergekit, `best.mergekit.yaml`.
-
-    If mergekit cannot express the recipe, `best.not-in-mergekit.txt` says why instead. In a search
-    for a front, the recipes of its members are `front/NUMBER.yaml`; others are removed there.
-    """
-
-    def written(candidate: Candidate) -> tuple[Recipe, Recipe]:
-        recipe = recipe_to_write(problem, candidate)
-        return recipe, pinned(recipe, problem.checkpoints)
-
-    recipe, with_pins = written(best)
-    run.write("best.yaml", with_pins.to_yaml())
-    try:
-        name, other, text = MERGEKIT, NOT_IN_MERGEKIT, express(recipe, problem.checkpoints)
-    except RecipeError as error:
-        name, other, text = NOT_IN_MERGEKIT, MERGEKIT, f"{error}\n"
-    (run.path / other).unlink(missing_ok=True)
-    run.write(name, text)
-    if not problem.ranking.has_front:
-        return
-    folder = run.path / "front"
-    folder.mkdir(exist_ok=True)
-    members = {f"{item.number}.yaml": item for item in front}
-    there = {path.name for path in folder.glob("*.yaml")}
-    for name in members.keys() - there:
-        run.write(f"front/{name}", written(members[name])[1].to_yaml())
-    for name in there - members.keys():
-        (folder / name).unlink()

@@ -27,9 +27,10 @@ from evomerge.recipe import Layer, Recipe
 from evomerge.report.page import page
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
+from evomerge.run.logbook import Logbook
 from evomerge.run.ranking import WeightedSum
 from evomerge.scores import Failure, Objective, Scores
-from evomerge.searching.session import publish
+from evomerge.searching.session import Session
 
 OBJECTIVES = [Objective("zoo_l2_maths", "exact_match")]
 HUB = {
@@ -254,7 +255,9 @@ def test_a_merge_that_mergekit_cannot_express_says_why_everywhere(tmp_path, caps
     digest = problem.space.decode(tuple(genome)).digest
     append(run, [asked(0, genome=genome) | {"digest": digest}, told(0, scores(5))])
     run.write("best.mergekit.yaml", "of an earlier best merge")
-    publish(problem, run, [], History(run.events()).candidates[0])
+    with run.writing() as journal:
+        logbook = Logbook(run, journal, ())
+        Session(problem, logbook).publish([], logbook.history.candidates[0])
     assert not (run.path / "best.mergekit.yaml").exists()
     reason, model = run.why_not_in_mergekit, tmp_path / "model"
     assert reason.startswith("`embeddings` has other parents than the first block")
