@@ -10,14 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from evomerge.device import (
-    free_memory,
-    free_weights,
-    is_device_failure,
-    is_exhausted,
-    peak_memory,
-    use_threads,
-)
+from evomerge import device
 from evomerge.errors import (
     CandidateError,
     CheckpointError,
@@ -107,14 +100,14 @@ class Worker:
             self._prepare()
         except Exception as error:  # transformers raises anything for a config that does not fit
             is_said = isinstance(error, (EvomergeError, OSError))
-            if is_said or is_device_failure(error) or is_exhausted(error):
+            if is_said or device.is_device_failure(error) or device.is_exhausted(error):
                 raise
             raise CheckpointError(
                 f"The first model could be built but not scored ({type(error).__name__}: "
                 f"{one_line(error)}); compare the host's config.json with that of the model that "
                 "it was made from (--debug shows the traceback)."
             ) from error
-        use_threads(self.threads)
+        device.use_threads(self.threads)
         if is_new:
             self._try_functions()
 
@@ -132,7 +125,7 @@ class Worker:
             outcome = _failure(error, job, "merge" if phase == "prepare" else phase)
         seconds = {phase: wall for phase, (wall, _) in times.items()}
         cpu_seconds = {phase: cpu for phase, (_, cpu) in times.items()}
-        return replace(outcome, seconds=seconds, cpu_seconds=cpu_seconds, peak=peak_memory())
+        return replace(outcome, seconds=seconds, cpu_seconds=cpu_seconds, peak=device.peak_memory())
 
     def _run(self, job: Job, times: Times) -> Result:
         if job.work is not None:
@@ -189,7 +182,7 @@ class Worker:
 
     def _cache_memory(self) -> int:
         """Return the bytes for caches of this worker: a quarter of its part of the free memory."""
-        return free_memory() // self._neighbours // 4
+        return device.free_memory() // self._neighbours // 4
 
     def _build_deepest(self) -> Any:
         """Return a model with as many blocks as the space allows, for engines of a fixed depth."""
@@ -244,7 +237,7 @@ class Worker:
 
     def _drop(self, *, engine: bool = False) -> None:
         self.evaluator.release(engine=engine)
-        free_weights(self._model)  # a function may keep it
+        device.free_weights(self._model)  # a function may keep it
         self._resident = self._model = None
         self._kept.clear()
 
@@ -305,7 +298,7 @@ def _failure(error: BaseException, job: Job, stage: str) -> Failure:
             f"the candidate's fault: {error.strerror or one_line(error)}{place}; check that disks, "
             "mounts and devices are there and have free space, then go on with `evomerge resume`."
         ) from error
-    if is_device_failure(error):
+    if device.is_device_failure(error):
         raise DeviceError(
             f"The device failed in the stage {stage!r} of candidate {job.candidate} "
             f"({one_line(error).rstrip('.')}); go on with `evomerge resume`, which marks a "

@@ -8,20 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from evomerge import optimize
 from evomerge.config.optimizer import OPTIMIZER_KINDS, OptimizerConfig
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, InputError
 from evomerge.models.references import RUN, is_folder, place
-from evomerge.optimize import (
-    BUILTIN,
-    OPTIMIZERS,
-    Builtin,
-    builtin,
-    check_name,
-    check_setting,
-    choose,
-    create,
-)
 from evomerge.parsing.values import shown
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
@@ -46,13 +37,15 @@ class GenomeOptimizer(OptimizerConfig):
     start: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     """what is tried first, after the baselines: the best candidates of other runs (`run:DIR`)"""
 
-    packages = tuple(dict.fromkeys(name for row in BUILTIN.values() for name in row.packages))
+    packages = tuple(
+        dict.fromkeys(name for row in optimize.BUILTIN.values() for name in row.packages)
+    )
     suits_studies = True
 
     @property
-    def row(self) -> Builtin | None:
+    def row(self) -> optimize.Builtin | None:
         """What is known of the optimizer; None: another package adds it, or nobody."""
-        return builtin(self.name)
+        return optimize.builtin(self.name)
 
     @property
     def few_documents(self) -> int | None:
@@ -68,11 +61,12 @@ class GenomeOptimizer(OptimizerConfig):
 
     def check_name(self) -> None:
         """Raise a ConfigError if there is no such optimizer."""
-        check_name(self.name, [*dict.fromkeys((*OPTIMIZERS.names(), *OPTIMIZER_KINDS.names()))])
+        names = dict.fromkeys((*optimize.OPTIMIZERS.names(), *OPTIMIZER_KINDS.names()))
+        optimize.check_name(self.name, [*names])
 
     def check_setting(self, config: SearchConfig) -> None:
         """Raise a ConfigError if a key is wrong, whatever the parents are."""
-        check_setting(self.name, config.fitness_values, self.size, self.options)
+        optimize.check_setting(self.name, config.fitness_values, self.size, self.options)
 
     def check_starts(self, folder: Path) -> Iterator[str]:
         """Yield a sentence about each start that is no run."""
@@ -86,7 +80,9 @@ class GenomeOptimizer(OptimizerConfig):
         """Return the search file with the optimizer that `auto` means, by genes and budget."""
         if self.name != "auto" or not space.genes:
             return config
-        name = choose(space.genes, self.size, config.budget.candidates, config.fitness_values)
+        name = optimize.choose(
+            space.genes, self.size, config.budget.candidates, config.fitness_values
+        )
         return config.with_values("optimizer", name=name)
 
     def generation(self, config: SearchConfig, space: Space) -> int:
@@ -151,7 +147,7 @@ class GenomeOptimizer(OptimizerConfig):
         """Return CMA-ES for the genes; None: the optimizer was not compared with that."""
         if self.name != "gp" and not (self.row and self.row.is_believing):
             return None
-        name = choose(problem.space.genes, self.size)
+        name = optimize.choose(problem.space.genes, self.size)
         return self.model_copy(update={"name": name, "options": {}})
 
     def create(self, config: SearchConfig, genes: Sequence[Gene]) -> Optimizer:
@@ -159,7 +155,7 @@ class GenomeOptimizer(OptimizerConfig):
 
         ConfigError: there is no such optimizer, or a setting does not suit it.
         """
-        return create(
+        return optimize.create(
             self.name,
             list(genes),
             config.seed,

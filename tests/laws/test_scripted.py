@@ -70,7 +70,7 @@ def descents(loss: str) -> dict[str, Any]:
     def make() -> GradientStrategy:
         lessons = Lessons(loss, LEARNED, 3, generated=generated)  # type: ignore[arg-type]
         ranking = WeightedSum(OBJECTIVES)
-        return GradientStrategy(SPACE, lessons, ranking, steps=20, descents=3, seed=3)
+        return GradientStrategy(SPACE, lessons, ranking, steps=20, generation=3, seed=3)
 
     return {"candidates": 24, "searched": SPACE, "make": make, "score": walked}
 

@@ -103,7 +103,7 @@ def test_forms_do_not_depend_on_which_segment_was_done_first():
     found = {0: {"a": Form(True, "token")}, 1: {"a": Form(True, "stop"), "b": Form(False)}}
     later = []
     for order in ((0, 1), (1, 0)):
-        strategy = make(descents=2, forms={"c": Form(True, "none")})
+        strategy = make(generation=2, forms={"c": Form(True, "none")})
         segments = strategy.preparations()
         for slot in order:
             strategy.prepared(slot, made(segments[slot], forms=found[slot]))
@@ -115,7 +115,7 @@ def test_forms_do_not_depend_on_which_segment_was_done_first():
 
 
 def test_several_descents_make_a_round_together():
-    strategy = make(descents=3)
+    strategy = make(generation=3)
     asked = run(strategy, 6)
     assert strategy.generation == 3
     assert [each["descent"] for each in asked] == [0, 1, 2, 0, 1, 2]
@@ -153,7 +153,7 @@ def test_failures_do_not_break_it():
 
 def test_the_descents_of_a_front_weigh_the_objectives_differently():
     both = ParetoFront([Objective("a", "one"), Objective("a", "two")])
-    strategy = make(both, steps=10, descents=3)
+    strategy = make(both, steps=10, generation=3)
     segments = strategy.preparations()
     equal, first, second = (segments[slot].weights for slot in range(3))
     assert equal == (0.5, 0.5)

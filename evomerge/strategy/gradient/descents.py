@@ -69,7 +69,7 @@ class GradientStrategy:
         steps: number of steps of a descent.
         batch: documents of a step, of all tasks together.
         rate: length of a first step, as a share of a gene's range.
-        descents: number of descents at once.
+        generation: number of descents at once.
         forms: how reference answers are written; where no form is given, as the parents prefer.
     """
 
@@ -80,7 +80,7 @@ class GradientStrategy:
     steps: int = STEPS
     batch: int = BATCH
     rate: float = RATE
-    descents: int = 1
+    generation: int = 1
     forms: Forms = field(default_factory=dict)
     seed: int = 0
 
@@ -93,11 +93,6 @@ class GradientStrategy:
         self._genomes: dict[int, Genome] = {}
         self._slots: list[_Slot] = []
         self._begun = 0
-
-    @property
-    def generation(self) -> int:
-        """The number of descents at once."""
-        return self.descents
 
     @property
     def left(self) -> int:
@@ -160,12 +155,10 @@ class GradientStrategy:
         self._left = self.generation
         for slot in reversed(self._slots):  # in this order whichever segment was done first
             self.forms = {**self.forms, **slot.forms}
+            slot.is_done = False
         for number in range(self.generation):
-            if number == len(self._slots):
-                self._slots.append(self._begun_slot())
-            elif self._is_over(self._slots[number]):
-                self._slots[number] = self._begun_slot()
-            self._slots[number].is_done = False
+            if number == len(self._slots) or self._is_over(self._slots[number]):
+                self._slots[number : number + 1] = [self._begun_slot()]
 
     def _is_over(self, slot: _Slot) -> bool:
         return slot.descent.done >= self.steps or slot.worse >= PATIENCE

@@ -196,7 +196,7 @@ class Gradient(OptimizerConfig):
             steps=self.steps or STEPS,
             batch=self.batch or BATCH,
             rate=self.rate or RATE,
-            descents=self.generation(config, problem.space),
+            generation=self.generation(config, problem.space),
             forms={task: Form(**form.model_dump()) for task, form in self.forms.items()},
             seed=config.seed,
         )
