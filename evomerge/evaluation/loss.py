@@ -145,8 +145,8 @@ class Loss:
         self._tasks = next(item for item in every if isinstance(item, LmEval))
         self._metrics = shares(self._objectives, self._tasks.info)
         self._references: dict[tuple[str, int, Form, str | None], Reference] = {}
-        self._lessons: dict[str, tuple[object, dict[int, Reference]]] = {}
-        """Task -> the arguments of the last call of `teach`, and what it wants of each document."""
+        self._taught: dict[str, tuple[object, dict[int, Reference]]] = {}
+        """Task -> the arguments of the last call of `teach`, and what each document teaches."""
 
     def save_memory(self) -> bool:
         """Keep only the inputs of layers in backward passes; return False if they do already."""
@@ -204,7 +204,7 @@ class Loss:
         call with the same arguments does nothing.
         """
         key = teacher, tuple(documents)
-        if task in self._lessons and self._lessons[task][0] == key:
+        if task in self._taught and self._taught[task][0] == key:
             return
         model = make()
         answers: dict[int, str] = {}
@@ -212,12 +212,12 @@ class Loss:
             self.evaluator.answer(model, "search", {task: documents})
             answers = self._tasks.texts(task, documents)
         plain = [self._continued(task, number, answers.get(number, "")) for number in documents]
-        lesson: dict[int, Reference] = {}
+        references: dict[int, Reference] = {}
         with torch.no_grad():
             for group in self._batches(plain):
                 for i, predictions in self._predict(model, group, plain):
-                    lesson[documents[i]] = plain[i].of_teacher(predictions)
-        self._lessons[task] = key, lesson
+                    references[documents[i]] = plain[i].of_teacher(predictions)
+        self._taught[task] = key, references
 
     def _batches(self, references: Sequence[Reference]) -> Iterator[Sequence[int]]:
         """Yield the indices of references that are run together: activations are kept, so half."""
@@ -259,8 +259,8 @@ class Loss:
                     yield torch.stack(losses).sum()
 
     def _reference(self, task: str, document: int, key: AnswerKey) -> Reference:
-        if task in self._lessons:
-            return self._lessons[task][1][document]
+        if task in self._taught:
+            return self._taught[task][1][document]
         answer, form = key.answers.get(task, {}).get(document), form_of(key.forms, task)
         name = task, document, form, answer
         if name not in self._references:
