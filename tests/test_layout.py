@@ -9,9 +9,8 @@ from evomerge.config.evaluation import ENGINES
 from evomerge.config.executor import EXECUTORS
 from evomerge.config.objectives import ROWS
 from evomerge.config.optimizer import OPTIMIZER_KINDS
-from evomerge.config.space import ABOUT
+from evomerge.config.space import ABOUT, SPACES
 from evomerge.optimize import BUILTIN
-from evomerge.space.kinds import DATAFLOW
 
 ROOT = Path(evomerge.__file__).parent
 
@@ -40,7 +39,7 @@ def test_what_begins_runs_and_reports_a_search_names_no_kind():
     assert len(files) > 30 and not [it for it in lines if KINDS.search(it[1])]
 
 
-NAMES = {*BUILTIN, *OPTIMIZER_KINDS.builtin, *ABOUT, *DATAFLOW, *EXECUTORS.builtin}
+NAMES = {*BUILTIN, *OPTIMIZER_KINDS.builtin, *ABOUT, *SPACES.builtin, *EXECUTORS.builtin}
 NAMES |= {*ROWS, *ENGINES, "encoder", "classifier"}
 ALLOWED = {
     "problem/draft.py": "it writes a search file, so it chooses kinds",

@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
@@ -23,7 +22,6 @@ from pydantic import (
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
-    TypeAdapter,
     ValidationError,
     ValidationInfo,
     model_validator,
@@ -170,38 +168,6 @@ class Names:
         return {**handler(schema), "examples": [*imported(self.function)()]}
 
 
-@dataclass(frozen=True)
-class OneOf:
-    """Annotates a field of the search file: a section of one of some kinds, none of them added.
-
-        space: Annotated[SpaceKind, OneOf("evomerge.space.kinds:AnySpace")]
-
-    Attributes:
-        name: `module:NAME` of the union of the kinds, which is imported at the first use.
-    """
-
-    name: str
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
-        return core_schema.with_info_plain_validator_function(
-            lambda section, info: self.parse(section, info.context), serialization=_BY_ITSELF
-        )
-
-    def __get_pydantic_json_schema__(
-        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        return handler(_union(self.name).core_schema)
-
-    def parse(self, data: Any, context: Any = None) -> Any:
-        """Return a section; pydantic's ValidationError: it has a mistake."""
-        return _union(self.name).validate_python(data, context=context)
-
-
-@cache
-def _union(name: str) -> TypeAdapter[Any]:
-    return TypeAdapter(imported(name))
-
-
 def imported(name: str) -> Any:
     """Return the object that `module:NAME` names."""
     module, _, attribute = name.partition(":")
@@ -251,9 +217,7 @@ class OfKind:
         except InputError:
             if name in self.kinds.names():  # its package cannot be imported
                 raise
-            *others, last = map(repr, self.kinds.names())
-            allowed = {"expected": f"{', '.join(others)} or {last}"}
-            raise self._wrong("literal_error", (self.tag,), name, allowed) from None
+            raise self.unknown(self.tag, name, self.kinds.names()) from None
         own = self._without_foreign(data, kind, name, context or ())
         return kind.model_validate(own, context=context)
 
@@ -280,11 +244,18 @@ class OfKind:
                 sentence = f"has `{key}`, which has no effect {where}; remove it{fix}"
                 if sentence not in sentences:
                     error = {"error": BrokenRuleError(sentence)}
-                    raise self._wrong("value_error", (), data, error)
+                    raise self.wrong("value_error", (), data, error)
         return own
 
-    def _wrong(
+    def unknown(self, tag: str, name: Any, names: Collection[str]) -> ValidationError:
+        """Return the error about a name of a kind that is none of some names."""
+        *others, last = map(repr, names)
+        allowed = {"expected": f"{', '.join(others)} or {last}"}
+        return self.wrong("literal_error", (tag,), name, allowed)
+
+    def wrong(
         self, error: str, place: tuple[str, ...], value: Any, context: dict[str, Any]
     ) -> ValidationError:
+        """Return an error of a type that pydantic knows."""
         details = InitErrorDetails(type=error, loc=place, input=value, ctx=context)
         return ValidationError.from_exception_data(type(self).__name__, [details])

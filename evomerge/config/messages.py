@@ -121,17 +121,14 @@ def _sentence(first: Any, problems: Collection[Any], data: Any) -> tuple[Place, 
     if first["type"] == "missing":
         location = (*_at(location[:-1], data)[0], location[-1])
         return location, f"the key `{_dotted(location)}` is missing and has no default."
-    is_tag = first["type"] == "union_tag_invalid"
-    if is_tag:
-        location = (*location, first["ctx"]["discriminator"].strip("'"))
     location, there = _at(location, data)
     key, size = _dotted(location), len(location)
     related = [item for item in problems if _at(item["loc"], data)[0][:size] == location]
     message = " or ".join(dict.fromkeys(map(expectation, related or [first])))
     message = message.replace(" or must be ", " or ")
-    value = there if is_tag or len(related) > 1 else first["input"]
+    value = there if len(related) > 1 else first["input"]
     near = ""
-    if isinstance(value, str) and (is_tag or first["type"] == "literal_error"):
+    if isinstance(value, str) and first["type"] == "literal_error":
         near = did_you_mean(value, re.findall(r"'([^']*)'", message))
     if isinstance(value, dict) and not message.startswith("must"):  # its keys are what is wrong
         return location, f"`{key}` {message}." if key else f"It {message}."
@@ -150,8 +147,6 @@ def expectation(item: Any) -> str:
         return str(context["error"])
     if kind == "literal_error":
         return f"must be {context['expected']}"
-    if kind == "union_tag_invalid":
-        return f"must be {' or '.join(context['expected_tags'].rsplit(', ', 1))}"
     if kind in _BOUNDS:
         words, name = _BOUNDS[kind]
         return f"must be {words} {context[name]}"

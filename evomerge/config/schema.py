@@ -6,7 +6,7 @@
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -16,7 +16,7 @@ from evomerge.config.fields import OfKind, Rule, Section
 from evomerge.config.messages import parsed
 from evomerge.config.objectives import ConstraintConfig, MeasuredConfig, ObjectiveConfig
 from evomerge.config.optimizer import OPTIMIZER_KINDS, OptimizerConfig
-from evomerge.config.space import SpaceConfig, SpaceKind
+from evomerge.config.space import SPACES, SpaceConfig
 from evomerge.errors import ConfigError
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.values import shown
@@ -59,7 +59,7 @@ class SearchConfig(Section):
     """dtype in which candidates are written, scored and exported"""
     tokenizer: str = "base"
     """base: the host's; union: the tokens of all parents; or a parent"""
-    space: SpaceConfig = cast(SpaceKind, {})
+    space: SpaceConfig = Field(default_factory=lambda: SPACES.get("parameters").model_validate({}))
     """what is searched, and in which ranges"""
     optimizer: Annotated[OptimizerConfig, OfKind(OPTIMIZER_KINDS, "name", "auto")] = Field(
         default_factory=lambda: OPTIMIZER_KINDS.get("auto")()

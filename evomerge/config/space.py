@@ -1,11 +1,12 @@
-"""The section `space` of a search file; its kinds are in `evomerge.space.kinds`."""
+"""The section `space` of a search file: what is asked of every kind of it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
-from pydantic import Field
-
-from evomerge.config.fields import Kind, OneOf
+from evomerge.config.fields import Kind, OfKind
+from evomerge.errors import listed
+from evomerge.parsing.values import shown
+from evomerge.registry import Registry
 
 ABOUT = {
     "parameters": "the knobs of a merge, by layer group and component or tensor (PS)",
@@ -71,6 +72,47 @@ class SpaceKind(Kind):
         raise NotImplementedError
 
 
-SpaceConfig: TypeAlias = Annotated[
-    SpaceKind, OneOf("evomerge.space.kinds:AnySpace"), Field(validate_default=True)
-]
+SPACES: Registry[type[SpaceKind]] = Registry(
+    "space",
+    "",
+    {
+        "parameters": "evomerge.space.parameters:ParametersConfig",
+        "sakana": "evomerge.space.slots:SakanaConfig",
+        "structured": "evomerge.space.slots:StructuredConfig",
+        "frankenmerge": "evomerge.space.slices:FrankenmergeConfig",
+        "swaps": "evomerge.space.slots:SwapsConfig",
+        "dropping": "evomerge.space.slots:DroppingConfig",
+    },
+)
+"""The kinds by `kind`, those of dataflow by `variant`; no other package adds one."""
+
+
+class _OfSpace(OfKind):
+    """Parses the section by its kind and, with dataflow, its variant."""
+
+    def parse(self, data: Any, context: Any = None) -> Kind:
+        """Return a section; pydantic's ValidationError: it has a mistake."""
+        if not isinstance(data, Mapping):
+            return super().parse(data, context)
+        section = {"kind": self.default, **data}
+        tag, names = "kind", tuple(ABOUT)
+        if section["kind"] == "dataflow":
+            section = {"variant": "sakana", **section}
+            tag, names = "variant", tuple(self.kinds.builtin)[1:]
+        if section[tag] not in names:
+            raise self.unknown(tag, section[tag], names)
+        own = self.kinds.get(section[tag]).model_fields
+        every = {key for name in self.kinds.builtin for key in self.kinds.get(name).model_fields}
+        if others := sorted(section.keys() & every - own.keys()):
+            variant = f", `variant` {section[tag]!r}" if tag == "variant" else ""
+            pronoun = "it" if len(others) == 1 else "them"
+            sentence = (
+                f"has {listed(f'`{key}` {shown(section[key])}' for key in others)}, without "
+                f"meaning for `kind` {section['kind']!r}{variant}, whose keys are "
+                f"{', '.join(sorted(own))}; remove {pronoun}"
+            )
+            raise self.wrong("value_error", (), data, {"error": ValueError(sentence)})
+        return self.kinds.get(section[tag]).model_validate(section, context=context)
+
+
+SpaceConfig: TypeAlias = Annotated[SpaceKind, _OfSpace(SPACES, "kind", "parameters")]

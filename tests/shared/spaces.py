@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from evomerge.config.space import SpaceConfig
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
 from evomerge.recipe import Layer, Recipe
-from evomerge.space.kinds import AnySpace
 from evomerge.space.layer_genes import BlockStack
 from evomerge.space.parameters import ParametersConfig, ParameterSpace
 from evomerge.space.paths import Hop, Path
@@ -17,7 +17,7 @@ from evomerge.space.protocol import Space
 
 STACK = "model.layers"
 _NOTHING = Layer("", ())
-_SPACE: TypeAdapter[Any] = TypeAdapter(AnySpace)
+_SPACE: TypeAdapter[Any] = TypeAdapter(SpaceConfig)
 
 
 def parameters(
