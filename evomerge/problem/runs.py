@@ -23,7 +23,7 @@ from evomerge.problem.resolve import folder_of, make_space, resolve
 from evomerge.run.atomic import check_writable
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import History
-from evomerge.run.ranking import leading, ranking_of, reached, unimproved
+from evomerge.run.ranking import leading, ranking_of, reached_bounds
 from evomerge.scores import TOLD
 from evomerge.trust.consent import NOTHING, Permissions
 
@@ -220,23 +220,17 @@ def check_budget(run: RunFolder, bounds: Mapping[str, float]) -> None:
         return
     parsed(BudgetConfig, bounds, "budget")
     history, record = History(run.events()), run.record()
-    config, candidates, ranking = record.config, history.candidates, ranking_of(record)
-    so_far = {**config.budget.model_dump(), **history.budget}
-    budget, count = {**so_far, **bounds}, len(candidates)
-    is_cut = bounds.get("candidates", 0) > count == so_far["candidates"]
-    if is_cut and config.executor.order != "arrival":
+    count, ranking = len(history.candidates), ranking_of(record)
+    before = record.config.budget.model_copy(update=history.budget)
+    is_cut = bounds.get("candidates", 0) > count == before.candidates
+    if is_cut and record.config.executor.order != "arrival":
         return
-    incumbents = leading(ranking, candidates)
-    if budget["candidates"] == count == bounds.get("candidates"):
-        budget["candidates"] = None
-    patience = unimproved(incumbents, candidates)
-    spent = {"candidates": count, "hours": run.timings.hours(), "patience": patience}
-    bounded = {name: so_many for name, so_many in spent.items() if budget[name] is not None}
-    ends = [name for name, so_many in bounded.items() if so_many >= budget[name]]
-    if (target := budget["target"]) is not None and reached(incumbents, ranking, target):
-        ends.append("target")
-    for name in ends:
+    budget = before.model_copy(update=dict(bounds))
+    if budget.candidates == count == bounds.get("candidates"):
+        budget = budget.model_copy(update={"candidates": None})
+    incumbents = leading(ranking, history.candidates)
+    for name in reached_bounds(budget, history, ranking, incumbents, run.timings.hours()):
         raise RunFolderError(
-            f"The search of {run.path} has reached budget.{name} ({budget[name]:g}), where it "
-            f"ends; give a larger --{name}."
+            f"The search of {run.path} has reached budget.{name} ({getattr(budget, name):g}), "
+            f"where it ends; give a larger --{name}."
         )

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.config.record import Record
+from evomerge.config.schema import BudgetConfig
 from evomerge.run.history import Candidate, History
 from evomerge.scores import (
     NLL,
@@ -236,6 +237,31 @@ def leading(ranking: Ranking, candidates: Iterable[Candidate]) -> list[Candidate
     return ranking.incumbents(item for item in candidates if not item.was_estimate)
 
 
+def reached_bounds(
+    budget: BudgetConfig,
+    history: History,
+    ranking: Ranking,
+    incumbents: Sequence[Candidate],
+    hours: float,
+) -> Iterator[str]:
+    """Yield the names of the bounds that a search with these incumbents has reached.
+
+    Open candidates do not count for patience and target: one of them may be better.
+    """
+    if budget.candidates is not None and len(history.candidates) >= budget.candidates:
+        yield "candidates"
+    if budget.hours is not None and hours >= budget.hours:
+        yield "hours"
+    candidates, patience, target = history.candidates, budget.patience, budget.target
+    if patience is not None and unimproved(incumbents, candidates) >= patience:
+        yield "patience"
+    for best in incumbents:
+        scores = best.scores("search")
+        is_allowed = scores is not None and not violation(ranking.constraints, scores)
+        if target is not None and is_allowed and best.values and best.values[0] >= target:
+            yield "target"
+
+
 def unimproved(incumbents: Iterable[Candidate], candidates: Sequence[Candidate]) -> int:
     """Return how many candidates have an outcome since the latest incumbent was proposed.
 
@@ -246,16 +272,6 @@ def unimproved(incumbents: Iterable[Candidate], candidates: Sequence[Candidate])
     known = [item.number for item in candidates if item.told is not None]
     whole = max((number for number in known if candidates[number].fresh is None), default=-1)
     return sum(latest < number <= whole for number in known)
-
-
-def reached(incumbents: Iterable[Candidate], ranking: Ranking, target: float) -> Candidate | None:
-    """Return an incumbent that keeps all constraints and has this fitness; None if none has."""
-    for item in incumbents:
-        scores = item.scores("search")
-        is_allowed = scores is not None and not violation(ranking.constraints, scores)
-        if is_allowed and item.values and item.values[0] >= target:
-            return item
-    return None
 
 
 def values_on(ranking: Ranking, candidate: Candidate, split: Split) -> tuple[float, ...] | None:

@@ -14,7 +14,7 @@ from evomerge.problem.documents import restricted
 from evomerge.recipe import Recipe
 from evomerge.run.history import BELIEVED, Candidate
 from evomerge.run.journal import Event
-from evomerge.run.ranking import reached, to_test, unimproved
+from evomerge.run.ranking import reached_bounds, to_test
 from evomerge.scores import Failure, Scores
 from evomerge.searching.session import Session
 from evomerge.strategy.protocol import Believing, Origin, Preparing, Strategy
@@ -263,18 +263,10 @@ class Search:
     @property
     def is_spent(self) -> bool:
         """Whether the budget, or a person, allows no further candidate."""
-        budget = self.budget
-        if self.session.logbook.is_stopping or not self.has_room:
-            return True
-        if budget.hours is not None and self.session.logbook.hours >= budget.hours:
-            return True
-        incumbents = self.session.incumbents
-        # Open candidates do not count: one of them may be better, and then the search goes on.
-        candidates = self.history.candidates
-        if budget.patience is not None and unimproved(incumbents, candidates) >= budget.patience:
-            return True
-        target, ranking = budget.target, self.session.ranking
-        return target is not None and reached(incumbents, ranking, target) is not None
+        session = self.session
+        hours, incumbents = session.logbook.hours, session.incumbents
+        ends = reached_bounds(self.budget, self.history, session.ranking, incumbents, hours)
+        return session.logbook.is_stopping or any(ends)
 
 
 def _choose_winner(session: Session) -> Candidate:
