@@ -99,7 +99,7 @@ def simulate(
 
     def follow(history: History, event: Event) -> None:
         begins = event["event"] == "ask" and event["candidate"] == candidates - 1
-        ends = event["event"] == "tell" and len(history.told) == candidates
+        ends = event["event"] == "tell" and len(history.finished) == candidates
         if begins or ends:
             marks[event["event"]] = (executor.now, executor.done, executor.driven)
 

@@ -53,7 +53,7 @@ class SearchBar:
             redirect_stdout=console is not None,  # in a program of others, they stay as they are
             redirect_stderr=console is not None,
         )
-        done = len(history.told) if history else 0
+        done = len(history.finished) if history else 0
         self._task = self._progress.add_task("", total=None)
         self._update(self.best or "searching", self._total, done)
         self._cell: Any = None
@@ -77,7 +77,7 @@ class SearchBar:
             changed = history.candidates[event["candidate"]]
             self.incumbents = self.ranking.incumbents([*self.incumbents, changed])
         if kind == "tell":
-            self._update(self.best or "searching", self._total, len(history.told))
+            self._update(self.best or "searching", self._total, len(history.finished))
         elif kind == "finals":
             self._update(f"final scores ({event['purpose']})", event["total"], 0)
         elif kind in ("score", "complete", "base"):

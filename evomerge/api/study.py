@@ -220,7 +220,7 @@ class Study(Run):
         self._waiting = [
             candidate
             for candidate in self._waiting
-            if candidate.told is None and not self._session.take_scores(candidate)
+            if candidate.first_outcome is None and not self._session.take_scores(candidate)
         ]
         return [candidate for candidate in self._waiting if not self._session.is_held(candidate)]
 
@@ -245,7 +245,7 @@ class Study(Run):
         candidates = self._session.history.candidates
         if not 0 <= number < len(candidates):
             why = f"the study has given {len(candidates)} candidates so far, from number 0"
-        elif candidates[number].told is not None:
+        elif candidates[number].first_outcome is not None:
             why = "it has an outcome already"
         elif self._session.is_held(candidates[number]):
             why = "it has the recipe of another open candidate, and gets its score"
@@ -282,7 +282,7 @@ class Study(Run):
             if itself is not None:
                 return load_parent(self._problem, itself.host)
             owner, worker = self._built or (number, None)
-            if owner != number and self._session.history.candidates[owner].told is None:
+            if owner != number and self._session.history.candidates[owner].first_outcome is None:
                 raise InputError(
                     f"Candidate {owner} has its model in memory; tell its score before "
                     f"candidate {number} is built, or write this one with `save`."

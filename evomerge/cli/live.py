@@ -58,7 +58,7 @@ class SearchDisplay:
         self, total: float | None, ranking: Ranking, history: History | None = None
     ) -> None:
         self._bar = SearchBar(ranking, total, history, terminal.err)
-        self._done = len(history.told) if history else 0
+        self._done = len(history.finished) if history else 0
 
     def begin(self) -> AbstractContextManager[object]:
         """Say what is done before the first candidate, and return what shows the bar."""

@@ -137,7 +137,7 @@ def _print_run(view: View, rows: Sequence[dict[str, Any]] | None) -> None:
     from evomerge.report.facts import brief_rows, progress
     from evomerge.words import duration
 
-    if view.history.told:
+    if view.history.finished:
         terminal.print_standings(view.table)
     terminal.say(view.verdict.text)
     if rows is not None:

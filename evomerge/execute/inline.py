@@ -54,7 +54,7 @@ class Inline(ExecutorKind):
 
         history, end = logbook.history, ExitStack()
         end.enter_context(torch_threads())
-        worker = Worker(problem, threads=history.threads, is_new=not history.told)
+        worker = Worker(problem, threads=history.threads, is_new=not history.finished)
         logbook.note_threads(worker.threads)
         return InlineExecutor(worker, Attempts(logbook.run.path), end)
 

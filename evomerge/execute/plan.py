@@ -59,5 +59,5 @@ def plan_worker(problem: Problem, logbook: Logbook, cores: int, **evaluation: st
         threads=threads,
         # What this process runs was allowed, or passed by the program, which a worker cannot know.
         allowed=replace(problem.allowed, trust_code=True),
-        is_new=not history.told,
+        is_new=not history.finished,
     )

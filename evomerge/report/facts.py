@@ -89,7 +89,7 @@ def progress(run: RunFolder) -> Facts:
     best = ranking.best(ranking.incumbents(history.candidates))
     facts.add("best", *_with_interval(best, ranking))
     facts.add("best_parent", *_with_interval(ranking.leader(ranking.incumbents(parents)), ranking))
-    latest = history.told[-_LATEST:]
+    latest = history.finished[-_LATEST:]
     texts = [_in_words(candidate, ranking) for candidate in reversed(latest)]
     outcomes = [_outcome(candidate, ranking) for candidate in latest]
     facts.add("latest", outcomes, "; ".join(texts) or "-")

@@ -40,7 +40,7 @@ class Candidate:
         fresh: number of documents of each task in the sample of its generation, on which it is
             scored; None: on all search documents.
         outcomes: the latest outcome on each split.
-        told: the first outcome on the search documents, which the strategy was told.
+        first_outcome: the first one on the search documents, which the strategy was told.
         as_itself: the splits on which a parent was scored with its own settings and dtype.
         values: what a ranking compares, higher is better; None if there are none.
         recipe: that of a candidate that was asked in this session and has no outcome yet.
@@ -54,7 +54,7 @@ class Candidate:
     generation: int | None = None
     fresh: int | None = None
     outcomes: dict[Split, Outcome] = field(default_factory=dict)
-    told: Outcome | None = None
+    first_outcome: Outcome | None = None
     as_itself: set[Split] = field(default_factory=set)
     values: tuple[float, ...] | None = None
     recipe: Recipe | None = field(default=None, compare=False)
@@ -97,8 +97,8 @@ class Candidate:
 
     @property
     def was_estimate(self) -> bool:
-        """Whether its first scores were estimates; the end of a race may have completed them."""
-        return isinstance(self.told, Scores) and bool(self.told.expected)
+        """Whether its first scores were estimates; races of old runs completed some later."""
+        return isinstance(self.first_outcome, Scores) and bool(self.first_outcome.expected)
 
     @property
     def status(self) -> str:
@@ -124,7 +124,7 @@ class History:
 
     Attributes:
         candidates: all candidates, by number.
-        told: those with an outcome on the search documents, in the order of the outcomes.
+        finished: those with an outcome on the search documents, in the order of the outcomes.
         winner: the candidate that was chosen on the validation documents.
         bases: the base with its outcome on the test documents, if it is none of the parents.
         lacks_base: whether the base is to be tested, but has no outcome yet.
@@ -138,7 +138,7 @@ class History:
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
-        self.candidates, self.told = list[Candidate](), list[Candidate]()
+        self.candidates, self.finished = list[Candidate](), list[Candidate]()
         self.bases, self.tested = list[Candidate](), list[Candidate]()
         self.lacks_base = False
         self.winner: Candidate | None = None
@@ -163,12 +163,14 @@ class History:
                 candidate = self.candidates[event["candidate"]]
                 same = self.candidates[event["same_as"]] if "same_as" in event else None
                 outcome = (
-                    outcome_of(event) if same is None else same.told or same.outcomes["search"]
+                    outcome_of(event)
+                    if same is None
+                    else same.first_outcome or same.outcomes["search"]
                 )
                 candidate.outcomes["search"], candidate.values = outcome, _values(event)
                 if kind == "tell":
-                    candidate.told = outcome
-                    self.told.append(candidate)
+                    candidate.first_outcome = outcome
+                    self.finished.append(candidate)
                     self._open.pop(candidate.number, None)
             case "score":
                 candidate = self.candidates[event["candidate"]]

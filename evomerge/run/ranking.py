@@ -269,7 +269,7 @@ def unimproved(incumbents: Iterable[Candidate], candidates: Sequence[Candidate])
     comes after them.
     """
     latest = max((item.number for item in incumbents), default=-1)
-    known = [item.number for item in candidates if item.told is not None]
+    known = [item.number for item in candidates if item.first_outcome is not None]
     whole = max((number for number in known if candidates[number].fresh is None), default=-1)
     return sum(latest < number <= whole for number in known)
 

@@ -38,9 +38,9 @@ class Search:
         self.budget = self.problem.config.budget.model_copy(update=changed)
         self.pending: list[Candidate] = []
         """Candidates whose outcomes the strategy was not told yet, in the order of asking."""
-        self.generations = 0
+        self.told_generations = 0
         """Number of generations that the strategy was told, in a search by generation."""
-        self.told = 0
+        self.told_count = 0
         """Number of outcomes that the strategy was told, in a search by arrival."""
 
     @cached_property
@@ -100,14 +100,14 @@ class Search:
         held = 0
         while held < MOST_HELD and (candidate := self.ask_after_arrivals()) is not None:
             yield candidate
-            is_held = candidate.told is None and self.session.is_held(candidate)
+            is_held = candidate.first_outcome is None and self.session.is_held(candidate)
             held = held + 1 if is_held else 0
 
     def ask_after_arrivals(self) -> Candidate | None:
         """Tell the strategy the outcomes that are new, and ask; None: the budget is spent."""
-        while self.told < len(self.history.told):
-            self.tell(self.history.told[self.told])
-            self.told += 1
+        while self.told_count < len(self.history.finished):
+            self.tell(self.history.finished[self.told_count])
+            self.told_count += 1
         return None if self.is_spent else self.ask()
 
     def replay_generations(self) -> None:
@@ -139,7 +139,7 @@ class Search:
 
     def replay_arrivals(self) -> None:
         """Repeat the calls that the journal records, telling every outcome where it stands."""
-        self.told = len(self.history.told)
+        self.told_count = len(self.history.finished)
         for event in self.session.logbook.events:
             if event["event"] == "ask":
                 self.repeat(self.history.candidates[event["candidate"]])
@@ -148,14 +148,17 @@ class Search:
 
     @property
     def is_full(self) -> bool:
-        """Whether the pending candidates complete a generation, so that outcomes can be told."""
+        """Whether the pending candidates complete a generation, so that outcomes can be told.
+
+        After the last proposal of a generation, `Strategy.left` counts from the next one.
+        """
         return bool(self.pending) and self.strategy.left == self.strategy.generation
 
     def tell_pending(self) -> None:
         """Tell the strategy the outcomes of all pending candidates, in the order of asking."""
         for candidate in self.pending:
             self.tell(candidate)
-        self.generations += any(item.fresh is not None for item in self.pending)
+        self.told_generations += any(item.fresh is not None for item in self.pending)
         self.pending.clear()
 
     def tell(self, candidate: Candidate) -> None:
@@ -164,8 +167,8 @@ class Search:
         With fresh documents, baselines and starts are learned with the first generation, so what is
         told is their scores on its documents.
         """
-        assert candidate.told is not None
-        outcome, fresh = candidate.told, self.session.fresh
+        assert candidate.first_outcome is not None
+        outcome, fresh = candidate.first_outcome, self.session.fresh
         if fresh is not None and candidate.fresh is None and isinstance(outcome, Scores):
             outcome = restricted(outcome, fresh.sample(self.first_fresh, fresh.count))
         with self.session.logbook.proposing():
@@ -210,7 +213,7 @@ class Search:
         if (fresh := self.session.fresh) is None:
             return
         length = fresh.generations_to_mean(self.strategy.generation)
-        if self.generations and self.generations % length == 0:
+        if self.told_generations and self.told_generations % length == 0:
             assert isinstance(self.strategy, Believing)
             with self.session.logbook.proposing():
                 recipe, origin = self.strategy.believed()
@@ -218,7 +221,7 @@ class Search:
 
     def ask(self) -> Candidate:
         """Ask the strategy for a candidate and journal it."""
-        fields: Event = {"generation": self.generation}
+        fields: Event = {"generation": self.next_generation}
         with self.session.logbook.proposing():
             recipe, origin = self.strategy.ask(len(self.history.candidates))
         if self.session.fresh is not None and fields["generation"] >= self.first_fresh:
@@ -237,7 +240,7 @@ class Search:
         return candidate
 
     @property
-    def generation(self) -> int:
+    def next_generation(self) -> int:
         """Number of the generation of the next proposal, from 0."""
         latest = (item for item in reversed(self.history.candidates) if not item.is_believed)
         last = next((item.generation for item in latest), None)

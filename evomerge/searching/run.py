@@ -59,14 +59,14 @@ def run_search(
             logbook = Logbook(run, journal, followers)
             check_search_file(run, logbook)
             note_budget(problem, logbook, new_budget)
-            if not logbook.history.told:
+            if not logbook.history.finished:
                 for line in parent_notes(problem):
                     log.info(line)
                 check_weights_are_finite(problem)
             with closing(Session(problem, logbook)) as session:
                 return Search(session).run()
     except (CheckpointError, ConfigError, RecipeError):
-        if not History(run.events()).told:
+        if not History(run.events()).finished:
             run.remove()
         raise
     except OSError as error:

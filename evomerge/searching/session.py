@@ -115,7 +115,7 @@ class Session:
             self.logbook.note_finals(split, len(candidates))
         queue = _Queue(self, iter(candidates), split)
         jobs = queue.jobs()
-        for first in jobs:  # without one, no executor need be made
+        if (first := next(jobs, None)) is not None:  # without one, no executor need be made
             for job, outcome in self.executor.run(chain((first,), jobs)):
                 assert not isinstance(outcome, WorkResult)
                 self.record(queue.running.pop(job.candidate), outcome, split)
@@ -124,13 +124,13 @@ class Session:
 
     def is_held(self, candidate: Candidate) -> bool:
         """Whether an earlier candidate with the same recipe is open."""
-        return any(item.told is None for item in self.history.earlier_equals(candidate))
+        return any(item.first_outcome is None for item in self.history.earlier_equals(candidate))
 
     def take_scores(self, candidate: Candidate) -> bool:
         """Give a candidate the scores of an earlier one with its recipe; return whether it can."""
         for scored in self.history.earlier_equals(candidate):
-            if isinstance(scored.told, Scores):
-                self._tell(candidate, scored.told, scored)
+            if isinstance(scored.first_outcome, Scores):
+                self._tell(candidate, scored.first_outcome, scored)
                 return True
         return False
 
@@ -258,7 +258,11 @@ class _Queue:
     _ready: deque[Candidate] = field(default_factory=deque)
 
     def jobs(self) -> Iterator[Job]:
-        """Yield jobs until there is nothing to score now."""
+        """Yield jobs until there is nothing to score now.
+
+        The executor pulls them one by one, so the next job may depend on outcomes that were
+        recorded since the last one.
+        """
         candidates = iter(self._next, None) if self.split == "search" else self.candidates
         for candidate in candidates:
             self.running[candidate.number] = candidate
@@ -275,7 +279,7 @@ class _Queue:
             if self.session.logbook.is_stopping:
                 return None
             candidate = self._ready.popleft()
-            if candidate.told is not None or self.session.take_scores(candidate):
+            if candidate.first_outcome is not None or self.session.take_scores(candidate):
                 continue
             if not self.session.is_held(candidate):
                 return candidate

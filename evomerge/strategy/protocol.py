@@ -21,11 +21,14 @@ class Strategy(Protocol):
 
     @property
     def generation(self) -> int:
-        """Largest number of proposals that can be asked for before any outcome of them is told."""
+        """Size of a generation: how many proposals can be asked for before one of them is told."""
 
     @property
     def left(self) -> int:
-        """Largest number of proposals that the current generation lacks; `generation` if none."""
+        """Largest number of proposals that the current generation still lacks.
+
+        Between two generations this is the size of the next one: `generation`.
+        """
 
     def add_baseline(self, number: int, label: str) -> Origin:
         """Add a baseline; return its origin, empty if this strategy cannot represent it."""

@@ -68,7 +68,7 @@ def test_a_search_goes_on_whatever_the_order_in_which_scores_are_told(tmp_path: 
         study.tell(candidate.number, wins(candidate))
     assert study.ask().number == 8
     history = study.history
-    assert [item.number for item in history.told] == [7, 6, 5, 4, 3, 2, 1]
+    assert [item.number for item in history.finished] == [7, 6, 5, 4, 3, 2, 1]
     assert [item.number for item in history.open] == [0, 8]
     assert study.best is not None
     assert study.best.fitness == max(wins(item) for item in first[1:])
@@ -280,7 +280,7 @@ def test_a_target_or_stop_ends_what_a_study_gives(tmp_path: Path) -> None:
     )
     for candidate in reaching:
         reaching.tell(candidate, candidate.number)
-    assert reaching.is_done and len(reaching.history.told) == 4
+    assert reaching.is_done and len(reaching.history.finished) == 4
     study = Study(CONFIG, run=tmp_path / "study")
     study.tell(study.ask(), 1.0)
     Run(tmp_path / "study").stop()

@@ -47,18 +47,22 @@ def test_each_outcome_is_a_step_and_the_result_is_the_last(tmp_path, monkeypatch
     tracker = MadeUp()
     history = follow(tmp_path / "run", tracker, monkeypatch, **options)
     *steps, result = tracker.logged
-    order = [item.number for item in history.told]
+    order = [item.number for item in history.finished]
     assert [item["candidate"] for item in steps] == order != sorted(order)
     best, failed = [], 0
-    for item, step in zip(history.told, steps, strict=True):
-        failed += isinstance(item.told, Failure)
+    for item, step in zip(history.finished, steps, strict=True):
+        failed += isinstance(item.first_outcome, Failure)
         assert step["failed"] == failed
-        assert ("fitness" in step) == ("search/task/acc" in step) == isinstance(item.told, Scores)
-        if isinstance(item.told, Scores):
+        assert (
+            ("fitness" in step)
+            == ("search/task/acc" in step)
+            == isinstance(item.first_outcome, Scores)
+        )
+        if isinstance(item.first_outcome, Scores):
             assert step["fitness"] == step["search/task/acc"]
-            best += [] if item.told.expected else [step["fitness"]]
+            best += [] if item.first_outcome.expected else [step["fitness"]]
             assert step["documents"] == (3 if item.is_estimate else len(POOL["task"]))
-            assert ("error" in step) == item.is_estimate == bool(item.told.expected)
+            assert ("error" in step) == item.is_estimate == bool(item.first_outcome.expected)
         assert step.get("best_fitness") == max(best, default=None)
     assert failed > 0
     winner = history.winner

@@ -190,8 +190,8 @@ def test_a_stopped_search_has_a_winner_and_goes_on_to_the_same_end(order, stops,
         for stop in stops:
             history = go("stopped", stop)
             assert history.winner is not None and "test" in history.winner.outcomes
-            assert len(history.told) - before <= stop + width, "what had not begun was scored"
-            before = len(history.told)
+            assert len(history.finished) - before <= stop + width, "what had not begun was scored"
+            before = len(history.finished)
         assert course(go("stopped")) == course(whole)
 
 

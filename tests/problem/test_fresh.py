@@ -75,12 +75,12 @@ def test_each_generation_is_scored_on_its_own_documents_and_the_mean_on_all(tmp_
     for number, group in groupby(
         (item for item in proposed if not item.is_believed), key=lambda item: item.generation
     ):
-        documents = {tuple(item.told.documents["task"]) for item in group}
+        documents = {tuple(item.first_outcome.documents["task"]) for item in group}
         assert documents == {samples.sample(number, 3)["task"]}
     believed = [item for item in proposed if item.is_believed]
     assert len(believed) == len(proposed) // (LENGTH * 8) > 2
     for item in (*believed, *history.baselines):
-        assert item.told.documents == POOL and not item.is_estimate
+        assert item.first_outcome.documents == POOL and not item.is_estimate
     assert all(item.is_estimate for item in proposed if not item.is_believed)
     assert all(item.generation is None for item in believed)
 

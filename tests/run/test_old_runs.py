@@ -75,7 +75,7 @@ def test_it_opens_and_is_not_changed_by_that(old, tmp_path):
     assert command(["results", str(old), "--all"]) == 0
     if old.name in REPORTED:
         assert command(["report", str(old), "--out", str(tmp_path / "report.html")]) == 0
-    assert evomerge.Run(old).history.told
+    assert evomerge.Run(old).history.finished
     assert {file: file.read_bytes() for file in old.rglob("*") if file.is_file()} == before
 
 

@@ -74,7 +74,7 @@ def test_the_same_failure_over_and_over_stops_the_search(tmp_path):
     ):
         search(tmp_path / "run", failing(lambda job: "no device"))
     history = History(RunFolder(tmp_path / "run").events())
-    assert [item.status for item in history.told].count("failed") == SAME_FAILURES
+    assert [item.status for item in history.finished].count("failed") == SAME_FAILURES
     # Without the cause, the resumed search goes on. The failed candidates stay failed.
     history = search(tmp_path / "run", ScriptedExecutor(1, random.Random(0)))
     assert len(history.candidates) == 30
@@ -163,7 +163,7 @@ def test_a_lost_candidate_fails_and_the_others_are_the_same(tmp_path, ended):
     attempts = tmp_path / "notes of run" / "attempts.jsonl"
     attempts.write_text('{"job": "8 search", "what": "begins"}\n' * ended)
     history = go("run")
-    lost = history.candidates[8].told
+    lost = history.candidates[8].first_outcome
     assert (isinstance(lost, Failure) and lost.stage == "lost") is (ended == MAX_ATTEMPTS)
     # Three baselines and a generation of eight, which was asked before any of it was told.
     count = 11 if ended == MAX_ATTEMPTS else None
@@ -195,8 +195,8 @@ def test_a_recipe_is_scored_once(tmp_path, order, width):
     options = {"searched": scripted.space(), "make": Alternating, "order": order}
     history = search(tmp_path / "run", executor, candidates=12, **options)
     assert sum(split == "search" for _, split in executor.scored) == 3 + 2
-    assert len(history.told) == 12
-    assert len({str(item.told) for item in history.candidates[3:]}) == 2
+    assert len(history.finished) == 12
+    assert len({str(item.first_outcome) for item in history.candidates[3:]}) == 2
 
 
 class Same(Alternating):
@@ -213,7 +213,7 @@ def test_by_arrival_few_equal_candidates_wait_for_one_that_is_being_scored(tmp_p
     events = [it for it in RunFolder(tmp_path / "run").events() if it.get("candidate", 0) > 2]
     first = next(n for n, event in enumerate(events) if event["event"] == "tell")
     assert first == 1 + MOST_HELD
-    assert len(history.told) == 60
+    assert len(history.finished) == 60
     assert sum(split == "search" for _, split in executor.scored) == 3 + 1
 
 
@@ -229,5 +229,5 @@ def test_by_arrival_what_waits_for_a_failure_is_scored_at_once(tmp_path):
 
     executor = ScriptedExecutor(3, random.Random(0), score=fails)
     options = {"searched": scripted.space(), "make": OneTwice, "order": "arrival"}
-    told = [item.number for item in search(tmp_path / "run", executor, **options).told]
+    told = [item.number for item in search(tmp_path / "run", executor, **options).finished]
     assert told.index(5) < told.index(4) + 4

@@ -196,7 +196,7 @@ def search(
 def course(history: History) -> list[tuple[Any, ...]]:
     """Return what the search itself has found, without the final scores."""
     return [
-        (item.digest, item.origin, item.generation, item.fresh, item.told)
+        (item.digest, item.origin, item.generation, item.fresh, item.first_outcome)
         for item in history.candidates
     ]
 
@@ -206,7 +206,7 @@ def trajectory(history: History) -> list[tuple[Any, ...]]:
 
     def of(item: Candidate) -> tuple[Any, ...]:
         place = (item.number, item.label, item.digest, item.origin, item.generation)
-        return (*place, item.fresh, item.told, item.outcomes, item.values)
+        return (*place, item.fresh, item.first_outcome, item.outcomes, item.values)
 
     winner = None if history.winner is None else history.winner.number
     return [*map(of, history.candidates), (winner, *(item.number for item in history.front))]

@@ -51,7 +51,7 @@ def problem(folder, **objective):
 
 def outcome(candidate):
     """Return what must be the same in a search that went on."""
-    return candidate.digest, candidate.told.values, candidate.told.aggregates
+    return candidate.digest, candidate.first_outcome.values, candidate.first_outcome.aggregates
 
 
 @pytest.mark.thorough
