@@ -25,8 +25,8 @@ from functools import cached_property, partial
 from typing import Any, Literal, TypeAlias, cast
 
 from evomerge.errors import RecipeError, among
+from evomerge.parsing.texts import yaml_mapping, yaml_text
 from evomerge.parsing.values import Values, shown
-from evomerge.parsing.yaml import yaml_mapping, yaml_text
 
 Knob: TypeAlias = float | tuple[tuple[str, float], ...]
 """One number, or (substring of a tensor name, number) pairs: the first whose substring is in the

@@ -18,9 +18,8 @@ from evomerge.config.objectives import ConstraintConfig, MeasuredConfig, Objecti
 from evomerge.config.optimizer import OPTIMIZER_KINDS, OptimizerConfig
 from evomerge.config.space import SPACES, SpaceConfig
 from evomerge.errors import ConfigError
-from evomerge.parsing.texts import read_text
+from evomerge.parsing.texts import read_text, yaml_mapping, yaml_value
 from evomerge.parsing.values import shown
-from evomerge.parsing.yaml import yaml_mapping, yaml_value
 from evomerge.scores import MODEL, TOLD
 
 

@@ -16,8 +16,8 @@ from evomerge.errors import RecipeError, did_you_mean
 from evomerge.mergekit.values import Rules, read_rules
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
+from evomerge.parsing.texts import yaml_mapping
 from evomerge.parsing.values import shown
-from evomerge.parsing.yaml import yaml_mapping
 from evomerge.recipe import Dtype
 
 

@@ -1,7 +1,9 @@
-"""Files of users and strangers: texts and JSON that cannot be read, links out of a folder, pipes.
+"""Files of users and strangers: texts, JSON and YAML that become plain values, links, pipes.
 
 A folder from elsewhere may have a link to a private file, which would be copied into a merge or
-written to.
+written to. Some valid YAML is refused, with the line in the message: duplicate keys; timestamps,
+binary data, sets and all other tags; deep nesting; and aliases that expand a small text into a huge
+one. Values are never shared: an alias becomes a copy, so that changing one place changes no other.
 """
 
 import json
@@ -9,10 +11,15 @@ import os
 import re
 import stat
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+from yaml.constructor import SafeConstructor
+
 from evomerge.errors import InputError, one_line
+from evomerge.parsing.values import shown
 
 DEEPEST = 64
 """Largest nesting depth of lists and mappings in a file. Real files have a depth of up to 10."""
@@ -111,3 +118,138 @@ def is_special(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+ALIASED = 100_000
+"""Largest number of characters that all aliases of one text together may expand to."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_TAG = "tag:yaml.org,2002:"
+_SCALARS = ("str", "int", "float", "bool", "null")
+_TOO_DEEP = f"lists or mappings are nested more than {DEEPEST} deep"
+
+
+def yaml_value(text: str, what: str, error: type[InputError]) -> Any:
+    """Return the value of a text with one YAML document; None if the document is empty.
+
+    Raises:
+        InputError: the text is not YAML, or has something that this module refuses (see above).
+    """
+    try:
+        root = _Loader(text).get_single_node()
+        return None if root is None else _Reader(what, error, len(text) + ALIASED).value(root)
+    except RecursionError:
+        why = f": {_TOO_DEEP}"
+    # Others than YAMLError: an escape out of range, or a value that is not of the type of its tag
+    except (yaml.YAMLError, ValueError, LookupError, OverflowError) as problem:
+        mark = getattr(problem, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        why = f" is not valid YAML{line}: {one_line(getattr(problem, 'problem', problem))}"
+        if "single document" in (getattr(problem, "context", None) or ""):
+            why = " has several documents (`---`); put each into a file of its own"
+    raise error(f"{what}{why}.")
+
+
+def yaml_mapping(text: str, what: str, kind: str, error: type[InputError]) -> dict[str, Any]:
+    """Return the mapping in a YAML text; InputError as for `yaml_value`, or it is no mapping."""
+    data = yaml_value(text, what, error)
+    if not isinstance(data, dict):
+        raise error(f"{what} is not {kind}: it must be a YAML mapping of keys.")
+    return data
+
+
+def yaml_text(data: Any, *, flow: bool | None = False, width: float = 110) -> str:
+    """Return the YAML text of plain values, from which `yaml_value` reads the same values.
+
+    `flow`: whether lists and mappings are in brackets; None: those that hold no others. `width`:
+    characters of a line, behind which a long value goes on in the next one.
+    """
+    options: dict[str, Any] = {"default_flow_style": flow, "width": width}
+    return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, **options))
+
+
+@dataclass
+class _Reader:
+    """Makes plain values of a tree of nodes. The node of an alias is read again for each alias."""
+
+    what: str
+    error: type[InputError]
+    left: int  # characters
+    scalars: SafeConstructor = field(default_factory=SafeConstructor)
+
+    def value(self, node: yaml.Node, depth: int = 1) -> Any:
+        """Return the value of a node; `depth` counts the lists and mappings around it from 1."""
+        kind, line = node.tag.removeprefix(_TAG), node.start_mark.line
+        self.left -= 1 + (len(node.value) if isinstance(node, yaml.ScalarNode) else 0)
+        if self.left < 0:
+            why = f"aliases expand to more than {ALIASED} characters; write the values out"
+            raise self.refused(why, line)
+        if depth > DEEPEST:
+            raise self.refused(_TOO_DEEP, line)
+        if isinstance(node, yaml.ScalarNode):
+            return self.scalar(node, kind, line)
+        if isinstance(node, yaml.MappingNode) and kind == "map":
+            return self.mapping(node, depth)
+        if isinstance(node, yaml.SequenceNode) and kind == "seq":
+            return [self.value(item, depth + 1) for item in node.value]
+        allowed = "allowed are lists, mappings, text, numbers, true, false and null"
+        raise self.refused(f"the YAML type {shown(kind)} is not supported; {allowed}", line)
+
+    def scalar(self, node: yaml.ScalarNode, kind: str, line: int) -> Any:
+        """Return a text, number, flag or null."""
+        text = node.value
+        if kind not in _SCALARS:
+            why = f"{shown(text)} has the YAML type {shown(kind)}, which is not supported; "
+            raise self.refused(f"{why}put quotes around it if it is text", line)
+        if not text.isascii() and _SURROGATE.search(text):
+            raise self.refused("text has an unpaired surrogate", line)
+        try:
+            value = self.scalars.construct_object(node)
+            repr(value)  # of an integer with 5,000 hexadecimal digits no text can be made
+            return value
+        except (ValueError, LookupError, OverflowError):  # `!!bool maybe`, 5,000 digits
+            why = f"{shown(text)} is not a value of the YAML type {kind}"
+            raise self.refused(why, line) from None
+
+    def mapping(self, node: yaml.MappingNode, depth: int) -> dict[Any, Any]:
+        """Return a mapping with the keys of `<<`, which its own keys override.
+
+        Of several mappings of `<<` the earlier ones count; PyYAML takes the wrong value.
+        """
+        merged: dict[Any, Any] = {}
+        values: dict[Any, Any] = {}
+        seen: set[str] = set()
+        for key, item in node.value:
+            line = key.start_mark.line
+            if not isinstance(key, yaml.ScalarNode):
+                raise self.refused("a key must be a word or a number", line)
+            if key.tag == f"{_TAG}merge":
+                for source in item.value if isinstance(item, yaml.SequenceNode) else [item]:
+                    if not isinstance(source, yaml.MappingNode):
+                        raise self.refused("`<<` needs a mapping or a list of them", line)
+                    merged |= self.value(source, depth + 1) | merged
+                continue
+            if key.value in seen:
+                raise self.refused(f"the key {shown(key.value)} is given twice", line)
+            seen.add(key.value)
+            values[self.value(key, depth + 1)] = self.value(item, depth + 1)
+        return merged | values
+
+    def refused(self, why: str, line: int) -> InputError:
+        """Return the error about what is in a line, from 0."""
+        return self.error(f"{self.what}, line {line + 1}: {why}.")
+
+
+class _Loader(yaml.SafeLoader):
+    """Makes nodes."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes values."""
+
+
+for _kind in (_Loader, _Dumper):
+    # PyYAML reads YAML 1.1, where 1e-05 is text. In YAML 1.2 and in JSON it is a number.
+    _kind.add_implicit_resolver(
+        f"{_TAG}float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )

@@ -20,8 +20,7 @@ from evomerge.evaluation.objectives import load, measured_by
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.parts import kind_of
 from evomerge.models.references import is_file, open_parent, place, split_adapter
-from evomerge.parsing.texts import json_value, read_text
-from evomerge.parsing.yaml import yaml_text
+from evomerge.parsing.texts import json_value, read_text, yaml_text
 from evomerge.problem.documents import FEW, MANY, fresh_documents
 from evomerge.problem.parents import absolute_config, absolute_parent
 from evomerge.problem.resolve import read_search

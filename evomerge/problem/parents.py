@@ -20,9 +20,8 @@ from evomerge.merging.tokenizers.plan import TokenizerPlan, plan_tokenizer
 from evomerge.merging.tokenizers.rows import TRUNCATE
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import is_file, is_folder, open_parent, place, split_adapter
-from evomerge.parsing.texts import json_value, read_text
+from evomerge.parsing.texts import json_value, read_text, yaml_mapping
 from evomerge.parsing.values import replaced
-from evomerge.parsing.yaml import yaml_mapping
 from evomerge.recipe import Pin, Recipe
 from evomerge.scores import SPLITS
 

@@ -12,9 +12,8 @@ from evomerge.config.record import Record
 from evomerge.config.schema import BudgetConfig, SearchConfig, load, parse
 from evomerge.errors import ConfigError, InputError, RunFolderError
 from evomerge.evaluation.objectives import code_files
-from evomerge.parsing.texts import read_text
+from evomerge.parsing.texts import read_text, yaml_text
 from evomerge.parsing.values import shown
-from evomerge.parsing.yaml import yaml_text
 from evomerge.problem.documents import RACED
 from evomerge.problem.memory import check_fit
 from evomerge.problem.parents import absolute_config, check_fingerprints, open_parents

@@ -14,8 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import RunFolderError, RunInUseError, not_written, without_controls
-from evomerge.parsing.texts import check_inside, check_ordinary, entries, json_value, read_text
-from evomerge.parsing.yaml import yaml_mapping
+from evomerge.parsing.texts import (
+    check_inside,
+    check_ordinary,
+    entries,
+    json_value,
+    read_text,
+    yaml_mapping,
+)
 from evomerge.run.atomic import check_writable, create_folder, remove_abandoned, replace_text
 from evomerge.run.journal import HEADER, Event, Journal, Lines, Timings, is_held, read
 

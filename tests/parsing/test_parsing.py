@@ -8,9 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.errors import EvomergeError, RecipeError, one_line
-from evomerge.parsing.texts import DEEPEST, json_value, read_text
+from evomerge.parsing.texts import (
+    DEEPEST,
+    json_value,
+    read_text,
+    yaml_mapping,
+    yaml_text,
+    yaml_value,
+)
 from evomerge.parsing.values import Values, shown
-from evomerge.parsing.yaml import yaml_mapping, yaml_text, yaml_value
 
 scalars = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
