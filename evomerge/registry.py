@@ -13,7 +13,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from evomerge.errors import ConfigError, InputError, did_you_mean
 
@@ -25,7 +25,7 @@ class Registry(Generic[T]):
     """Objects of one kind by name, each imported when it is first needed.
 
     Attributes:
-        group: entry-point group of the objects of other packages.
+        group: entry-point group of the objects of other packages; empty: they add none.
         aliases: other spelling -> name. `get` accepts aliases; `names` does not list them.
     """
 
@@ -49,8 +49,7 @@ class Registry(Generic[T]):
         self.check(name)
         name = self.aliases.get(name, name)
         if name in self.builtin:
-            module, _, attribute = self.builtin[name].partition(":")
-            return cast(T, getattr(import_module(module), attribute))
+            return cast(T, imported(self.builtin[name]))
         return self._load(_entry_points(self.group, tuple(sys.path))[name])
 
     def check(self, name: str) -> None:
@@ -73,6 +72,12 @@ class Registry(Generic[T]):
                 f"The {self.kind} {point.name!r} of the entry point {point.value!r} cannot be "
                 f"loaded ({type(error).__name__}: {error}); repair or uninstall that package."
             ) from error
+
+
+def imported(name: str) -> Any:
+    """Return the object that `module:NAME` names."""
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 @cache

@@ -177,7 +177,18 @@ Outcome: TypeAlias = Scores | Failure
 
 
 @dataclass(frozen=True)
-class Objective:
+class _Measure:
+    task: str
+    metric: str
+
+    @property
+    def key(self) -> str:
+        """Key into `Scores.values` and `Scores.aggregates`."""
+        return f"{self.task}/{self.metric}"
+
+
+@dataclass(frozen=True)
+class Objective(_Measure):
     """A metric of a task that a search optimizes.
 
     The metric has its filter if it has several (`exact_match,strict-match`); its weight in the mean
@@ -185,17 +196,10 @@ class Objective:
     fitness (`nll`, lower is better).
     """
 
-    task: str
-    metric: str
     weight: float = 1.0
     higher_is_better: bool = True
     _: KW_ONLY
     tie_breaker: str | None = None
-
-    @property
-    def key(self) -> str:
-        """Key into `Scores.values` and `Scores.aggregates`."""
-        return f"{self.task}/{self.metric}"
 
     def value(self, scores: Scores) -> float:
         """Return the aggregate or its estimate; its sign is such that higher is better."""
@@ -215,18 +219,11 @@ class Objective:
 
 
 @dataclass(frozen=True)
-class Constraint:
+class Constraint(_Measure):
     """Bounds of a metric, which a candidate must keep."""
 
-    task: str
-    metric: str
     at_least: float | None = None
     at_most: float | None = None
-
-    @property
-    def key(self) -> str:
-        """Key into `Scores.values` and `Scores.aggregates`."""
-        return f"{self.task}/{self.metric}"
 
     def violation(self, scores: Scores) -> float:
         """Return by how much a bound is passed, as a share of the bound (of 0: the distance).

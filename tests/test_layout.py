@@ -40,7 +40,7 @@ def test_what_begins_runs_and_reports_a_search_names_no_kind():
 
 
 NAMES = {*BUILTIN, *OPTIMIZER_KINDS.builtin, *ABOUT, *SPACES.builtin, *EXECUTORS.builtin}
-NAMES |= {*ROWS, *ENGINES, "encoder", "classifier"}
+NAMES |= {*ROWS, *ENGINES.builtin, "encoder", "classifier"}
 ALLOWED = {
     "problem/draft.py": "it writes a search file, so it chooses kinds",
     "problem/runs.py": "`executor.ray` is a key that a resumed run may change",

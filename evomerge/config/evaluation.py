@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from evomerge.config.fields import Documents, FilePath, Rule, Section, imported
+from evomerge.config.fields import Documents, FilePath, Rule, Section
+from evomerge.registry import Registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,17 +61,15 @@ TRANSFORMERS = Engine(
     ),
 )
 
-ENGINES = {
-    "hf": "evomerge.config.evaluation:TRANSFORMERS",
-    "vllm": "evomerge.evaluation.inference.vllm_kind:VLLM",
-}
-"""Value of `evaluation.backend` -> where its engine is, which is imported when it is asked for."""
-
-
-def engine(backend: str) -> Engine:
-    """Return the engine that `evaluation.backend` names."""
-    return cast(Engine, imported(ENGINES[backend]))
-
+ENGINES: Registry[Engine] = Registry(
+    "engine",
+    "",
+    {
+        "hf": "evomerge.config.evaluation:TRANSFORMERS",
+        "vllm": "evomerge.evaluation.inference.vllm_kind:VLLM",
+    },
+)
+"""The engines by `evaluation.backend`; no other package adds one."""
 
 TaskSplit = Literal["training", "validation", "test"]
 
@@ -226,7 +225,7 @@ class EvaluationConfig(Section):
     @property
     def engine(self) -> Engine:
         """The engine of `backend`."""
-        return engine(self.backend)
+        return ENGINES.get(self.backend)
 
     @property
     def every_rule(self) -> tuple[Rule, ...]:

@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import (
@@ -29,7 +28,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, core_schema
 
 from evomerge.errors import InputError
-from evomerge.registry import Registry
+from evomerge.registry import Registry, imported
 
 Rule: TypeAlias = tuple[Callable[[Any], object], str]
 """What breaks it, given the section, and the sentence about that (`{0.key}`: a value of it)."""
@@ -166,12 +165,6 @@ class Names:
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         return {**handler(schema), "examples": [*imported(self.function)()]}
-
-
-def imported(name: str) -> Any:
-    """Return the object that `module:NAME` names."""
-    module, _, attribute = name.partition(":")
-    return getattr(import_module(module), attribute)
 
 
 @dataclass(frozen=True)

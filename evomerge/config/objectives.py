@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from evomerge.config.fields import Names, Rule, Section
-from evomerge.scores import MODEL, MODEL_METRICS, NLL, TOLD
+from evomerge.scores import MODEL, MODEL_METRICS, NLL, TOLD, Objective
 
 
 class RowsKind(NamedTuple):
@@ -174,6 +174,11 @@ class ObjectiveConfig(MeasuredConfig):
             "ties are left to break; remove it, or take another metric",
         ),
     )
+
+    def resolved(self, metric: str, higher_is_better: bool) -> Objective:
+        """Return the objective, with the full name of its metric."""
+        ties = self.tie_breaker
+        return Objective(self.source, metric, self.weight, higher_is_better, tie_breaker=ties)
 
 
 class ConstraintConfig(MeasuredConfig):

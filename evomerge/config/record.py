@@ -82,14 +82,8 @@ class Record(Section):
     def objectives(self) -> tuple[Objective, ...]:
         """The objectives, with their directions."""
         return tuple(
-            Objective(
-                objective.source,
-                objective.metric,
-                objective.weight,
-                f"{objective.source}/{objective.metric}" not in self.lower_is_better,
-                tie_breaker=objective.tie_breaker,
-            )
-            for objective in self.config.objectives
+            each.resolved(each.metric, f"{each.source}/{each.metric}" not in self.lower_is_better)
+            for each in self.config.objectives
         )
 
     @property

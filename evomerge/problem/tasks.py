@@ -28,18 +28,16 @@ def find_objectives(config: SearchConfig, evaluator: Evaluator) -> tuple[Objecti
     ConfigError: a task has no such metric, or a task that supplies the documents of a split does
     not have it.
     """
-    found = []
-    for place, item in enumerate(config.objectives):
-        metric, higher = _metric(item, evaluator, "objectives")
-        if item.goal is not None:
-            higher = item.goal == "maximize"
-        if item.tie_breaker is not None:
-            ties = item.model_copy(update={"metric": item.tie_breaker})
+    objectives = []
+    for place, section in enumerate(config.objectives):
+        metric, higher = _metric(section, evaluator, "objectives")
+        if section.goal is not None:
+            higher = section.goal == "maximize"
+        if section.tie_breaker is not None:
+            ties = section.model_copy(update={"metric": section.tie_breaker})
             _metric(ties, evaluator, f"objectives[{place}].tie_breaker")
-        found.append(
-            Objective(item.source, metric, item.weight, higher, tie_breaker=item.tie_breaker)
-        )
-    return tuple(found)
+        objectives.append(section.resolved(metric, higher))
+    return tuple(objectives)
 
 
 def find_constraints(config: SearchConfig, evaluator: Evaluator) -> tuple[Constraint, ...]:

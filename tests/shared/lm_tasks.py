@@ -8,7 +8,7 @@ from typing import Any
 import lm_eval.tasks
 from lm_eval.tasks import TaskManager
 
-from evomerge.config.evaluation import engine
+from evomerge.config.evaluation import ENGINES
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.reference import Reasoning
 from evomerge.evaluation.lm_eval.objective import LmEval
@@ -46,7 +46,7 @@ def only(*folders: str) -> type[TaskManager]:
 
 def asking(harness, batch_size="auto", backend="hf", reasoning=None, **options):
     runner = Runner(
-        batch_size=batch_size, engine=engine(backend), reasoning=reasoning or Reasoning()
+        batch_size=batch_size, engine=ENGINES.get(backend), reasoning=reasoning or Reasoning()
     )
     return Evaluator([LmEval(harness, runner, **options)])
 
