@@ -4,6 +4,7 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -125,22 +126,21 @@ def _add_speed(facts: Facts, run: RunFolder, budget: Mapping[str, float | None])
         facts.add("remaining_hours", remaining, duration(3600 * remaining))
 
 
-def _with_interval(
-    candidate: Candidate | None, ranking: Ranking
-) -> tuple[dict[str, Any] | None, str]:
+def _with_interval(best: Candidate | None, ranking: Ranking) -> tuple[dict[str, Any] | None, str]:
     """Return a candidate with the 95 % interval of its fitness, and as text; None: no scores."""
-    if candidate is None or (scores := candidate.scores("search")) is None:
+    if best is None or (scores := best.scores("search")) is None:
         return None, ""
-    value: dict[str, Any] = {"candidate": candidate.number, "origin": candidate.name}
-    bounds = dict[str, float]()
-    if candidate.fitness is not None:
-        value["fitness"] = candidate.fitness
+    value: dict[str, Any] = {"candidate": best.number, "origin": best.name}
+    fitness = None
+    if best.fitness is not None:
         estimate = fitness_interval(ranking.objectives, scores)
-        bounds = {"low": estimate.low, "high": estimate.high} if estimate.has_interval else {}
-    value |= {"scores": scores_of(scores, ranking), **bounds}
-    origin = short_names([candidate.name])[candidate.name]
-    words = _score_in_words(candidate, scores, ranking, **bounds)
-    return value, f"{words}, candidate {candidate.number} ({origin})"
+        fitness = replace(estimate, value=best.fitness, is_exact=False)
+        value["fitness"] = best.fitness
+    value["scores"] = _scores_of(scores, ranking)
+    if fitness is not None and fitness.has_interval:
+        value |= {"low": fitness.low, "high": fitness.high}
+    words, origin = _fitness_in_words(fitness, scores, ranking), short_names([best.name])[best.name]
+    return value, f"{words}, candidate {best.number} ({origin})"
 
 
 def _outcome(candidate: Candidate, ranking: Ranking) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def _outcome(candidate: Candidate, ranking: Ranking) -> dict[str, Any]:
     return {
         "candidate": candidate.number,
         "fitness": candidate.fitness,
-        **({"scores": scores_of(scores, ranking)} if scores else {}),
+        **({"scores": _scores_of(scores, ranking)} if scores else {}),
         "is_estimate": candidate.is_estimate,
         "failure": candidate.failure,
     }
@@ -157,43 +157,38 @@ def _outcome(candidate: Candidate, ranking: Ranking) -> dict[str, Any]:
 def _in_words(candidate: Candidate, ranking: Ranking) -> str:
     if (scores := candidate.scores("search")) is None:
         return f"{candidate.number} failed in {candidate.failure}"
+    fitness = None if candidate.fitness is None else Interval(candidate.fitness)
     about = "about " if candidate.is_estimate else ""
-    return f"{about}{_score_in_words(candidate, scores, ranking)} ({candidate.number})"
+    return f"{about}{_fitness_in_words(fitness, scores, ranking)} ({candidate.number})"
 
 
-def _score_in_words(
-    candidate: Candidate,
-    scores: Scores,
-    ranking: Ranking,
-    low: float = math.nan,
-    high: float = math.nan,
-) -> str:
-    """Return the fitness with its bounds; the scores of a front, and where nats are in it."""
-    if candidate.fitness is None or has_nats(ranking):
-        return in_words(scores_of(scores, ranking))
-    factor = factor_of_fitness(ranking.objectives, [scores])
-    return Interval(candidate.fitness, low, high).text(factor)
+def _fitness_in_words(fitness: Interval | None, scores: Scores, ranking: Ranking) -> str:
+    """Return the fitness with its interval; the scores of a front, and where nats are in it."""
+    if fitness is None or has_nats(ranking):
+        return _scores_in_words(scores, ranking)
+    return fitness.text(factor_of_fitness(ranking.objectives, [scores]))
 
 
 def points(candidate: Candidate, ranking: Ranking) -> str:
     """Return a candidate's fitness as text; the scores if it has none, or one with nats in it."""
-    scores = candidate.scores("search")
-    if scores is None or candidate.fitness is None or has_nats(ranking):
-        return in_words({} if scores is None else scores_of(scores, ranking))
+    if (scores := candidate.scores("search")) is None:
+        return ""
+    if candidate.fitness is None or has_nats(ranking):
+        return _scores_in_words(scores, ranking)
     factor = factor_of_fitness(ranking.objectives, [scores])
     return f"{factor * candidate.fitness:.2f}" if factor == 100 else f"{candidate.fitness:.4g}"
 
 
-def in_words(values: Mapping[str, float]) -> str:
-    """Return scores by objective as text: `exact_match 63.3 %, tokens 16.53`."""
-    names = short_scores(list(values))
+def _scores_in_words(scores: Scores, ranking: Ranking) -> str:
+    """Return the score of each objective as text: `exact_match 63.3 %, tokens 16.53`."""
+    values = _scores_of(scores, ranking)
     return ", ".join(
-        f"{names[key]} " + (f"{100 * x:.1f} %" if factor_of([x], key) == 100 else f"{x:.4g}")
-        for key, x in values.items()
+        f"{name} " + (f"{100 * x:.1f} %" if factor_of([x], key) == 100 else f"{x:.4g}")
+        for (key, x), name in zip(values.items(), short_scores(list(values)).values(), strict=True)
     )
 
 
-def scores_of(scores: Scores, ranking: Ranking) -> dict[str, float]:
+def _scores_of(scores: Scores, ranking: Ranking) -> dict[str, float]:
     """Return `task/metric` of each objective -> score, in the metric's own sign."""
     return {objective.key: scores.aggregates[objective.key] for objective in ranking.objectives}
 
