@@ -26,8 +26,9 @@ import numpy as np
 from torch import Tensor, float32
 
 from evomerge.errors import CandidateError
-from evomerge.merging.kernels.compiled import Array, as_array
+from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.kernels.passes import gradient_products
+from evomerge.merging.kernels.torch_views import as_array
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Knob, KnobKey, Merge, Values
 from evomerge.merging.resident import Resident

@@ -19,7 +19,8 @@ from evomerge.merging.architecture.depth import merged_config
 from evomerge.merging.architecture.layout import Layout, build_layout
 from evomerge.merging.architecture.loadable import check_loadable
 from evomerge.merging.architecture.loading import Placement, device_of, generation_config
-from evomerge.merging.kernels.compiled import TORCH_DTYPES, Array, as_array, as_tensor
+from evomerge.merging.kernels.compiled import Array
+from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor
 from evomerge.merging.tensors.make import TensorMaker
 from evomerge.merging.tensors.plan import Planner, TensorPlan
 from evomerge.merging.tensors.reader import ARRAYS

@@ -68,7 +68,7 @@ def on_tensors(prepare: Callable[[Operands], Merge]) -> Callable[..., Callable[.
 
     It takes the attributes of `Operands`; its merges write torch tensors.
     """
-    from evomerge.merging.kernels.compiled import as_array
+    from evomerge.merging.kernels.torch_views import as_array
 
     def prepare_tensors(
         tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise] = (), **flags: bool

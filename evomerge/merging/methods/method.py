@@ -195,7 +195,7 @@ class Method:
     def prepare(self, operands: Operands) -> Merge:
         """Return the merge of these tensors (arrays of stored weights) for any knobs."""
         if self.torch:
-            from evomerge.merging.kernels.compiled import as_tensor
+            from evomerge.merging.kernels.torch_views import as_tensor
 
             base = None if operands.base is None else as_tensor(operands.base)
             tensors = [as_tensor(tensor) for tensor in operands.tensors]
@@ -231,7 +231,7 @@ class Merge:
         if not self.method.torch:
             self.method.function(self.operands, out, **arguments)
             return
-        from evomerge.merging.kernels.compiled import as_tensor
+        from evomerge.merging.kernels.torch_views import as_tensor
 
         with torch_threads(1):
             self.method.function(self.operands, as_tensor(out), **arguments)

@@ -98,7 +98,7 @@ class Adapter:
 
     def read(self, source: SourceTensor, read: Read) -> Array:
         """Return a tensor of the model, which `read` returns as on disk, after its change."""
-        from evomerge.merging.kernels.compiled import as_array, as_tensor
+        from evomerge.merging.kernels.torch_views import as_array, as_tensor
 
         change = self.changes[source.name]
         with safe_open(self.file, framework="pt") as file:

@@ -168,7 +168,7 @@ def matched_rows(planner: Planner) -> dict[SourceTensor, Change]:
     vocabulary = planner.vocabulary
     if vocabulary is None:
         return {}
-    from evomerge.merging.kernels.compiled import as_array, as_tensor
+    from evomerge.merging.kernels.torch_views import as_array, as_tensor
 
     def change(parent: str, names: Mapping[str, str], read: Read) -> Array:
         def tensor(other: str) -> Any:

@@ -14,7 +14,7 @@ from attacks.targets.texts import validated
 from draws import damaged, json_files, value_or_error
 from safetensors.torch import save_file
 
-from evomerge.merging.kernels.compiled import as_tensor
+from evomerge.merging.kernels.torch_views import as_tensor
 from evomerge.merging.tensors.plan import SourceTensor
 from evomerge.merging.tensors.reader import TensorReader
 from evomerge.merging.tokenizers.plan import plan_tokenizer

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evomerge.merging.kernels.compiled import TORCH_DTYPES, as_array, as_tensor
 from evomerge.merging.kernels.noise import LOWEST, STEPS, Noise, philox
 from evomerge.merging.kernels.passes import count_bad
+from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor
 from evomerge.merging.methods.method import knob, method
 from evomerge.testing.methods import on_tensors
 

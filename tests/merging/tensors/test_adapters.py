@@ -12,7 +12,7 @@ from merges import every, mix
 from safetensors.torch import load_file, save_file
 
 from evomerge.errors import CheckpointError
-from evomerge.merging.kernels.compiled import as_tensor
+from evomerge.merging.kernels.torch_views import as_tensor
 from evomerge.merging.resident import Resident
 from evomerge.merging.tensors.adapters import adapter_changes
 from evomerge.merging.tensors.plan import SourceTensor
