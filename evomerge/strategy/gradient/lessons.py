@@ -66,8 +66,8 @@ class Lessons:
 
     def __post_init__(self) -> None:
         self._of_task: dict[str, list[Objective]] = {}
-        for item in self.objectives:
-            self._of_task.setdefault(item.task, []).append(item)
+        for objective in self.objectives:
+            self._of_task.setdefault(objective.task, []).append(objective)
         self._right: dict[str, dict[int, str]] = {}
         self._learned: set[tuple[str, int]] = set()
         """Task and id of the documents that some lesson learns."""
@@ -81,10 +81,10 @@ class Lessons:
         for task, texts in scores.right.items():
             self._right[task] = {**texts, **self._right.get(task, {})}
         if label in self.parents:
-            for task, items in self._of_task.items():
-                value, known = fitness(items, scores), self._best.get(task)
-                if not math.isnan(value) and (known is None or value > known[0]):
-                    ids = set.intersection(*(_answered(item, scores) for item in items))
+            for task, objectives in self._of_task.items():
+                value, best = fitness(objectives, scores), self._best.get(task)
+                if not math.isnan(value) and (best is None or value > best[0]):
+                    ids = set.intersection(*(_answered(each, scores) for each in objectives))
                     self._best[task] = value, str(label), tuple(sorted(ids))
 
     def next(self) -> Lesson:
@@ -124,13 +124,13 @@ class Lessons:
         return Lesson(learned, watched, answers, teachers)
 
 
-def _answered(item: Objective, scores: Scores) -> set[int]:
+def _answered(objective: Objective, scores: Scores) -> set[int]:
     """Return the documents that were answered right: at least half of 1, or of the best.
 
     All of them, if the metric has no values of documents, if one is below 0, or if lower is better.
     """
-    ids, values = scores.documents[item.task], scores.values.get(item.key)
-    if values is None or not item.higher_is_better or any(value < 0 for value in values):
+    ids, values = scores.documents[objective.task], scores.values.get(objective.key)
+    if values is None or not objective.higher_is_better or any(value < 0 for value in values):
         return set(ids)
     half = max(1.0, *values) / 2
     return {i for i, value in zip(ids, values, strict=True) if value >= half}

@@ -129,7 +129,7 @@ Sources: TypeAlias = tuple[tuple[str, tuple[tuple[str, int | None], ...]], ...]
 def sources_of(recipe: Recipe) -> Sources:
     """Return what a recipe merges from what: all of it but knobs, scales and the seed."""
     return tuple(
-        (layer.method, tuple((item.parent, item.layer) for item in layer.inputs))
+        (layer.method, tuple((source.parent, source.layer) for source in layer.inputs))
         for layer in recipe.every_layer()
     )
 
@@ -237,7 +237,7 @@ class Stepper:
 
         here, all_moved = sources_of(self.space.decode(genome)), moved(ends)
         owners = self._owners.get(here)
-        is_plain = owners is not None and all(sources_of(item) == here for item in all_moved)
+        is_plain = owners is not None and all(sources_of(recipe) == here for recipe in all_moved)
         together = changes(all_moved) if is_plain else {}
         if owners and together.keys() == owners.keys():
             moves = [(owners[knob], knob, change) for knob, change in together.items()]
