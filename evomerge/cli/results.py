@@ -18,6 +18,7 @@ from evomerge.cli import options, terminal
 from evomerge.errors import InputError, listed, not_written, printable, without_controls
 from evomerge.run.atomic import write_output
 from evomerge.run.folder import RunFolder
+from evomerge.words import duration, size_text
 
 if TYPE_CHECKING:
     from evomerge.report.view import View
@@ -135,7 +136,6 @@ def _run_answer(view: View, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _print_run(view: View, rows: Sequence[dict[str, Any]] | None) -> None:
     from evomerge.evaluation.tasks.stock import sampling_note
     from evomerge.report.facts import brief_rows, progress
-    from evomerge.words import duration
 
     if view.history.finished:
         terminal.print_standings(view.table)
@@ -212,7 +212,6 @@ def push(
 ) -> None:
     """Upload an exported model to the Hugging Face Hub."""
     from evomerge.export.hub import files_to_push, push_model
-    from evomerge.words import size_text
 
     if dry_run:
         files, left_out = files_to_push(model, repository)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evomerge.cli import options, terminal
+from evomerge.errors import InputError, Terminated
 from evomerge.run.folder import RunFolder
 from evomerge.trust.consent import Permissions
 
@@ -43,7 +44,6 @@ def init(
 ) -> None:
     """Write a search file: for your parents and tasks, or an example."""
     from evomerge.config import preset_text
-    from evomerge.errors import InputError
     from evomerge.run.atomic import write_output
 
     if file.exists():
@@ -181,7 +181,6 @@ def _run(opened: OpenRun, tracker: options.Tracker | None) -> None:
     """Run a search with a display, and say what came out of it."""
     from evomerge.api.followers import tracked
     from evomerge.cli.live import SearchDisplay, named
-    from evomerge.errors import Terminated
     from evomerge.report.view import View
     from evomerge.run.history import History
     from evomerge.searching.run import run_search
