@@ -43,11 +43,6 @@ SMALL = {
     "budget": {"candidates": 22},
 }  # fmt: skip
 
-STRUCTURED = {
-    "kind": "dataflow", "variant": "structured", "host": "zoo:maths", "repeats": 1,
-    "outside": {"embeddings": "zoo:language", "head": "zoo:language"},
-}  # fmt: skip
-"""A space of paths through the layers of both parents; it lacks how many layers they have."""
 
 TRUSTING = ("search", "resume", "validate", "evaluate")
 """Commands that take `--trust-code`."""
