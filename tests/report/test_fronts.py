@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from run_folders import append, asked, write_run
 
-from evomerge.report.pictures import front_chart
 from evomerge.report.view import View
 from evomerge.run.history import outcome_fields
 from evomerge.scores import Failure, Objective, Scores
@@ -105,32 +104,3 @@ def test_what_has_no_scores_is_named_and_hides_no_other(tmp_path, baselines, mer
     assert f"Besides, {name} {why}" in view.verdict.text
     assert view.table.to_dict()["missing"].keys() == {name}
     assert view.table.differences() is not None
-
-
-def test_what_a_front_says_of_parents_of_scores_without_an_error_and_of_constraints(tmp_path):
-    """An F1 over all documents has no error that is known, so a parent may be better in it."""
-    parents = [PARENT] * 3
-    found = front_with(tmp_path / "a", parents, [], knee=0).verdict
-    assert found.works is False
-    assert "only parents and the uniform merge are on the front" in found.text
-    whole = Scores(BETTER.documents, BETTER.values, {**BETTER.aggregates, ACC.key: 0.9})
-    view = front_with(tmp_path / "b", parents, [whole])
-    assert view.table.differences()[1][0][1] == "-" and "exact_match" not in view.verdict.text
-    deep = scores(answers(300, 400), (8, 10) * 200, 9.0)
-    constraints = [{"metric": "layers", "at_most": 5}]
-    text = front_with(tmp_path / "c", parents, [deep], constraints=constraints).verdict.text
-    assert "But the knee breaks on the test documents: model/layers <= 5 (9)." in text
-
-
-def test_the_front_is_shown_on_test_documents_with_intervals(tmp_path):
-    view = front_with(tmp_path, [PARENT] * 3, [BETTER, SHORTER])
-    (axes,) = front_chart(view.history, view.ranking).axes
-    assert axes.get_title(loc="left") == "on test documents"
-    assert all(float(tick).is_integer() for tick in axes.get_xticks())
-    shown = {item.get_label(): item for item in axes.containers}
-    points = {label: item[0].get_xydata().tolist() for label, item in shown.items()}
-    assert points["merge on the front"] == [[9.0, 75.0], [9.0, 49.0]]
-    assert points["parents, uniform"] == [[10.0, 50.0]] * 3
-    across, up = (bars.get_segments() for bars in shown["merge on the front"][2])
-    assert across[0].ravel() == pytest.approx([8.9, 75.0, 9.1, 75.0], abs=0.01)
-    assert up[0].ravel() == pytest.approx([9.0, 70.5, 9.0, 79.0], abs=0.1)

@@ -11,7 +11,7 @@ from search_run import SMALL, evomerge, evomerge_json
 
 import evomerge as api
 from evomerge.errors import InputError, RunFolderError
-from evomerge.report.view import run_rows, runs_in_words
+from evomerge.report.view import run_rows
 
 
 def done(folder: Path, right: int, **changes) -> Path:
@@ -76,14 +76,6 @@ def test_the_command_prints_the_table_for_people_and_for_programs(runs, tmp_path
         assert [float(row["score"]) for row in csv.DictReader(file)] == [r["score"] for r in rows]
 
 
-def test_the_command_prints_the_tables_for_latex(runs: list[Path]) -> None:
-    title, *lines = evomerge("results", *runs, "--latex").stdout.splitlines()
-    assert title.startswith("% means over seeds") and lines[0] == r"\begin{tabular}{lrrrrrrr}"
-    assert lines[4].startswith("cma & 2 of 3 & 2 & 81.2 [") and lines[4].endswith(r" \\")
-    *_, table = evomerge("results", runs[0], "--latex").stdout.split("% ")
-    assert table.startswith("zoo_l2_maths/exact_match in %\n") and "\nuniform & 12.5 [" in table
-
-
 def test_a_picture_has_a_line_for_each_search(runs: list[Path], tmp_path: Path) -> None:
     (axes,) = api.plot_results([*runs[:3], api.Run(runs[3])]).axes
     lines = {line.get_label(): line.get_ydata().tolist() for line in axes.lines}
@@ -97,22 +89,6 @@ def test_a_picture_has_a_line_for_each_search(runs: list[Path], tmp_path: Path) 
         ("d/e.svg", "cannot be written: No"),
     ):
         assert why in evomerge("results", *runs, "--picture", tmp_path / name, code=2).stderr
-
-
-def test_folders_with_one_name_and_a_search_for_a_front_which_has_costs_only(tmp_path):
-    one = done(tmp_path / "a" / "0", 18, seed=0)
-    other = done(tmp_path / "b" / "0", 18, seed=0, optimizer={"name": "random"})
-    assert list(api.results([one, other]).index) == ["a", "b"]
-    same = done(tmp_path / "c" / "b", 12, seed=0, dtype="bfloat16")
-    assert list(api.results([other, same]).index) == ["b random", "b cma"]
-    again = [done(tmp_path / "d" / name, 12, seed=n) for n, name in enumerate(("b", "b1"))]
-    assert list(api.results([same, *again]).index) == [str(same), " ".join(map(str, again))]
-    objectives = [*SMALL["objectives"], {"task": "zoo_maths", "metric": "exact_match"}]
-    front = write_run(tmp_path / "front-1", [], mode="pareto", objectives=objectives).path
-    with pytest.raises(InputError, match=r"front-1 is a search for a front, .*; leave it out"):
-        api.plot_results([front, other])
-    _, rows = runs_in_words(run_rows([front, other]))
-    assert rows[0][:6] == ["front", "0 of 1", "0", "-", "-", "-"] and rows[1][0] == "b"
 
 
 def test_what_does_not_fit_is_one_sentence(runs: list[Path], tmp_path: Path) -> None:
