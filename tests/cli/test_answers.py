@@ -3,10 +3,9 @@
 import csv
 import json
 import subprocess
-from dataclasses import replace
 
 import pytest
-from run_folders import FAILED, KEY, STATES, append, asked, finished, scores, told, write_run
+from run_folders import FAILED, KEY, STATES, append, finished, scores, told, write_run
 from search_run import command, ended, environment, write_search
 
 from evomerge.__main__ import run as call
@@ -57,39 +56,6 @@ def test_status_and_results_of_an_unfinished_run(tmp_path, capsys, state):
     call(["status", str(run.path)])
     assert "state\tstopped" in (out := capsys.readouterr().out)
     assert f"go on\tevomerge resume {run.path}" in out
-
-
-def test_status_shows_the_best_beside_the_best_parent_failures_and_the_final_scores(
-    tmp_path, capsys
-):
-    events = [asked(0, "zoo:language"), told(0, scores(3)), asked(1, genome=[0.5, 1.0])]
-    events += [told(1, FAILED), asked(2, genome=[1.0, 1.0]), told(2, scores(21))]
-    run = write_run(
-        tmp_path / "run", [*events, told(2, scores(9)) | {"event": "score", "split": "test"}]
-    )
-    with run.writing():
-        call(["status", str(run.path)])
-    shown = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
-    assert shown["best on search"] == "87.5 [69.0, 95.7], candidate 2 (optimizer)"
-    assert shown["best parent on search"] == "12.5 [4.3, 31.0], candidate 0 (zoo:language)"
-    assert shown["latest"] == "87.5 (2); 1 failed in merge: no <finite> weights; 12.5 (0)"
-    assert shown["phase"] == "final scores: 1 on test"
-
-
-def test_a_search_for_a_front_has_the_units_of_the_tables(tmp_path, capsys):
-    task = KEY.partition("/")[0]
-    both = replace(scores(6), aggregates={KEY: 0.25, f"{task}/tokens": 12.34})
-    events = [asked(0, "zoo:language"), told(0, both) | {"values": [0.25, -12.34]}]
-    objectives = [{"task": task, "metric": name} for name in ("exact_match", "tokens")]
-    run = write_run(tmp_path / "run", events, mode="pareto", objectives=objectives)
-    call(["status", str(run.path)])
-    shown = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
-    best = "exact_match 25.0 %, tokens 12.34, candidate 0 (zoo:language)"
-    assert shown["best on search"] == best
-    call(["results", str(run.path), "--top", "1"])
-    head, line = (line.split("\t") for line in capsys.readouterr().out.splitlines()[-2:])
-    row = dict(zip(head, line, strict=True))
-    assert (row["exact_match in %"], row["tokens"]) == ("25", "12.34")
 
 
 def test_export_of_a_run_without_scores_says_so(tmp_path):
@@ -174,26 +140,3 @@ def test_a_search_that_ends_while_its_journal_is_read_is_not_called_stopped(tmp_
     monkeypatch.setattr(RunFolder, "events", lambda run: writer.close() or read(run.journal_path))
     writer = Journal(run.journal_path)
     assert [progress(run)["state"] for _ in range(2)] == ["running", "stopped"]
-
-
-def test_times_by_phase(run_folder, capsys):
-    run = run_folder
-    assert call(["status", str(run.path), "--watch", "--json"]) == 0, "it ends at once"
-    (line,) = capsys.readouterr().out.splitlines()
-    values = json.loads(line)
-    assert values["state"] == "stopped" and "seconds" not in values
-    times = {"prepare": 2.0, "merge": 0.5, "evaluate": 30.25}
-    for factor in (1, 2):
-        seconds = {phase: factor * value for phase, value in times.items()}
-        cpu = {phase: value / 2 for phase, value in seconds.items()}
-        note = {"session": 1.0, "elapsed": 99.0, "seconds": seconds, "cpu_seconds": cpu}
-        run.timings.note(note)
-    found = answer(capsys, "status", run.path)
-    assert found["seconds"] == {"prepare": 6.0, "merge": 1.5, "evaluate": 90.8}
-    spent = answer(capsys, "results", run.path)["times"]
-    assert spent["evaluate"] == {"seconds": 90.75, "cpu_seconds": 45.375}
-    call(["results", str(run.path)])
-    *_, line = capsys.readouterr().err.splitlines()
-    assert line.endswith(
-        "prepare 6.0 (3.0), merge 1.5 (0.8), evaluate 90.8 (45.4); 1 min 39 s in all"
-    )

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from evomerge.cli.results import latex_table, write_csv
+from evomerge.cli.results import write_csv
 from evomerge.errors import without_controls
-from evomerge.report.facts import brief_rows, rows_in_per_cent
+from evomerge.report.facts import brief_rows
 from evomerge.scores import Objective
 
 
@@ -35,25 +35,6 @@ def test_a_terminal_gets_short_names_and_no_empty_columns() -> None:
     losses = [row(0, **{"fitness": -12.5, "search t/acc": -12.5}), row(1, fitness=-0.5)]
     assert [item["fitness"] for item in brief_rows(losses, ACC)] == [-12.5, -0.5]
     assert brief_rows([], ACC) == []
-
-
-def test_all_shares_are_in_per_cent_and_other_scores_are_not() -> None:
-    """In a search for a front the first objective was a fraction above a table of per cents."""
-    tokens = {"search t/tokens": 0.75, "validation t/tokens": None, "test t/tokens": None}
-    front = [row(number, fitness=None, **tokens) for number in range(2)]
-    (brief, _) = brief_rows(front, [*ACC, Objective("t", "tokens")])
-    assert {"acc in %": 50.0, "tokens": 0.75}.items() <= brief.items()
-    (whole, _) = rows_in_per_cent([row(0, fitness=0.5), row(1)], ACC)
-    assert whole["fitness in %"] == 50.0 and whole["test t/acc in %"] == 25.0
-    mixed = [row(number, **tokens) for number in range(2)]
-    (whole, _) = rows_in_per_cent(mixed, [*ACC, Objective("t", "tokens")])
-    assert whole["fitness"] == 0.5 and whole["search t/acc in %"] == 50.0
-
-
-def test_signs_of_latex_are_escaped_and_minus_is_no_hyphen() -> None:
-    lines = latex_table(["a", "b in %"], [["x_{1}-2\\", "-1.5 [-2.0, -1.0]"]], "a\nb").splitlines()
-    assert lines[0] == "% a b" and r"a & b in \% \\" in lines
-    assert r"x\_\{1\}-2\textbackslash{} & $-$1.5 [$-$2.0, $-$1.0] \\" in lines
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "@=", "-1+"])

@@ -5,11 +5,9 @@ import hashlib
 import json
 import re
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 from huggingface_hub import ModelCard
 
@@ -19,14 +17,12 @@ TOKEN = "hf_thisIsSecret0123456789"
 class FakeHub:
     """Repositories, stored large files, and the requests that came in.
 
-    `xet`: folder that the client uses as Xet storage (`local://` is for such tests), or None: large
-    files are uploaded to this server with LFS.
+    Large files are uploaded to this server with LFS.
     """
 
-    def __init__(self, xet: Path | None = None) -> None:
-        self.xet = xet
+    def __init__(self) -> None:
         self.private: dict[str, bool] = {}  # by id of a repository
-        self.files: dict[str, dict[str, bytes]] = {}  # committed; the SHA-256 of one in Xet storage
+        self.files: dict[str, dict[str, bytes]] = {}  # committed
         self.stored: dict[str, bytes] = {}  # SHA-256 -> large file, committed or not
         self.uploads: list[str] = []  # SHA-256 of every large file whose upload began
         self.asked: list[dict] = []  # path, token, body (None if it is not JSON)
@@ -66,8 +62,7 @@ class FakeHub:
             if line["key"] == "file":
                 self.files[name][value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
-                oid = value["oid"]
-                self.files[name][value["path"]] = oid.encode() if self.xet else self.stored[oid]
+                self.files[name][value["path"]] = self.stored[value["oid"]]
         oid = hashlib.sha1(text.encode()).hexdigest()
         url = f"{self.address}/{name}/commit/{oid}"
         return 200, {"success": True, "commitOid": oid, "commitUrl": url}
@@ -90,9 +85,6 @@ class FakeHub:
                 return 404, {"error": "Repository not found"}
             if rest.startswith("/preupload/"):
                 return self.preupload(json.loads(text))
-            if rest.startswith("/xet-write-token/"):
-                exp = int(time.time()) + 3600
-                return 200, {"accessToken": "x", "casUrl": f"local://{self.xet}", "exp": exp}
             if rest.startswith("/commit/"):
                 return self.commit(name, text)
             if not rest or rest.startswith("/revision/"):

@@ -10,10 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-import lm_eval
 import pytest
 import torch
-from lm_eval.tasks import TaskManager
 from search_run import environment, evomerge, evomerge_json, start, write_search
 from transformers import AutoModelForCausalLM
 
@@ -112,22 +110,6 @@ def test_the_export_is_sharded_and_complete(exported):
     assert sum(name.endswith(".safetensors") for name in names) > 1
     assert {"config.json", "tokenizer.json", "generation_config.json", "README.md"} <= names
     assert {"evomerge_recipe.yaml", "mergekit_config.yml", "model.safetensors.index.json"} <= names
-
-
-def test_stock_lm_eval_gives_exactly_the_recorded_scores(run, exported):
-    problem, history = problem_of(RunFolder(run)), History(RunFolder(run).events())
-    known = TaskManager(include_path=str(zoo.tasks_path()), include_defaults=False)
-    how = {"model": "hf", "device": "cpu", "task_manager": known, "bootstrap_iters": 0}
-    for split in ("search", "validation"):
-        recorded = history.winner.scores(split)
-        samples = {task: list(ids) for task, ids in problem.splits[split].items()}
-        arguments = f"pretrained={exported},dtype=float32"
-        report = lm_eval.simple_evaluate(
-            model_args=arguments, tasks=list(samples), samples=samples, **how
-        )
-        for objective in problem.objectives:
-            stock = report["results"][objective.task][f"{objective.metric},none"]
-            assert stock == recorded.aggregates[objective.key], objective
 
 
 @pytest.mark.long  # lm-eval indexes all its tasks, which takes half a minute

@@ -3,12 +3,11 @@
 import html
 import re
 import shutil
-import xml.etree.ElementTree as ElementTree
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from evomerge.export.recipe import merge_recipe
 from huggingface_hub import ModelCard, metadata_load
 from merges import mix
 from run_folders import KEY, append, asked, scores, told
@@ -18,18 +17,18 @@ from evomerge import zoo
 from evomerge.__main__ import run as call
 from evomerge.config.record import Record
 from evomerge.config.schema import load, parse
-from evomerge.export.card import PICTURE, Merge, describe_parents, merge_card, search_card, task_of
+from evomerge.export.card import Merge, describe_parents, merge_card, search_card, task_of
 from evomerge.export.checkpoint import merge_recipe
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.problem.problem import record_of
 from evomerge.problem.runs import prepare
-from evomerge.recipe import Layer, Recipe
+from evomerge.recipe import Recipe
 from evomerge.report.page import page
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.logbook import Logbook
 from evomerge.run.ranking import WeightedSum
-from evomerge.scores import Failure, Objective, Scores
+from evomerge.scores import Objective, Scores
 from evomerge.searching.session import Session
 
 OBJECTIVES = [Objective("zoo_l2_maths", "exact_match")]
@@ -213,38 +212,6 @@ def test_only_the_winner_as_it_was_scored_has_scores(tmp_path):
     assert re.search(rf"\| {KEY} in % \| searched \| 50.0 \[.*\] \| - \| 83.3 \[.*\] \|", body)
 
 
-def test_the_winner_has_its_verdict_without_a_path(tmp_path):
-    reason = "/home/me/models/mine is not there; see ../me/log."
-    merge = merge_of(opened(tmp_path, ["/home/me/models/mine", "org/maths"]))
-    parents, events = merge.recipe.parents, []
-    for number, label in enumerate([*parents, None]):
-        outcome = scores(10 * number) if number else Failure("load", reason)
-        final = told(number, outcome) | {"event": "score", "split": "test"}
-        events += [asked(number, label, [0.5]), told(number, scores(5 * number)), final]
-    history = History([*events, {"event": "winner", "candidate": 2}])
-    config = parse(SMALL | {"parents": list(parents), "base": None}, "search.yaml")
-    texts = search_card(
-        merge, Record(config=config), history, history.candidates[2], WeightedSum(OBJECTIVES)
-    )
-    text = read(texts)[1].replace("\\", "")
-    for words in (
-        "No verdict: on the test documents the searched merge is better than org/maths",
-        "mine cannot be compared: no scores on the test documents (load: mine is not there",
-        "nothing was chosen on the test documents.",
-    ):
-        assert words in text
-    assert "/home" not in text and "| org/maths |" in text
-
-
-def test_a_picture_is_beside_the_card_if_layers_differ(tmp_path):
-    same = merge_of(opened(tmp_path, HUB))
-    assert PICTURE not in searched(same)
-    head = Layer("linear", tuple(replace(item, knobs={}) for item in same.recipe.head.sources))
-    texts = searched(replace(same, recipe=replace(same.recipe, head=head)))
-    assert "](recipe.svg)" in texts["README.md"]
-    assert ElementTree.fromstring(texts[PICTURE]).tag.endswith("svg")
-
-
 def test_a_merge_that_mergekit_cannot_express_says_why_everywhere(tmp_path, capsys):
     """The embeddings come from another parent than the first block; mergekit has no way for it."""
     outside = {"embeddings": "zoo:maths", "head": "zoo:language"}
@@ -274,19 +241,6 @@ def test_a_merge_that_mergekit_cannot_express_says_why_everywhere(tmp_path, caps
     assert {"evomerge_recipe.yaml", "recipe.svg"} <= written
     assert "mergekit_config.yml" not in written and "mergekit" not in card
     assert "Path through the layers" in card
-
-
-def test_a_merge_of_our_own_recipe_has_a_mergekit_file_too(tmp_path):
-    file, weights = tmp_path / "one.yml", set()
-    file.write_text("models: [{model: 'zoo:maths'}, {model: 'zoo:facts'}]\nmerge_method: karcher\n")
-    for name in ("evomerge_recipe.yaml", "mergekit_config.yml", "README.md"):
-        out = tmp_path / name
-        merge_recipe(file, out, "8GB", "5GB")
-        assert "merge_method: karcher" in (out / "mergekit_config.yml").read_text()
-        assert "- mergekit\n" in (out / "README.md").read_text()
-        weights.add((out / "model.safetensors").read_bytes())
-        file = out / name
-    assert len(weights) == 1
 
 
 def test_the_command_of_a_card_works_in_any_folder(tmp_path, monkeypatch):

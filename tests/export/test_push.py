@@ -39,8 +39,8 @@ def hub():
 
 
 def settings(hub, folder):
-    xet = {"HF_HUB_DISABLE_XET": "0" if hub.xet else "1", "HF_HOME": str(folder.parent / "cache")}
-    return {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN} | xet
+    place = {"HF_HUB_DISABLE_XET": "1", "HF_HOME": str(folder.parent / "cache")}
+    return {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN} | place
 
 
 def push(hub, model, repository, *options, code=0):
@@ -140,26 +140,6 @@ def test_a_dropped_connection_is_tried_again_and_weights_are_not_sent_twice(hub,
     push(hub, model, "org/merged")
     assert hub.files == {"org/merged": contents(model)}
     assert sorted(hub.uploads) == sorted([digest(first), digest(first), digest(second)])
-
-
-def test_weights_in_xet_storage_are_not_sent_again(model, tmp_path):
-    pytest.importorskip("hf_xet")
-    pytest.importorskip("huggingface_hub", minversion="2.0")  # before, it asked in another way
-    (path, *_) = weights(model)
-    save_file({"w1": np.random.default_rng(0).integers(0, 256, 2_100_000, np.uint8)}, path)
-    with serve(FakeHub(tmp_path / "xet")) as hub:
-        commit = "/api/models/org/merged/commit/main"
-        hub.refusals[commit] = (403, "You have read-only access.")
-        push(hub, model, "org/merged", code=1)
-        blocks = [item for item in hub.xet.rglob("default.*") if item.is_file()]
-        assert sum(item.stat().st_size for item in blocks) > 2_000_000
-        hub.refusals.clear()
-        push(hub, model, "org/merged")
-        assert [item for item in hub.xet.rglob("default.*") if item.is_file()] == blocks
-        expected = contents(model) | {item.name: digest(item).encode() for item in weights(model)}
-        assert hub.files == {"org/merged": expected}
-        files = [item for item in tmp_path.rglob("*") if item.is_file()]
-        assert not any(TOKEN.encode() in item.read_bytes() for item in files)
 
 
 @pytest.mark.parametrize(
