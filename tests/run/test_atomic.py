@@ -200,17 +200,3 @@ def test_a_fork_leaves_a_temporary_folder_to_its_parent(tmp_path):
     assert folder.path.is_dir()
     folder.close()
     assert names(tmp_path) == []
-
-
-def test_a_folder_below_a_thousand_others_can_be_made(tmp_path):
-    """`mkdir` ends by a RecursionError."""
-    (tmp_path / "other").touch()
-    deep = tmp_path.joinpath(*["a"] * 1000)
-    create_folder(deep / "run", {"name": "text"})
-    with atomic_folder(deep / "model") as folder:
-        (folder / "weights").touch()
-    assert names(deep) == ["model", "run"]
-    for file in ("run/name", "model/weights"):
-        (deep / file).unlink()
-    (deep / "run").rmdir()
-    os.removedirs(deep / "model")

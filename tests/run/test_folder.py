@@ -11,7 +11,6 @@ import pytest
 from evomerge.errors import RunFolderError
 from evomerge.run import journal as journals
 from evomerge.run.folder import RunFolder
-from evomerge.run.journal import FORMAT
 
 BEGIN = """
 import logging, os, sys, time
@@ -42,14 +41,6 @@ def start(code, run):
 @pytest.fixture
 def run(tmp_path):
     return RunFolder.create(tmp_path / "run", "{}", {})
-
-
-def test_create_then_open(tmp_path):
-    (tmp_path / "empty").mkdir()
-    for folder in (tmp_path / "deep" / "run", tmp_path / "empty"):
-        run = RunFolder.create(folder, "seed: 1", {"config": {"seed": 3}})
-        assert run.manifest()["config"] == {"seed": 3} and run.written() == {"seed": 1}
-        assert run.events() == [{"event": "header", "format": FORMAT}]
 
 
 def test_what_is_there_is_left_alone_and_what_is_not_a_run_is_not_opened(run, tmp_path):

@@ -9,7 +9,6 @@ import small_models
 import tiny
 import torch
 import transformers
-import yaml
 from safetensors.torch import load_file
 from search_run import searched
 from small_models import LABELS
@@ -128,15 +127,3 @@ def test_a_base_without_a_head_gives_task_vectors_of_the_body(architecture, fold
     out = searched(file, tmp_path / "run").export(tmp_path / "model", 3)
     check_stock(out)
     assert equal(head(out), head(one))
-
-
-def test_a_recipe_file_tells_which_head_it_keeps(folder: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "merge.yaml"
-    models = [
-        {"model": str(folder / name), "parameters": {"weight": 0.5}}
-        for name in ("texts-one", "moods")
-    ]
-    recipe.write_text(yaml.safe_dump({"merge_method": "linear", "models": models}))
-    with pytest.warns(UserWarning, match="body"):
-        evomerge.merge(recipe, tmp_path / "out")
-    check_stock(tmp_path / "out")

@@ -144,13 +144,3 @@ def test_what_reads_the_sound_belongs_to_the_embeddings(folder: Path) -> None:
     checkpoint = open_parent(str(folder / "whisper"), folder)
     places = {name: place for name, place in checkpoint.places.items() if ".conv" in name}
     assert len(places) == 4 and set(places.values()) == {"embeddings"}
-
-
-def test_gradients_are_not_advised(folder: Path) -> None:
-    splits = {split: {"documents": 8} for split in ("search", "validation", "test")}
-    evaluation = {"include": ["tasks"], **splits}
-    objectives = [{"task": "chosen", "metric": "acc"}]
-    file = write(folder, "t5-one", "t5-two", objectives=objectives, evaluation=evaluation)
-    notes = evomerge.validate(file)["warnings"]
-    (note,) = [note for note in notes if "it learns little" in note]
-    assert "gradient" not in note

@@ -1,6 +1,5 @@
 """Searches over sentence encoders whose parents differ, and their files of rows."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,7 @@ from safetensors.torch import load_file
 from search_run import searched
 
 import evomerge
-from evomerge.config.schema import load
 from evomerge.errors import CheckpointError, ConfigError
-from evomerge.problem.runs import prepare
 
 sentence_transformers = pytest.importorskip("sentence_transformers")
 
@@ -48,21 +45,6 @@ def test_a_changed_file_stops_a_resume(folder: Path, tmp_path: Path) -> None:
     rows.write_text(rows.read_text().replace('"score": 5', '"score": 6', 1))
     with pytest.raises(ConfigError, match="Task 'sts pairs' has changed since the run began"):
         evomerge.resume(run, candidates=5)
-
-
-def test_another_file_can_supply_the_documents_of_a_split(folder: Path) -> None:
-    rows = [{**row, "score": -row["score"]} for row in small_models.rows()["pairs"][:40]]
-    (folder / "other").mkdir()
-    (folder / "other" / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    evaluation = {
-        "search": {"documents": 30},
-        "validation": {"documents": 10, "finalists": 2},
-        "test": {"documents": "all", "tasks": {"sts pairs": "other/pairs.jsonl"}},
-    }
-    splits = prepare(load(write(folder, evaluation=evaluation)), folder).splits
-    used = {*splits["search"]["sts pairs"], *splits["validation"]["sts pairs"]}
-    # Equal rows are the same document, whichever file they are in.
-    assert set(splits["test"]["sts pairs"]) == set(range(40)) - used
 
 
 def test_differing_modules_are_named_and_parents_are_scored_as_they_are(folder, tmp_path):

@@ -55,34 +55,6 @@ def test_a_line_through_two_times_gives_the_seconds_of_a_document():
     assert replace(two, is_fresh=True).candidate_seconds == pytest.approx(1.4)
 
 
-def test_fresh_documents_cost_less_and_what_is_believed_costs_all(tmp_path):
-    """3 baselines on all 24, 19 candidates on 4, and after 60 of these one on all."""
-    probe = replace(MEASURED, part=4, part_seconds=0.9, is_fresh=True)
-    found = estimate(problem(tmp_path, "evaluation.search.fresh=4"), probe)
-    assert found.search_seconds == pytest.approx(3 * 2.0 + 19 * (1.4 + 2.0 / 60))
-    assert found.in_words()["one candidate"] == "1.4 s (0.5 s to merge, 0.9 s to score)"
-    assert found.in_words()["one document"] == "0.03 s; 0.78 s before the first one of a candidate"
-
-
-def test_the_same_search_by_fresh_documents_is_named_where_it_suits(tmp_path):
-    """400 candidates: 0.3 seconds before the first of 12 documents, and 0.015 for each."""
-    probe = replace(MEASURED, documents=80, part=20, part_seconds=0.6)
-    more = ("evaluation.search.documents=80", "budget.candidates=100")
-    found = estimate(problem(tmp_path, "optimizer.name=gp", *more), probe)
-    other = found.by_fresh
-    assert (other.candidates, other.part) == (400, 12)
-    assert other.part_seconds == pytest.approx(0.3 + 12 * 0.015)
-    settings = (
-        "`optimizer.name: cma`, `executor.order: generation`, `evaluation.search.fresh: 12`, "
-        "`budget.candidates: 400`"
-    )
-    assert f"400 candidates ({settings})" in found.in_words()["by fresh documents"]
-    bound = "constraints=[{metric: layers, at_most: 9}]"
-    for change in ("evaluation.search.fresh=6", "optimizer.name=random", bound):
-        assert estimate(problem(tmp_path, change, *more), probe).by_fresh is None
-    assert estimate(problem(tmp_path, "optimizer.name=gp"), MEASURED).by_fresh is None
-
-
 def test_workers_share_candidates_and_files(tmp_path):
     two = ("executor.kind=processes", "executor.workers=2")
     found = estimate(problem(tmp_path, *two), MEASURED)
@@ -98,21 +70,6 @@ def test_a_generation_gives_no_more_workers_something_to_do(tmp_path, setting, r
     """3 baselines and 19 candidates on four workers: two, ten or four at a time."""
     four = ("executor.kind=processes", "executor.workers=4", setting)
     assert estimate(problem(tmp_path, *four), MEASURED).search_seconds == (1 + rounds) * 2.0
-
-
-def test_each_candidate_counts_once(tmp_path):
-    """3 baselines and 29 candidates in generations of seven: 29 / 7 * 7 is above 29 in floats."""
-    sevens = ("optimizer.population=7", "budget.candidates=32")
-    assert estimate(problem(tmp_path, *sevens), MEASURED).search_seconds == 32 * 2.0
-
-
-@pytest.mark.parametrize(("optimizer", "size"), [("gp", 10), ("nsga2", 20)])
-def test_a_front_is_as_large_as_ten_candidates_or_a_generation(tmp_path, optimizer, size):
-    both = "objectives=[{task: zoo_l2_maths, metric: exact_match}, {metric: layers}]"
-    whole = ("mode=pareto", f"optimizer.name={optimizer}", "evaluation.validation={documents: 24}")
-    test = "evaluation.test.documents=24"
-    found = estimate(problem(tmp_path, both, *whole, test, "budget.candidates=60"), MEASURED)
-    assert found.final_seconds == (size + 3) * 2.0 + (size + 4) * 2.0
 
 
 def test_hours_bound_the_candidates_and_a_target_alone_gives_no_end(tmp_path):
@@ -180,11 +137,6 @@ def test_gradients_are_named_where_right_answers_are_whole_references(tmp_path, 
         assert found.by_gradients is None
 
 
-def test_a_step_by_gradients_is_tried(tmp_path, capsys):
-    assert run(["validate", str(write_search(tmp_path)), "--time"]) == 0
-    assert "for 9 candidates (`optimizer: {name: gradient}`)" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("is_on", [True, False])
 def test_the_parents_are_scored_with_chat_template_and_without(tmp_path, is_on):
     """A template with which a parent that knows the task answers wrongly."""
@@ -193,23 +145,3 @@ def test_the_parents_are_scored_with_chat_template_and_without(tmp_path, is_on):
     probe = try_candidate(checked, lambda said: None)
     assert probe.chat_template["with"] < 0.5 and probe.chat_template["without"] == 1.0
     assert "with it and 1 without it" in estimate(checked, probe).in_words()["chat template"]
-
-
-@pytest.mark.parametrize("mode", ["weighted", "pareto"])
-def test_a_template_that_cannot_be_rendered_is_not_compared_and_nor_are_fronts(tmp_path, mode):
-    text = "{{ raise_exception('no') }}" if mode == "weighted" else OTHER
-    parents = [copy_of(name, tmp_path / name, text) for name in ("language", "maths", "base")]
-    scores = [{"task": "zoo_l2_maths", "metric": name} for name in ("exact_match", "nll")]
-    front = {"objectives": scores, "mode": mode, "optimizer": {"name": "nsga2"}}
-    more = front if mode == "pareto" else {}
-    probe = try_candidate(problem_of(search_over(parents[:2], parents[2], **more)), print)
-    assert probe.chat_template == {} and probe.evaluate_seconds > 0
-
-
-def test_a_search_makes_ten_steps_for_each_point(tmp_path):
-    probe = replace(MEASURED, step_seconds=3.0)
-    found = estimate(problem(tmp_path, "optimizer.name=gradient"), probe)
-    assert found.search_seconds == 22 * 2.0 + 190 * 3.0
-    two = ("optimizer.population=2", "executor.kind=processes", "executor.workers=2")
-    found = estimate(problem(tmp_path, "optimizer.name=gradient", *two), probe)
-    assert found.search_seconds == 12 * 2.0 + 100 * 3.0

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import random
 
 import pytest
@@ -15,7 +14,6 @@ from evomerge.execute.inline import InlineExecutor
 from evomerge.execute.protocol import MAX_ATTEMPTS, MAX_MACHINES, Attempts
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.run.ranking import WeightedSum
 from evomerge.scores import Expected, Failure, Scores
 from evomerge.searching.loop import MOST_HELD
 from evomerge.searching.session import SAME_FAILURES
@@ -92,14 +90,6 @@ def test_no_parent_wins_where_nothing_can_be_validated(tmp_path):
     assert search(tmp_path / "run", ScriptedExecutor(1, random.Random(0))).winner is not None
 
 
-def test_a_value_that_is_not_finite_is_a_failure(tmp_path):
-    executor = AnsweringExecutor(lambda job: one(math.nan) if job.candidate == 5 else None)
-    history = search(tmp_path / "run", executor)
-    failed = history.candidates[5]
-    assert failed.status == "failed" and failed.values is None
-    assert failed not in WeightedSum(scripted.OBJECTIVES).finalists(history.candidates, 99)
-
-
 def test_processes_that_end_in_a_job_are_counted(tmp_path):
     killed = []
     for lives in range(MAX_ATTEMPTS):
@@ -139,15 +129,6 @@ def test_a_machine_that_is_lost_is_hardly_the_fault_of_a_candidate(tmp_path, mac
     with attempts.trying(job_of(7)):
         pass
     assert Attempts(tmp_path).count(job_of(7)) == (0, 0)
-
-
-def test_attempts_ignore_broken_lines(tmp_path):
-    path = tmp_path / "attempts.jsonl"
-    path.write_bytes(b'\xff\n{"job": 3}\nnull\n{"job": "3 search", "what": "begins"}\n{"jo')
-    assert Attempts(tmp_path).count(job_of(3)) == (1, 0)
-    with Attempts(tmp_path).trying(job_of(3)):
-        pass
-    assert Attempts(tmp_path).count(job_of(3)) == (0, 0)
 
 
 @pytest.mark.parametrize("ended", [MAX_ATTEMPTS - 1, MAX_ATTEMPTS])

@@ -15,20 +15,6 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import BASE, Candidate, History, outcome_fields
 
 
-def test_a_run_with_open_or_untested_candidates_is_not_done(tmp_path):
-    events = [asked(0, "zoo:language"), told(0, scores(9)), asked(1, genome=[0.5, 1.0])]
-    final = {"event": "score", "candidate": 0, **outcome_fields(scores(9))}
-    events += [final | {"split": "validation"}, {"event": "winner", "candidate": 0}]
-    run = write_run(
-        tmp_path / "run", [*events, final | {"split": "test"}], budget={"candidates": 2}
-    )
-    assert progress(run)["state"] == "stopped"
-    append(run, [told(1, scores(3))])
-    assert progress(run)["state"] == "stopped"  # beside a parent that won, the best merge is tested
-    append(run, [final | {"candidate": 1, "split": "test"}])
-    assert progress(run)["state"] == "done"
-
-
 def test_a_run_whose_base_is_not_tested_yet_is_not_done(tmp_path):
     base, executor = Candidate(BASE, "zoo:base", "d" * 16), ScriptedExecutor(1, random.Random(0))
     base.recipe = space().baselines()["a"]
