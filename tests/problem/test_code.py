@@ -5,22 +5,15 @@ import shutil
 
 import psutil
 import pytest
-from search_run import SMALL, write_search
+from search_run import write_search
 from typer.testing import CliRunner
 
 import evomerge as package
 from evomerge import zoo
 from evomerge.cli.commands import app
-from evomerge.config.record import Record
-from evomerge.config.schema import load, parse
 from evomerge.errors import InputError
-from evomerge.evaluation.lm_eval import objective
-from evomerge.problem.preflight import summary, warnings
-from evomerge.problem.runs import prepare
-from evomerge.report.view import View
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.trust.consent import Permissions
 
 pytestmark = pytest.mark.thorough
 
@@ -142,23 +135,3 @@ def test_a_run_that_did_not_allow_code_never_runs_it(tmp_path, folder):
         with pytest.raises(InputError, match="--allow-code"):
             package.resume(run, candidates=6, progress=False, trust_code=True)
         path.write_text(before[name])
-
-
-def test_validate_says_what_code_can_do_here(tmp_path, folder, monkeypatch):
-    problem = prepare(load(file_in(tmp_path, folder)), tmp_path, Permissions(**TRUSTING))
-    for confined in (True, False):
-        monkeypatch.setattr(objective, "has_bubblewrap", lambda confined=confined: confined)
-        assert summary(problem)["code"].endswith("in bubblewrap") == confined
-        notes = [note for note in warnings(problem, True) if "code that models write" in note]
-        assert len(notes) == (not confined)
-
-
-def test_the_command_that_repeats_a_score_allows_code_too(tmp_path):
-    config = parse(SMALL, "search.yaml")
-    run = RunFolder.create(tmp_path / "run", "{}", {"made": "up"})
-    for allow_code in (False, True):
-        record = Record(config=config, allow_code=allow_code)
-        words = View(run, record, History()).stock_command
-        assert words is not None
-        assert ("--confirm_run_unsafe_code" in words) == allow_code
-        assert words.startswith("HF_ALLOW_CODE_EVAL=1 ") == allow_code

@@ -14,8 +14,6 @@ from evomerge.errors import ConfigError
 from evomerge.problem.draft import draft
 from evomerge.problem.runs import prepare
 
-ADAPTERS = Path(__file__).parents[2] / "configs" / "adapters"
-
 
 def splits(search, validation, test):
     return {"search": search, "validation": validation, "test": test}
@@ -115,13 +113,6 @@ def test_documents_come_from_the_splits_that_a_task_has(tmp_path, validation, so
     assert found["objectives"] == [{"task": "own", "metric": "exact_match,strict"}]
 
 
-def test_the_base_of_adapters_is_their_model(tmp_path):
-    parents = [f"zoo:base+{ADAPTERS / name}" for name in ("maths", "language")]
-    found = drafted(tmp_path, parents, ["zoo_l2"])
-    assert found["base"] == "zoo:base" and found["parents"] == parents
-    assert found["space"]["embeddings"] is False
-
-
 def test_parents_whose_vocabularies_or_depths_differ(tmp_path):
     for name in ("union-one", "union-two"):
         small_models.make(tmp_path, name)
@@ -130,20 +121,6 @@ def test_parents_whose_vocabularies_or_depths_differ(tmp_path):
     one, two, deep = (str(tmp_path / name) for name in ("union-one", "union-two", "deep"))
     assert drafted(tmp_path, [one, two], ["own"], [str(tmp_path)])["tokenizer"] == "union"
     assert drafted(tmp_path, [one, deep], ["own"], [str(tmp_path)])["space"]["kind"] == "dataflow"
-
-
-def test_models_of_two_layers_have_two_groups(tmp_path):
-    """Nobody had written the `space.groups` 3 that was refused."""
-    for seed, name in enumerate(("one", "two")):
-        tiny.make(tmp_path / name, seed=seed, num_hidden_layers=2)
-    write_task(tmp_path, "own", [{"q": f"w{i}", "a": "w1"} for i in range(40)])
-    parents = [str(tmp_path / name) for name in ("one", "two")]
-    assert drafted(tmp_path, parents, ["own"], [str(tmp_path)])["space"]["groups"] == 2
-
-
-def test_a_file_of_rows_that_is_not_there_is_no_unknown_task(tmp_path):
-    with pytest.raises(ConfigError, match=r"^--task gone.jsonl is not there; give a file of rows"):
-        drafted(tmp_path, ["zoo:language", "zoo:maths"], ["gone.jsonl"])
 
 
 def test_scores_that_are_told_are_refused(tmp_path):

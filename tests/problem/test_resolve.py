@@ -31,7 +31,6 @@ def test_scales_that_are_too_large_only_in_some_paths_are_accepted(tmp_path):
             25,
             "25 of 200 documents a candidate, others for each",
         ),
-        ({"documents": "auto"}, {"budget": {"candidates": 700}}, 200, 25, "25 of 200 documents"),
         ({"documents": "auto"}, {"optimizer": {"name": "gp"}}, 200, None, "the optimizer gp comp"),
         (
             {"documents": "auto"},
@@ -47,17 +46,9 @@ def test_scales_that_are_too_large_only_in_some_paths_are_accepted(tmp_path):
             None,
             "`executor.order` is arrival",
         ),
-        (
-            {"documents": "auto"},
-            {"optimizer": {"name": "two-points-de"}},
-            50,
-            None,
-            "50 documents, the same for all: the optimizer two-points-de compares",
-        ),
         ({"documents": 30}, {}, 30, None, "30 documents, the same for all: the search file says"),
         ({"documents": 30, "fresh": 7}, {}, 30, 7, "7 of 30 documents a candidate"),
         ({}, {}, 200, None, "200 documents, the same for all: the search file says it"),
-        ({"documents": 40}, {}, 40, None, "40 documents, the same for all: the search file says"),
         ({"documents": "auto", "fresh": 100}, {}, 200, 100, "100 of 200 documents a candidate"),
         (
             {"documents": "auto"},

@@ -146,25 +146,6 @@ def test_other_versions_and_another_processor_are_named(tmp_path):
     assert log.count("The run began with torch 0.1") == 1
 
 
-def test_another_library_of_linear_algebra_is_named_and_an_older_record_needs_none(tmp_path):
-    small = {**SMALL, "budget": {"candidates": 3}}
-    manifest = record_of(prepare(parse(small, "search.yaml"), tmp_path)).to_json()
-    here = manifest["linear_algebra"]
-    assert sorted(here) == ["numpy", "scipy", "torch"]
-
-    def told():
-        return tuple(changes_since(parse_record(manifest, "manifest.json")))
-
-    manifest["linear_algebra"] = here | {"numpy": "openblas 0.2 Prescott"}
-    manifest["instructions"] = {"NPY_DISABLE_CPU_FEATURES": "AVX2", "OPENBLAS_CORETYPE": "Zen"}
-    (note,) = told()
-    assert f"openblas 0.2 Prescott in numpy (now {here['numpy']})" in note
-    assert "NPY_DISABLE_CPU_FEATURES AVX2 (now unset)" in note
-    assert "OPENBLAS_CORETYPE" not in note and "in scipy" not in note
-    del manifest["linear_algebra"], manifest["instructions"]
-    assert told() == ()
-
-
 @pytest.mark.thorough
 def test_a_run_of_any_name_works_in_every_command(tmp_path, capsys):
     """And a budget that is in force already is not journaled again."""

@@ -15,7 +15,7 @@ from evomerge import zoo
 from evomerge.config.schema import load
 from evomerge.errors import EvomergeError
 from evomerge.evaluation.lm_eval.tasks import Harness
-from evomerge.problem.preflight import summary, warnings
+from evomerge.problem.preflight import summary
 from evomerge.problem.runs import prepare, problem_of
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
@@ -113,12 +113,6 @@ def test_another_task_can_supply_the_documents(tmp_path, tasks):
     scores = evaluate(problem, "zoo:maths", "test")
     assert scores.fidelity == {"t_maths": 30}
     assert set(scores.aggregates) == {"t_maths/exact_match"}
-
-
-def test_small_splits_are_told(tmp_path, tasks):
-    problem = prepare(load(search_file(tmp_path, tasks, **SEPARATE)), tmp_path)
-    interval = warnings(problem, True)[0]
-    assert "20 points on 24 search documents, ±31 points on 10 validation documents and" in interval
 
 
 def test_a_group_can_take_another_split_or_another_groups_documents(tmp_path, tasks):

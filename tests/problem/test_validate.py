@@ -9,11 +9,11 @@ import pytest
 from search_run import SMALL, environment, evomerge_json, problem_of, search_over, write_search
 from tiny import PLAIN, copy_of, make
 
-from evomerge.config.schema import load, parse
+from evomerge.config.schema import load
 from evomerge.errors import CheckpointError, ConfigError
 from evomerge.problem import memory
 from evomerge.problem.memory import check_fit, fit_warnings, memory_rows
-from evomerge.problem.preflight import summary, warnings
+from evomerge.problem.preflight import warnings
 from evomerge.problem.runs import prepare
 
 pytestmark = pytest.mark.thorough
@@ -102,13 +102,6 @@ def test_what_no_memory_of_this_machine_holds_is_refused(problem_with):
     assert "(libraries 1.0" in str(caught.value) or sys.platform != "linux"
 
 
-def test_what_takes_memory_of_an_accelerator_is_not_in_that_of_the_machine(problem_with, gpu):
-    gpu(3_200_000)
-    rows = memory_rows(problem_with())
-    assert rows["device"] == {"cuda": "3.2 MB", "weights": "2.75 MB", "together": "2.75 MB"}
-    assert "weights" not in rows["memory"]
-
-
 def test_memory_that_is_free_only_in_part_is_warned_of(problem_with, monkeypatch):
     rows = memory_rows(problem_with())
     assert rows["mapped_files"] == "8.24 MB of parents, which need not fit"
@@ -159,45 +152,7 @@ def test_a_chat_template_that_no_key_names_is_told(tmp_path):
         assert sum(said in note for note in warnings(problem_of(data), True)) == count
 
 
-def test_float32_with_weights_of_another_dtype_is_told(problem_with):
-    assert summary(problem_with("evaluation.float32=false")).get("compute") is None
-    changes = ("dtype=bfloat16", "evaluation.float32=true")
-    assert summary(problem_with(*changes))["compute"] == "float32, weights in bfloat16"
-
-
-def test_a_lag_that_an_optimizer_does_not_take_is_warned_of(problem_with):
-    for optimizer, count, words in (
-        ("cma", 16, []),
-        ("cma", 17, ["17 workers 'cma'", "16 others"]),
-        ("discrete-lengler", 16, ["16 workers 'discrete-lengler'", "15 others"]),
-        ("random", 64, []),
-    ):
-        plain = problem_with().config.model_dump(mode="json")
-        plain["optimizer"]["name"] = optimizer
-        plain["executor"] |= {"kind": "processes", "order": "arrival", "workers": count}
-        checked = replace(problem_with(), config=parse(plain, "search.yaml"))
-        notes = [note for note in warnings(checked, True) if note.startswith("executor.order")]
-        assert len(notes) == bool(words) and all(word in notes[0] for word in words)
-
-
-def test_workers_that_a_generation_leaves_idle_are_warned_of(problem_with):
-    """With a population alone, `auto` would be another optimizer."""
-    for optimizer, count, advice in (
-        ("gp", 2, None),
-        ("gp", 3, "{name: gp, population: 4}"),
-        ("gp", 16, "{name: cma, population: 16}"),
-        ("cma", 4, None),
-        ("random", 64, None),
-    ):
-        changes = (f"optimizer.name={optimizer}", "executor.order=generation")
-        checked = problem_with(*changes, PROCESSES, f"executor.workers={count}")
-        notes = [note for note in warnings(checked, True) if f"of {count} workers only" in note]
-        assert len(notes) == (advice is not None)
-        assert all(f"or `optimizer: {advice}`." in note for note in notes)
-
-
 TEXTS = {"task": "zoo_maths", "metric": "exact_match"}
-CHOICES = {"task": "zoo_facts", "metric": "acc"}
 VLLM = {**SMALL["evaluation"], "backend": "vllm"}
 STACKED = {"kind": "dataflow", "scales": 1.0}
 
@@ -212,17 +167,6 @@ def checked(tmp_path, monkeypatch):
         return prepare(load(file), file.parent)
 
     return with_
-
-
-def test_validate_says_which_backend_answers_which_tasks(checked):
-    for changes, said in (
-        ({"evaluation": SMALL["evaluation"], "objectives": [CHOICES]}, "hf"),
-        ({"evaluation": SMALL["evaluation"]}, "hf"),
-        ({}, "vllm for texts (zoo_maths), hf for"),
-        ({"objectives": [CHOICES]}, "vllm for texts (none), hf for log-likelihoods"),
-    ):
-        problem = checked(**changes)
-        assert summary(problem)["backend"].startswith(said)
 
 
 def test_layers_that_an_engine_fixes_by_position_must_stay_where_they_are(tmp_path, checked):

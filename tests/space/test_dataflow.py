@@ -51,14 +51,6 @@ SPACES: dict[str, Callable[[], Space]] = {
 }  # fmt: skip
 
 
-def test_the_largest_depth_is_that_of_the_longest_path_or_the_deepest_parent() -> None:
-    depths = {name: make().max_depth for name, make in SPACES.items()}
-    assert depths["matrix"] == 9 and depths["matrix, as in the paper"] == 2 * (4 + 5) + 1
-    assert depths["dropping"] == 4 and depths["plain"] == 6  # the host with 4, a bound of 6
-    assert depths["slices, always scaled"] == 5 and depths["slices, any depth"] == 3 * 5
-    assert depths["swaps"] == 5  # paths are as deep as the host, but a parent has 5
-
-
 @pytest.mark.parametrize("name", ["matrix", "structured, free ends", "plain", "slices, any depth"])
 def test_search_starts_at_the_path_of_the_host(name: str) -> None:
     space = SPACES[name]()
@@ -79,30 +71,6 @@ def test_genomes_of_parents_decode_to_the_parents(name: str) -> None:
     # With 5 blocks or more, 3 or fewer, 6; and always scaled.
     has_none = {"structured", "dropping", "slices, plain", "slices, always scaled", "swaps"}
     assert list(genomes) == ([] if name in has_none else [HOST])
-
-
-def test_the_start_is_repaired_to_the_wanted_depth() -> None:
-    space = paths("structured", DEPTHS, FRAME, layers=(6, 6))
-    found = path(space, start(space))
-    # The blocks of the host are all included. The missing ones come from the earliest slots.
-    assert [(hop.parent, hop.layer) for hop in found] == [
-        (HOST, 0), (HOST, 1), (HOST, 2), (HOST, 3), (OTHER, 0), (HOST, 3)
-    ]  # fmt: skip
-
-
-def test_layout_is_host_first_and_ends_are_fixed() -> None:
-    space = paths("structured", {OTHER: 2, HOST: 3}, FRAME, repeats=2)
-    genes = [gene.name for gene in space.genes if gene.kind == "binary"]
-    a, b = HOST, OTHER
-    assert genes == [
-        f"in.{slot}"
-        for slot in (
-            f"{a}[1]", f"{a}[2]", f"{b}[0]", f"{b}[1]",
-            f"{a}[0]#2", f"{a}[1]#2", f"{a}[2]#2", f"{b}[0]#2", f"{b}[1]#2",
-        )
-    ]  # fmt: skip
-    nothing = path(space, tuple(gene.low for gene in space.genes))
-    assert [(hop.parent, hop.layer) for hop in nothing] == [(HOST, 0), (HOST, 2)]
 
 
 def test_paper_space_has_the_papers_size() -> None:
@@ -145,11 +113,6 @@ def test_the_slice_space_contains_goliath() -> None:
     assert describe(recipe) == "A0-16 B8-24 A17-32 B25-40 A33-48 (A = X, B = E)"
 
 
-def test_a_slice_given_in_reverse_is_put_in_order() -> None:
-    space = paths("frankenmerge", DEPTHS, FRAME, slices=(1, 1), scales=1.0)
-    assert [hop.layer for hop in path(space, (1.0, 3.0, 1.0))] == [1, 2, 3]
-
-
 @pytest.mark.parametrize("name", [name for name in SPACES if name.startswith(("slices", "swaps"))])
 def test_every_gene_of_slices_and_swaps_has_an_effect(name: str) -> None:
     """On some genome each other value of it gives another recipe."""
@@ -168,11 +131,3 @@ def test_every_gene_of_slices_and_swaps_has_an_effect(name: str) -> None:
             if space.decode(tuple(changed)) != before:
                 idle.discard(gene.name)
     assert not idle
-
-
-def test_slices_of_one_parent_have_no_genes_for_it() -> None:
-    space = paths("frankenmerge", {HOST: 4}, FRAME, slices=(3, 3), scales=(0.5, 1.5))
-    names = [gene.name for gene in space.genes]
-    assert not any("parent" in name for name in names)
-    assert [name for name in names if "scale" in name] == ["slice1.scale", "slice2.scale"]
-    assert space.decode(space.baseline_genomes()[HOST][0]) == space.baselines()[HOST]

@@ -1,7 +1,5 @@
 """The parameter space: its laws, genes, baselines and error messages."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -127,26 +125,6 @@ def test_a_gene_changes_nothing_outside_of_its_place(data):
     assert changed == {place} | shared
 
 
-def test_genes_have_readable_names_in_a_fixed_order():
-    parents, knobs = ("zoo:maths", "zoo:language"), {"density": 0.5, "lambda": (0.5, 1.5)}
-    space = make(("ties",), parents, groups=3, components=["mlp"], filters=FILTERS, knobs=knobs)
-    names = [gene.name for gene in space.genes]
-    assert names[:2] == [f"embeddings.{parent}.weight" for parent in parents]
-    assert names[2] == "embeddings.lambda"
-    assert names[3:5] == [f"layers[0:2].mlp.{parent}.weight" for parent in parents]
-    assert "layers[4:6].rest.lambda" in names
-    assert len(set(names)) == len(names) == 3 + 3 * 2 * 3 + 3
-
-
-def test_a_search_starts_in_the_middle_of_a_range_unless_the_knob_has_a_start():
-    assert {gene.start for gene in make(("linear",)).genes} == {0.5}
-    starts = {gene.name.split(".")[-1]: gene.start for gene in make(("odd",)).genes}
-    assert starts["weight"] == 0.25
-    assert starts["normalize"] == 0.5
-    outside = make(("odd",), knobs={"weight": (0.5, 1.0), "rank": 4, "normalize": 1})
-    assert outside.genes[0].start == 0.75
-
-
 def test_components_and_the_rest_have_their_own_numbers():
     space = make(("linear",), components=["mlp", "attention"], filters=FILTERS, embeddings=False)
     recipe = space.decode(tuple(0.1 * i for i in range(1, 7)))
@@ -158,19 +136,6 @@ def test_components_and_the_rest_have_their_own_numbers():
     assert recipe.embeddings.sources[1].knobs["weight"] == 0.6
 
 
-def test_each_tensor_may_have_its_own_numbers():
-    each = {"norm": (".attn.norm",), "q_proj": ("q_proj",), "last": (".norm",)}
-    space = make(("linear",), groups=2, components="each", filters=each)
-    names = [gene.name for gene in space.genes]
-    assert names[:4] == ["embeddings.a.weight", "embeddings.b.weight", *names[2:4]]
-    assert names[2:8:2] == [f"layers[0:3].{name}.a.weight" for name in each]
-    assert len(names) == (2 + 2 * 3) * 2
-    recipe = space.decode(tuple(0.05 * i for i in range(16)))
-    weight = recipe.layers["model.layers"][0].sources[1].knobs["weight"]
-    assert weight == ((".attn.norm", 0.15), ("q_proj", 0.25), (".norm", 0.35))
-    assert recipe.embeddings.sources[1].knobs["weight"] == 0.05
-
-
 def test_smooth_knobs_are_interpolated_linearly_between_anchors():
     space = make(("linear",), ("a", "b"), 9, groups=3, smooth=True, embeddings=False)
     anchors = [f"layers[{anchor}].a.weight" for anchor in (0, 4, 8)]
@@ -179,19 +144,6 @@ def test_smooth_knobs_are_interpolated_linearly_between_anchors():
     weights = [layer.sources[0].knobs["weight"] for layer in recipe.layers["model.layers"]]
     assert weights == [0.0, 0.25, 0.5, 0.75, 1.0, 0.8, 0.6, 0.4, 0.2]
     assert recipe.head.sources[0].knobs["weight"] == 0.2
-
-
-def test_smooth_takes_the_nearer_anchor_where_nothing_can_be_interpolated():
-    space = make(("linear", "odd"), layers=5, groups=2, smooth=True, embeddings=False)
-
-    def blocks(**changes):
-        values = {gene.name: gene.start for gene in space.genes} | {"layers[0].method": 1.0}
-        values |= {"layers[0].a.rank": 2.0, "layers[4].a.rank": 7.0, "layers[4].method": 1.0}
-        return space.decode(tuple((values | changes).values())).layers["model.layers"]
-
-    assert [item.sources[0].knobs["rank"] for item in blocks()] == [2.0, 2.0, 7.0, 7.0, 7.0]
-    methods = [item.method for item in blocks(**{"layers[4].method": 0.0})]
-    assert methods == ["odd", "odd", "linear", "linear", "linear"]
 
 
 @settings(deadline=None)
@@ -251,11 +203,6 @@ def test_a_setting_applies_to_the_methods_that_can_vary_the_knob():
     assert recipe.embeddings.knobs == {}, "those at their default are left out"
 
 
-def test_a_method_without_a_base_merges_the_base_as_a_source():
-    recipe = make(("linear",), ("base", "a", "b")).decode((0.5,) * 9)
-    assert [source.parent for source in recipe.embeddings.sources] == ["base", "a", "b"]
-
-
 def test_baselines_are_each_parent_alone_and_the_average_of_the_experts():
     frame = {"tokenizer": "a", "dtype": "float32"}
     baselines = make(("ties",), ("base", "a", "b"), frame=frame).baselines()
@@ -268,28 +215,6 @@ def test_baselines_are_each_parent_alone_and_the_average_of_the_experts():
     for layer in baselines["uniform"].every_layer():
         assert [source.parent for source in layer.sources] == ["a", "b"]
     assert [layer.sources[0].layer for layer in alone.layers["model.layers"]] == list(range(6))
-
-
-def test_baselines_have_genomes_if_the_space_can_express_them():
-    genomes = make(("task_arithmetic",), ("a", "b", "c")).baseline_genomes()
-    assert set(genomes) == {"a", "b", "c", "uniform"}
-    assert genomes["b"] == [(0.0, 1.0, 0.0) * 3]
-    assert genomes["uniform"] == [(0.333333,) * 9]
-    slerp = make(("slerp",)).baseline_genomes()
-    assert slerp == {"a": [(0.0,) * 3], "b": [(1.0,) * 3], "uniform": [(0.5,) * 3]}
-    assert make(("ties",)).baseline_genomes()["a"] == [(1.0, 1.0, 0.0, 1.0) * 3]
-    low = make(("ties",), knobs={"weight": (0.2, 1.0)}).baseline_genomes()
-    assert list(low) == ["uniform"]
-    assert make(("ties",), knobs={"lambda": 0.5}).baseline_genomes() == {}
-    assert make(("ties",), knobs={"density": (0.1, 0.9)}).baseline_genomes() == {}
-    assert set(make(("slerp", "linear")).baseline_genomes()) == {"a", "b", "uniform"}
-    assert make(("ties",), ("base", "a")).baseline_genomes()["base"] == [(0.0, 1.0) * 3]
-
-
-def test_a_knob_without_a_default_must_be_set():
-    bare = replace(ODD, knobs=(Knob("scale", None, 0, 2, "merge"), *ODD.knobs))
-    with pytest.raises(ConfigError, match=r"space.knobs.scale is missing, and odd has no default"):
-        parameters([bare], ["a"], None, groups=1)
 
 
 SEEING = {"vision": ("base", "a", "b"), "projector": ("base", "b", "a")}

@@ -90,14 +90,6 @@ def test_later_descents_begin_near_the_best_points():
     assert math.dist(segment.descent.genome, TARGET) < 0.5
 
 
-def test_a_candidate_that_keeps_the_constraints_comes_first():
-    strategy = make()
-    for number, (fitness, broken) in enumerate([(0.9, 0.1), (0.5, 0.0), (0.4, 0.0)]):
-        strategy.repeat(number, None, {"genome": [number / 10, 0.0]})
-        strategy.tell(number, Scores({}, {}, {"a/acc": fitness, "a/size": broken}))
-    assert strategy._ranked(())[0] == (0.1, 0.0)
-
-
 def test_forms_do_not_depend_on_which_segment_was_done_first():
     """A segment that is made again after a kill knows as much as before it."""
     found = {0: {"a": Form(True, "token")}, 1: {"a": Form(True, "stop"), "b": Form(False)}}
@@ -112,14 +104,6 @@ def test_forms_do_not_depend_on_which_segment_was_done_first():
             strategy.ask(number)
         later += [segment.forms for segment in strategy.preparations().values()]
     assert later == [{"c": Form(True, "none"), **found[1], **found[0]}] * 4
-
-
-def test_several_descents_make_a_round_together():
-    strategy = make(generation=3)
-    asked = run(strategy, 6)
-    assert strategy.generation == 3
-    assert [each["descent"] for each in asked] == [0, 1, 2, 0, 1, 2]
-    assert len({tuple(each["genome"]) for each in asked}) == 6
 
 
 def test_batches_have_documents_of_every_task_and_none_that_is_watched():

@@ -69,18 +69,6 @@ def test_what_was_learned_is_never_watched_afterwards():
         learned |= {*lesson.learned["a"]}
 
 
-def test_a_task_that_is_not_learned_is_named_once(caplog):
-    made = lessons("successes")
-    made.add("one", scores({}, a={4: "by one"}))
-    made.next()
-    made.next()
-    (said,) = caplog.messages
-    assert "No parent or candidate has answered a search document of b right" in said
-    made.add(None, scores({}, b={4: "by a candidate"}))
-    made.next()
-    assert len(caplog.messages) == 1
-
-
 def test_the_best_parent_on_a_task_teaches_what_it_answers_right():
     made = lessons("experts")
     made.add("one", scores({"a": [1, 2], "b": []}))
@@ -111,13 +99,6 @@ def test_an_answer_is_right_with_half_of_the_most(values, right):
     made = Lessons("experts", {"a": range(4)}, 0, OBJECTIVES[:1], (), PARENTS)
     made.add(*graded("one", *values))
     assert everything(made.next(), "a") == right
-
-
-def test_a_parent_without_a_value_is_no_teacher():
-    made = Lessons("experts", {"a": range(4)}, 0, OBJECTIVES[:1], (), PARENTS)
-    made.add(*graded("one", float("nan"), 1.0))
-    made.add(*graded("two", 0.0, 1.0))
-    assert made.next().teachers == {"a": PARENTS["two"]}
 
 
 def test_two_objectives_of_a_task_choose_the_teacher_and_what_is_right_together():
