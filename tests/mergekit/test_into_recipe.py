@@ -17,7 +17,7 @@ from evomerge.mergekit import from_mergekit, mergekit_parents
 from evomerge.merging.tensors.plan import Planner
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.recipe import Recipe, Source, knob_at
+from evomerge.recipe import Recipe, knob_at
 
 STACK = "model.layers"
 
@@ -32,52 +32,6 @@ def weights(recipe: Recipe, rest: str = "mlp.up_proj.weight", knob: str = "weigh
         knob_at(layer.sources[0].knobs[knob], f"{STACK}.{i}.{rest}")
         for i, layer in enumerate(recipe.layers[STACK])
     ]
-
-
-def test_gradients_run_over_the_slice_and_the_ends_get_the_first_number(llamas: Any) -> None:
-    recipe = read(
-        """
-        merge_method: linear
-        models:
-        - {model: a, parameters: {weight: [10, 20, 40]}}
-        - {model: b, parameters: {weight: 0}}
-        """,
-        llamas,
-    )
-    assert weights(recipe) == [10, 20, 40]
-    assert recipe.embeddings.sources[0].knobs["weight"] == 10
-    assert recipe.head.sources[0].knobs["weight"] == 10
-    two = read(
-        """
-        merge_method: linear
-        models: [{model: a, parameters: {weight: [0, 1]}}, {model: b, parameters: {weight: 0}}]
-        """,
-        llamas,
-    )
-    assert weights(two) == [0, 0.5, 1]
-
-
-def test_slices_are_stacked_and_the_ends_belong_to_the_first_and_last_slice(llamas: Any) -> None:
-    recipe = read(
-        """
-        merge_method: passthrough
-        parameters: {scale: [1, 2]}
-        slices:
-        - sources: [{model: a, layer_range: [1, 3], parameters: {scale: [3, 5]}}]
-        - sources: [{model: b, layer_range: [0, 1]}]
-        - sources: [{model: b, layer_range: [0, 3]}]
-        """,
-        llamas,
-    )
-    blocks = recipe.layers[STACK]
-    taken = [(layer.sources[0].parent, layer.sources[0].layer) for layer in blocks]
-    assert taken == [("a", 1), ("a", 2), ("b", 0), ("b", 0), ("b", 1), ("b", 2)]
-    # A slice of one block gets the last number.
-    assert weights(recipe, knob="scale") == [3, 5, 2, 1, 1.5, 2]
-    first, last = recipe.embeddings.sources[0], recipe.head.sources[0]
-    assert (first.parent, first.knobs["scale"]) == ("a", 3)
-    assert (last.parent, last.knobs["scale"]) == ("b", 1)
-    assert recipe.host == "a"
 
 
 def test_the_nearest_level_applies_and_without_a_match_the_next_one(llamas: Any) -> None:
@@ -105,65 +59,6 @@ def test_the_nearest_level_applies_and_without_a_match_the_next_one(llamas: Any)
     assert recipe.layers[STACK][0].sources[1].knobs["weight"] == 2
     assert recipe.head.sources[0].knobs["weight"] == 5
     assert recipe.layers[STACK][0].knobs == {"normalize": 0.0}
-
-
-def test_filters_of_a_source_use_its_names_and_other_filters_the_merged_names(llamas: Any) -> None:
-    recipe = read(
-        """
-        merge_method: task_arithmetic
-        base_model: b
-        slices:
-        - sources:
-          - model: a
-            layer_range: [1, 3]
-            parameters: {weight: [{filter: layers.2., value: 4}, {filter: layers.0, value: 1},
-                                  {value: 0}]}
-          - {model: b, layer_range: [0, 2]}
-        parameters: {lambda: [{filter: layers.0., value: 3}, {value: 1}]}
-        """,
-        llamas,
-    )
-    assert weights(recipe) == [0, 4]
-    assert [layer.knobs["lambda"] for layer in recipe.layers[STACK]] == [3, 1]
-    assert [layer.base for layer in recipe.layers[STACK]] == [Source("b", 0), Source("b", 1)]
-
-
-@pytest.mark.parametrize(("base", "other"), ["ab", "ba"])
-def test_slerp_starts_at_the_base(base: str, other: str, llamas: Any) -> None:
-    text = "{merge_method: slerp, models: [{model: a}, {model: b}], parameters: {t: 0.2}, "
-    recipe = read(f"{text}base_model: {base}}}", llamas)
-    assert [source.parent for source in recipe.embeddings.sources] == [base, other]
-    assert recipe.host == base
-
-
-def test_a_base_among_the_models_is_not_merged_with_itself(llamas: Any) -> None:
-    text = """
-        merge_method: ties
-        models: [{model: b}, {model: a, parameters: {weight: 1}}, {model: c}]
-        base_model: b
-        parameters: {weight: 0.5, density: 0.5, int8_mask: true}
-        """
-    recipe = read(text, llamas)
-    assert [source.parent for source in recipe.embeddings.sources] == ["a", "c"]
-    assert recipe.embeddings.base == Source("b")
-    assert recipe.host == "b"
-
-
-@pytest.mark.parametrize(
-    ("extra", "dtype", "tokenizer"),
-    [
-        ("", "float32", "base"),
-        ("dtype: float16", "float16", "base"),
-        ("dtype: float32\nout_dtype: bfloat16", "bfloat16", "base"),
-        ("tokenizer_source: union", "float32", "union"),
-        ("tokenizer_source: base", "float32", "a"),
-        ("tokenizer: {source: b}", "float32", "b"),
-    ],
-)
-def test_dtypes_and_tokenizers(extra: str, dtype: str, tokenizer: str, llamas: Any) -> None:
-    text = "merge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1}"
-    recipe = read(f"{text}\n{extra}", llamas)
-    assert (recipe.dtype, recipe.tokenizer) == (dtype, tokenizer)
 
 
 GOOD = {

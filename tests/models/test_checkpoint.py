@@ -19,7 +19,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
 from evomerge.models.references import open_parent, split_adapter
 from evomerge.models.safetensors import read_folder, read_header
-from evomerge.models.stacks import Stack, component_filters, find_stacks, tensor_filters
+from evomerge.models.stacks import component_filters, find_stacks
 from evomerge.problem.parents import absolute_parent
 
 
@@ -234,21 +234,6 @@ def test_what_sends_tokens_to_experts_is_a_component(architecture, tmp_path):
         own = {name for name in names if f".experts.{number}." in name}
         assert found[f"expert_{number}"] == own and len(own) == 3
     assert found["mlp"] == {name for name in names if ".experts." in name} | {router}
-
-
-def test_filters_that_are_part_of_each_other_are_tried_in_order():
-    expected = {
-        "norm.weight": "norm", "attn.norm.weight": "attn.norm", "attn.norm.bias": "attn.norm",
-        "x.attn.norm.weight": "x.attn.norm", "experts.1.w": "experts.1.w",
-        "experts.11.w": "experts.11.w", "experts.up": "up", "experts.up_bias": "up",
-        "D.weight": "D",
-    }  # fmt: skip
-    filters = tensor_filters(Stack("layers", (tuple(expected),)))
-
-    def first(name):
-        return next(key for key, (word,) in filters.items() if word in f"layers.7.{name}")
-
-    assert {name: first(name) for name in expected} == expected
 
 
 def test_heads_that_are_tied_or_stored_the_vocabulary_and_companion_files(tmp_path):

@@ -1,19 +1,14 @@
 """Parents of different model types: merged with a warning."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import seeing
 import tiny
-from search_run import write_search
 
 import evomerge
-from evomerge.config.schema import load
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import type_notes
-from evomerge.problem.preflight import warnings
-from evomerge.problem.runs import prepare
 
 
 def test_a_merge_of_two_model_types_is_warned_of_once(tmp_path: Path) -> None:
@@ -42,12 +37,3 @@ def test_a_vision_model_and_its_text_model_are_of_one_type(family: str, tmp_path
     parts = (family, f"{family}/text")
     models = [seeing.make(tmp_path / str(i), part) for i, part in enumerate(parts)]
     assert type_notes(models) == []
-
-
-def test_a_search_warns_of_it(tmp_path: Path) -> None:
-    problem = prepare(load(write_search(tmp_path)), tmp_path)
-    assert not [note for note in warnings(problem, True) if "model types" in note]
-    name, other = next(item for item in problem.checkpoints.items() if item[0] != problem.host)
-    changed = replace(other, config={**other.config, "model_type": "mistral"})
-    mixed = replace(problem, checkpoints={**problem.checkpoints, name: changed})
-    assert [note for note in warnings(mixed, True) if f"mistral ({name})" in note]

@@ -181,15 +181,6 @@ def test_a_search_refuses_the_same_paths(kind, words, parent):
         check_recipes({START: recipe}, {"a": host}, "a")
 
 
-def test_what_does_not_fit_in_the_parent_itself_is_no_obstacle(tmp_path):
-    folder, names = tiny.make(tmp_path / "a"), [f"layers.{i}.self_attn.old" for i in range(3)]
-    old = {f"model.{name}": torch.ones(4) for name in (*names, "old")}
-    tiny.rewrite(folder, lambda tensors: tensors.update(old))
-    host = Checkpoint.open(folder, "a")
-    write_model(stack(host, (0, 1, 1, 2)), {"a": host}, tmp_path / "out")
-    assert len(Checkpoint.open(tmp_path / "out", "out").decoder_stack) == 4
-
-
 def test_the_relative_bias_of_a_stack_is_that_of_its_first_block(parent, tmp_path):
     """In T5, block 0 computes it for all blocks: a moved block still adds what it added before."""
     checkpoints, out = {"a": parent("t5"), "b": parent("t5", seed=2)}, tmp_path / "out"

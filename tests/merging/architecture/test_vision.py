@@ -9,7 +9,6 @@ import torch
 from merges import digest, every, mix, rates_of
 
 from evomerge.errors import CheckpointError, RecipeError
-from evomerge.merging.architecture.depth import count_keys
 from evomerge.merging.architecture.naming import with_host_names
 from evomerge.merging.gradients import Gradients
 from evomerge.merging.resident import Resident
@@ -176,8 +175,3 @@ def test_gradients_reach_the_tower_through_what_the_model_sees(tmp_path):
     with gradients.of(recipe(), rates) as (model, found):
         loss(model, image=False).backward()
     assert found == [0.0, 0.0], "a text says nothing about a tower"
-
-
-def test_the_depth_of_a_language_model_does_not_depend_on_its_tower():
-    stacks = ["model.layers", "model.vqmodel.encoder.down", "model.vqmodel.decoder.up"]  # Janus
-    assert count_keys({"num_hidden_layers": 4}, "model.layers", 4, stacks) == ["num_hidden_layers"]

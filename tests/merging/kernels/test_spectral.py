@@ -12,8 +12,6 @@ from evomerge.merging.methods import get_method
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.testing.methods import on_tensors
 
-Matrix = np.ndarray
-
 
 def models(shape, count, seed=1):
     """A base and `count` fine-tuned models of it."""

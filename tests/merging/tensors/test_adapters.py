@@ -19,7 +19,6 @@ from evomerge.merging.tensors.plan import SourceTensor
 from evomerge.merging.tensors.reader import TensorReader
 from evomerge.merging.writer import unchanged, write_model
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.recipe import Layer, Recipe, Source
 
 NAME, WEIGHTS = "model+adapter", "model.safetensors"
 KINDS = {
@@ -132,15 +131,6 @@ def test_a_merge_uses_the_adapter_in_memory_and_on_disk(tmp_path):
     model = Resident({"model": plain, NAME: parent}, recipe.host, recipe.dtype).apply(recipe)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, ours[name]), name
-
-
-def test_an_adapted_host_keeps_its_dtype_in_copied_blocks(tmp_path):
-    parent = adapted(tmp_path, "llama", {"target_modules": ["q_proj"]}, dtype="bfloat16")
-    whole = Layer("passthrough", (Source(NAME),))
-    write_model(Recipe(NAME, {}, whole, whole, dtype="bfloat16"), {NAME: parent}, tmp_path / "out")
-    name = "model.layers.0.self_attn.q_proj.weight"
-    out, before = (load_file(tmp_path / n / WEIGHTS)[name] for n in ("out", "model"))
-    assert out.dtype == torch.bfloat16 and not torch.equal(out, before)
 
 
 REFUSED = [

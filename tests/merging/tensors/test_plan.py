@@ -7,7 +7,7 @@ import tiny
 import torch
 
 from evomerge.errors import RecipeError
-from evomerge.merging.tensors.plan import Planner, SourceTensor, TensorPlan
+from evomerge.merging.tensors.plan import Planner, SourceTensor
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 
@@ -33,31 +33,6 @@ def recipe(layers=None, **changes):
     stacks = layers if isinstance(layers, dict) else {"model.layers": layers}
     made = Recipe("a", stacks, layer(None), layer(None))
     return replace(made, **changes)
-
-
-def test_a_stack_that_is_not_named_is_the_hosts_bit_for_bit(checkpoints):
-    plans = plan(recipe(layers={}, host="b"), checkpoints)
-    blocks = [item for item in plans if ".layers." in item.name]
-    assert len(blocks) == 27
-    for it in blocks:
-        assert it == TensorPlan(it.name, it.shape, "F32", None, (SourceTensor("b", it.name),))
-
-
-def test_filters_choose_knobs_by_the_merged_name(checkpoints):
-    weight = (("self_attn", 0.9), ("layers.1.mlp", 0.4), ("*", 0.1))
-    pairs = [[Source("a", i, {"weight": weight}), Source("b", i)] for i in range(3)]
-    for item in plan(recipe([Layer("linear", pair) for pair in pairs]), checkpoints):
-        if ".layers." in item.name:
-            wanted = 0.4 if "layers.1.mlp" in item.name else 0.1
-            wanted = 0.9 if "self_attn" in item.name else wanted
-            assert item.knobs[0]["weight"] == wanted, item.name
-
-
-def test_seeds_and_bases_that_a_method_does_not_use_are_left_out(checkpoints):
-    for method, seed, base in (("linear", 0, None), ("dare_linear", 5, SourceTensor)):
-        block = Layer(method, [Source("a", 0)], Source("b", 0))
-        for item in plan(recipe([block], seed=5), checkpoints)[1:10]:
-            assert item.seed == seed and isinstance(item.base, base or type(None))
 
 
 WRONG = {
