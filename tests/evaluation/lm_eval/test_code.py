@@ -376,9 +376,3 @@ def test_bubblewrap_is_used_where_it_is_installed(executed, tmp_path):
 def test_a_filter_that_executes_answers_loses_only_the_one_that_ends_it(executed):
     answers = [["'x = 0'"], ["__import__('os')._exit(0)"], ["'x = ' + '2'"]]
     assert measure(executed, "filtered", answers) == [RIGHT, WRONG, RIGHT]
-
-
-def test_without_permission_a_sentence_names_the_task_and_the_flag(folder, tmp_path):
-    for task, place in (("add", folder), (write_executed(tmp_path), tmp_path)):
-        with pytest.raises(ConfigError, match=rf"'{task}' runs code.*--allow-code"):
-            Harness([task], [place], allowed=Permissions(trust_code=True))

@@ -6,7 +6,6 @@ from lm_tasks import asking, only, write_task
 
 from evomerge.errors import ConfigError
 from evomerge.evaluation.lm_eval.loading import TaskLoader
-from evomerge.evaluation.lm_eval.objective import LmEval
 from evomerge.evaluation.lm_eval.tasks import Harness
 
 ROWS = [{"q": "a?", "a": "b"}]
@@ -37,19 +36,6 @@ def test_info_has_documents_metrics_and_directions(tasks, capfd):
     ):
         with pytest.raises(ConfigError, match=words):
             info.metric(task, metric)
-
-
-def test_documents_are_made_once_to_be_compared(tasks):
-    harness, made = Harness(["t_letter"], [tasks]), []
-
-    def process(documents):
-        made.append(len(documents))
-        return documents
-
-    harness.tasks["t_letter"].set_config(key="process_docs", value=process)
-    say = LmEval(harness).forms("t_letter", rendered=True)
-    assert len({form for document in range(40) for form in say(document)}) > 40
-    assert made == [40]
 
 
 def test_tasks_are_indexed_once_for_a_search(tmp_path):

@@ -1,19 +1,11 @@
 """Templates in the sandbox render as lm-eval renders them."""
 
-from pathlib import Path
-
-import lm_eval
 import pytest
 from jinja2 import BaseLoader, Environment, StrictUndefined
-from lm_eval import utils
-from lm_tasks import write_task
 
 from evomerge.errors import ConfigError
-from evomerge.evaluation.lm_eval.objective import LmEval
-from evomerge.evaluation.lm_eval.tasks import Harness
-from evomerge.trust.calls import TaskTemplates, calling
+from evomerge.trust.calls import TaskTemplates
 
-TASKS = Path(lm_eval.__file__).parent / "tasks"
 DOCUMENT = {
     "question": "Who? {{x}}",
     "choices": {"text": ["a ", "b"], "label": ["A", "B"]},
@@ -66,21 +58,3 @@ def test_a_template_renders_as_without_the_sandbox(plain, template):
 def test_what_a_template_may_not_do_is_one_sentence(plain, template):
     with pytest.raises(ConfigError, match=r"The template .* of a task cannot be used \("):
         TaskTemplates(plain).from_string(template).render(**DOCUMENT)
-
-
-@pytest.mark.parametrize("key", ["doc_to_text", "doc_to_target", "gen_prefix", "doc_to_choice"])
-def test_a_template_that_may_not_be_used_is_named(tmp_path, key):
-    kind = "multiple_choice" if key == "doc_to_choice" else "generate_until"
-    rows = [{"q": "a?", "a": "b"}, {"q": "b?", "a": "c"}]
-    write_task(tmp_path, "theirs", rows, **{"output_type": kind, key: "{{ cycler.__init__ }}"})
-    with pytest.raises(ConfigError, match=r"template '\{\{ cycler.__init__ \}\}' of a task"):
-        LmEval(Harness(["theirs"], [tmp_path])).digest("theirs", [0, 1])
-
-
-def test_lm_evals_own_templates_are_back_behind_the_last_context():
-    own = utils.env
-    with calling():
-        with calling():
-            assert isinstance(utils.env, TaskTemplates)
-        assert isinstance(utils.env, TaskTemplates)
-    assert utils.env is own

@@ -104,15 +104,6 @@ def test_the_chosen_answer_has_the_higher_score(form, tmp_path):
     assert (float(chosen), float(rejected)) == pytest.approx(pairs[0], rel=2e-3)
 
 
-def test_a_prompt_is_a_text_of_its_own_before_a_separator(tmp_path):
-    folder = tiny.make_classifier(tmp_path / "a", labels=["score"])
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_special_tokens({"sep_token": "<eos>"})
-    row = {"prompt": "w1", "chosen": "w2", "rejected": "w3"}
-    pairs = objective_of("pairwise", tmp_path, [row])
-    assert pairs._inputs(pairs.rows[0], tokenizer) == [("w1", "w2"), ("w1", "w3")]
-
-
 INPUTS = [
     *((words(*(i * step for step in range(1 + 3 * i % 17))),) for i in range(12)),
     (words(*range(200)),),

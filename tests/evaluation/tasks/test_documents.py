@@ -28,12 +28,6 @@ def test_splits_are_disjoint_as_large_as_asked_and_always_the_same(count, data):
     assert parts == split_documents(count, sizes, 7)
 
 
-def test_seed_and_task_decide_the_split():
-    keys = ((0, "t"), (1, "t"), (0, "u"))
-    chosen = [split_documents(100, {"search": 10}, seed, task=task) for seed, task in keys]
-    assert chosen[0] != chosen[1] != chosen[2] != chosen[0]
-
-
 @pytest.mark.parametrize("sizes", [(60, 30, 20), (60, 40, "all"), ("all", 10, "all")])
 def test_splits_that_would_overlap_or_be_empty_are_refused(sizes):
     with pytest.raises(ConfigError, match=r"'my_task'"):
@@ -93,14 +87,6 @@ def test_a_second_data_set_is_not_read_whole_for_documents_that_both_have():
     sizes = {"search": 40, "validation": 30, "test": 20}
     choose_documents(sizes, dict.fromkeys(sizes, pools), 0)
     assert len(set(read)) == 90
-
-
-def test_what_another_split_has_already_is_left_out():
-    """Of 60 rows the last three repeat others."""
-    sizes = {"search": 20, "validation": 20, "test": "all"}
-    tasks = {"t": DocumentPool("t", 60, lambda i: [f"row {i % 57}"])}
-    chosen = choose_documents(sizes, dict.fromkeys(sizes, tasks), 3)
-    assert [len(chosen[split]["t"]) for split in sizes] == [20, 20, 17]
 
 
 @pytest.mark.parametrize("repeated", [1, 3, 30])

@@ -6,13 +6,10 @@ import math
 import numpy as np
 import pytest
 import tiny
-import torch
-from safetensors.torch import load_file, save_file
 from scipy.stats import pearsonr, spearmanr
 from sklearn.linear_model import LogisticRegression
 from stock_scores import UNIT, near_ties
 
-from evomerge.errors import CandidateError
 from evomerge.evaluation.objectives import KINDS
 from evomerge.evaluation.tasks import encoders
 from evomerge.merging.backend import load, tokenizer_of
@@ -98,23 +95,6 @@ def test_files_of_former_versions_are_read(tmp_path):
     np.testing.assert_allclose(encoded(folder, "encode"), theirs, rtol=1e-5, atol=UNIT)
     settings = [dict(Checkpoint.open(item, "x").modules.plain()) for item in (folder, new)]
     assert settings[0] == settings[1]
-
-
-def test_the_size_of_batches_changes_only_rounding_and_calls_change_nothing(tmp_path):
-    folder = tiny.make_encoder(tmp_path / "a", dtype="bfloat16")
-    np.testing.assert_allclose(encoded(folder, "encode"), by_library(folder, "encode"), atol=0.05)
-    folder = tiny.make_encoder(tmp_path / "b")
-    found = encoded(folder, "encode")
-    np.testing.assert_allclose(found, encoded(folder, "encode", batch_size=1), atol=UNIT)
-    assert (found == encoded(folder, "encode")).all()
-
-
-def test_what_cannot_be_encoded_is_one_sentence(tmp_path):
-    model, tokenizer = opened(tiny.make_encoder(tmp_path / "a"))
-    with torch.no_grad():
-        model.get_parameter("2_Dense.linear.bias").fill_(torch.nan)
-    with pytest.raises(CandidateError, match="not finite"):
-        encoders.encoded(encoders.library_of(model, tokenizer), TEXTS)
 
 
 def words(*numbers):
@@ -219,40 +199,6 @@ def test_the_order_of_the_file_does_not_rank_passages_that_are_equally_similar(f
     found, turned = (values_of(folder, own)["ndcg@10"] for own in both)
     assert found == turned[::-1]
     assert 0 < max(found) <= 1 / math.log2(3) + 1e-9, "a tie is no success"
-
-
-def test_an_encoder_that_tells_no_texts_apart_gains_nothing_by_it(tmp_path):
-    """With the order of the file, its nDCG was that of the queries whose passages come first."""
-    collapsed = tiny.make_encoder(tmp_path / "a")
-    (file,) = collapsed.glob("*_Dense/model.safetensors")
-    tensors = load_file(file)
-    save_file(tensors | {"linear.weight": tensors["linear.weight"] * 1e-9}, file)
-    assert scored(collapsed, objective_of("retrieval", tmp_path))["ndcg@10"] == 0
-    assert math.isnan(scored(collapsed, objective_of("sts", tmp_path))["spearman"])
-
-
-@pytest.mark.parametrize("kind", ROWS)
-def test_documents_are_shown_with_what_the_model_made_of_them(kind, folder, library, tmp_path):
-    objective = objective_of(kind, tmp_path)
-    assert objective.example(kind, 3, {}) is None
-    values_of(folder, objective)
-    shown, row = objective.example(kind, 3, {}), objective.rows[3]
-    assert shown.prompt == "\n".join(row[key] for key in objective.compared)
-    if kind == "retrieval":
-        texts = list(
-            dict.fromkeys(t for r in objective.rows for t in [*r["positive"], *r["negative"]])
-        )
-        found = library.similarity(
-            library.encode_query(row["query"]), library.encode_document(texts)
-        )
-        assert shown.answer == texts[int(found.argmax())]
-        assert shown.target == "\n".join(row["positive"])
-    elif kind == "sts":
-        similar = library.similarity(*(library.encode(row[f"sentence{i}"]) for i in (1, 2)))
-        assert float(shown.answer) == pytest.approx(float(similar), abs=1e-3)
-        assert shown.target == f"{row['score']:g}"
-    else:
-        assert shown.answer in ("a", "b") and shown.target == row["label"]
 
 
 def test_a_probe_learns_from_the_training_rows_only(folder, library, tmp_path):
