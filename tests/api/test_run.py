@@ -1,22 +1,16 @@
 """A run folder as an object says the same as the command line."""
 
-import sys
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from matplotlib.figure import Figure
-from rich.console import Console
 from run_folders import FAILED, KEY, append, asked, finished, scores, told, write_run
 from search_run import evomerge_json
 
-from evomerge.api.followers import SearchBar
 from evomerge.api.run import Run, plot_front, plot_history, plot_standings
 from evomerge.errors import InputError, RunFolderError
 from evomerge.run.folder import RunFolder
-from evomerge.run.history import History
 from evomerge.scores import Example
 
 GENES = ["layers[0:1].zoo:maths.weight"]
@@ -88,34 +82,6 @@ def test_a_parent_that_wins_has_no_genes(run: Run, tmp_path: Path) -> None:
         run.genes()
     assert run.candidates[f"gene {GENES[0]}"].isna().tolist() == [True, False]
     assert "The winner is candidate 0, the baseline" in run.report(tmp_path / "page").read_text()
-
-
-def followed(run: Run, bar: SearchBar) -> None:
-    history = History()
-    for event in RunFolder(run.folder).events():
-        history.apply(event)
-        bar.observe(history, event)
-
-
-def test_the_bar_of_a_search_has_the_unit_of_the_tables(run: Run) -> None:
-    for place in ({"force_terminal": True}, {}):
-        text = StringIO()
-        with SearchBar(run._view.ranking, 3, None, Console(file=text, width=80, **place)) as bar:
-            followed(run, bar)
-        assert "best 87.50" in text.getvalue()
-
-
-def test_a_notebook_shows_the_bar_without_further_packages(run: Run, monkeypatch) -> None:
-    cell = SimpleNamespace(shown=[])
-    cell.update = lambda bar: cell.shown.append(bar._repr_mimebundle_([], [])["text/plain"])
-    pages = SimpleNamespace(display=lambda bar, display_id: cell)
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=pages))
-    monkeypatch.setitem(sys.modules, "IPython.display", pages)
-    for _ in range(2):  # a cell that is run again
-        bar = SearchBar(run._view.ranking, 3, None, Console(force_jupyter=True))
-        with bar:
-            followed(run, bar)
-        assert "best 87.50" in cell.shown[-1]
 
 
 def test_plots_are_figures(run: Run, tmp_path: Path) -> None:

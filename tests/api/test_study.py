@@ -105,33 +105,6 @@ def test_a_study_that_is_killed_goes_on_as_if_it_never_was(tmp_path: Path) -> No
         assert whole.read_bytes() == killed.read_bytes(), name
 
 
-def test_what_is_told_is_what_people_see(tmp_path: Path) -> None:
-    config = {**CONFIG, "budget": {"candidates": 5}}
-    with Study(config, run=tmp_path / "study") as study:
-        for candidate, score in zip(study, (3, 1.5, float("nan"), None), strict=False):
-            study.tell(candidate, score)
-        study.tell(4, None, "it fell")
-        assert study.is_done
-        with pytest.raises(SearchError, match=r"no further candidate after 5, .*\(open: none\)"):
-            study.ask()
-    run = Run(tmp_path / "study")
-    assert list(run.candidates["failure"])[2:] == [
-        "evaluate: The fitness is not a finite number.",
-        "told: no score was told",
-        "told: it fell",
-    ]
-    assert run.status["state"] == "done"
-    best = run.status["best"]
-    assert (best["candidate"], best["origin"], best["fitness"]) == (0, "zoo:language", 3.0)
-    assert "No verdict: zoo:language leads by the scores that the study was told" in str(run)
-    page = run.report().read_text(encoding="utf-8")
-    assert "No verdict: zoo:language leads" in page and "There are no documents" in page
-    card = (run.export(tmp_path / "best") / "README.md").read_text(encoding="utf-8")
-    assert "| score | model | search |" in card
-    for wrong in ("evomerge search search.yaml", "lm_eval --model", "test documents"):
-        assert wrong not in page and wrong not in card, wrong
-
-
 def test_more_candidates_go_on_and_another_search_file_is_refused(tmp_path: Path) -> None:
     run = tmp_path / "study"
     with pytest.warns(UserWarning, match="1 candidates for 8 genes"):
@@ -241,15 +214,6 @@ def check_exported(candidate: Asked, model: Any, folder: Path) -> None:
     assert written and all((own[name] == tensor).all() for name, tensor in written.items())
 
 
-def test_a_parent_of_another_dtype_is_given_as_it_is_exported(tmp_path: Path) -> None:
-    study = Study({**CONFIG, "dtype": "bfloat16"}, run=tmp_path / "study")
-    parent, _, _, merge = (study.ask() for _ in range(4))
-    for candidate, dtype in ((parent, torch.float32), (merge, torch.bfloat16)):
-        model, _ = candidate.model()
-        assert next(model.parameters()).dtype == dtype
-        check_exported(candidate, model, tmp_path)
-
-
 def test_threads_may_share_a_study(tmp_path: Path) -> None:
     study = Study(CONFIG, run=tmp_path / "study")
 
@@ -288,22 +252,6 @@ def test_a_target_or_stop_ends_what_a_study_gives(tmp_path: Path) -> None:
     with pytest.raises(SearchError, match=r"\(open: 1, 2\)"):
         study.ask()
     assert Study(run=tmp_path / "study").ask().number == 1
-
-
-def test_what_needs_documents_and_what_is_no_study_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="has no study that could go on; give a search file"):
-        Study(run=tmp_path / "study")
-    with pytest.raises(ConfigError, match=r"`candidates` is .*; it must be a"):
-        Study(CONFIG, run=tmp_path / "study", candidates=0)
-    for changes, message in (
-        ({"optimizer": {"name": "gradient"}}, "`optimizer.name` gradient, which needs documents"),
-        ({"evaluation": {"racing": {"enabled": True}}}, "`evaluation.racing`"),
-        ({"executor": {"order": "generation"}}, "`executor.order` generation"),
-        ({"objectives": [{"told": "wins"}, {"task": "x"}]}, "also has 'acc' of 'x'"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            Study({**CONFIG, **changes}, run=tmp_path / "study")
-        assert not (tmp_path / "study").exists()
 
 
 def test_a_search_that_is_told_scores_names_the_study(tmp_path: Path) -> None:

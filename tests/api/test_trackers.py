@@ -4,13 +4,11 @@ import random
 import sys
 from types import SimpleNamespace
 
-import pytest
-from scripted import OBJECTIVES, POOL, ScriptedExecutor, search
+from scripted import OBJECTIVES, ScriptedExecutor, search
 
 from evomerge.api.followers import tracked
 from evomerge.run.folder import RunFolder
 from evomerge.run.ranking import WeightedSum
-from evomerge.scores import Failure, Scores
 
 MANIFEST = {"config": {"seed": 3}, "versions": {}}
 
@@ -40,39 +38,6 @@ def follow(path, tracker, monkeypatch, said=None, **options):
     say = [].append if said is None else said.append
     with tracked("trackio", run, WeightedSum(OBJECTIVES), say) as followers:
         return search(path, executor, followers=followers, **options)
-
-
-@pytest.mark.parametrize("options", [{}, {"fresh": 3, "optimizer": "cma"}])
-def test_each_outcome_is_a_step_and_the_result_is_the_last(tmp_path, monkeypatch, options):
-    tracker = MadeUp()
-    history = follow(tmp_path / "run", tracker, monkeypatch, **options)
-    *steps, result = tracker.logged
-    order = [item.number for item in history.finished]
-    assert [item["candidate"] for item in steps] == order != sorted(order)
-    best, failed = [], 0
-    for item, step in zip(history.finished, steps, strict=True):
-        failed += isinstance(item.first_outcome, Failure)
-        assert step["failed"] == failed
-        assert (
-            ("fitness" in step)
-            == ("search/task/acc" in step)
-            == isinstance(item.first_outcome, Scores)
-        )
-        if isinstance(item.first_outcome, Scores):
-            assert step["fitness"] == step["search/task/acc"]
-            best += [] if item.first_outcome.expected else [step["fitness"]]
-            assert step["documents"] == (3 if item.is_estimate else len(POOL["task"]))
-            assert ("error" in step) == item.is_estimate == bool(item.first_outcome.expected)
-        assert step.get("best_fitness") == max(best, default=None)
-    assert failed > 0
-    winner = history.winner
-    assert result == {
-        "winner": winner.number,
-        "validation/task/acc": winner.scores("validation").aggregates["task/acc"],
-        "test/task/acc": winner.scores("test").aggregates["task/acc"],
-    }
-    assert tracker.ended == 1
-    assert (tracker.known["name"], tracker.known["config"]) == ("run", {"seed": 3})
 
 
 def test_a_tracker_that_fails_or_cannot_start_is_left_out(tmp_path, monkeypatch, capsys):

@@ -2,7 +2,6 @@
 
 import ctypes
 import json
-import random
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +10,7 @@ from unittest import mock
 
 import pytest
 from executor_laws import Pretend, job_of
-from scripted import MadeUpWorker, ScriptedExecutor, search
+from scripted import MadeUpWorker
 
 from evomerge.errors import CandidateError, CheckpointError, ConfigError
 from evomerge.execute.pool import Pool
@@ -86,23 +85,6 @@ def test_a_candidate_that_hangs_in_c_ends_by_the_timeout(tmp_path: Path) -> None
     found = list(executor.run([job_of(0), job_of(1)]))
     executor.close()
     assert found == [(job_of(0), late), (job_of(1), Pretend().outcome(job_of(1)))]
-
-
-def test_a_follower_that_raises_an_error_or_exits_is_dropped(tmp_path: Path) -> None:
-    calls: list[BaseException] = []
-
-    def raising(error: BaseException) -> Any:
-        def follow(history: Any, event: Any) -> None:
-            calls.append(error)
-            raise error
-
-        return follow
-
-    errors = [SystemExit(0), ZeroDivisionError("mine")]
-    executor, followers = ScriptedExecutor(1, random.Random(0)), [*map(raising, errors)]
-    history = search(tmp_path / "run", executor, followers=followers, candidates=6)
-    assert history.winner is not None
-    assert calls == errors
 
 
 @pytest.mark.parametrize("bad", [1, 2])

@@ -112,27 +112,6 @@ def test_a_broken_device_is_not_the_candidates_fault(parents: Any) -> None:
         bench.score(0)
 
 
-def test_the_log_has_the_traceback_of_a_function_and_the_reason_its_line(parents, caplog):
-    def judge(model: Any) -> float:
-        try:
-            int("seven")
-        except ValueError as error:
-            raise LookupError("x" * 10_000 + "\ud800\nsecond line") from error
-        return 0.0
-
-    caplog.set_level("INFO", "evomerge")
-    failed = Bench(parents, judge).score(0)
-    line = judge.__code__.co_firstlineno + 4
-    assert isinstance(failed, Failure)
-    assert f"Objective judge (test_worker.py, line {line}) raised LookupError: xxx" in failed.reason
-    (message,) = [item.getMessage() for item in caplog.records if item.levelname == "INFO"]
-    message.encode()
-    assert message.startswith("Candidate 0 failed in the stage 'evaluate':\nTraceback")
-    assert f'File "{__file__}", line {line}, in judge' in message
-    assert "ValueError: invalid literal for int() with base 10: 'seven'" in message
-    assert len(message) < 10_000
-
-
 def test_an_answer_is_right_if_all_objectives_of_its_task_say_so(tmp_path: Path) -> None:
     """Also where the second one is that of a group, whose task names the metric otherwise."""
     filters = [{"name": "plain", "filter": [KEEPS]}, {"name": "odd", "filter": [ODD, KEEPS]}]

@@ -4,9 +4,7 @@ import importlib.util
 from typing import Any
 
 import pytest
-from search_run import SMALL
 
-import evomerge
 from evomerge.config.executor import Workers
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import ConfigError
@@ -155,21 +153,3 @@ def test_a_run_that_moves_to_another_device_is_warned_of(
     machine(monkeypatch, 1, accelerators)
     warning = device_change(config(**options), peak)
     assert warning is None if words is None else words in str(warning)
-
-
-def test_a_device_that_is_not_there_is_no_matter_of_a_warning() -> None:
-    assert device_change(config({"device": "nowhere"}), GPU_TIMES) is None
-
-
-@pytest.mark.thorough
-def test_resume_says_that_a_run_has_moved_from_an_accelerator_to_the_cpu(tmp_path):
-    data = {**SMALL, "evaluation": {**SMALL["evaluation"], "device": "cpu"}}
-    run = evomerge.search(data, tmp_path / "run", candidates=4, progress=False)
-    moved = "were scored on an accelerator"
-    assert moved not in (run.folder / "log.txt").read_text()
-    run = evomerge.resume(run.folder, candidates=5, progress=False)
-    assert moved not in (run.folder / "log.txt").read_text()
-    with (run.folder / "timings.jsonl").open("a") as file:
-        file.write('{"peak": {"accelerator": 1000000}}\n')
-    evomerge.resume(run.folder, candidates=6, progress=False)
-    assert (run.folder / "log.txt").read_text().count(moved) == 1

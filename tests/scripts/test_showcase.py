@@ -15,7 +15,6 @@ from typer.main import get_command
 
 from evomerge.cli.commands import app
 from evomerge.config.schema import parse, read
-from scripts.real import pictures
 from scripts.real.places import RUNS
 from scripts.real.questions import Question, draw
 from scripts.real.searches import COMPOSITIONS, command
@@ -111,17 +110,3 @@ def test_the_searches_of_the_showcase_are_of_valid_search_files(monkeypatch, cap
                 parse(content, name)
     assert given["run"] == RUNS / "vision-random-search-2"
     assert content["optimizer"]["name"] == "random"
-
-
-def test_no_picture_is_in_two_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from datasets import load_dataset
-
-    monkeypatch.setattr(pictures, "ROOT", tmp_path)
-    monkeypatch.setattr(pictures, "SPLITS", {"training": 20, "validation": 20, "test": 60})
-    pictures.write()
-    config = yaml.safe_load((tmp_path / "tasks" / "pictures_l2.yaml").read_text("utf-8"))
-    files = config["dataset_kwargs"]["data_files"]
-    data = load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))
-    assert {split: len(rows) for split, rows in data.items()} == pictures.SPLITS
-    seen = {row["picture"].tobytes() for rows in data.values() for row in rows}
-    assert len(seen) == sum(pictures.SPLITS.values())
