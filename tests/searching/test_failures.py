@@ -82,9 +82,7 @@ def test_every_fault_of_a_function_is_one_row(tmp_path: Path) -> None:
     assert all(json.loads(line) and len(line) < 2000 for line in rows_of(run))
 
 
-@pytest.mark.parametrize(
-    "executor", ["inline", pytest.param("processes", marks=pytest.mark.thorough)]
-)
+@pytest.mark.parametrize("executor", ["inline", pytest.param("processes", marks=pytest.mark.long)])
 def test_a_function_that_always_fails_is_named_before_the_first_candidate(executor, tmp_path):
     source = (
         "def judge(model, tokenizer, documents):\n    return documents[99]\njudge.documents = 12"

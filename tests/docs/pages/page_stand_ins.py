@@ -4,8 +4,11 @@ Models of the reader or of the Hub are tiny, tasks and data sets are small, and 
 candidates and documents.
 """
 
+import hashlib
+import json
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +30,7 @@ from evomerge.config.schema import SearchConfig
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import hub_id, open_parent
 from evomerge.problem import draft, parents, runs
+from evomerge.problem.record import record_of
 from evomerge.problem.resolve import resolve
 from evomerge.run.history import History
 from evomerge.searching import run as search
@@ -153,6 +157,14 @@ def write_tasks(folder: Path) -> None:
         shutil.copy(source / f"{like}.jsonl", folder / f"{name}.jsonl")
 
 
+SEARCHES: dict[str, Path] = {}
+"""Digest of a record -> a copy of the run that its search has made; others go on from it."""
+
+
+def _own_code(config: SearchConfig) -> bool:
+    return any(":" in (item.task or "") for item in config.objectives)
+
+
 @contextmanager
 def small_searches() -> Iterator[None]:
     """Have searches and studies that begin or go on score few candidates on few documents."""
@@ -164,7 +176,18 @@ def small_searches() -> Iterator[None]:
         if bounds:
             few = len(History(run.events()).candidates) + 2
             bounds = {**bounds, "candidates": min(few, bounds.get("candidates", few))}
-        return real(problem, run, bounds, *more)
+            return real(problem, run, bounds, *more)
+        record = {**record_of(problem).to_json(), "folder": None}
+        key = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+        is_new = not History(run.events()).candidates and not _own_code(problem.config)
+        if is_new and key in SEARCHES:
+            kept = shutil.ignore_patterns("manifest.json", "search.yaml", "lock")
+            shutil.copytree(SEARCHES[key], run.path, ignore=kept, dirs_exist_ok=True)
+        found = real(problem, run, bounds, *more)
+        if is_new and key not in SEARCHES:
+            SEARCHES[key] = Path(tempfile.mkdtemp()) / "run"
+            shutil.copytree(run.path, SEARCHES[key])
+        return found
 
     def start_study(config: Any, folder: Path, candidates: int | None) -> Any:
         if config is not None:

@@ -86,7 +86,7 @@ def usual(kind, kinds):
     return kind if kind in kinds else pytest.param(kind, marks=pytest.mark.thorough)
 
 
-KINDS = ["mistral", "qwen2", "qwen3", "gemma2", "gpt_neox", "bloom", "mamba", "phi3", "llama4_text"]
+KINDS = ["qwen3", "gemma2", "gpt_neox", "bloom", "mamba", "phi3", "llama4_text"]
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def talkative(make_model, tasks, folder, stop):
     return model
 
 
-@pytest.mark.parametrize("stop", ["<|user|>", "</s>", "e", " the"])
+@pytest.mark.parametrize("stop", ["<|user|>", " the"])
 def test_stop_sequences_end_texts_as_in_lm_eval_row_by_row(
     make_model, tokenizer, tasks, tmp_path, reference, stop
 ):
@@ -204,7 +204,7 @@ def test_stop_sequences_end_texts_as_in_lm_eval_row_by_row(
     assert_equal(evaluator, scores, reference(model, tmp_path, ["t_generate"]))
 
 
-@pytest.mark.parametrize("end", [" ", "e", 3, 4])
+@pytest.mark.parametrize("end", [" ", 3])
 def test_only_the_text_behind_the_reasoning_is_the_answer(
     make_model, tokenizer, tasks, tmp_path, reference, end
 ):
@@ -225,12 +225,16 @@ def test_only_the_text_behind_the_reasoning_is_the_answer(
     assert counts == of_plain, "reasoning counts, too"
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    "kind",
+    ("kind", "dtype"),
     [
-        usual(kind, ("llama", "mamba"))
-        for kind in ("llama", "mistral", "gemma2", "gpt_neox", "bloom", "mamba")
+        ("llama", "float32"),
+        ("llama", "bfloat16"),
+        ("mamba", "float32"),
+        *(
+            pytest.param(kind, "float32", marks=pytest.mark.thorough)
+            for kind in ("gemma2", "bloom")
+        ),
     ],
 )
 def test_a_prefix_that_documents_share_changes_no_score(
