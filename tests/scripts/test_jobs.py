@@ -3,23 +3,20 @@
 Small scripts stand in for the commands of Slurm and Ray; evomerge and the search are real.
 """
 
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
 from search_run import environment, rows_of, write_judged
-from search_run import start as start_command
+
+from evomerge.config.schema import parse, read
 
 pytestmark = pytest.mark.thorough
 
@@ -46,6 +43,8 @@ COMMANDS = {
     "scontrol": 'echo "$@" >> "$STATE/scontrol"',
 }
 """Name -> what stands in for the command, in sh."""
+
+REAL = f'exec {sys.executable} -m evomerge "$@" --trust-code'
 
 
 def write_commands(folder: Path, commands: dict[str, str]) -> dict[str, str]:
@@ -98,13 +97,7 @@ def cloud_script(folder: Path) -> list:
 
 def test_a_search_goes_on_from_job_to_job(tmp_path):
     """One search, begun by a job of Slurm and finished in the cloud."""
-    given = write_commands(tmp_path, COMMANDS)
-    with forked_program(tmp_path / "bin" / "evomerge", "--trust-code"):  # of the test's module
-        goes_on(given, tmp_path)
-
-
-def goes_on(given: dict[str, str], tmp_path: Path) -> None:
-    """Run a search by one job after the other, with the commands of an environment."""
+    given = write_commands(tmp_path, COMMANDS | {"evomerge": REAL})
     file, run = write_judged(tmp_path, SOURCE), tmp_path / "runs" / "mine"
     given |= {
         "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}",
@@ -146,21 +139,23 @@ def saved_journal(folder: Path) -> bytes:
     return subprocess.run(command, capture_output=True, check=True).stdout
 
 
+RECORDING = """printf '%s\\0' "$@" >> "$STATE/asked"; printf '\\1' >> "$STATE/asked"
+[ "$1" != export ] || mkdir "$4"
+"""
+"""In place of evomerge: notes its arguments."""
+
+
 def test_two_searches_one_after_the_other_can_be_called_again(tmp_path):
-    few = ["--set", "budget.candidates=5"]
-    for split, count in {"search": 8, "validation": 4, "test": 4}.items():
-        few += ["--set", f"evaluation.{split}.documents={count}"]
-    given = write_commands(tmp_path, {}) | {"RUNS": str(tmp_path)}
-    script = [EXAMPLES / "weights-then-path.sh", *few]
+    given = write_commands(tmp_path, {"evomerge": RECORDING}) | {"RUNS": str(tmp_path)}
     for _ in range(2):
-        with forked_program(tmp_path / "bin" / "evomerge"):
-            called = start(script, env=given, cwd=EXAMPLES.parent)
-            said, _ = called.communicate(timeout=900)
-        assert called.returncode == 0, said
-        journals = [rows_of(tmp_path / name) for name in ("weights", "path")]
-    assert [sum(b'"tell"' in row for row in rows) for rows in journals] == [5, 5]
-    found = yaml.safe_load((tmp_path / "path" / "search.yaml").read_text())["parents"]
-    assert found == [str(tmp_path / "merge"), "zoo:maths"]
+        called = start([EXAMPLES / "weights-then-path.sh"], env=given, cwd=EXAMPLES.parent)
+        assert called.wait(timeout=250) == 0
+    asked = [call.split("\0")[:-1] for call in (tmp_path / "asked").read_text().split("\1")[:-1]]
+    assert [words[0] for words in asked] == ["search", "export", *["search"] * 3]
+    for words in (words for words in asked if words[0] == "search"):
+        sets = [word for before, word in pairwise(words) if before == "--set"]
+        assert parse(read(EXAMPLES.parent / words[1], sets), words[1])
+        assert "--resume" in words
 
 
 ENDING = 'mkdir -p "$RUN"; echo "$1 $5" >> "$RUN/journal.jsonl"; exit "$CODE"'
@@ -208,64 +203,3 @@ def test_a_search_that_is_terminated_with_its_node_ends_in_order(tmp_path, name)
             *("symmetric-run", "--address", f"{socket.gethostname()}:6379"),
             *("--min-nodes", "2", "--num-cpus=2"),
         ]
-
-
-PROGRAM = """#!{python} -SEs
-import json, os, signal, socket, sys
-
-connection = socket.socket(socket.AF_UNIX)
-connection.connect({address!r})
-socket.send_fds(connection, [b"!"], [1, 2])
-about = {{"arguments": sys.argv[1:], "cwd": os.getcwd(), "environment": dict(os.environ)}}
-connection.sendall(json.dumps(about).encode())
-connection.shutdown(socket.SHUT_WR)
-answers = connection.makefile()
-process = int(answers.readline())
-for name in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(name, lambda number, _: os.kill(process, number))
-code = int(answers.readline())
-sys.exit(code if code >= 0 else 128 - code)
-"""
-
-
-@contextmanager
-def forked_program(path: Path, *more: str) -> Iterator[None]:
-    """Write an `evomerge` for scripts, which forks the command as `search_run` does.
-
-    It hands its arguments, environment and open files to the test, passes signals on, and ends as
-    the command ends. While the context is open it runs, with `more` after its arguments.
-    """
-    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listening:
-        address = f"{folder}/s"  # the path of a test is too long for one
-        listening.bind(address)
-        listening.listen()
-        path.write_text(PROGRAM.format(python=sys.executable, address=address))
-        path.chmod(0o755)
-        threading.Thread(target=_serve, args=(listening, more), daemon=True).start()
-        try:
-            yield
-        finally:
-            listening.shutdown(socket.SHUT_RDWR)
-
-
-def _serve(listening: socket.socket, more: tuple[str, ...]) -> None:
-    while True:
-        try:
-            connection, _ = listening.accept()
-        except OSError:  # it was shut down
-            return
-        threading.Thread(target=_answer, args=(connection, more), daemon=True).start()
-
-
-def _answer(connection: socket.socket, more: tuple[str, ...]) -> None:
-    with connection:
-        _, opened, _, _ = socket.recv_fds(connection, 1, 2)
-        about = json.load(connection.makefile())
-        stdout, stderr = (os.fdopen(number, "wb") for number in opened)
-        with stdout, stderr:
-            before, now = environment(), about["environment"]
-            changed = {name: value for name, value in now.items() if before.get(name) != value}
-            files = {"stdout": stdout, "stderr": stderr, "cwd": Path(about["cwd"])}
-            command = start_command(*about["arguments"], *more, **files, **changed)
-        connection.sendall(f"{command.pid}\n".encode())
-        connection.sendall(f"{command.wait()}\n".encode())

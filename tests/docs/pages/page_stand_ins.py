@@ -101,19 +101,21 @@ def stand_in_for_models(patch: pytest.MonkeyPatch, models: Sequence[Path]) -> No
         patch.setattr(module, "open_parent", opened)
 
 
-def stand_in_for_datasets(patch: pytest.MonkeyPatch) -> None:
-    """Load the data sets of built-in tasks from `DATASETS`."""
+def stand_in_for_datasets(
+    patch: pytest.MonkeyPatch, known: Mapping[str, Any] = DATASETS, tasks: Sequence[str] = BUILT_IN
+) -> None:
+    """Load data sets on the Hub from here; of lm-eval's own tasks, only those in some folders."""
     real = datasets.load_dataset
 
     def loaded(path: str, *arguments: Any, **options: Any) -> Any:
-        if path not in DATASETS:
+        if path not in known:
             return real(path, *arguments, **options)
         return datasets.DatasetDict(
-            {split: datasets.Dataset.from_list(rows) for split, rows in DATASETS[path].items()}
+            {split: datasets.Dataset.from_list(rows) for split, rows in known[path].items()}
         )
 
     patch.setattr(datasets, "load_dataset", loaded)
-    patch.setattr(lm_eval.tasks, "TaskManager", only(*BUILT_IN))
+    patch.setattr(lm_eval.tasks, "TaskManager", only(*tasks))
 
 
 def _search(path: Path) -> None:
