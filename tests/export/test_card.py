@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from evomerge.export.recipe import merge_recipe
 from huggingface_hub import ModelCard, metadata_load
 from merges import mix
 from run_folders import KEY, append, asked, scores, told

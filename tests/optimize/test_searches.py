@@ -8,7 +8,7 @@ from optimizer_runs import COUNTS, MIXED, NAMES, PROBLEMS
 
 from evomerge.optimize import create
 from evomerge.optimize.base import Cube
-from evomerge.testing.spaces import random_genome
+from evomerge.testing.optimizers import random_genome
 
 pytestmark = pytest.mark.thorough
 

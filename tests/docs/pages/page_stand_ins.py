@@ -30,7 +30,7 @@ from evomerge.config.schema import SearchConfig
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import hub_id, open_parent
 from evomerge.problem import draft, parents, runs
-from evomerge.problem.record import record_of
+from evomerge.problem.problem import record_of
 from evomerge.problem.resolve import resolve
 from evomerge.run.history import History
 from evomerge.searching import run as search
