@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +53,8 @@ class Problem:
     @property
     def tokenizer_giver(self) -> str:
         """The parent that tokenizer and chat template of the merges come from."""
-        wanted = self.config.tokenizer
-        return wanted if wanted in self.checkpoints else self.host
+        name = self.config.tokenizer
+        return name if name in self.checkpoints else self.host
 
     @cached_property
     def ranking(self) -> Ranking:
@@ -226,23 +226,23 @@ def place(config: SearchConfig) -> Placement:
     """Return the devices of a model and its attention; `ConfigError`: there is no such device."""
     from evomerge.merging.architecture.loading import Placement
 
-    wanted = config.evaluation
-    attention = None if wanted.attention == "auto" else wanted.attention
-    spread, is_float32 = wanted.device_map == "auto", wanted.float32 is True
-    return Placement(choose_device(wanted.device), spread, attention, is_float32)
+    section = config.evaluation
+    attention = None if section.attention == "auto" else section.attention
+    spread, is_float32 = section.device_map == "auto", section.float32 is True
+    return Placement(choose_device(section.device), spread, attention, is_float32)
 
 
 def resolve_float32(config: SearchConfig) -> SearchConfig:
     """Return the search file with `evaluation.float32` set, if it is `auto`."""
-    wanted = config.evaluation
-    if wanted.float32 != "auto":
+    section = config.evaluation
+    if section.float32 != "auto":
         return config
     suits = (
         config.dtype != "float32"
-        and not wanted.engine.is_separate
+        and not section.engine.is_separate
         and not config.is_study  # the models of a study are a program's, in their `dtype`
         and config.executor.ray.address is None  # workers are on other machines
-        and choose_device(wanted.device) == "cpu"
+        and choose_device(section.device) == "cpu"
         and is_slow(config.dtype)
     )
     return config.with_values("evaluation", float32=suits)
@@ -253,9 +253,8 @@ def threads_of(config: SearchConfig, checkpoint: Checkpoint, cores: int | None =
 
     `cores` is the largest number to choose; None: all that torch would use.
     """
-
-    wanted = config.evaluation.threads
-    return choose_threads(checkpoint.parameters, cores) if wanted == "auto" else wanted
+    threads = config.evaluation.threads
+    return choose_threads(checkpoint.parameters, cores) if threads == "auto" else threads
 
 
 def serves_paths(config: SearchConfig) -> bool:
@@ -264,33 +263,39 @@ def serves_paths(config: SearchConfig) -> bool:
 
 
 def load_parent(problem: Problem, reference: str) -> tuple[Any, Any]:
-    """Return model and tokenizer of a parent as itself; one that it lacks is the merges'."""
-    from evomerge.merging.backend import tokenizer
+    """Return model and tokenizer of a parent as itself.
 
-    checkpoints, first = problem.checkpoints, next(iter(problem.space.baselines().values()))
-    lacking = partial(tokenizer, checkpoints, first)
-    return load_single(problem.config, checkpoints[reference], lacking)
+    A tokenizer or chat template that it lacks is that of the merges.
+    """
+    from evomerge.merging.backend import tokenizer, tokenizer_of
+
+    stored = problem.checkpoints[reference].as_stored
+    model, own = _load(problem.config, stored), None
+    if has_tokenizer(stored):
+        own = tokenizer_of(stored)
+        if own.chat_template is not None:
+            return model, own
+    lent = tokenizer(problem.checkpoints, next(iter(problem.space.baselines().values())))
+    if own is None:
+        return model, lent
+    own.chat_template = lent.chat_template
+    return model, own
 
 
-def load_single(
-    config: SearchConfig, checkpoint: Checkpoint, lacking: Callable[[], Any] | None = None
-) -> tuple[Any, Any]:
+def load_single(config: SearchConfig, checkpoint: Checkpoint) -> tuple[Any, Any]:
     """Return a model with its own config and dtype, and its own tokenizer.
 
-    Args:
-        config: the search file; it has the dtype of a model with an adapter.
-        lacking: returns the tokenizer for a model without one, or without a chat template.
+    `config` has the dtype of a model with an adapter.
 
     CheckpointError: the model or its tokenizer cannot be loaded.
     """
-    from evomerge.merging.backend import load, tokenizer_of
+    from evomerge.merging.backend import tokenizer_of
 
-    stored, causal = checkpoint.as_stored, any(kind.writes for kind in kinds_of(config))
-    parts = needed_parts(config)
-    model = load(stored, place(config), config.dtype, causal=causal, parts=parts)
-    if lacking is not None and not has_tokenizer(stored):
-        return model, lacking()
-    tokenizer = tokenizer_of(stored)
-    if lacking is not None and tokenizer.chat_template is None:
-        tokenizer.chat_template = lacking().chat_template
-    return model, tokenizer
+    return _load(config, checkpoint.as_stored), tokenizer_of(checkpoint.as_stored)
+
+
+def _load(config: SearchConfig, stored: Checkpoint) -> Any:
+    from evomerge.merging.backend import load
+
+    is_causal = any(kind.writes for kind in kinds_of(config))
+    return load(stored, place(config), config.dtype, causal=is_causal, parts=needed_parts(config))

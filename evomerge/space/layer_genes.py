@@ -284,7 +284,7 @@ def _count(groups: Groups, layers: int) -> int:
 
 def check_groups(groups: Groups, layers: int) -> None:
     """Raise a `ConfigError` unless the deepest stack can have so many groups."""
-    if not isinstance(groups, str) and not 1 <= groups <= layers:
+    if isinstance(groups, int) and groups > layers:
         raise ConfigError(
             f"space.groups is {groups!r}, but the model has {layers} blocks; it must be a number "
             f"from 1 to {layers}, `each` or `one`."
