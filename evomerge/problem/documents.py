@@ -13,18 +13,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
+from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.objectives import kinds_of
 from evomerge.evaluation.tasks.documents import USUAL, in_order
+from evomerge.problem.problem import Problem
 from evomerge.problem.tasks import find_splits, leaves_of
 from evomerge.scores import Documents, Expected, Objective, Scores, Split
-
-if TYPE_CHECKING:
-    from evomerge.evaluation.evaluator import Evaluator
-    from evomerge.problem.problem import Problem
 
 BELIEF = 10
 """Generations after which the genome that the strategy believes in is scored on all documents.

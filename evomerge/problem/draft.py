@@ -3,20 +3,19 @@
 Parents and tasks are opened, so that the file has what suits them: space, documents, metrics.
 """
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evomerge.config.evaluation import SearchSplit
 from evomerge.config.optimizer import with_fewer_candidates
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import ConfigError, printable
 from evomerge.evaluation.objectives import load, measured_by
+from evomerge.evaluation.tasks.info import TasksInfo
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.parts import kind_of
 from evomerge.models.references import is_file, open_parent, place, split_adapter
@@ -28,9 +27,6 @@ from evomerge.problem.runs import prepare, refuse_study
 from evomerge.scores import NLL, TOKENS
 from evomerge.trust.consent import NOTHING, Permissions
 from evomerge.words import size_text
-
-if TYPE_CHECKING:
-    from evomerge.evaluation.tasks.info import TasksInfo
 
 _SCORED = 200  # documents that finalists are scored on, if there are as many
 _TESTED = 2000  # documents at most of a test, which give an interval of ±2 points

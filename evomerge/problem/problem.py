@@ -14,7 +14,9 @@ from evomerge.config.record import GeneRange, Record
 from evomerge.config.schema import SearchConfig
 from evomerge.device import LIMITS, choose_device, choose_threads, is_slow, processor
 from evomerge.errors import SearchError
+from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.objectives import kinds_of, load, needed_parts
+from evomerge.evaluation.tasks.objective import Merges
 from evomerge.merging.tokenizers.plan import GENERATION, TokenizerPlan, plan_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.parts import has_tokenizer
@@ -27,8 +29,6 @@ from evomerge.space.protocol import Gene, Genome, Space
 from evomerge.trust.consent import NOTHING, Permissions
 
 if TYPE_CHECKING:
-    from evomerge.evaluation.evaluator import Evaluator
-    from evomerge.evaluation.tasks.objective import Merges
     from evomerge.merging.architecture.loading import Placement
 
 
@@ -70,7 +70,6 @@ class Problem:
     @cached_property
     def merges(self) -> Merges:
         """What objectives are told of the models that they will measure."""
-        from evomerge.evaluation.tasks.objective import Merges
         from evomerge.merging.architecture.loading import generation_config
         from evomerge.merging.backend import tokenizer
 

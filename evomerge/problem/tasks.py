@@ -1,23 +1,19 @@
 """The tasks of a search file: their metrics, the documents of every split, and their digests."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig
 from evomerge.config.record import Record
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
+from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.tasks.documents import DocumentPool, Size, choose_documents
+from evomerge.evaluation.tasks.info import TaskInfo, TasksInfo
 from evomerge.scores import MODEL, SPLITS, TOLD, Constraint, Documents, Objective, Split
-
-if TYPE_CHECKING:
-    from evomerge.evaluation.evaluator import Evaluator
-    from evomerge.evaluation.tasks.info import TaskInfo, TasksInfo
 
 _DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
