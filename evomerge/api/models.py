@@ -9,7 +9,7 @@ from typing import Any
 
 from evomerge.api.search import content_of
 from evomerge.errors import InputError
-from evomerge.evaluation.tasks.stock import sampling_note
+from evomerge.evaluation.tasks.info import sampling_note
 from evomerge.export.checkpoint import merge_recipe
 from evomerge.merging.architecture.naming import fitting
 from evomerge.merging.compare import ParentComparison, compare_parents
@@ -26,7 +26,7 @@ from evomerge.run.atomic import TemporaryFolder
 from evomerge.run.ranking import measured
 from evomerge.scores import Scores
 from evomerge.searching.run import evaluate as score_documents
-from evomerge.trust.consent import Permissions
+from evomerge.trust.code import Permissions
 from evomerge.words import short_names
 
 

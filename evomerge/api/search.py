@@ -29,7 +29,7 @@ from evomerge.run.history import History
 from evomerge.run.logbook import Follower
 from evomerge.searching.estimate import Estimate, estimate, try_candidate
 from evomerge.searching.run import READ_IN_SECONDS, check_weights_are_finite, run_search
-from evomerge.trust.consent import Permissions
+from evomerge.trust.code import Permissions
 
 
 class OpenRun(NamedTuple):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evomerge.cli import options, terminal
-from evomerge.trust.consent import Permissions
+from evomerge.trust.code import Permissions
 
 if TYPE_CHECKING:
     from evomerge.merging.methods.method import Knob, Method

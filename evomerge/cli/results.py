@@ -134,7 +134,7 @@ def _run_answer(view: View, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _print_run(view: View, rows: Sequence[dict[str, Any]] | None) -> None:
-    from evomerge.evaluation.tasks.stock import sampling_note
+    from evomerge.evaluation.tasks.info import sampling_note
     from evomerge.report.facts import brief_rows, progress
 
     if view.history.finished:

@@ -12,7 +12,7 @@ import typer
 from evomerge.cli import options, terminal
 from evomerge.errors import InputError, Terminated
 from evomerge.run.folder import RunFolder
-from evomerge.trust.consent import Permissions
+from evomerge.trust.code import Permissions
 
 if TYPE_CHECKING:
     from evomerge.api.search import OpenRun

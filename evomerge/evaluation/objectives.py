@@ -5,6 +5,8 @@ Nothing heavy is imported before `load`, since commands that only read a run ask
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge import zoo
 from evomerge.config.objectives import ROWS
+from evomerge.config.record import Record
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluation.lm_eval.loading import check_folders
@@ -21,8 +24,7 @@ from evomerge.models.references import is_file
 from evomerge.parsing.values import shown
 from evomerge.registry import Registry
 from evomerge.scores import MODEL, MODEL_METRICS, NLL, SPLITS, TOKENS, Split
-from evomerge.trust.code import code_of_module
-from evomerge.trust.consent import NOTHING, Permissions
+from evomerge.trust.code import NOTHING, Permissions, code_of_module
 from evomerge.trust.task_files import code_of_tasks
 
 if TYPE_CHECKING:
@@ -134,6 +136,45 @@ def _folders(config: SearchConfig) -> list[Path]:
 def stock_tasks(config: SearchConfig) -> list[str]:
     """Return the tasks that lm_eval scores."""
     return [n for n in config.tasks if n not in config.rows and not _is_function(n)]
+
+
+def stock_command(
+    record: Record, run: Path, *, single_thread: bool, stored_dtype: bool
+) -> str | None:
+    """Return the `lm_eval` command that scores the model in `MODEL_DIR` on the test documents.
+
+    None: not all tasks are lm-eval's own, or its options cannot name them. Where candidates were
+    scored by a `single_thread`, so does the command: with all cores, a small model takes minutes on
+    a busy machine, and bits may differ. `stored_dtype`: the model is scored in the dtype of its
+    files.
+    """
+    config = record.config
+    evaluation, tasks = config.evaluation, stock_tasks(config)
+    test = evaluation.test
+    usual = test.task_split in (None, "test")  # what lm-eval takes by itself
+    if tasks != config.tasks or test.tasks or not usual or len(evaluation.include) > 1:
+        return None
+    dtype = "auto" if stored_dtype and evaluation.float32 is not True else config.compute
+    model = ["pretrained=MODEL_DIR", f"dtype={dtype}"]
+    given = {name: getattr(evaluation, name) for name in ("enable_thinking", "think_end_token")}
+    model += [f"{name}={value}" for name, value in given.items() if value is not None]
+    kind = "hf-multimodal" if record.sees else "hf"
+    words = ["--model", kind, "--model_args", ",".join(model), "--tasks", ",".join(tasks)]
+    words += ["--batch_size", str(evaluation.batch_size).replace("auto", "1")]
+    if evaluation.fewshot is not None:
+        words += ["--num_fewshot", str(evaluation.fewshot)]
+    for folder in _folders(config):
+        words += ["--include_path", str((run / folder).resolve())]
+    if evaluation.generation.changes:
+        words += ["--gen_kwargs", json.dumps(evaluation.generation.changes)]
+    if evaluation.chat_template:
+        words.append("--apply_chat_template")
+    start = ["OMP_NUM_THREADS=1", "lm_eval"] if single_thread else ["lm_eval"]
+    if record.allow_code:
+        start.insert(0, "HF_ALLOW_CODE_EVAL=1")  # Hugging Face's `code_eval` wants it
+        words.append("--confirm_run_unsafe_code")
+    results = f"evomerge results {shlex.quote(str(run))} --documents test"
+    return " ".join([*start, *map(shlex.quote, words), "--samples", f'"$({results})"'])
 
 
 def function_names(config: SearchConfig) -> list[str]:

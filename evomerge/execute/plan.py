@@ -10,7 +10,7 @@ from evomerge.execute.worker import Worker
 from evomerge.problem.problem import Problem, threads_of
 from evomerge.problem.runs import reopen
 from evomerge.run.logbook import Logbook
-from evomerge.trust.consent import NOTHING, Permissions
+from evomerge.trust.code import NOTHING, Permissions
 
 
 @dataclass(frozen=True, kw_only=True)

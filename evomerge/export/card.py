@@ -20,7 +20,7 @@ from jinja2 import Template
 
 from evomerge.config.record import Record
 from evomerge.errors import printable, without_controls
-from evomerge.evaluation.tasks.stock import sampling_note
+from evomerge.evaluation.tasks.info import sampling_note
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.files import is_from_hub
 from evomerge.models.parts import kind_of

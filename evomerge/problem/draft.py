@@ -25,7 +25,7 @@ from evomerge.problem.parents import absolute_config, absolute_parent
 from evomerge.problem.resolve import read_search
 from evomerge.problem.runs import prepare, refuse_study
 from evomerge.scores import NLL, TOKENS
-from evomerge.trust.consent import NOTHING, Permissions
+from evomerge.trust.code import NOTHING, Permissions
 from evomerge.words import size_text
 
 _SCORED = 200  # documents that finalists are scored on, if there are as many

@@ -26,7 +26,7 @@ from evomerge.run.history import Candidate
 from evomerge.run.ranking import Ranking, make_ranking
 from evomerge.scores import Constraint, Documents, Objective, Split
 from evomerge.space.protocol import Gene, Genome, Space
-from evomerge.trust.consent import NOTHING, Permissions
+from evomerge.trust.code import NOTHING, Permissions
 
 if TYPE_CHECKING:
     from evomerge.merging.architecture.loading import Placement

@@ -35,7 +35,7 @@ from evomerge.problem.tasks import find_constraints, find_objectives
 from evomerge.recipe import Recipe
 from evomerge.run.folder import CONFIG, MANIFEST, RunFolder
 from evomerge.space.protocol import Gene, Space
-from evomerge.trust.consent import NOTHING, Permissions
+from evomerge.trust.code import NOTHING, Permissions
 
 Check: TypeAlias = Callable[[SearchConfig, Path], Iterable[str] | None]
 """Yields sentences about mistakes, or raises an InputError; the folder is of relative paths."""

@@ -24,7 +24,7 @@ from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import History
 from evomerge.run.ranking import leading, ranking_of, reached_bounds
 from evomerge.scores import TOLD
-from evomerge.trust.consent import NOTHING, Permissions
+from evomerge.trust.code import NOTHING, Permissions
 
 _ORDER = "order"
 """The key of `executor` that the course of a search depends on, so that `resume` keeps it."""

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from evomerge.errors import without_controls
-from evomerge.evaluation.tasks.stock import sampling_note
+from evomerge.evaluation.tasks.info import sampling_note
 from evomerge.report.facts import candidate_rows, filled, progress, rows_in_per_cent
 from evomerge.report.pictures import PALETTE, inline_svg
 from evomerge.report.recipe_picture import path_text

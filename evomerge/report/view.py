@@ -17,8 +17,7 @@ from typing import Any, Self
 from evomerge.config.record import Record
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import InputError, RecipeError
-from evomerge.evaluation.objectives import stock_tasks
-from evomerge.evaluation.tasks.stock import stock_command
+from evomerge.evaluation.objectives import stock_command
 from evomerge.recipe import Recipe
 from evomerge.report.confidence import Interval, factor_of_fitness, fitness_interval, mean_of_runs
 from evomerge.report.facts import Facts, candidate_rows
@@ -159,8 +158,6 @@ class View:
     @property
     def stock_command(self) -> str | None:
         """The command that scores the exported model by the stock tool; see `stock_command`."""
-        if stock_tasks(self.config) != self.config.tasks:
-            return None
         stored = self.best is not None and "test" in self.best.as_itself
         single = self.history.threads == 1
         return stock_command(self.record, self.run.path, single_thread=single, stored_dtype=stored)

@@ -1,18 +1,47 @@
-"""Which code is installed, and which modules that a search file names are not.
+"""Which code of a search is not installed, and the consent of the user to run it.
 
 Installed, by the choice of the user, are Python itself, its packages (in `site-packages`), this
-package and lm-eval. To find out runs nothing.
+package and lm-eval. To find out runs nothing. Consent is given with each command: what a run
+records of it allows nothing, since a run folder may come from somebody else.
 """
 
 import importlib
 import sys
 import sysconfig
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 
+from evomerge.errors import ConfigError
 from evomerge.models.references import is_file
+
+
+@dataclass(frozen=True)
+class Permissions:
+    """What the user allows a search to do.
+
+    Attributes:
+        allow_code: accept tasks that run code which models write.
+        trust_code: run code that the search file names and that is in no installed package.
+    """
+
+    allow_code: bool = False
+    trust_code: bool = False
+
+    def require(self, files: Sequence[Path]) -> None:
+        """Raise a ConfigError if there are files with code of a search, and it is not trusted."""
+        if not files or self.trust_code:
+            return
+        named = ", ".join(map(str, files[:6])) + (" and others" if files[6:] else "")
+        raise ConfigError(
+            f"This search runs code of its own: {named}; read it, then allow it with --trust-code."
+        )
+
+
+NOTHING = Permissions()
 
 
 def code_of_module(name: str) -> list[Path]:

@@ -16,8 +16,16 @@ import yaml
 from evomerge.compat.lm_eval import Index
 from evomerge.models.references import is_file
 from evomerge.trust.code import files_of_module, is_installed
-from evomerge.trust.data_sets import find_data, find_script, runs_code, texts_in
-from evomerge.trust.evaluated_text import find_evaluation, find_loads, registered_metrics
+from evomerge.trust.task_code import (
+    find_data,
+    find_evaluation,
+    find_loads,
+    find_script,
+    nodes_in,
+    registered_metrics,
+    runs_code,
+    texts_in,
+)
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # lm-eval takes that of C too
 _PLAIN = "tag:yaml.org,2002:"
@@ -134,7 +142,7 @@ def read_task_file(path: Path) -> TaskFile:
 
 
 def _read(file: Path, root: yaml.Node | None) -> TaskFile:
-    nodes = list(_inside(root))
+    nodes = list(nodes_in(root))
     pairs = list(_pairs(root))
     flags = [text.lower() for node in nodes for text in texts_in(node, "unsafe_code")]
     metrics = {text for node in nodes for text in texts_in(node, "metric")}
@@ -253,20 +261,6 @@ def code_of_tasks(folders: Iterable[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _inside(root: yaml.Node | None) -> Iterator[yaml.Node]:
-    """Yield a node and all nodes inside of it, each once."""
-    waiting, seen = [root], set[int]()
-    while waiting:
-        node = waiting.pop()
-        if node is None or id(node) in seen:
-            continue
-        seen.add(id(node))
-        yield node
-        if not isinstance(node, yaml.ScalarNode):
-            for child in node.value:  # a mapping has pairs of a key and a value
-                waiting += child if isinstance(child, tuple) else [child]
-
-
 def _pairs(node: yaml.Node | None) -> Iterator[tuple[str, yaml.Node]]:
     """Yield keys and values of a mapping, also of other mappings that it takes over (`<<`)."""
     waiting, seen = [node], set[int]()
@@ -332,7 +326,7 @@ def _runs(node: yaml.Node) -> bool:
         return True
     pairs = node.value if isinstance(node, yaml.MappingNode) else []
     metrics = (value for key, value in pairs if key.value == "metric_list")
-    return any(map(_is_elsewhere, (inner for value in metrics for inner in _inside(value))))
+    return any(map(_is_elsewhere, (inner for value in metrics for inner in nodes_in(value))))
 
 
 def _is_elsewhere(node: yaml.Node) -> bool:

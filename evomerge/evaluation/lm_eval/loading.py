@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 from evomerge.compat.lm_eval import Group, Index, load_tasks
 from evomerge.errors import ConfigError, blaming, did_you_mean, one_line
 from evomerge.models.references import is_folder
-from evomerge.trust.code import is_installed
-from evomerge.trust.consent import NOTHING, Permissions
+from evomerge.trust.code import NOTHING, Permissions, is_installed
 from evomerge.trust.task_files import (
     TaskFile,
     find_change,

@@ -18,7 +18,7 @@ from evomerge.evaluation.lm_eval.code import has_bubblewrap
 from evomerge.evaluation.lm_eval.metrics import Instance, example
 from evomerge.evaluation.lm_eval.requests import Requests, Runner, nll
 from evomerge.evaluation.lm_eval.tasks import Harness
-from evomerge.evaluation.tasks.info import TaskInfo
+from evomerge.evaluation.tasks.info import TaskInfo, sampling_note
 from evomerge.evaluation.tasks.objective import (
     DocumentMetrics,
     Documents,
@@ -28,7 +28,6 @@ from evomerge.evaluation.tasks.objective import (
     Summary,
     plain,
 )
-from evomerge.evaluation.tasks.stock import sampling_note
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.parts import check_causal, check_chat_template, is_encoder_decoder
 from evomerge.scores import NLL, TOKENS, Example, Split

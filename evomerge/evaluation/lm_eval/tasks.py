@@ -22,7 +22,7 @@ from evomerge.evaluation.tasks.info import TaskInfo
 from evomerge.evaluation.tasks.objective import DocumentMetrics, Summary
 from evomerge.scores import NLL, TOKENS
 from evomerge.trust.calls import SEED, calling
-from evomerge.trust.consent import NOTHING, Permissions
+from evomerge.trust.code import NOTHING, Permissions
 
 RENDERED = 200  # documents of a split whose prompts are built; of the others, the fields count
 

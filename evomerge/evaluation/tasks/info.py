@@ -155,3 +155,14 @@ class TasksInfo:
                     total = sum(aggregates[task][key] * weight for (task, key), weight in pairs)
                     result.setdefault(name, {})[metric] = total / sum(weights)
         return result
+
+
+def sampling_note(sampled: Mapping[str, int]) -> str | None:
+    """Return a sentence about texts drawn at random (task -> number for a document), or None."""
+    if not sampled:
+        return None
+    texts = ", ".join(f"{task} ({count} for each document)" for task, count in sampled.items())
+    return (
+        f"Texts are drawn at random: {texts}. Their seeds come from the search file, so evomerge "
+        "repeats these scores, but lm_eval draws other texts, so its scores differ by chance."
+    )

@@ -84,13 +84,12 @@ def test_each_model_answers_with_its_own_weights(engine):
     assert torch.equal(logprobs_by_vllm(engine, TEXT), found[1])
 
 
-def test_the_backend_scores_with_transformers_and_generates_with_vllm(engine, tokenizer, tasks):
+def test_the_backend_scores_with_transformers_and_generates_with_vllm(tokenizer, tasks):
     candidate = model_of(6)
     splits = {"search": dict.fromkeys(NAMES, range(12))}
     scores = []
     for backend in ("hf", "vllm"):
         evaluator = asking(Harness(NAMES, [tasks]), backend=backend)
-        evaluator._engine = engine
         evaluator.prepare(candidate, tokenizer, splits)
         scores.append(evaluator.score(candidate))
     assert scores[0].values == scores[1].values

@@ -22,7 +22,7 @@ from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluation.lm_eval import code
 from evomerge.evaluation.lm_eval.confined import namespaces
 from evomerge.evaluation.lm_eval.tasks import Harness
-from evomerge.trust.consent import Permissions
+from evomerge.trust.code import Permissions
 
 pytestmark = pytest.mark.thorough
 

@@ -13,7 +13,7 @@ from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.generation import seed_of
 from evomerge.evaluation.lm_eval.tasks import Harness
 from evomerge.trust.calls import seeded
-from evomerge.trust.consent import Permissions
+from evomerge.trust.code import Permissions
 
 pytestmark = pytest.mark.thorough
 

@@ -5,9 +5,8 @@ from pathlib import Path
 import lm_eval
 import pytest
 
-from evomerge.compat.lm_eval import Entry
-from evomerge.compat.lm_eval_code import CLEARED
-from evomerge.trust.evaluated_text import find_evaluation, list_uses, registered_metrics
+from evomerge.compat.lm_eval import CLEARED, Entry
+from evomerge.trust.task_code import find_evaluation, list_uses, registered_metrics
 from evomerge.trust.task_files import find_change, find_leaves, read_chain
 
 LM_EVAL = Path(lm_eval.__path__[0])

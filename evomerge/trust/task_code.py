@@ -1,8 +1,12 @@
-"""Whether a function of a task can run text as code, decided from syntax trees.
+"""Whether functions and data sets of tasks can run code. Nothing of them runs.
 
-Text is what stands in documents and answers. To decide, the module of the function is parsed, and
-so is each module of lm-eval that it imports; nothing is imported. A module that cannot be read, and
-a library that is not known to leave text alone, count as code that runs text.
+A function can run text as code, which stands in documents and answers. To decide, its module is
+parsed, and so is each module of lm-eval that it imports; nothing is imported. A module that cannot
+be read, and a library that is not known to leave text alone, count as code that runs text.
+
+A data set that task YAML names runs code when it is loaded if it is a script, a pickle, another
+kind of files that is no plain data, or in a file system of fsspec, of which some run templates. A
+folder may say so in its card, too.
 """
 
 import ast
@@ -11,9 +15,13 @@ from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from sys import stdlib_module_names
+from typing import Any
 
-from evomerge.compat.lm_eval_code import CLEARED, LIBRARIES
-from evomerge.models.references import is_file
+import yaml
+
+from evomerge.compat.fsspec import is_sandboxed
+from evomerge.compat.lm_eval import CLEARED, LIBRARIES
+from evomerge.models.references import is_file, is_folder
 
 _BUILTINS = frozenset({"__builtins__", "__import__", "breakpoint", "compile", "eval", "exec"})
 
@@ -40,6 +48,18 @@ _RUNS_TEXT = frozenset(
 
 _UNREAD = ast.Module([], [])
 _RUNS_NO_TEXT = ("importlib.metadata", "importlib.resources")
+
+_PROTOCOLS = frozenset({"file", "hf", "http", "https"})  # of data files that run nothing
+_PLAIN = frozenset(
+    {
+        *("arrow", "audiofolder", "csv", "imagefolder", "json", "parquet"),
+        *("pdffolder", "text", "videofolder", "xml"),
+    }
+)
+"""Kinds of files of `datasets` that hold data only."""
+
+_CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")
+_MOST = 1 << 20  # bytes of a card
 
 
 def find_evaluation(file: Path) -> str | None:
@@ -205,3 +225,109 @@ def _short(file: Path) -> str:
     """Return the name of a file, from lm-eval's folder on where it is in there."""
     root = _lm_eval()
     return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
+
+
+def runs_code(node: yaml.Node) -> bool:
+    """Whether the data set that a mapping of task YAML names may run code."""
+    keys = [name.value for name, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+    if "trust_remote_code" in keys or "storage_options" in keys or "use_prompt" in keys:
+        return True  # whatever the value; a prompt is read from another file
+    files = [*texts_in(node, "dataset_kwargs"), *texts_in(node, "dataset_name")]
+    return any(map(_is_elsewhere, files)) or any(map(_is_code, texts_in(node, "dataset_path")))
+
+
+def texts_in(node: yaml.Node, key: str) -> Iterator[str]:
+    """Yield all texts in the values that a mapping has for a key."""
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    for inner in nodes_in(*(value for name, value in pairs if name.value == key)):
+        if isinstance(inner, yaml.ScalarNode):
+            yield str(inner.value)
+
+
+def nodes_in(*roots: yaml.Node | None) -> Iterator[yaml.Node]:
+    """Yield nodes and all nodes inside of them, each once."""
+    waiting, seen = [*roots], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        yield node
+        if not isinstance(node, yaml.ScalarNode):
+            for child in node.value:  # a mapping has pairs of a key and a value
+                waiting += child if isinstance(child, tuple) else [child]
+
+
+def find_script(name: str) -> Path | None:
+    """Return the script in the working folder that a data set or metric of a name would be."""
+    path = Path(name)
+    beside = path / f"{path.name}.py"
+    return next(filter(is_file, (path, beside)), None) if name else None
+
+
+def find_data(name: str, is_all: bool) -> Path | None:
+    """Return the folder that a data set of a name would be: any, or one that runs code."""
+    path = Path(name)
+    if name in _kinds() or not (is_folder(path) or is_file(path)):
+        return None
+    return path if is_all or _is_code(name) else None
+
+
+def _is_elsewhere(place: str) -> bool:
+    """Whether a place of data files is in a file system that may run code."""
+    protocol, separator, _ = place.partition("://")
+    return "::" in place or (bool(separator) and protocol.lower() not in _PROTOCOLS)
+
+
+def _is_code(name: str) -> bool:
+    """Whether the data set of a name is a script, no plain data, or has a card that names such."""
+    if name in _PLAIN:
+        return False
+    path = Path(name)
+    if name in _kinds() or find_script(name) or _is_elsewhere(name):
+        return True
+    cards = [path / card for card in _CARDS if is_file(path / card)]
+    if not is_sandboxed() and (cards or not is_folder(path)):  # on the Hub there is a card, too
+        return True
+    return any(map(_names_code, cards))
+
+
+@cache
+def _kinds() -> frozenset[str]:
+    """Return the kinds of files that the installed `datasets` knows."""
+    spec = find_spec("datasets")
+    folders = map(Path, (spec and spec.submodule_search_locations) or ())
+    inside = (path for folder in folders for path in folder.glob("packaged_modules/*"))
+    return frozenset(path.name for path in inside if is_folder(path))
+
+
+def _names_code(card: Path) -> bool:
+    """Whether the card of a data set names files elsewhere; also if it cannot be read."""
+    from huggingface_hub import DatasetCard
+
+    try:
+        with card.open("rb") as file:
+            content = file.read(_MOST + 1)
+        text = content.decode("utf-8-sig")
+        if len(content) > _MOST:
+            return True
+        if card.name == "README.md":
+            about: Any = DatasetCard(text, ignore_metadata_errors=True).data
+            data = about.to_dict()
+        else:
+            data = yaml.safe_load(text)
+    except Exception:  # `datasets` may read what cannot be read here
+        return True
+    return any(map(_is_elsewhere, _strings(data)))
+
+
+def _strings(data: Any) -> Iterator[str]:
+    """Yield all texts in parsed data, keys included."""
+    waiting, seen = [data], set[int]()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, (dict, list, tuple, set)) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += [*value, *(value.values() if isinstance(value, dict) else ())]
