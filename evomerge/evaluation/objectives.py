@@ -150,9 +150,9 @@ def stock_command(
     """
     config = record.config
     evaluation, tasks = config.evaluation, stock_tasks(config)
-    test = evaluation.test
+    test, are_all = evaluation.test, bool(tasks) and tasks == config.tasks
     usual = test.task_split in (None, "test")  # what lm-eval takes by itself
-    if tasks != config.tasks or test.tasks or not usual or len(evaluation.include) > 1:
+    if not are_all or test.tasks or not usual or len(evaluation.include) > 1:
         return None
     dtype = "auto" if stored_dtype and evaluation.float32 is not True else config.compute
     model = ["pretrained=MODEL_DIR", f"dtype={dtype}"]
