@@ -27,12 +27,12 @@ import torch
 from torch import Tensor
 
 from evomerge.compat.transformers import checkpoint_weights
+from evomerge.config.evaluation import ENGINES
 from evomerge.errors import CandidateError, ConfigError, DeviceError, blaming, one_line
 from evomerge.evaluation.inference import generation
 from evomerge.evaluation.inference.forward import DocumentRequests, Forward
 from evomerge.evaluation.inference.generation import Prompt
 from evomerge.evaluation.inference.reference import Request
-from evomerge.evaluation.inference.vllm_kind import VLLM
 from evomerge.models.stacks import Stack, find_stacks, is_other_modality
 from evomerge.run.atomic import TemporaryFolder
 
@@ -262,7 +262,8 @@ def _start(
     gc.unfreeze()
     gc.collect()
     has_gpu = torch.accelerator.current_accelerator(check_available=True) is not None
-    options = {"gpu_memory_utilization": VLLM.memory_share} if has_gpu else _cpu_options(model)
+    share = ENGINES.get("vllm").memory_share
+    options = {"gpu_memory_utilization": share} if has_gpu else _cpu_options(model)
     load_format, action = "dummy", "be imported"
     if tensor_parallel > 1:
         options |= {"tensor_parallel_size": tensor_parallel, "distributed_executor_backend": "mp"}
