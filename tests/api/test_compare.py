@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 from search_run import evomerge, evomerge_json
-from tiny import OTHER, copy_of
+from tiny import copy_of
 
 import evomerge as api
 from evomerge import zoo
@@ -39,21 +39,6 @@ def test_without_a_base_it_says_what_it_cannot_know():
     (pair,) = found.to_dict()["pairs"]
     assert 0 < pair["cosine"] < 1
     assert found.rows()[0] == ["parent", "nearest", "cosine"]
-
-
-def test_tokens_and_templates_that_differ_are_named(tmp_path):
-    other = copy_of("maths", tmp_path / "other", template=OTHER)
-    file = other / "tokenizer.json"
-    data = json.loads(file.read_text())
-    vocabulary = data["model"]["vocab"]
-    vocabulary["tim"] = vocabulary.pop("tom")
-    vocabulary["max"], vocabulary["eva"] = vocabulary["eva"], vocabulary["max"]
-    file.write_text(json.dumps(data))
-    notes = api.compare(["zoo:language", other], "zoo:base").notes
-    assert notes == [
-        "3 tokens of other are not those of zoo:base.",
-        "Not the chat template of zoo:base: other.",
-    ]
 
 
 def test_the_folder_of_an_adapter_is_a_parent_with_the_base(tmp_path):

@@ -4,11 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
 from run_folders import FAILED, KEY, append, asked, finished, scores, told, write_run
 from search_run import evomerge_json
 
-from evomerge.api.run import Run, plot_front, plot_history, plot_standings
+from evomerge.api.run import Run, plot_front
 from evomerge.errors import InputError, RunFolderError
 from evomerge.run.folder import RunFolder
 from evomerge.scores import Example
@@ -82,14 +81,6 @@ def test_a_parent_that_wins_has_no_genes(run: Run, tmp_path: Path) -> None:
         run.genes()
     assert run.candidates[f"gene {GENES[0]}"].isna().tolist() == [True, False]
     assert "The winner is candidate 0, the baseline" in run.report(tmp_path / "page").read_text()
-
-
-def test_plots_are_figures(run: Run, tmp_path: Path) -> None:
-    for plot in (plot_history, plot_standings):
-        figure = plot(run)
-        assert isinstance(figure, Figure)
-        figure.savefig(tmp_path / "picture.svg")
-        assert figure._repr_png_().startswith(b"\x89PNG"), "a notebook shows the picture"
 
 
 def test_a_front_is_plotted_only_if_there_is_one(run: Run, tmp_path: Path) -> None:

@@ -167,21 +167,6 @@ def test_what_is_no_open_candidate_and_no_score_is_refused(tmp_path: Path) -> No
     assert again.ask().number == 3
 
 
-def test_an_equal_recipe_is_not_scored_again(tmp_path: Path) -> None:
-    space = {"kind": "dataflow", "variant": "dropping", "layers": [5, 6], "scales": 1.0}
-    study = Study({**CONFIG, "space": space, "budget": {"candidates": 20}}, run=tmp_path / "study")
-    given = [item.number for item in study]  # of which 7 recipes can be made
-    recipes = digests(study)
-    assert given == [recipes.index(digest) for digest in dict.fromkeys(recipes)]
-    second = next(number for number in range(20) if number not in given)
-    first = recipes.index(recipes[second])
-    with pytest.raises(InputError, match="the recipe of another open candidate"):
-        study.tell(second, 1.0)
-    study.tell(first, 0.25)
-    equal = [item for item in study.history.candidates if item.digest == recipes[first]]
-    assert len(equal) > 1 and {item.fitness for item in equal} == {0.25}
-
-
 def test_each_open_candidate_has_a_model_of_its_own_which_is_the_exported_one(tmp_path) -> None:
     study = Study(CONFIG, run=tmp_path / "study")
     for number in (0, 1):

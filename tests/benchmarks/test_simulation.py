@@ -1,20 +1,15 @@
 """The simulated executor of `benchmarks/scale.py` keeps the laws, and known efficiencies."""
 
 import pytest
-from executor_laws import MakesWorker, Pretend, check_executor
+from executor_laws import MakesWorker, check_executor
 from scale import SimulatedExecutor
 
-from evomerge.execute.protocol import Executor, Job
-from evomerge.scores import Outcome
+from evomerge.execute.protocol import Executor
 
 pytestmark = pytest.mark.thorough
 
 LONG = 1e6
 """Seconds of a candidate, beside which the time of messages is nothing."""
-
-
-def pretended(job: Job, mean: float) -> tuple[float, Outcome]:
-    return mean, Pretend().outcome(job)
 
 
 def test_it_keeps_the_laws_of_executors():

@@ -10,7 +10,7 @@ from search_run import SMALL
 import evomerge as library
 from evomerge.config.schema import parse
 from evomerge.errors import InputError
-from evomerge.evaluation.objectives import load, stock_command
+from evomerge.evaluation.objectives import stock_command
 from evomerge.execute.protocol import Job
 from evomerge.execute.worker import Worker
 from evomerge.problem.runs import begin, prepare
@@ -101,14 +101,6 @@ def test_the_command_for_lm_eval_names_its_class_for_models_that_see(folder, tmp
     run = begin(tmp_path / "run", prepare(wrote, folder), wrote, folder / "search.yaml")
     command = stock_command(run.record(), run.path, single_thread=False, stored_dtype=False)
     assert command.startswith("lm_eval --model hf-multimodal --model_args pretrained=")
-
-
-def test_documents_with_one_question_and_several_images_are_several_documents(folder):
-    evaluator = load(parse(search_file(folder), "search.yaml"))
-    forms = evaluator.default.of("pictures").forms("pictures", rendered=True)
-    found = {form for i in range(COUNT) for form in forms(i)}
-    assert len(found) == 2 * COUNT
-    assert not [form for form in found if " at 0x" in form]
 
 
 def test_what_cannot_be_done_with_images_is_refused_before_the_search(folder, tmp_path):

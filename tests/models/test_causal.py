@@ -1,6 +1,5 @@
 """Models that lm-eval's tasks cannot be scored on are refused by their config and files."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import tiny
 from evomerge.errors import CheckpointError
 from evomerge.merging.backend import load
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.parts import check_causal, check_tokenizer
+from evomerge.models.parts import check_causal
 
 
 def opened(folder: Path, config: Mapping[str, Any]) -> Checkpoint:
@@ -29,19 +28,6 @@ def test_language_models_pass_and_others_do_not(tmp_path: Path) -> None:
     for name in ("LlamaForCausalLM", "GPT2LMHeadModel", "GPT2DoubleHeadsModel", "LlavaForAny"):
         check_causal(opened(tmp_path, {"model_type": "llama", "architectures": [name]}))
     check_causal(opened(tmp_path, {"model_type": "llama"}))
-
-
-def test_a_folder_without_a_tokenizer_is_one_sentence(tmp_path: Path) -> None:
-    tiny.make(tmp_path / "a")
-    whole = Checkpoint.open(tmp_path / "a", "a")
-    check_tokenizer(whole)
-    for file in whole.companions:
-        file.unlink()
-    with pytest.raises(CheckpointError, match=r"'a' has no tokenizer; put tokenizer\.json"):
-        check_tokenizer(whole)
-    (tmp_path / "a" / "generation_config.json").write_text(json.dumps({}))
-    with pytest.raises(CheckpointError, match="no tokenizer"):
-        check_tokenizer(whole)
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_vl", "gemma3"])

@@ -1,8 +1,5 @@
 """`evomerge init FILE --parents ... --task ...`: a search file that suits what is there."""
 
-import json
-from pathlib import Path
-
 import pytest
 import small_models
 import tiny
@@ -80,37 +77,6 @@ def test_rows_of_a_file_are_known_by_their_columns(tmp_path, monkeypatch, kind, 
     each = 13 if rows == "labels" else 20
     assert found["evaluation"]["validation"] == {"documents": each}
     assert found["budget"] == {"candidates": 100}, "there are too few for fresh documents"
-
-
-FILTERS = [
-    {"name": name, "filter": [{"function": "regex", "regex_pattern": regex}]}
-    for name, regex in (("strict", "#### (w.)"), ("flexible", "(w.)"))
-]
-
-
-@pytest.mark.parametrize(("validation", "source"), [(None, "training"), (300, "validation")])
-def test_documents_come_from_the_splits_that_a_task_has(tmp_path, validation, source):
-    counts = {"training": 310, "validation": validation, "test": 60}
-    files = {split: str(tmp_path / f"{split}.jsonl") for split, count in counts.items() if count}
-    for split, file in files.items():
-        rows = ({"q": f"{split} {i}", "a": "w1"} for i in range(counts[split]))
-        Path(file).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    about = {"dataset_kwargs": {"data_files": files}, "filter_list": FILTERS}
-    about |= {f"{split}_split": split for split in files}
-    write_task(tmp_path, "own", (), **about)
-    for name in ("chat-language", "chat-maths"):
-        small_models.make(tmp_path, name)
-    parents = [str(tmp_path / f"chat-{name}") for name in ("language", "maths")]
-    found = drafted(tmp_path, parents, ["own"], [str(tmp_path)])
-    each = 200 if validation else 155
-    assert found["evaluation"] == {
-        "include": [str(tmp_path)],
-        "chat_template": True,
-        "search": {"documents": "auto", "task_split": "training"},
-        "validation": {"documents": each, "task_split": source},
-        "test": {"documents": "all"},
-    }
-    assert found["objectives"] == [{"task": "own", "metric": "exact_match,strict"}]
 
 
 def test_parents_whose_vocabularies_or_depths_differ(tmp_path):

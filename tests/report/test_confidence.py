@@ -183,26 +183,6 @@ def test_what_cannot_be_compared_is_none():
     assert not fitness_interval([Objective("group", "acc")], group).has_interval
 
 
-def test_metrics_of_a_task_are_added_up_by_document_and_spreads_of_tasks_are_added():
-    """Two metrics that move against each other have a sum with little spread."""
-
-    def width(found):
-        return found.high - found.low
-
-    generator = np.random.default_rng(4)
-    up, both = generator.random(50), [Objective("t", "up"), Objective("t", "down")]
-    against = fitness_interval(both, scores(t_up=up, t_down=1 - up))
-    along = fitness_interval(both, scores(t_up=up, t_down=up))
-    assert width(against) < 0.5 * width(along)
-    assert width(along) == pytest.approx(width(fitness_interval(both[:1], scores(t_up=up))))
-    first, second = generator.normal(size=400), generator.normal(size=900)
-    objectives = [Objective("t", "m", 1.0), Objective("u", "m", 3.0, higher_is_better=False)]
-    found = fitness_interval(objectives, scores(t_m=first, u_m=second))
-    error = 1.959964 * math.hypot(first.std() / 20 / 4, second.std() / 30 * 3 / 4)
-    assert found.value == pytest.approx(first.mean() / 4 - second.mean() * 3 / 4)
-    assert width(found) == pytest.approx(2 * error, rel=0.02)
-
-
 def test_a_constant_difference_is_not_certain_on_few_documents():
     """Two documents with 8 and 10 tokens had a difference of 2 [2, 2], and p = 0."""
     for documents, is_sure in ((2, False), (400, True)):

@@ -33,11 +33,6 @@ def three(folder, ours, parent, **more):
     return run_with(folder, {"zoo:language": parent, "uniform": parent, None: ours}, **more)
 
 
-def of_100(parent, uniform, merge):
-    rights = {"zoo:language": parent, "uniform": uniform, None: merge}
-    return {label: scores(right, 100) for label, right in rights.items()}
-
-
 @pytest.mark.parametrize(
     ("case", "works", "words"),
     [
@@ -183,27 +178,6 @@ def test_a_verdict_over_several_objectives_names_what_was_lost(tmp_path, ours, l
     found = run_with(tmp_path, known, objectives=objectives).verdict
     assert found.works
     assert f" in the weighted mean of {KEY} and zoo_facts/acc.{lost} The closest" in found.text
-
-
-@pytest.mark.parametrize(
-    ("space", "gene", "kind", "suits"),
-    [
-        ({"method": "linear"}, "zoo:maths.weight", "real", True),
-        ({"method": "linear"}, "zoo:maths.weight", "integer", False),
-        ({"method": "ties"}, "zoo:maths.density", "real", False),
-        ({"method": "ties", "most_parents": 1}, "zoo:maths.priority", "real", False),
-        ({"method": "removed_since"}, "zoo:maths.weight", "real", False),
-    ],
-)
-def test_gradients_are_advised_only_where_a_gene_has_one(tmp_path, space, gene, kind, suits):
-    ranges = [{"genes": [gene], "kind": kind, "low": 0, "high": 1}]
-    more = {
-        "space": {"kind": "parameters", **space},
-        "frozen": {"genes": [gene], "gene_ranges": ranges},
-    }
-    text = run_with(tmp_path, of_100(40, 38, 39), 0, **more).verdict.text
-    assert ("Next: gradients" in text) is suits
-    assert (" Next: 10 candidates" in text) is not suits
 
 
 def test_where_less_is_better_people_see_the_metric_itself(tmp_path):

@@ -18,7 +18,6 @@ from evomerge.errors import EvomergeError
 from evomerge.scores import Scores
 
 TEXTS = [{"classifier": "accuracy", "file": "rows/texts.jsonl"}]
-PAIRS = [{"classifier": "pairwise", "file": "rows/answers.jsonl"}]
 
 
 @pytest.fixture(scope="module")
@@ -95,19 +94,6 @@ def test_of_other_labels_only_the_body_is_merged(folder: Path, tmp_path: Path) -
             again = evomerge.merge(place / "evomerge_recipe.yaml", tmp_path / f"{place.name}-again")
         assert equal(weights(place), weights(again))
     assert not (out / "mergekit_config.yml").exists()  # it would merge the heads
-
-
-def test_a_reward_model_merges_with_chat_models(folder: Path, tmp_path: Path) -> None:
-    file = write(folder, ["answers-one", "llama-chat"], objectives=PAIRS)
-    report = evomerge.validate(file)
-    assert report["classifier"].startswith("one score of a text (a reward model); merged: the body")
-    told = " ".join(report["warnings"])
-    assert "llama-chat" in told and "lm_head" in told and "host answers-one" in told
-    out = searched(file, tmp_path / "run").export(tmp_path / "model", 4)
-    check_stock(out)
-    assert equal(head(out), head(folder / "answers-one"))
-    norm = "model.norm.weight"
-    assert not weights(out)[norm].equal(weights(folder / "llama-chat")[norm])
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta"])

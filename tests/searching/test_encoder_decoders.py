@@ -11,7 +11,7 @@ import torch
 import two_stacks
 from search_run import searched
 from stock_scores import by_library
-from two_stacks import DECODER, ENCODER, FAMILIES
+from two_stacks import FAMILIES
 
 import evomerge
 from evomerge.config.schema import load, parse
@@ -73,36 +73,6 @@ def test_a_linear_merge_with_equal_weights_is_the_average_of_all_tensors(family,
         for tensor, found in two_stacks.load(tmp_path / name).state_dict().items():
             wanted = sum(share * parents[parent][tensor] for parent, share in shares.items())
             torch.testing.assert_close(found, wanted, msg=f"{name}: {tensor}")
-
-
-def test_each_stack_has_groups_and_components_of_its_own(tmp_path: Path) -> None:
-    for seed, name in enumerate("ab"):
-        two_stacks.make(tmp_path / name, "bart", seed)
-    space, checkpoints = spaces(tmp_path, "bart", groups=3, components=["cross_attention", "mlp"])
-    places = [gene.name.split(f".{tmp_path}")[0] for gene in space.genes if "/a." in gene.name]
-    parts = ("cross_attention", "mlp", "rest")
-    assert places == [
-        "embeddings",
-        *(f"encoder[{i}:{i + 1}].{part}" for i in range(ENCODER) for part in parts[1:]),
-        *(f"decoder[{i}:{i + 1}].{part}" for i in range(DECODER) for part in parts),
-        "head",
-    ]
-    values = dict.fromkeys((gene.name for gene in space.genes), 1.0)
-    values |= {name: 0.0 for name in values if "/a." in name}
-    values |= {name: 1.0 - value for name, value in values.items() if "cross_attention" in name}
-    write_model(space.decode(tuple(values.values())), checkpoints, tmp_path / "out")
-    out, a, b = (two_stacks.load(tmp_path / name).state_dict() for name in ("out", "a", "b"))
-    for name, tensor in out.items():
-        torch.testing.assert_close(tensor, (a if ".encoder_attn." in name else b)[name], msg=name)
-
-    whole, _ = spaces(tmp_path, "bart", components=["attention"])
-    (found,) = {layer.sources[0].knobs["weight"] for layer in _decoder(whole)}
-    assert [pattern for pattern, _ in found] == [".encoder_attn.", ".self_attn.", "*"]
-
-
-def _decoder(space: Any) -> Any:
-    recipe = space.decode(tuple(gene.start for gene in space.genes))
-    return recipe.layers["model.decoder.layers"]
 
 
 def test_a_path_is_one_through_the_decoder(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:

@@ -63,15 +63,6 @@ def test_what_was_asked_is_proposed_again_from_its_origins(name: str, told: list
     assert one.ask(99)[0].digest == other.ask(99)[0].digest
 
 
-def test_the_recorded_genome_counts_where_another_machine_computes_another(caplog):
-    one, other = new("cma"), new("cma")
-    genome = [0.25 + value / 2 for value in one.ask(0)[1]["genome"]]
-    other.repeat(0, None, {"genome": genome})
-    other.repeat(1, None, {"genome": genome})
-    assert len(caplog.records) == 1
-    assert "recorded genomes are used" in caplog.text
-
-
 NOTHING = Layer("", ())
 FRAME = Recipe("a", {}, NOTHING, NOTHING, dtype="float32")
 SLOTS = paths("sakana", {"a": 8, "b": 8}, FRAME, repeats=1, scales=1.0, ends="free")

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import pytest
 import seeing
 import torch
+from draws import few
 
 from evomerge.evaluation.inference.features import ImageFeatures
 from evomerge.merging.resident import Resident
@@ -36,7 +37,7 @@ def counted(model):
     handle.remove()
 
 
-@pytest.fixture(scope="module", params=seeing.FAMILIES)
+@pytest.fixture(scope="module", params=few(seeing.FAMILIES, ("llava", "qwen2_vl", "gemma3")))
 def family(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     kind = request.param

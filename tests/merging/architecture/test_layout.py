@@ -101,7 +101,7 @@ def made(tmp_path, generation, config):
     return parents, every(parents["a"], lambda i: mix("ab", i), dtype="float32")
 
 
-@pytest.mark.parametrize("tokenizer", ["base", "union", "b"])
+@pytest.mark.parametrize("tokenizer", ["base", "b"])
 @pytest.mark.parametrize(
     ("generation", "config"),
     [({"top_k": 7}, {}), ({}, {"num_beams": 3}), (None, {}), (None, {"max_new_tokens": 3})],

@@ -6,6 +6,7 @@ import pytest
 import seeing
 import tiny
 import torch
+from draws import few
 from merges import digest, every, mix, rates_of
 
 from evomerge.errors import CheckpointError, RecipeError
@@ -37,7 +38,7 @@ def merged(recipe, parents, folder):
     return model
 
 
-@pytest.fixture(scope="module", params=seeing.FAMILIES)
+@pytest.fixture(scope="module", params=few(seeing.FAMILIES, ("llava", "qwen2_vl", "gemma3")))
 def family(request, tmp_path_factory):
     """Two vision-language models of a family, and its text model."""
     folder, kinds = tmp_path_factory.mktemp(request.param), {"a": "", "b": "", "text": "/text"}
