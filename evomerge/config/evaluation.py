@@ -1,7 +1,5 @@
 """The section `evaluation`: how candidates are scored, on which documents, by which engine."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal

@@ -6,8 +6,6 @@ and the reference page come from it. It stands beside what it makes, in a room a
 is looked up by name, like the kinds that other packages add.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable, Collection, Mapping

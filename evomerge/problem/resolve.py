@@ -3,8 +3,6 @@
 No weights are read, and no model is run.
 """
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -7,8 +7,6 @@ the groups of its encoder, then as many of its decoder. A vision tower, a projec
 tower are the host's, or places of their own if the search file names them as components.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace

@@ -3,8 +3,6 @@
 A slice is a parent, a first block and a last block. The slices of a path may overlap.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 

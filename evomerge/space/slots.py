@@ -7,8 +7,6 @@ indicators, scales that are used only if the slot is included). A swap chooses a
 depth: block i of the model is block i of one parent.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
