@@ -95,8 +95,9 @@ def test_a_candidate_that_fails_is_an_error(tmp_path):
         run(["validate", str(file), "--time"])
 
 
-def test_a_candidate_is_scored_a_step_is_made_and_no_run(tmp_path, capsys):
-    file = write_search(tmp_path, optimizer={"name": "gradient", "steps": 10})
+@pytest.mark.parametrize("form", [None, {"delimiter": True, "end": "stop"}])
+def test_a_candidate_is_scored_a_step_is_made_and_no_run(form, tmp_path, capsys):
+    file = write_search(tmp_path, optimizer={"name": "gradient", "steps": 10, "form": form})
     assert run(["validate", str(file), "--time", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["time"]
     assert (found["workers"], found["candidates"]) == (1, 22)
@@ -104,7 +105,8 @@ def test_a_candidate_is_scored_a_step_is_made_and_no_run(tmp_path, capsys):
     assert found["hours"] > 22 * found["candidate_seconds"] / 3600
     assert 10**8 < found["machine_bytes"] == found["peak_bytes"]["process"] < 10**11
     assert found["step_seconds"] > 0
-    assert found["forms"] == {"zoo_l2_maths": {"delimiter": True, "end": "token"}}
+    preferred = {"zoo_l2_maths": {"delimiter": True, "end": "token"}}
+    assert found["forms"] == ({"*": form} if form else preferred)
     assert [item.name for item in tmp_path.iterdir()] == ["search.yaml"]
 
 

@@ -48,7 +48,7 @@ def forms_in_words(forms: Forms) -> str:
     """Return the forms for people."""
     ends = {"token": "before the end token", "stop": "before the first stop string"}
     return "; ".join(
-        f"{'in general' if task == ANY else task}: {'behind' if form.delimiter else 'without'} the "
+        f"{'in general' if task == ANY else task}: {'after' if form.delimiter else 'without'} the "
         f"delimiter, {ends.get(form.end, 'without an end')}"
         for task, form in forms.items()
     )

@@ -86,7 +86,7 @@ class Segment:
         # The first step finds the forms, and makes what later ones keep.
         first = replace(self, batches=self.batches[:1], watches=False)
         others = replace(self, batches=self.batches[:steps], watches=steps is None)
-        forms: Forms = {}
+        forms = self.forms
         for segment in (first, others):
             outcome = worker(Job(0, self.recipe, work=replace(segment, forms=forms)))
             if isinstance(outcome, Failure):
