@@ -28,7 +28,7 @@ from evomerge.errors import RecipeError, among
 from evomerge.parsing.texts import yaml_mapping, yaml_text
 from evomerge.parsing.values import Values, shown
 
-Knob: TypeAlias = float | tuple[tuple[str, float], ...]
+KnobValue: TypeAlias = float | tuple[tuple[str, float], ...]
 """One number, or (substring of a tensor name, number) pairs: the first whose substring is in the
 tensor's name applies; `"*"` matches every name."""
 
@@ -52,7 +52,7 @@ def number(value: float | int | bool) -> float:
     return result
 
 
-def knob_at(knob: Knob, tensor_name: str) -> float:
+def knob_at(knob: KnobValue, tensor_name: str) -> float:
     """Return the value of a knob for a tensor; RecipeError: no pattern of it matches the name."""
     if isinstance(knob, float):
         return knob
@@ -65,7 +65,7 @@ def knob_at(knob: Knob, tensor_name: str) -> float:
     )
 
 
-def _canonical(knobs: Mapping[str, Any]) -> dict[str, Knob]:
+def _canonical(knobs: Mapping[str, Any]) -> dict[str, KnobValue]:
     return {
         name: number(value)
         if isinstance(value, (int, float))
@@ -86,7 +86,7 @@ class Source:
 
     parent: str
     layer: int | None = None
-    knobs: Mapping[str, Knob] = field(default_factory=dict)
+    knobs: Mapping[str, KnobValue] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "knobs", _canonical(self.knobs))
@@ -107,7 +107,7 @@ class Layer:
     method: str
     sources: tuple[Source, ...]
     base: Source | None = None
-    knobs: Mapping[str, Knob] = field(default_factory=dict)
+    knobs: Mapping[str, KnobValue] = field(default_factory=dict)
     scale: float = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -305,7 +305,7 @@ def _sha256(data: Any, where: str) -> str:
     return str(data)
 
 
-def _knob(data: Any, where: str) -> Knob:
+def _knob(data: Any, where: str) -> KnobValue:
     pair = "[part of a tensor's name, number]"
     if not isinstance(data, list):
         return _VALUES.real(data, where, f"a number, or a list of {pair}")

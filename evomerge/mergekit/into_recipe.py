@@ -24,7 +24,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap
 from evomerge.models.parts import modality_misfit
 from evomerge.models.stacks import Modality, modality_of
-from evomerge.recipe import DTYPES, Knob, Layer, Recipe, Source
+from evomerge.recipe import DTYPES, KnobValue, Layer, Recipe, Source
 
 _MAIN = (None, "default")
 """Names of the only module of a text model; mergekit calls it `default`."""
@@ -120,7 +120,7 @@ def _knobs(
     levels: Sequence[Mapping[str, Rules]],
     depth: float,
     names: Mapping[str, str],
-) -> dict[str, Knob]:
+) -> dict[str, KnobValue]:
     """Return the knobs that the file sets for a source, or for the merge as a whole (`per`)."""
     found = {}
     for knob in method.knobs:

@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from evomerge.errors import RecipeError
-from evomerge.merging.methods.method import Knob as MethodKnob
+from evomerge.merging.methods.method import Knob
 from evomerge.parsing.values import Values
-from evomerge.recipe import Knob
+from evomerge.recipe import KnobValue
 
 EVERY = "*"
 
@@ -68,8 +68,8 @@ def _gradient(data: Any, where: str) -> tuple[float, ...]:
 
 
 def resolve(
-    rules: Sequence[Rule], depth: float, names: Mapping[str, str], parameter: MethodKnob
-) -> Knob:
+    rules: Sequence[Rule], depth: float, names: Mapping[str, str], parameter: Knob
+) -> KnobValue:
     """Return a recipe's knob for the rules of a parameter, of which the first that matches applies.
 
     `depth` is the position of the tensors' block in its slice, from 0 (first) to 1 (last). `names`:

@@ -2,12 +2,12 @@
 
     dL/d(gene) = sum over merged tensors W of <dL/dW, dW/d(gene)>
 
-A backward pass gives dL/dW. How genes move the knobs of a tensor (`Rates`) follows from recipes
+A backward pass gives dL/dW. How genes move the knobs of a tensor (`Slopes`) follows from recipes
 beside the given one (`knob_changes`). How a knob moves the tensor says its merge method, or else
 the central difference of the method. An example::
 
     gradients = Gradients(resident, genes=2)
-    with gradients.of(recipe, rates) as (model, gradient):
+    with gradients.of(recipe, slopes) as (model, gradient):
         loss(model).backward()                    # the model of the recipe is in memory
     gradient                                      # one number for each gene
 
@@ -44,7 +44,7 @@ FACTOR: KnobKey = (None, "factor")
 KnobOf: TypeAlias = tuple[str, KnobKey]
 """Name of a merged tensor, and a knob of it."""
 
-Rates: TypeAlias = Mapping[str, Sequence[tuple[int, KnobKey, float]]]
+Slopes: TypeAlias = Mapping[str, Sequence[tuple[int, KnobKey, float]]]
 """Name of a merged tensor -> (number of the gene, knob, derivative of the knob by the gene)."""
 
 
@@ -85,7 +85,7 @@ class Gradients:
         self._resident, self._genes = resident, genes
 
     @contextmanager
-    def of(self, recipe: Recipe, rates: Rates) -> Iterator[tuple[Any, list[float]]]:
+    def of(self, recipe: Recipe, slopes: Slopes) -> Iterator[tuple[Any, list[float]]]:
         """Build a recipe; yield its model, and a list that has the gradient after the block.
 
         In the block, call `backward` of a loss of the model's outputs; if several times, the
@@ -94,7 +94,7 @@ class Gradients:
         """
         prepared = self._resident.prepare(recipe)
         model = self._resident.write(prepared)
-        plans = {plan.name: plan for plan in prepared.plans if plan.name in rates}
+        plans = {plan.name: plan for plan in prepared.plans if plan.name in slopes}
         tensors: dict[str, list[str]] = defaultdict(list)
         locations = prepared.layout.locations
         for name in plans:
@@ -109,9 +109,9 @@ class Gradients:
                 plan = plans[name]
                 part = _part_of(whole, weight, prepared.targets[name].view)
                 flat = as_array(part.to("cpu", float32).contiguous()).reshape(-1)
-                by_knobs = self._by_knobs(plan, {key for _, key, _ in rates[name]}, flat)
-                for gene, key, rate in rates[name]:
-                    parts[gene].append(by_knobs[key] * rate)
+                by_knobs = self._by_knobs(plan, {key for _, key, _ in slopes[name]}, flat)
+                for gene, key, slope in slopes[name]:
+                    parts[gene].append(by_knobs[key] * slope)
 
         gradient: list[float] = []
         weights = {name: item for name, item in model.named_parameters() if name in tensors}

@@ -128,9 +128,12 @@ class Resident:
         self._targets_of.clear()
 
     def prepare(self, recipe: Recipe) -> Prepared:
-        """Compute and keep what the merges of a recipe need and no earlier candidate has needed.
+        """Plan a recipe, and prepare the merges of those tensors that change; no weight changes.
 
-        What there is no room for is computed by `write`. The model does not change.
+        A merge has two phases. Here `Method.prepare` computes what does not depend on knobs, such
+        as the order of magnitudes: a `Merge`, kept for later candidates (`TensorMaker.prepare`).
+        Then `write` calls the `Merge` with the knobs of this recipe (`TensorMaker.make`); one that
+        there was no room to keep is prepared again there.
 
         Raises:
             RecipeError: the recipe does not fit the parents, or has another host or dtype.
@@ -150,8 +153,8 @@ class Resident:
             for plan in plans
             if plan.name in targets and self._written.get(targets[plan.name].key) != plan
         ]
-        with torch_threads(1) as threads:
-            self.maker.prepare(changed, threads)
+        with torch_threads(1) as usual_threads:
+            self.maker.prepare(changed, usual_threads)
         return Prepared(layout, targets, plans, changed)
 
     def write(self, prepared: Prepared) -> nn.Module:
@@ -160,7 +163,7 @@ class Resident:
         Raises:
             CandidateError: a merged weight is not finite. The next `prepare` still works.
         """
-        targets = self._targets(prepared.layout, prepared.changed)
+        targets = prepared.targets
 
         def out(plan: TensorPlan) -> Array:
             array = targets[plan.name].array
@@ -177,8 +180,8 @@ class Resident:
             self.tower = object()
         for plan in prepared.changed:
             self._written.pop(targets[plan.name].key, None)
-        with torch_threads(1) as threads:
-            self.maker.make(prepared.changed, out, use, threads)
+        with torch_threads(1) as usual_threads:
+            self.maker.make(prepared.changed, out, use, usual_threads)
         self.module = prepared.layout.module
         return self.module
 

@@ -154,7 +154,7 @@ def check_fit(
 ) -> None:
     """Check that every parent has the tensors of the host, in the same shapes, and no others.
 
-    The numbers of blocks may differ. Other modalities are not compared; see `modality_misfit`.
+    The numbers of blocks may differ. Other modalities are not compared (`parts.py` does that).
     Where the rows are matched by token, `vocabularies` is false: their numbers may differ, too.
     `tokenizer` is the key for this in the file that names the parents.
 

@@ -15,7 +15,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap
 from evomerge.models.parts import merged_stacks, stack_names
 from evomerge.models.stacks import Stack
-from evomerge.recipe import Knob, Layer, Source
+from evomerge.recipe import KnobValue, Layer, Source
 from evomerge.space.knobs import KnobPlan, MethodInputs, SearchedKnob
 from evomerge.space.protocol import Gene
 
@@ -88,7 +88,7 @@ class LayerGenes:
         for parent, knob, index in self._searched[number]:
             numbers.setdefault(parent, {}).setdefault(knob, []).append(values[index])
 
-        def knobs(parent: str | None) -> dict[str, Knob]:
+        def knobs(parent: str | None) -> dict[str, KnobValue]:
             searched = {
                 knob: self._knob(items, block) for knob, items in numbers.get(parent, {}).items()
             }
@@ -181,7 +181,7 @@ class LayerGenes:
         kind = "binary" if knob.kind == "flag" else knob.kind
         return Gene(name, kind, knob.low, knob.high, knob.start)
 
-    def _knob(self, numbers: list[float], block: int | None) -> Knob:
+    def _knob(self, numbers: list[float], block: int | None) -> KnobValue:
         if block is None or not self._components:
             return numbers[-1]
         return tuple(

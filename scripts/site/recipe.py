@@ -40,7 +40,8 @@ _WORDS = {
     "Mapping[str, tuple[Layer, ...]]": "mapping from name to a list of [layers](#layer)",
     "Mapping[str, Recipe]": "mapping from name to a recipe",
     "Mapping[str, Pin]": "mapping from name to [pin](#pin)",
-    "Mapping[str, Knob]": "mapping from name to number, or to pairs of tensor names and numbers",
+    "Mapping[str, KnobValue]": "mapping from name to number, "
+    "or to pairs of tensor names and numbers",
 }
 """Type of a field -> what it is in a file."""
 

@@ -136,7 +136,7 @@ Floats: TypeAlias = Sequence[float]
 Values: TypeAlias = Mapping[str, float]
 """Knobs by name."""
 
-Sources: TypeAlias = Sequence[Values]
+SourceKnobs: TypeAlias = Sequence[Values]
 """The `source` knobs of every source, in order."""
 
 _TYPES: Mapping[str, type] = {"real": float, "integer": int, "flag": bool}
@@ -205,7 +205,7 @@ class Method:
                 operands = replace(operands, prepared=self.preparation(operands))
         return Merge(self, operands)
 
-    def arguments(self, sources: Sources, knobs: Values) -> dict[str, Any]:
+    def arguments(self, sources: SourceKnobs, knobs: Values) -> dict[str, Any]:
         """Return the knobs as the function takes them."""
         arguments: dict[str, Any] = {}
         for knob in self.knobs:
@@ -225,7 +225,7 @@ class Merge:
     method: Method
     operands: Operands
 
-    def __call__(self, sources: Sources, knobs: Values, out: Array) -> None:
+    def __call__(self, sources: SourceKnobs, knobs: Values, out: Array) -> None:
         """Write the merged tensor, given all knobs; see `Method.function`."""
         arguments = self.method.arguments(sources, knobs)
         if not self.method.torch:
@@ -237,7 +237,7 @@ class Merge:
             self.method.function(self.operands, as_tensor(out), **arguments)
 
     def gradients(
-        self, sources: Sources, knobs: Values, gradient: Array
+        self, sources: SourceKnobs, knobs: Values, gradient: Array
     ) -> Mapping[KnobKey, float]:
         """Return the gradients by knobs that the method has of its own, at these knobs."""
         if self.method.gradients is None:

@@ -22,7 +22,7 @@ from evomerge.evaluation.inference.rows import Form, Forms
 from evomerge.evaluation.loss import AnswerKey, Loss
 from evomerge.evaluation.tasks.objective import Documents
 from evomerge.execute.protocol import Job, WorkResult
-from evomerge.merging.gradients import FACTOR, Gradients, KnobOf, Rates, knob_changes
+from evomerge.merging.gradients import FACTOR, Gradients, KnobOf, Slopes, knob_changes
 from evomerge.merging.resident import Resident
 from evomerge.recipe import Recipe
 from evomerge.scores import Failure
@@ -187,7 +187,7 @@ class Stepper:
         return SegmentResult(descent, tuple(losses), watched, key.forms)
 
     def _step(
-        self, recipe: Recipe, rates: Rates, documents: Documents, key: AnswerKey
+        self, recipe: Recipe, rates: Slopes, documents: Documents, key: AnswerKey
     ) -> tuple[list[float], float]:
         """Return gradient and loss at a recipe; if memory runs out, with less from then on."""
         try:
@@ -212,7 +212,7 @@ class Stepper:
 
         return self.loss.choose_forms(models(), documents, key)
 
-    def _rates(self, genome: Genome) -> Rates:
+    def _rates(self, genome: Genome) -> Slopes:
         """Return how fast the real genes move knobs at a genome.
 
         To find which knobs each gene moves, it is moved alone. If each knob then belongs to one
