@@ -146,32 +146,35 @@ class Forward:
     def _check_scoring(self, model: Any, documents: Sequence[DocumentRequests]) -> None:
         """Choose the first way of scoring that gives the logits of plain passes, up to rounding.
 
-        A plain pass reads one continuation alone. Ways differ in `packed` and `gather`, then in
-        `shared`. Of each probe the logits of its last targets are compared: (targets, vocabulary).
+        A plain pass reads one continuation alone. Ways differ in `packed` and `gather`; the one
+        that is chosen is tried with a `shared` prefix, too. Of each probe the logits of its last
+        targets are compared: (targets, vocabulary).
         """
         probes = RowProbes.of(continuation_rows(documents, packed=True))
         with _refusing(model):
             alone = [Batch.of([row], self.pad, model.device) for row in probes.alone()]
             expected = likelihood.last_logits(model, alone, False, _COMPARED)
 
-        def is_right(packed: bool, gather: bool, shared: bool) -> bool:
-            batches = list[Batch]()
-            for run in [probes.sharing] if shared else probes.runs:
-                rows = run if packed else [*map(last_of, run)]
-                batches += self._batches(rows, model.device, shared)
-            if shared and not any(batch.prefix for batch in batches):
-                return False
+        def batches(run: Sequence[Row], packed: bool, shared: bool = False) -> list[Batch]:
+            rows = run if packed else [*map(last_of, run)]
+            return self._batches(rows, model.device, shared)
+
+        def are_right(batches: Sequence[Batch], gather: bool) -> bool:
             try:
                 logits = likelihood.last_logits(model, batches, gather, _COMPARED)
             except Exception as error:
-                log.debug("packed=%s gather=%s shared=%s: %s", packed, gather, shared, error)
+                log.debug("gather=%s, %d batches: %s", gather, len(batches), error)
                 return False
             return all(agree(logits[n], expected[n], model) for n in expected if n in logits)
 
-        ways = ((True, True), (True, False), (False, True), (False, False))
-        right = (way for way in ways if is_right(*way, False))
-        self.packed, self.gather = next(right, ways[-1])
-        self.shared = is_right(self.packed, self.gather, True)
+        self.packed = self.gather = False
+        for packed, gather in ((True, True), (True, False), (False, True)):
+            if are_right([b for run in probes.runs for b in batches(run, packed)], gather):
+                self.packed, self.gather = packed, gather
+                break
+        sharing = batches(probes.sharing, self.packed, shared=True)
+        has_prefix = any(batch.prefix for batch in sharing)
+        self.shared = has_prefix and are_right(sharing, self.gather)
 
     def _generates(self, model: Any, prompts: Sequence[Prompt]) -> bool:
         """Return whether our own loop has the logits of passes without a cache."""

@@ -27,10 +27,8 @@ _MEMORY_TOGETHER = 4 << 30  # bytes of memory of all processes
 _PROCESSES = 256
 _FILE_SIZE = 64 << 20
 _POLL = 0.005  # seconds between two looks at whether a process has ended
-_LOOK, _SHARE = (
-    0.05,
-    10,
-)  # seconds between looks at the memory, and at least 10 times what one takes
+_LOOK = 0.05  # seconds between looks at the memory
+_SHARE = 10  # times that one look takes pass at least before the next
 
 _IS_LINUX = sys.platform == "linux"
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36

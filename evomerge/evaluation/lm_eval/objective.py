@@ -219,11 +219,11 @@ class LmEval(Objective):
     def prepare(
         self, model: Any, tokenizer: Any, splits: Sequence[Documents], deepest: Callable[[], Any]
     ) -> None:
-        """Set the documents; choose the fastest way to run models that gives right results.
+        """Set the documents; start the runner, which chooses the fastest way that is right.
 
-        The first of the objectives that share a runner chooses for all of them. It scores a few
-        documents of its first split in different ways on `model`: one of the architecture that
-        will be scored, on its device, with meaningful weights (a parent's).
+        A runner is shared with the objectives of other splits, and the first of them starts it. For
+        its choice it scores a few documents of the first split in different ways on `model`: one of
+        the architecture that will be scored, on its device, with meaningful weights (a parent's).
 
         Raises:
             ConfigError: a task needs longer inputs than the model can read, or a document has no
@@ -234,9 +234,11 @@ class LmEval(Objective):
             return
         forward = self.runner.start(model, tokenizer, deepest)
         first = {task: sorted(ids) for task, ids in splits[0].items() if task in self.info.tasks}
-        prompts = [[self.requests.get(task, i) for i in ids] for task, ids in first.items()]
-        answers = [self.requests.new_answers(task, first[task]) for task in self._referenced(first)]
-        forward.check(model, [*prompts, *filter(None, answers)])
+        tried = [[self.requests.get(task, i) for i in ids] for task, ids in first.items()]
+        for task in self._referenced(first):
+            if answers := self.requests.new_answers(task, first[task]):
+                tried.append(answers)
+        forward.check(model, tried)
 
     def _referenced(self, documents: Documents) -> list[str]:
         """Return the tasks of documents whose reference answers are scored."""
