@@ -19,9 +19,8 @@ from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.objectives import kinds_of
-from evomerge.evaluation.tasks.documents import USUAL, in_order
 from evomerge.problem.problem import Problem
-from evomerge.problem.tasks import find_splits, leaves_of
+from evomerge.problem.tasks import USUAL, find_splits, in_order, leaves_of
 from evomerge.scores import Documents, Expected, Objective, Scores, Split
 
 BELIEF = 10

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.errors import ConfigError
-from evomerge.evaluation.tasks.documents import DocumentPool, choose_documents
+from evomerge.problem.tasks import DocumentPool, choose_documents
 
 SPLITS = ("search", "validation", "test")
 
