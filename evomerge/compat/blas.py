@@ -36,19 +36,13 @@ def linear_algebra() -> dict[str, str]:
     import scipy.linalg  # loads scipy's library
     import torch
 
-    loaded = _loaded()
     folders = {
         package.__name__: Path(str(package.__file__)).parent for package in (numpy, scipy, torch)
     }
-    own = {
-        name: [text for path, text in loaded.items() if _is_part(path, folder)]
-        for name, folder in folders.items()
-    }
-    of_system = [
-        text
-        for path, text in loaded.items()
-        if not any(_is_part(path, folder) for folder in folders.values())
-    ]
+    own, of_system = {name: list[str]() for name in folders}, list[str]()
+    for path, text in _loaded().items():
+        owner = next((name for name, folder in folders.items() if _is_part(path, folder)), None)
+        (of_system if owner is None else own[owner]).append(text)
     built = {
         "numpy": _built_with(numpy.show_config(mode="dicts")),
         "scipy": _built_with(scipy.show_config(mode="dicts")),

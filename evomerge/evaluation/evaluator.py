@@ -11,12 +11,7 @@ from typing import Any, Self
 from evomerge.device import is_device_failure, is_exhausted
 from evomerge.errors import CandidateError, EvomergeError, one_line
 from evomerge.evaluation.tasks.info import TasksInfo
-from evomerge.evaluation.tasks.objective import (
-    DocumentMetrics,
-    Documents,
-    Merges,
-    Objective,
-)
+from evomerge.evaluation.tasks.objective import DocumentMetrics, Documents, Merges, Objective
 from evomerge.scores import MODEL, Example, Scores, Split
 
 _FEW = 8  # documents of each task in `try_out`

@@ -15,17 +15,8 @@ import yaml
 
 from evomerge.compat.lm_eval import Index
 from evomerge.models.references import is_file
+from evomerge.trust import task_code
 from evomerge.trust.code import files_of_module, is_installed
-from evomerge.trust.task_code import (
-    find_data,
-    find_evaluation,
-    find_loads,
-    find_script,
-    nodes_in,
-    registered_metrics,
-    runs_code,
-    texts_in,
-)
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # lm-eval takes that of C too
 _PLAIN = "tag:yaml.org,2002:"
@@ -108,9 +99,9 @@ class TaskFile(NamedTuple):
         Both `datasets` and `evaluate` look there first, and run a script that they find. Documents
         from there matter if a function of the task `evaluates` text.
         """
-        loaded = (find_loads(file) for _, file in self.modules() if file)
-        scripts = map(find_script, sorted(self.metrics.union(*loaded)))
-        data = (find_data(name, evaluates) for name in sorted(self.data_sets))
+        loaded = (task_code.find_loads(file) for _, file in self.modules() if file)
+        scripts = map(task_code.find_script, sorted(self.metrics.union(*loaded)))
+        data = (task_code.find_data(name, evaluates) for name in sorted(self.data_sets))
         return next(filter(None, (*scripts, *data)), None)
 
     def find_evaluation(self) -> str | None:
@@ -118,7 +109,7 @@ class TaskFile(NamedTuple):
         if self.allows_code:
             return f"{self.path.name} says so"
         for name, file in self.modules():
-            if reason := find_evaluation(file) if file else f"{name} cannot be read":
+            if reason := task_code.find_evaluation(file) if file else f"{name} cannot be read":
                 return reason
         return None
 
@@ -142,12 +133,12 @@ def read_task_file(path: Path) -> TaskFile:
 
 
 def _read(file: Path, root: yaml.Node | None) -> TaskFile:
-    nodes = list(nodes_in(root))
+    nodes = list(task_code.nodes_in(root))
     pairs = list(_pairs(root))
-    flags = [text.lower() for node in nodes for text in texts_in(node, "unsafe_code")]
-    metrics = {text for node in nodes for text in texts_in(node, "metric")}
+    flags = [text.lower() for node in nodes for text in task_code.texts_in(node, "unsafe_code")]
+    metrics = {text for node in nodes for text in task_code.texts_in(node, "metric")}
     names = {key: str(value.value) for key, value in pairs if isinstance(value, yaml.ScalarNode)}
-    texts = [text for node in nodes for text in texts_in(node, "include")]
+    texts = [text for node in nodes for text in task_code.texts_in(node, "include")]
     included = [path for text in texts if (path := _resolved(file.parent / text))]
     return TaskFile(
         path=file,
@@ -159,7 +150,9 @@ def _read(file: Path, root: yaml.Node | None) -> TaskFile:
         functions=tuple(str(node.value) for node in nodes if node.tag == "!function"),
         members=tuple(_members(root, frozenset())),
         allows_code="code_eval" in metrics or not {*flags} <= {"false", "no", "off", ""},
-        data_sets=frozenset(text for node in nodes for text in texts_in(node, "dataset_path")),
+        data_sets=frozenset(
+            text for node in nodes for text in task_code.texts_in(node, "dataset_path")
+        ),
         metrics=frozenset(metrics),
         runs=any(map(_runs, nodes)),
     )
@@ -322,15 +315,19 @@ def _runs(node: yaml.Node) -> bool:
     """
     kind = "map" if isinstance(node, yaml.MappingNode) else "seq"
     kinds = _SCALARS if isinstance(node, yaml.ScalarNode) else {kind}
-    if node.tag.removeprefix(_PLAIN) not in kinds or runs_code(node):
+    if node.tag.removeprefix(_PLAIN) not in kinds or task_code.runs_code(node):
         return True
     pairs = node.value if isinstance(node, yaml.MappingNode) else []
     metrics = (value for key, value in pairs if key.value == "metric_list")
-    return any(map(_is_elsewhere, (inner for value in metrics for inner in nodes_in(value))))
+    return any(
+        map(_is_elsewhere, (inner for value in metrics for inner in task_code.nodes_in(value)))
+    )
 
 
 def _is_elsewhere(node: yaml.Node) -> bool:
     """Whether lm-eval takes a metric from the Hub or from a file, as it does with unknown names."""
-    flags = {text.lower() for text in texts_in(node, "hf_evaluate")}
-    names = texts_in(node, "metric")
-    return not flags <= {"false", "no", "off"} or not registered_metrics().issuperset(names)
+    flags = {text.lower() for text in task_code.texts_in(node, "hf_evaluate")}
+    names = task_code.texts_in(node, "metric")
+    return not flags <= {"false", "no", "off"} or not task_code.registered_metrics().issuperset(
+        names
+    )

@@ -18,14 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 from evomerge.compat.transformers import compiling_chat_templates_by
-from evomerge.trust import template_sizes
-from evomerge.trust.template_sizes import (
-    CONTAINERS,
-    OPERATIONS,
-    bytes_of,
-    size_after,
-    size_as_text,
-)
+from evomerge.trust import template_sizes as sizes
 
 MOST_CHARACTERS = 10_000_000
 """Length of a rendered text."""
@@ -90,7 +83,7 @@ class LimitedEnvironment(SandboxedEnvironment):
 
     def made(self, value: Any) -> Any:
         """Count a value that was made, and return it."""
-        size = bytes_of(value)
+        size = sizes.bytes_of(value)
         if isinstance(value, (list, tuple, set, frozenset)):
             size += sum(map(sys.getsizeof, value))
         self._spend(size)
@@ -98,9 +91,9 @@ class LimitedEnvironment(SandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Return the result of an operation."""
-        self._check(OPERATIONS[operator](left, right))
+        self._check(sizes.OPERATIONS[operator](left, right))
         result = super().call_binop(context, operator, left, right)
-        self._spend(bytes_of(result))
+        self._spend(sizes.bytes_of(result))
         return result
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
@@ -114,10 +107,10 @@ class LimitedEnvironment(SandboxedEnvironment):
             return super().call(__context, __obj, *args, **kwargs)
         if name == "join" and args:
             args = (_listed(args[0]), *args[1:])
-        __self._check(size_after(name, owner, args, kwargs))
-        before = bytes_of(owner)
+        __self._check(sizes.size_after(name, owner, args, kwargs))
+        before = sizes.bytes_of(owner)
         result = super().call(__context, __obj, *args, **kwargs)
-        __self._spend(max(0, bytes_of(owner) - before))
+        __self._spend(max(0, sizes.bytes_of(owner) - before))
         return __self.made(result)
 
     def _limited(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -129,7 +122,7 @@ class LimitedEnvironment(SandboxedEnvironment):
             first, (value, *others) = args[:has_context], args[has_context:]
             if name == "join":
                 value = _listed(value)
-            self._check(size_after(name, value, others, kwargs))
+            self._check(sizes.size_after(name, value, others, kwargs))
             return self.made(function(*first, value, *others, **kwargs))
 
         return limited
@@ -139,14 +132,14 @@ class LimitedEnvironment(SandboxedEnvironment):
         return self._compared(value)
 
     def _compared(self, value: Any) -> Any:
-        if isinstance(value, CONTAINERS):  # lists in lists have few bytes and many elements
-            self._check(size_as_text(value))
+        if isinstance(value, sizes.CONTAINERS):  # lists in lists have few bytes and many elements
+            self._check(sizes.size_as_text(value))
         return value
 
     def _check(self, size: float) -> None:
-        if self.spent + size > template_sizes.MOST_BYTES:
+        if self.spent + size > sizes.MOST_BYTES:
             raise TemplateLimitError(
-                f"it makes more than {template_sizes.MOST_BYTES >> 20} MB of texts and lists"
+                f"it makes more than {sizes.MOST_BYTES >> 20} MB of texts and lists"
             )
 
     def _spend(self, size: int) -> None:

@@ -110,11 +110,6 @@ def _token_bytes(config: Mapping[str, Any], itemsize: int) -> tuple[int, int, in
     return itemsize * (8 * width + 3 * inner), itemsize * cached, vocabulary
 
 
-def pass_overhead(device: str) -> int:
-    """Return how many tokens cost about as much time as starting one more forward pass."""
-    return _CPU_PASS if device == "cpu" else _GPU_PASS
-
-
 def _shape(config: Mapping[str, Any]) -> tuple[int, int, int]:
     """Return the model's width, that of the inner part of its layers, and their number."""
     width = int(config.get("hidden_size") or config.get("n_embd") or 0)
