@@ -20,9 +20,17 @@ from torch import Tensor
 
 from evomerge.errors import CandidateError
 from evomerge.evaluation.evaluator import Evaluator
-from evomerge.evaluation.inference.batches import checkpointing, needs_checkpointing
 from evomerge.evaluation.inference.likelihood import Batch, target_distributions
-from evomerge.evaluation.inference.rows import ANY, Continuation, Form, Forms, form_of, separate
+from evomerge.evaluation.inference.rows import (
+    ANY,
+    Continuation,
+    Form,
+    Forms,
+    checkpointing,
+    form_of,
+    needs_checkpointing,
+    separate,
+)
 from evomerge.evaluation.lm_eval.objective import LmEval
 from evomerge.evaluation.lm_eval.requests import FORMS, written
 from evomerge.evaluation.tasks.info import TasksInfo

@@ -18,7 +18,7 @@ from evomerge.device import (
     total_memory,
 )
 from evomerge.errors import ConfigError
-from evomerge.evaluation.inference.batches import kept_bytes, largest_batch
+from evomerge.evaluation.inference.rows import kept_bytes, largest_batch
 from evomerge.models.checkpoint import text_section
 from evomerge.models.safetensors import WIDTHS
 from evomerge.problem.problem import Problem

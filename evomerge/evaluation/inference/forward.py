@@ -24,7 +24,6 @@ from evomerge.compat.transformers import longest_uniform_text
 from evomerge.device import is_device_failure, is_exhausted
 from evomerge.errors import CandidateError, ConfigError, EvomergeError, one_line
 from evomerge.evaluation.inference import generation, likelihood
-from evomerge.evaluation.inference.batches import batching
 from evomerge.evaluation.inference.generation import Prompt, unsupported_setting
 from evomerge.evaluation.inference.likelihood import Batch
 from evomerge.evaluation.inference.probes import (
@@ -36,7 +35,14 @@ from evomerge.evaluation.inference.probes import (
     within,
 )
 from evomerge.evaluation.inference.reference import ReferenceLM, Request
-from evomerge.evaluation.inference.rows import Continuation, Row, by_prefix, pack, separate
+from evomerge.evaluation.inference.rows import (
+    Continuation,
+    Row,
+    batching,
+    by_prefix,
+    pack,
+    separate,
+)
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ import torch
 
 from evomerge.compat.transformers import cache_arguments
 from evomerge.errors import CandidateError
-from evomerge.evaluation.inference.batches import MASKED, Batching
+from evomerge.evaluation.inference.rows import MASKED, Batching
 
 Draw: TypeAlias = Callable[[torch.Tensor, torch.Tensor, Sequence[int]], torch.Tensor]
 """Returns the next tokens, see `drawer`."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from evomerge.config.objectives import ROWS
 from evomerge.errors import CandidateError, CheckpointError, ConfigError, blaming, did_you_mean
-from evomerge.evaluation.inference.batches import batching
+from evomerge.evaluation.inference.rows import batching
 from evomerge.evaluation.tasks.objective import Measured, Merges
 from evomerge.evaluation.tasks.rows import ANSWER, VALUES, BatchSize, Columns, Row, RowsObjective
 from evomerge.models.heads import class_of, classified, in_words, labels_of

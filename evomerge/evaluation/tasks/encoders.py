@@ -22,7 +22,7 @@ from torch import Tensor
 
 from evomerge.config.objectives import ROWS
 from evomerge.errors import CandidateError, ConfigError
-from evomerge.evaluation.inference.batches import batching
+from evomerge.evaluation.inference.rows import batching
 from evomerge.evaluation.tasks.objective import Documents, Measured
 from evomerge.evaluation.tasks.rows import ANSWER, VALUES, BatchSize, Columns, Row, RowsObjective
 from evomerge.models.modules import STACK, ModuleStack

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from evomerge import zoo
-from evomerge.evaluation.inference import batches
-from evomerge.evaluation.inference.batches import (
+from evomerge.evaluation.inference.rows import (
     Batching,
     checkpointing,
     kept_bytes,
@@ -102,6 +101,6 @@ def test_a_layer_drops_nothing_out_and_checkpointing_is_for_half_of_the_memory(m
     with checkpointing(model):
         assert torch.equal(gradient(model), whole)
     each = kept_bytes(model.config.to_dict(), 4)
-    monkeypatch.setattr(batches, "total_memory", lambda: 100 * each)
+    monkeypatch.setattr("evomerge.evaluation.inference.rows.total_memory", lambda: 100 * each)
     assert not needs_checkpointing(model, 50)
     assert needs_checkpointing(model, 51)
