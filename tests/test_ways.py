@@ -25,7 +25,7 @@ from evomerge.searching.loop import Search
 from evomerge.strategy.gradient.descent import Descent
 
 HOME = Path(evomerge.__file__).parent
-MOST = {"file": 13, "genome": 17, "tensor": 11, "document": 9, "gradient": 7}
+MOST = {"file": 13, "genome": 17, "tensor": 11, "document": 10, "gradient": 7}
 
 BASELINES, GENERATION = 3, 4
 CANDIDATES = BASELINES + GENERATION + 1
