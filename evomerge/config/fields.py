@@ -169,7 +169,7 @@ class Names:
 class OfKind:
     """Annotates a field of the search file: a section that is parsed by the kind it names.
 
-        optimizer: Annotated[OptimizerKind, OfKind(OPTIMIZERS, "name", "auto")]
+        optimizer: Annotated[OptimizerConfig, OfKind(OPTIMIZER_KINDS, "name", "auto")]
 
     A key of another built-in kind is dropped if it has its default, as in a search file with all
     defaults; else it is a mistake.

@@ -25,7 +25,10 @@ BELIEVED = "believed"
 
 
 PREPARED = "leg"
-"""Name of an event with what a strategy needed before a candidate; `place`: which part of it."""
+"""Name of an event with what a strategy needed before a candidate, and `place` is its slot.
+
+Journals keep the words of earlier releases.
+"""
 
 
 @dataclass(repr=False)
@@ -42,7 +45,7 @@ class Candidate:
         outcomes: the latest outcome on each split.
         first_outcome: the first one on the search documents, which the strategy was told.
         as_itself: the splits on which a parent was scored with its own settings and dtype.
-        values: what a ranking compares, higher is better; None if there are none.
+        values: those that people see (`Ranking.values`); None if there are none.
         recipe: that of a candidate that was asked in this session and has no outcome yet.
     """
 

@@ -172,6 +172,6 @@ def written(
 
 
 def nll(requests: Sequence[Request]) -> float:
-    """Return the nats of the likeliest of the requests of `references`, from their answers."""
+    """Return the nats of the likeliest of the requests of `get_answer`, from their answers."""
     answers = [request.instance.resps[0] for request in requests]
     return min(-float(item[0] if isinstance(item, tuple) else item) for item in answers)

@@ -1,6 +1,7 @@
 """What models are measured by: the protocol of all objectives, and those of one task.
 
-Kinds are lm-eval's tasks (`lm_eval.py`), rows of a file (`rows.py`) and functions (`functions.py`).
+Kinds are lm-eval's tasks (`lm_eval/objective.py`), rows of a file (`rows.py`) and functions
+(`functions.py`).
 """
 
 import copy
