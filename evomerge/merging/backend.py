@@ -107,10 +107,11 @@ def load(
         transformers_config,
     )
 
-    # The file may name an attention, even one whose code transformers would download.
+    # The file may name an attention, even one whose code transformers would download; and from 5.25
+    # on, transformers takes kernels from the Hub by itself.
     config = transformers_config(checkpoint.config)
     kind = model_class(config)
-    how = {"config": config, "trust_remote_code": False, "dtype": "auto"}
+    how = {"config": config, "trust_remote_code": False, "use_kernels": False, "dtype": "auto"}
     why = f"{checkpoint.reference!r} cannot be loaded ({{reason}})."
     with blaming(CheckpointError, why), quiet():
         loaded: Any = kind.from_pretrained(checkpoint.folder, output_loading_info=True, **how)

@@ -138,7 +138,9 @@ class Loader(NamedTuple):
     def _load(self, state: Mapping[str, Tensor], **options: Any) -> Any:
         try:
             with quiet():
-                return self.kind.from_pretrained(None, state_dict=state, **options)
+                # Since 5.25, transformers else takes kernels from the Hub: code that nobody chose.
+                own = {"use_kernels": False}
+                return self.kind.from_pretrained(None, state_dict=state, **own, **options)
         except Exception as error:  # a model may raise anything for a config that does not fit
             raise CheckpointError(
                 f"transformers cannot build {self.kind.__name__} from it: {_line(error)}"
