@@ -9,6 +9,7 @@ from stock_scores import NATS
 from transformers import AutoModelForCausalLM
 
 from evomerge import zoo
+from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.rows import ANY, Form
 from evomerge.evaluation.lm_eval.tasks import Harness
 from evomerge.evaluation.loss import AnswerKey, Loss
@@ -168,6 +169,14 @@ def test_each_task_has_the_form_that_some_model_finds_likely(
     each = ((task, AnswerKey(forms={ANY: form})) for task, form in key.forms.items())
     parts = [loss(model, {task: ids[task]}, own) for task, own in each]
     assert loss(model, {task: ids[task] for task in unknown}, key) == mean(parts)
+
+
+def test_a_document_without_an_answer_has_no_loss(evaluator):
+    (harness,) = (item.harness for item in evaluator.every)
+    with pytest.raises(ConfigError, match="has no reference answer"):
+        harness.reference_answer("zoo_maths", {"prompt": "", "answer": " "})
+    with pytest.raises(ConfigError, match="which choice is right"):
+        harness.right_choices("zoo_l2_maths_mc", {"choices": ["a"], "gold": "b"})
 
 
 def test_each_objective_of_a_task_has_its_own_loss_and_weight(model, teacher, tokenizer, tmp_path):

@@ -1,5 +1,6 @@
 """The resident model: right after any sequence of candidates; unchanged tensors are not written."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from merges import digest, every, mix, of_method
 from transformers.models.llama import modeling_llama
 
-from evomerge.errors import CandidateError, CheckpointError
+from evomerge.errors import CandidateError, CheckpointError, RecipeError
 from evomerge.merging.methods import method_names
 from evomerge.merging.resident import Resident
 from evomerge.merging.writer import unchanged, write_model
@@ -120,6 +121,18 @@ def test_what_does_not_change_is_not_touched(checkpoints):
     assert written == {name for name in weights if name.startswith("model.layers.1.")}
 
 
+def test_the_same_module_and_memory_serve_all_candidates(checkpoints):
+    resident = Resident(checkpoints, "base")
+    first = resident.apply(single("linear", 0.25))
+    places = {name: weight.data_ptr() for name, weight in first.named_parameters()}
+    other = resident.apply(recipe_of(["linear"], [0.5] * 5, path=(0, 1, 2, 1, 0)))
+    again = resident.apply(single("linear", 0.5))
+    assert again is first and other is not first
+    assert places == {name: weight.data_ptr() for name, weight in again.named_parameters()}
+    deeper = dict(other.named_parameters())
+    assert all(deeper[name].data_ptr() == place for name, place in places.items())
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("method", ["linear", "ties", "slerp"])
 def test_bad_weights_of_a_parent_are_named(method, value, checkpoints, tmp_path):
@@ -154,6 +167,25 @@ def test_a_method_that_does_not_write_all_leaves_nothing_of_the_last_merge(
     resident.maker.merge_of = lambda plan: lambda *args: args[-1].reshape(-1)[:written].fill(0)
     with pytest.raises(CandidateError, match="does not write all of `out`"):
         resident.apply(single(method))
+
+
+def test_recipes_of_another_host_or_dtype_are_refused(checkpoints):
+    resident = Resident(checkpoints, "base")
+    with pytest.raises(RecipeError, match="has the host 'base' in bfloat16, but"):
+        resident.apply(single("linear", dtype="float32"))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tied_heads_stay_tied(tied, pair, tmp_path):
+    checkpoints = pair(tied=tied)
+    recipe = every(checkpoints["a"], lambda i: mix("ab", i), dtype="float32")
+    recipe = replace(recipe, head=mix({"a": 0.9, "b": 1.0}))
+    resident = Resident(checkpoints, "a", "float32")
+    merged = resident.apply(recipe)
+    assert (merged.lm_head.weight is merged.model.embed_tokens.weight) == tied
+    write_model(recipe, checkpoints, tmp_path / "out")
+    assert digest(tiny.load(tmp_path / "out")) == digest(resident.module)
+    assert ("lm_head.weight" in Checkpoint.open(tmp_path / "out", "out").tensors) == (not tied)
 
 
 def mapped_bytes():
@@ -229,3 +261,11 @@ def test_a_parent_that_is_written_to_is_an_error_and_a_new_file_of_its_name_is_n
             stream.write(file.read_bytes())
     with pytest.raises(CheckpointError, match=r"a/model.safetensors was changed after it was op"):
         resident.apply(single("linear", 0.25))
+
+
+def test_a_parent_that_is_cut_off_before_it_is_mapped_is_an_error(checkpoints, tmp_path):
+    shutil.copytree(checkpoints["a"].folder, tmp_path / "a")
+    opened = checkpoints | {"a": Checkpoint.open(tmp_path / "a", "a")}
+    os.truncate(tmp_path / "a" / "model.safetensors", 4096)
+    with pytest.raises(CheckpointError, match=r"a/model.safetensors was changed after it was op"):
+        Resident(opened, "base").apply(single("linear"))

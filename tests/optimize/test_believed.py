@@ -21,7 +21,7 @@ def searched(name, problem, seed, trials=600, noise=0.0):
         genomes = [optimizer.ask() for _ in range(optimizer.population)]
         shared = noise * luck.randn()  # all of a generation have the same documents
         for genome in genomes:
-            loss = problem.loss(genome) + shared + noise / 10 * luck.randn()
+            loss = problem.losses(genome)[0] + shared + noise / 10 * luck.randn()
             optimizer.tell(genome, [-loss])
         proposals += genomes
     return optimizer, proposals
@@ -36,9 +36,9 @@ def test_it_is_better_than_the_proposals_around_it(name, noise):
     for seed in range(5):
         optimizer, proposals = searched(name, problem, seed, noise=noise)
         assert isinstance(optimizer, Believing)
-        believed.append(problem.loss(optimizer.believed()))
+        believed += problem.losses(optimizer.believed())
         last = proposals[-3 * optimizer.population :]
-        around.append(median(problem.loss(genome) for genome in last))
+        around.append(median(problem.losses(genome)[0] for genome in last))
     assert fmean(believed) < fmean(around)
     assert noise or all(loss <= other for loss, other in zip(believed, around, strict=True))
 
@@ -53,7 +53,7 @@ def test_to_ask_for_it_changes_no_proposal(name):
         assert [asked.ask() for _ in range(plain.population)] == genomes
         for genome in genomes:
             for optimizer in (plain, asked):
-                optimizer.tell(genome, [-problem.loss(genome)])
+                optimizer.tell(genome, [-problem.losses(genome)[0]])
 
 
 def test_with_fresh_documents_a_genome_may_come_again_and_its_old_outcome_does_not_count():

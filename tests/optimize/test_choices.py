@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from draws import few
-from optimizer_runs import make, several
-from scipy.stats import chisquare
+from optimizer_runs import COUNTS, NAMES, make, several
+from scipy.stats import chi2_contingency, chisquare
 
 from evomerge.optimize import create
 from evomerge.optimize.base import Cube
@@ -13,6 +13,7 @@ from evomerge.space.protocol import Gene
 pytestmark = pytest.mark.thorough
 
 VALUES = 4
+LONG = [name for name in NAMES if name != "grid"]
 FAST = [
     *("cma", "diagonal-cma", "cma-margin", "two-points-de", "discrete-lengler"),
     *("nsga2", "random", "sobol"),
@@ -56,6 +57,38 @@ def check_first(name, values, seeds, length, start=0, baselines=False):
 @pytest.mark.parametrize("name", few(FAST, USUAL))
 def test_every_value_is_equally_likely_at_first(name, length, baselines):
     check_first(name, values=VALUES, seeds=60, length=length, baselines=baselines)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("values", [2, 3, 7])
+def test_any_number_of_values_is_equally_likely_at_first(name, values):
+    check_first(name, values, 400, 50, start=values - 1)
+
+
+def found(name, place, seed, candidates):
+    target = np.random.RandomState(seed).uniform(0.2, 0.8, 4)
+    optimizer = make(name, genes_with(VALUES), seed)
+    best = (-np.inf, -1.0)
+    for _ in range(candidates):
+        genome = optimizer.ask()
+        numbers = np.array([*genome[:2], *genome[3:]])
+        value = 0.05 * (genome[2] == place) - float(((numbers - target) ** 2).sum())
+        best = max(best, (value, genome[2]))
+        optimizer.tell(genome, [value] * COUNTS[name][-1])
+    return best[1] == place
+
+
+@pytest.mark.parametrize("name", few(FAST, USUAL))
+def test_the_place_of_the_best_method_makes_no_difference(name):
+    seeds = 20
+    hits = [
+        sum(found(name, place, 1000 * place + seed, 50) for seed in range(seeds))
+        for place in range(VALUES)
+    ]
+    assert sum(hits) > 1.2 * seeds  # at random the best candidate has the method in a quarter
+    if sum(hits) < VALUES * seeds:
+        assert chi2_contingency([hits, [seeds - hit for hit in hits]]).pvalue > 1e-3
 
 
 def test_a_genome_maps_to_keys_that_give_its_value_and_can_give_others():

@@ -75,6 +75,21 @@ def test_it_proposes_what_nevergrad_proposes(name, width):
 MIXING = ("AnisoEMNATBPSA", "NaiveAnisoEMNATBPSA")
 
 
+@pytest.mark.parametrize("name", MIXING)
+def test_an_optimizer_that_is_refused_for_its_error_has_it_in_nevergrad(name):
+    """Where this fails, nevergrad is repaired: then it need not be refused."""
+    with pytest.raises(ValueError, match="inhomogeneous shape"):
+        for seed in range(12):
+            space, waiting = nevergrad.p.Array(shape=(6,)), []
+            space.random_state = np.random.RandomState(seed)
+            plain = nevergrad.optimizers.registry[name](space, budget=None, num_workers=1)
+            for _ in range(150):
+                waiting.append(plain.ask())
+                if len(waiting) == 12:
+                    candidate = waiting.pop(0)
+                    plain.tell(candidate, float(((candidate.value - 1) ** 2).sum()))
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
@@ -119,6 +134,28 @@ def test_what_learns_from_its_own_samples_is_not_told_of_baselines(name):
         return found
 
     assert proposals([0.5, 0.1, 0.9]) == proposals([])
+
+
+@pytest.mark.parametrize("name", ["two-points-de", "nevergrad:DE"])
+def test_points_of_others_take_a_fifth_of_the_places_in_the_population(name):
+    """They took all of them, failures too. A good one is bred from at once."""
+    size = 30
+
+    def proposals(others):
+        optimizer, found = create(name, REAL, 3), []
+        for number, genome in enumerate(others):
+            optimizer.tell(genome, None if number else [score(genome)])
+        for _ in range(2 * size):
+            found.append(optimizer.ask())
+            optimizer.tell(found[-1], [score(found[-1])])
+        return found
+
+    random = np.random.RandomState(0)
+    others = [(0.97,) * len(REAL), *map(tuple, random.uniform(0.0, 1.0, (size, len(REAL))))]
+    own = size - size // 5
+    found, alone = proposals(others), proposals([])
+    assert found[:own] == alone[:own]
+    assert np.mean(list(map(score, found[own:]))) > np.mean(list(map(score, alone[own:])))
 
 
 SIZES = {"DE": 30, "PSO": 40, "OnePlusOne": 1, "TBPSA": 24, "NaiveIsoEMNA": 64, "MixES": 20}

@@ -104,6 +104,18 @@ def test_a_generation_is_of_own_proposals_each_once_with_any_number_of_open_tria
     assert len(set(own)) == len(own)
 
 
+def test_recorded_individuals_take_the_places_of_the_proposed_ones():
+    found = []
+    for order in (1, -1):
+        optimizer, genomes = nsga2(), np.random.RandomState(0).uniform(size=(20, len(GENES)))
+        for genome in map(tuple, genomes):
+            optimizer.replay(genome)
+        for genome in map(tuple, genomes[::order]):
+            optimizer.tell(genome, [-value for value in zdt1(genome)])
+        found.append([optimizer.ask() for _ in range(20)])
+    assert found[0] == found[1]
+
+
 def test_a_space_without_anything_new_is_searched_on():
     """No mating gives a new individual, by which pymoo would end the search."""
     optimizer, found = nsga2(genes=[Gene(f"b{i}", "binary", 0, 1, 0.5) for i in range(2)]), set()

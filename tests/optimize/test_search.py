@@ -24,6 +24,15 @@ TARGET = np.array([0.2, 1.4, 0.9, 0.4, 1.7, 1.0])
 REAL = [Gene(f"g{i}", "real", 0.0, 2.0, 1.0) for i in range(len(TARGET))]
 
 
+def minimise(optimizer, loss, trials):
+    best = (np.inf, ())
+    for _ in range(trials):
+        genome = optimizer.ask()
+        best = min(best, (loss(genome), genome))
+        optimizer.tell(genome, [-loss(genome)])
+    return best
+
+
 def sphere(genome):
     return float(((np.array(genome) - TARGET) ** 2).sum())
 
@@ -55,6 +64,53 @@ def test_cma_is_pycma_as_the_paper_used_it(diagonal):
             assert np.abs(np.array(genome) - point).max() < 1e-9
             optimizer.tell(genome, [-loss])
         raw.tell(steps, losses)
+
+
+@pytest.mark.parametrize("name", ["cma", "diagonal-cma"])
+def test_a_plateau_causes_no_restart(name):
+    """After a restart the samples would be scattered around the start again."""
+    genes = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(6)]
+    target = np.array([0.15, 0.85, 0.2, 0.8, 0.1, 0.9])
+
+    def accuracy(genome):
+        return np.floor(50 * (1 - np.abs(np.array(genome) - target).mean())) / 50
+
+    optimizer, distances = create(name, genes, seed=2), []
+    for _ in range(1500):
+        genome = optimizer.ask()
+        distances.append(np.abs(np.array(genome) - target).mean())
+        optimizer.tell(genome, [float(accuracy(genome))])
+    assert np.mean(distances[:9]) > 0.25
+    assert max(distances[-600:]) < 0.2
+
+
+def test_many_points_of_others_and_early_asks_lose_no_generation():
+    """pycma refuses two updates without a sample between them."""
+    for others, batch in ((25, 1), (0, 30)):
+        optimizer = create("cma", REAL, seed=0)
+        for i in range(others):
+            optimizer.tell((i / others,) * len(REAL), [-sphere((i / others,) * len(REAL))])
+        best = np.inf
+        for _ in range(600 // batch):
+            for genome in [optimizer.ask() for _ in range(batch)]:
+                best = min(best, sphere(genome))
+                optimizer.tell(genome, [-sphere(genome)])
+        assert best < (1e-4 if batch == 1 else 1e-2)
+
+
+@pytest.mark.parametrize(("others", "order"), [(0, "reversed"), (20, "asked")])
+def test_hundreds_of_genes_adapt_their_step_in_any_order_of_telling(others, order):
+    genes = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(310)]
+    target = np.random.RandomState(0).uniform(0.2, 0.8, len(genes))
+    optimizer = create("diagonal-cma", genes, seed=0)
+    for i in range(others):
+        optimizer.tell((i / 20,) * len(genes), [-float(((i / 20 - target) ** 2).sum())])
+    for _ in range(1200 // optimizer.population):
+        genomes = [optimizer.ask() for _ in range(optimizer.population)]
+        for genome in genomes if order == "asked" else genomes[::-1]:
+            optimizer.tell(genome, [-float(((np.array(genome) - target) ** 2).sum())])
+    spread = np.std(genomes, axis=0).mean()
+    assert spread < 1 / 6 / 3
 
 
 @pytest.mark.parametrize("name", ["cma", "diagonal-cma", "cma-margin"])
@@ -92,6 +148,21 @@ def test_many_open_trials_slow_no_search_of_hundreds_of_genes_down(order, most):
             best = min(best, loss)
             optimizer.tell(genome, [-loss])
     assert best < most
+
+
+@pytest.mark.parametrize("name", ["cma", "cma-margin", "nevergrad:DE", "nevergrad:OnePlusOne"])
+def test_recorded_genomes_bring_another_optimizer_to_the_same_place(name):
+    first, recorded = create(name, REAL, seed=1), []
+    for _ in range(400):
+        recorded.append(first.ask())
+        first.tell(recorded[-1], [-sphere(recorded[-1])])
+    other = create(name, REAL, seed=2)
+    for genome in recorded:
+        other.replay(genome)
+        other.tell(genome, [-sphere(genome)])
+    going_on = minimise(other, sphere, 100)[0]
+    assert going_on <= 20 * max(1e-7, min(map(sphere, recorded)))
+    assert going_on < minimise(create(name, REAL, seed=2), sphere, 100)[0] / 5
 
 
 @pytest.mark.parametrize("name", ["cma", "cma-margin", "nevergrad:DE", "nevergrad:PSO"])

@@ -7,7 +7,7 @@ from itertools import groupby
 import numpy as np
 import pytest
 import scripted
-from scripted import POOL, ScriptedExecutor, outcome_of, search
+from scripted import POOL, ScriptedExecutor, course, outcome_of, search
 from spaces import parameters
 
 from evomerge.optimize import create
@@ -113,6 +113,14 @@ def test_the_mean_changes_no_proposal(tmp_path, monkeypatch):
     assert sum(item.is_believed for item in often.candidates) == 2
 
 
+def test_the_mean_of_large_generations_comes_after_fewer_of_them():
+    """Of 64 candidates with 12 of 200 documents, so many that they have 2,000 documents."""
+    fresh = FreshDocuments({"a": range(200)}, 12)
+    assert [fresh.generations_to_mean(size) for size in (4, 10, 14, 64, 500)] == [10, 10, 10, 3, 1]
+    two = FreshDocuments({"a": range(200), "b": range(10)}, 12)
+    assert two.generations_to_mean(64) == 2
+
+
 def test_patience_counts_what_was_compared_with_the_best(tmp_path):
     """Candidates with fresh documents are of no use to it until the next mean is scored."""
     history = fresh_search(tmp_path / "run", patience=20)
@@ -120,6 +128,21 @@ def test_patience_counts_what_was_compared_with_the_best(tmp_path):
     believed = [item.number for item in history.candidates if item.is_believed]
     known = [number for number in believed if number - best.number >= 20]
     assert known and len(history.candidates) == known[0] + 1 + 8, "the mean's generation is whole"
+
+
+def test_a_raised_budget_asks_for_the_generation_of_a_mean_that_reaches_the_target(tmp_path):
+    """With the larger budget from the start, the mean's score would not have been known."""
+    whole = fresh_search(tmp_path / "whole")
+    mean = next(item for item in whole.candidates if item.is_believed)
+    bound = {"target": mean.fitness}
+    assert all(item.fitness < mean.fitness for item in whole.baselines)
+    for first in (mean.number + 1, mean.number + 3):
+        cut = fresh_search(tmp_path / f"{first}", candidates=first, **bound)
+        assert len(cut.candidates) == first
+        raised = fresh_search(tmp_path / f"{first}", **bound)
+        once = fresh_search(tmp_path / f"once-{first}", **bound)
+        assert len(raised.candidates) == len(once.candidates) == mean.number + 1 + 8
+        assert course(raised) == course(once)
 
 
 RECIPES = parameters(

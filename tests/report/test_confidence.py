@@ -10,15 +10,18 @@ from math import prod
 
 import numpy as np
 import pytest
-from scipy.stats import binom, t
+from scipy.stats import binom, multinomial, t
 
 from evomerge.report.confidence import (
+    Interval,
     Mean,
     compare,
     confidence,
+    factor_of,
     fitness_interval,
     intervals,
     mean_of,
+    mean_of_runs,
 )
 from evomerge.report.confidence import interval as interval_of
 from evomerge.scores import Objective, Scores
@@ -130,6 +133,19 @@ def test_differences_of_right_and_wrong_have_intervals_that_cover(better, worse,
         assert np.mean([sure > 0.98 for _, sure in found]) < 0.03  # the level of a first winner
 
 
+@pytest.mark.parametrize("documents", [50, 100])
+@pytest.mark.parametrize("level", [0.02, 0.0025])
+def test_equal_models_are_better_as_rarely_as_a_verdict_says(documents, level):
+    """All outcomes, whatever share of the answers differs; nothing is drawn."""
+    places = np.arange(documents + 1)
+    outcomes = [(b, c) for b in places for c in places[: documents + 1 - b] if b > c]
+    found = [(b, c) for b, c in outcomes if 1 - judged((b, c, documents))[1] <= level]
+    counts = np.array([(b, c, documents - b - c) for b, c in found])
+    for share in (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8):
+        likely = multinomial.pmf(counts, documents, [share / 2, share / 2, 1 - share])
+        assert likely.sum() < 1.01 * level + 0.001
+
+
 @pytest.mark.parametrize("documents", [50, 200])
 @pytest.mark.parametrize("kind", ["F1", "lengths"])
 def test_other_values_have_intervals_that_cover(kind, documents):
@@ -145,6 +161,18 @@ def test_other_values_have_intervals_that_cover(kind, documents):
         found = interval(values, float(values.mean()))
         covered += found.low <= true <= found.high
     assert covered > 930
+
+
+def test_a_mean_of_runs_is_no_surer_than_its_documents():
+    one, other = Interval(0.117, 0.08, 0.16), Interval(0.117, 0.09, 0.15)
+    found = mean_of_runs([one, other])
+    assert (found.low, found.high) == pytest.approx((0.085, 0.155))
+    assert mean_of_runs([one]) == one and not mean_of_runs([one, Interval(0.2)]).has_interval
+    # Student's t of two degrees of freedom: 4.3027 * 0.1 / sqrt(3) = 0.24841.
+    values = [Interval(v, v - 0.1, v + 0.2) for v in (0.4, 0.5, 0.6)]
+    found = mean_of_runs(values, 0.0, 0.75)
+    assert found.low == pytest.approx(0.5 - math.hypot(0.24841, 0.1), abs=1e-5)
+    assert found.high == 0.75
 
 
 def test_unknown_intervals_are_nan():
@@ -181,6 +209,42 @@ def test_what_cannot_be_compared_is_none():
     group = Scores({"t": (0, 1)}, {}, {"group/acc": 0.5})
     assert compare([Objective("group", "acc")], group, group) is None
     assert not fitness_interval([Objective("group", "acc")], group).has_interval
+
+
+def test_metrics_of_a_task_are_added_up_by_document_and_spreads_of_tasks_are_added():
+    """Two metrics that move against each other have a sum with little spread."""
+
+    def width(found):
+        return found.high - found.low
+
+    generator = np.random.default_rng(4)
+    up, both = generator.random(50), [Objective("t", "up"), Objective("t", "down")]
+    against = fitness_interval(both, scores(t_up=up, t_down=1 - up))
+    along = fitness_interval(both, scores(t_up=up, t_down=up))
+    assert width(against) < 0.5 * width(along)
+    assert width(along) == pytest.approx(width(fitness_interval(both[:1], scores(t_up=up))))
+    first, second = generator.normal(size=400), generator.normal(size=900)
+    objectives = [Objective("t", "m", 1.0), Objective("u", "m", 3.0, higher_is_better=False)]
+    found = fitness_interval(objectives, scores(t_m=first, u_m=second))
+    error = 1.959964 * math.hypot(first.std() / 20 / 4, second.std() / 30 * 3 / 4)
+    assert found.value == pytest.approx(first.mean() / 4 - second.mean() * 3 / 4)
+    assert width(found) == pytest.approx(2 * error, rel=0.02)
+
+
+def test_figures_are_in_per_cent_where_they_are_shares_and_small_ones_keep_their_digits():
+    """A log-probability was `-0.0 [-0.0, -0.0]`."""
+    assert factor_of([0.0, 1.0, math.nan], "t/acc") == 100
+    assert factor_of([0.9, 1.1], "t/acc") == 1
+    assert factor_of([-0.2, -0.4], "t/logprob") == 1, "nothing below 0 is a share"
+    assert [factor_of([1.0], key) for key in ("t/nll", "t/tokens", "model/layers")] == [1, 1, 1]
+    assert interval(answers(1162, 1400), 0.83).texts(100) == ("83.0", "[80.9, 84.9]")
+    big = compare([ACC], scores(t_acc=[7.5, 8.0, 7.0] * 9), scores(t_acc=[7.0, 7.5, 6.5] * 9))
+    assert big.text == "+0.500 [+0.463, +0.537], better with probability > 0.999"
+    for item, texts in {
+        (-0.00031, -0.00042, -0.0002): ("-0.000310", "[-0.000420, -0.000200]"),
+        (-0.04, -12.4, 1.1): ("0.0", "[-12.4, 1.1]"),
+    }.items():
+        assert Interval(*item).texts(1.0) == texts
 
 
 def test_a_constant_difference_is_not_certain_on_few_documents():

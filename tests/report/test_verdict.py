@@ -7,10 +7,14 @@ import pytest
 from run_folders import KEY, append, asked, finished, scores, told, write_run
 
 from evomerge.report.confidence import compare
+from evomerge.report.facts import points, progress
+from evomerge.report.page import page
 from evomerge.report.standings import Standing
 from evomerge.report.tables import Winner, level
 from evomerge.report.view import View
-from evomerge.run.history import BASE, Candidate, outcome_fields
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import BASE, Candidate, History, outcome_fields
+from evomerge.run.ranking import WeightedSum
 from evomerge.scores import Failure, Objective, Scores
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -27,6 +31,11 @@ def run_with(folder, models, winner=None, splits=("test",), late=(), **changes):
     finals = {n: LATE if n in late else outcome for n, outcome in enumerate(models.values())}
     run = finished(folder / "run", list(models.items()), finals, winner, splits, **changes)
     return View.of(run)
+
+
+def of_100(parent, uniform, merge):
+    rights = {"zoo:language": parent, "uniform": uniform, None: merge}
+    return {label: scores(right, 100) for label, right in rights.items()}
 
 
 def three(folder, ours, parent, **more):
@@ -102,8 +111,16 @@ def test_a_later_winner_on_the_same_documents_is_held_to_a_stricter_level(
     assert [view.verdict.works for view in found] == yes
     for view in found:
         assert view.table.comparisons["zoo:language"].difference.low > 0
-    second, third = (view.verdict.text for view in found[1:])
-    assert "probability of 0.9975." in second and "probability of 0.99875." in third
+    first, second, third = (view.verdict.text for view in found)
+    where = "that these test documents measured; with each, luck has another chance, so"
+    needed = '"Yes" takes a probability of'
+    assert f"It is winner 2 {where} {needed} 0.9975." in second
+    assert f"It is winner 3 {where} {needed} 0.99875." in third
+    assert "that these test documents measured" not in first
+    why = f"{needed} 0.98, so that later winners can be measured"
+    assert (why in first) is (not yes[0])
+    assert "They had measured another winner before." in page(found[2].run)
+    assert "They had measured" not in found[0].table.use_of_documents
     more = [asked(4, genome=[0.5]), told(4, scores(9)), {"event": "winner", "candidate": 3}]
     append(found[2].run, more)  # a winner that is confirmed is no new one
     assert View.of(found[2].run).verdict == found[2].verdict
@@ -180,8 +197,62 @@ def test_a_verdict_over_several_objectives_names_what_was_lost(tmp_path, ours, l
     assert f" in the weighted mean of {KEY} and zoo_facts/acc.{lost} The closest" in found.text
 
 
+def test_a_search_that_runs_has_no_verdict_yet_though_a_parent_leads(tmp_path):
+    """It said that no merge beats the parent, and what to do next."""
+    events = [asked(0, "zoo:language"), told(0, scores(9)), asked(1, "uniform"), told(1, scores(4))]
+    found = View.of(write_run(tmp_path / "run", events)).verdict
+    assert found.works is None and found.text.startswith("Not known yet: zoo:language is the best")
+
+
+def test_what_to_do_next_follows_from_the_figures(tmp_path):
+    def next_of(name, optimizer):
+        frozen = {"genes": [f"gene {n}" for n in range(9)]}
+        more = {"optimizer": optimizer, "frozen": frozen}
+        text = run_with(tmp_path / name, of_100(40, 38, 39), 0, **more).verdict.text
+        return text.partition(" Next: ")[2]
+
+    assert next_of("evolution", {"name": "cma"}).startswith("gradients (`optimizer: {name: grad")
+    view = View.of(RunFolder(tmp_path / "evolution" / "run"))
+    judge = view.config.objectives[0].model_copy(update={"task": "judging:judge"})
+    changed = view.config.model_copy(update={"objectives": [judge]})
+    judged = view.record.model_copy(update={"config": changed})
+    candidates, more = view.history.candidates, f"`evomerge resume {view.run.path} --candidates 90`"
+    assert view.table  # of the scores that there are
+    object.__setattr__(view, "record", judged)
+    candidates *= 30
+    assert view.advice.startswith(" Next: more search")
+    del candidates[-1]
+    assert view.advice == f" Next: 90 candidates, 10 a gene: {more}."
+    assert next_of("done", {"name": "gradient"}).startswith("more search and validation documents")
+    ahead, behind = three(tmp_path / "ahead", 12, 10), three(tmp_path / "behind", 10, 12)
+    assert ahead.config.evaluation.test.documents != "all"
+    assert "Next: a new run with more test documents; it takes about 76." in ahead.verdict.text
+    assert "Next: gradients" in behind.verdict.text
+
+
+@pytest.mark.parametrize(
+    ("space", "gene", "kind", "suits"),
+    [
+        ({"method": "linear"}, "zoo:maths.weight", "real", True),
+        ({"method": "linear"}, "zoo:maths.weight", "integer", False),
+        ({"method": "ties"}, "zoo:maths.density", "real", False),
+        ({"method": "ties", "most_parents": 1}, "zoo:maths.priority", "real", False),
+        ({"method": "removed_since"}, "zoo:maths.weight", "real", False),
+    ],
+)
+def test_gradients_are_advised_only_where_a_gene_has_one(tmp_path, space, gene, kind, suits):
+    ranges = [{"genes": [gene], "kind": kind, "low": 0, "high": 1}]
+    more = {
+        "space": {"kind": "parameters", **space},
+        "frozen": {"genes": [gene], "gene_ranges": ranges},
+    }
+    text = run_with(tmp_path, of_100(40, 38, 39), 0, **more).verdict.text
+    assert ("Next: gradients" in text) is suits
+    assert (" Next: 10 candidates" in text) is not suits
+
+
 def test_where_less_is_better_people_see_the_metric_itself(tmp_path):
-    """The difference of 5.9 and 12.5 nats was +6.6."""
+    """The difference of 5.9 and 12.5 nats was +6.6; a perplexity of 3.4 was `best -3.4`."""
 
     def nats(mean):
         values = tuple(mean + 0.1 * np.cos(np.arange(24)))
@@ -193,6 +264,14 @@ def test_where_less_is_better_people_see_the_metric_itself(tmp_path):
     assert found is not None and found.difference.low > 0
     assert found.text.startswith("-6.60 [-") and found.text.endswith("probability > 0.999")
     assert found.to_dict()["difference"]["high"] < 0
+    objective = {"task": "zoo_l2_maths", "metric": "word_perplexity"}
+    key, ids = "zoo_l2_maths/word_perplexity", {"zoo_l2_maths": (0, 1)}
+    tell = told(0, Scores(ids, {key: (3.0, 3.8)}, {key: 3.4})) | {"values": [-3.4]}
+    more = {"objectives": [objective], "frozen": {"lower_is_better": [key]}}
+    run = write_run(tmp_path / "run", [asked(0, "zoo:language"), tell], **more)
+    ranking = WeightedSum([Objective("zoo_l2_maths", "word_perplexity", higher_is_better=False)])
+    assert points(History(run.events()).candidates[0], ranking) == "word_perplexity 3.4"
+    assert progress(run).in_words()["best"] == "word_perplexity 3.4, candidate 0 (zoo:language)"
 
 
 def test_the_base_is_a_row_and_no_candidate(tmp_path):

@@ -52,6 +52,24 @@ def refused(line):
 
 @FEW
 @given(events=events, data=st.data())
+def test_a_journal_cut_at_any_byte_opens_and_continues(tmp_path_factory, events, data):
+    path = journal_of(tmp_path_factory.mktemp("journal"), events)
+    whole = path.read_bytes()
+    cut = data.draw(st.integers(0, len(whole)))
+    zeros = data.draw(st.sampled_from([b"", b"\0" * 30]))  # what a power cut may leave
+    path.write_bytes(whole[:cut] + zeros)
+    complete = whole[:cut].count(b"\n")
+    assert read(path) == [HEADER, *events][:complete]
+    with Journal(path) as journal:
+        kept = list(journal.events)
+        journal.append({"event": "later"})
+    assert kept == [HEADER, *events][: max(complete, 1)]
+    assert read(path) == [*kept, {"event": "later"}]
+    assert path.read_bytes().startswith(b"".join(whole.splitlines(keepends=True)[:complete]))
+
+
+@FEW
+@given(events=events, data=st.data())
 def test_a_flipped_byte_is_never_read_as_an_event(tmp_path_factory, events, data):
     path = journal_of(tmp_path_factory.mktemp("journal"), events)
     whole = bytearray(path.read_bytes())

@@ -95,6 +95,16 @@ def test_a_function_that_always_fails_is_named_before_the_first_candidate(execut
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.thorough
+def test_a_search_without_any_right_answer_says_so(tmp_path: Path) -> None:
+    parents = ["zoo:maths", "zoo:facts"]
+    file = write_search(tmp_path, parents=parents, budget={"candidates": 4})
+    said = evomerge("search", file, "--run", tmp_path / "run").stderr
+    assert said.count("warning: all baselines have the same fitness,") == 1
+    assert said.count("prompt:") == said.count("target:") == 3
+    assert "all baselines have the same fitness" in (tmp_path / "run" / "log.txt").read_text()
+
+
 ENDING = '''
 import os
 import signal

@@ -46,6 +46,17 @@ def test_it_ends_as_soon_as_so_many_bring_nothing(tmp_path, optimizer, order, ra
         assert all(counts[start] < 25 for start in starts)
 
 
+@pytest.mark.parametrize(("bound", "low", "high"), [("patience", 10, 40), ("target", 0.5, 1.0)])
+def test_with_a_larger_bound_a_search_goes_on_as_if_it_had_always_had_it(
+    tmp_path, bound, low, high
+):
+    short = run(tmp_path / "run", **{bound: low})
+    raised = run(tmp_path / "run", **{bound: high})
+    whole = run(tmp_path / "whole", **{bound: high})
+    assert len(short.candidates) < len(raised.candidates)
+    assert [item.digest for item in raised.candidates] == [item.digest for item in whole.candidates]
+
+
 def test_a_target_is_not_reached_by_what_breaks_a_constraint(tmp_path):
     never = Constraint("task", "size", at_most=-1.0)  # no candidate keeps it
     free, bound = (

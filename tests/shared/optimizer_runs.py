@@ -6,6 +6,7 @@ it begins.
 """
 
 import json
+import math
 import random
 import sys
 from collections.abc import Callable, Mapping
@@ -62,10 +63,12 @@ def all_searches():
 
 @dataclass(frozen=True)
 class Problem:
-    """A function of genomes that is minimised; its smallest loss is 0."""
+    """A function of genomes that is minimised: `losses` of 0 or more, one for each objective."""
 
     genes: tuple[Gene, ...]
-    loss: Callable[[Genome], float]
+    losses: Callable[[Genome], tuple[float, ...]]
+    objectives: int = 1
+    worst: tuple[float, ...] = ()
 
 
 def _reals(count: int) -> tuple[Gene, ...]:
@@ -82,29 +85,60 @@ _MIXED = (
 )
 
 
-def _sphere(genome: Genome) -> float:
-    return float(((np.array(genome) - _BEST) ** 2).sum())
+def _sphere(genome: Genome) -> tuple[float]:
+    return (float(((np.array(genome) - _BEST) ** 2).sum()),)
 
 
-def _one_max(genome: Genome) -> float:
+def _ellipsoid(genome: Genome) -> tuple[float]:
+    """Axes of very different lengths: the condition number is 10^4."""
+    weights = 10 ** (4 * np.arange(len(_BEST)) / (len(_BEST) - 1))
+    return (float((weights * (np.array(genome) - _BEST) ** 2).sum()),)
+
+
+def _rastrigin(genome: Genome) -> tuple[float]:
+    """Many local optima, about seven along each gene."""
+    x = 6 * (np.array(genome) - _BEST)
+    return (float((x * x + 10 * (1 - np.cos(2 * math.pi * x))).sum()),)
+
+
+def _one_max(genome: Genome) -> tuple[float]:
     """The number of wrong bits."""
-    return float((np.array(genome) != _BITS).sum())
+    return (float((np.array(genome) != _BITS).sum()),)
 
 
-def _mixed(genome: Genome) -> float:
+def _mixed(genome: Genome) -> tuple[float]:
     """Numbers, a whole number, a choice and bits, which matter alike and do not interact."""
     numbers = 4 * float(((np.array(genome[:4]) - _BEST[:4]) ** 2).sum())
     wrong = float((np.array(genome[6:]) != _BITS[:4]).sum())
-    return numbers + abs(genome[4] - 7) / 5 + float(genome[5] != 2) + wrong / 2
+    return (numbers + abs(genome[4] - 7) / 5 + float(genome[5] != 2) + wrong / 2,)
+
+
+def _zdt1(genome: Genome) -> tuple[float, float]:
+    """Two objectives (Zitzler, Deb & Thiele 2000); on the front all genes but the first are 0."""
+    first = float(genome[0])
+    rest = 1 + 9 * sum(genome[1:]) / (len(genome) - 1)
+    return first, rest * (1 - math.sqrt(first / rest))
+
+
+def _dtlz2(genome: Genome) -> tuple[float, float, float]:
+    """Three objectives (Deb et al. 2002); the front is an eighth of a sphere around the origin."""
+    a, b = math.pi / 2 * genome[0], math.pi / 2 * genome[1]
+    radius = 1 + sum((x - 0.5) ** 2 for x in genome[2:])
+    flat = radius * math.cos(a)
+    return flat * math.cos(b), flat * math.sin(b), radius * math.sin(a)
 
 
 _FLAGS = tuple(Gene(f"bit{place}", "binary", 0, 1, place % 2) for place in range(20))
 PROBLEMS: Mapping[str, Problem] = {
     "sphere": Problem(_reals(8), _sphere),
+    "ellipsoid": Problem(_reals(8), _ellipsoid),
+    "rastrigin": Problem(_reals(8), _rastrigin),
     "one-max": Problem(_FLAGS, _one_max),
     "mixed": Problem(_MIXED, _mixed),
+    "zdt1": Problem(_reals(8), _zdt1, 2, (1.1, 8.0)),
+    "dtlz2": Problem(_reals(10), _dtlz2, 3, (2.5, 2.5, 2.5)),
 }
-"""Name -> problem."""
+"""Name -> problem: five with one objective, two with several."""
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import OBJECTIVES, ScriptedExecutor, search, space, trajectory, unit
-from spaces import paths
+from spaces import parameters, paths
 
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Job
@@ -61,6 +61,39 @@ def test_what_was_asked_is_proposed_again_from_its_origins(name: str, told: list
             other.tell(number, outcome(value))
         assert one.left == other.left
     assert one.ask(99)[0].digest == other.ask(99)[0].digest
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_generation_is_counted_from_its_first_proposal(name: str) -> None:
+    strategy = new(name)
+    strategy.add_baseline(0, next(iter(strategy.space.baselines())))
+    assert strategy.left == strategy.generation
+    for number in (1, 2):  # the start
+        strategy.ask(number)
+        assert (strategy.left == strategy.generation) is (number == 2)
+    for asked in range(1, 2 * strategy.generation + 1):
+        strategy.ask(2 + asked)
+        assert strategy.left == strategy.generation - asked % strategy.generation
+
+
+def test_the_recorded_genome_counts_where_another_machine_computes_another(caplog):
+    one, other = new("cma"), new("cma")
+    genome = [0.25 + value / 2 for value in one.ask(0)[1]["genome"]]
+    other.repeat(0, None, {"genome": genome})
+    other.repeat(1, None, {"genome": genome})
+    assert len(caplog.records) == 1
+    assert "recorded genomes are used" in caplog.text
+
+
+def test_the_start_is_proposed_after_the_baselines_and_before_all_else() -> None:
+    strategy = new("cma")
+    for number, label in enumerate(strategy.space.baselines()):
+        strategy.add_baseline(number, label)
+    strategy.repeat(8, "somewhere", {})  # a baseline without a genome
+    strategy.tell(8, outcome(1.0))
+    proposed = [strategy.ask(number)[1]["genome"] for number in range(9, 12)]
+    assert [set(genome) for genome in proposed[:2]] == [{0.25}, {0.75}]
+    assert len(set(proposed[2])) == len(strategy.space.genes)
 
 
 NOTHING = Layer("", ())
@@ -218,3 +251,22 @@ def test_a_space_without_other_recipes_is_searched_on() -> None:
     strategy = listed(path_of(0, 1), path_of(0, 1))
     strategy.ask(0)
     assert SKIPPED not in strategy.ask(1)[1]
+
+
+def test_each_genome_of_a_baseline_is_told_its_outcome_and_recorded() -> None:
+    searched = parameters(["linear", "task_arithmetic"], layers=2)
+    one, again = (
+        GenomeStrategy(searched, create("cma-margin", searched.genes, seed=3), RANKING)
+        for _ in range(2)
+    )
+    labels = list(one.space.baselines())
+    for number, label in enumerate(labels):
+        origin = one.add_baseline(number, label)
+        assert {origin["genome"][0], origin["others"][0][0]} == {0.0, 1.0}
+        again.repeat(number, label, origin)
+    for strategy in (one, again):
+        for number in reversed(range(len(labels))):
+            strategy.tell(number, outcome(0.1 * number))
+    assert [one.ask(number)[1] for number in range(9, 40)] == [
+        again.ask(number)[1] for number in range(9, 40)
+    ]

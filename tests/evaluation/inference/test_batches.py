@@ -1,5 +1,7 @@
 """Batches: every row once, within the limits, with the lowest cost; what a backward pass keeps."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,14 +11,39 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from evomerge import zoo
 from evomerge.evaluation.inference.rows import (
     Batching,
+    batching,
     checkpointing,
     kept_bytes,
+    largest_batch,
     needs_checkpointing,
 )
 
 
 def limits(tokens, rows, overhead):
     return Batching(tokens, rows, overhead=overhead, generated=tokens)
+
+
+SHAPES = [
+    (576, 1536, 30, 49152, torch.float32),
+    (640, 2048, 18, 262144, torch.float32),
+    (4096, 14336, 32, 32000, torch.bfloat16),
+]
+
+
+@pytest.mark.parametrize(("width", "inner", "layers", "vocabulary", "dtype"), SHAPES)
+def test_a_batch_takes_a_few_gib_on_a_cpu_and_its_share_of_a_gpu(
+    width, inner, layers, vocabulary, dtype
+):
+    """One token a row is too little for a pass that reads all weights: there rows must be many."""
+    sizes = {"hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers}
+    config = LlamaConfig(**sizes, vocab_size=vocabulary, num_attention_heads=8)
+    model = SimpleNamespace(config=config, dtype=dtype, device=torch.device("cpu"))
+    assert batching(model, "auto").generated >= 58 * 54  # prompts of 30 tokens and 24 new ones
+    assert largest_batch(config.to_dict(), dtype.itemsize) < 6 * 2**30
+    model.device = torch.device("meta")  # whose memory is unknown: 8 GiB
+    tokens = batching(model, 7).tokens
+    assert batching(model, 7).rows == 7 and tokens >= 256
+    assert tokens * (12 * vocabulary + 2 * dtype.itemsize * width * layers) <= 2**31
 
 
 @given(

@@ -6,8 +6,10 @@ from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
 
 import pytest
+import tiny
 import torch
 from lm_tasks import asking, requests_of, runner_of
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LlamaForCausalLM
 
 from evomerge.compat.transformers import checkpoint_weights
@@ -166,6 +168,22 @@ def test_an_engine_that_fails_is_one_sentence(engine, llama, monkeypatch, name, 
         engine.load(checkpoint_weights(llama))
 
 
+def test_an_engine_that_does_not_start_is_one_sentence_and_breaks_nothing(
+    engine, llama, tokenizer, monkeypatch
+):
+    def start(**options):
+        torch.set_num_threads = lambda count: None
+        assert "llvmlite.binding.ffi" not in sys.modules
+        fail()
+
+    before = torch.set_num_threads
+    monkeypatch.setitem(sys.modules, "llvmlite.binding.ffi", sys)
+    monkeypatch.setattr(sys.modules["vllm"], "LLM", start)
+    with pytest.raises(ConfigError, match=r"cannot start .*\(no such tensor.*\); "):
+        VllmEngine(llama, tokenizer)
+    assert torch.set_num_threads is before and sys.modules["llvmlite.binding.ffi"] is sys
+
+
 @pytest.mark.parametrize("found", ["0.15.1", None])
 def test_a_vllm_that_cannot_serve_is_refused(monkeypatch, found):
     def version(package):
@@ -207,3 +225,22 @@ def test_logits_are_those_of_the_model_alone(make_model, architecture, dtype):
     )
     with torch.inference_mode():
         assert torch.equal(other.eval()(TEXT).logits, one.eval()(TEXT).logits)
+
+
+def test_zeros_take_no_memory_and_a_model_that_is_as_deep_is_left_as_it_is(llama):
+    own = dict(checkpoint_weights(llama))
+    state = completed(own, shapes_of(deeper(llama, 4)))
+    name = "model.layers.{}.mlp.down_proj.weight"
+    assert state[name.format(1)] is own[name.format(0)]
+    assert state[name.format(0)].untyped_storage().nbytes() == 4
+    for layers in (3, 2):
+        assert completed(own, shapes_of(deeper(llama, layers))) == own
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "gpt_neox"])
+def test_weights_have_the_names_and_shapes_of_a_checkpoint(tmp_path, kind):
+    folder = tiny.make(tmp_path / kind, kind)
+    stored = load_file(folder / "model.safetensors")
+    given = dict(checkpoint_weights(tiny.load(folder)))
+    assert given.keys() == stored.keys()
+    assert all(torch.equal(given[name], stored[name]) for name in stored)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evomerge.merging.kernels.noise import Noise, philox
+from evomerge.merging.kernels.noise import LOWEST, STEPS, Noise, philox
 from evomerge.merging.kernels.passes import count_bad
 from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor
 from evomerge.merging.methods.method import knob, method
@@ -69,6 +69,12 @@ def test_bad_weights_are_found_wherever_they_are(dtype, value):
         assert count_bad(as_array(tensor)) == 1
 
 
+@given(st.sampled_from(DTYPES[:2]), st.lists(st.integers(0, 65535), min_size=1, max_size=4))
+def test_any_bits_are_judged_as_torch_judges_them(dtype, bits):
+    tensor = torch.tensor(bits, dtype=torch.uint16).view(dtype)
+    assert is_finite(tensor) == bool(torch.isfinite(tensor).all())
+
+
 def test_draws_never_change():
     draws = Noise(0, "zoo:maths", "model.layers.0.mlp.down_proj.weight").array(0, 6)
     assert draws.tolist() == [-9804, 15256, -12213, -410, 4391, -17061]
@@ -99,3 +105,14 @@ def test_numbers_drawn_in_pieces_are_those_drawn_at_once(start, count):
     noise = Noise(7, "parent", "tensor")
     whole = noise.array(0, 12_000)
     assert np.array_equal(noise.array(start, start + count), whole[start : start + count])
+
+
+def test_draws_are_uniform_and_independent():
+    count = 1 << 20
+    draws, other = (Noise(3, "a", name).array(0, count).astype(float) for name in "bc")
+    assert draws.min() == LOWEST and draws.max() == LOWEST + STEPS - 1
+    for probability in (0.1, 0.5, 0.9):
+        share = ((draws - LOWEST) / STEPS < probability).mean()
+        assert abs(share - probability) < 4 * (0.25 / count) ** 0.5
+    for shifted in (np.roll(draws, 1), np.roll(draws, 4), other):
+        assert abs(np.corrcoef(draws, shifted)[0, 1]) < 4 / count**0.5

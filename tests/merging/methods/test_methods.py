@@ -1,6 +1,8 @@
 """Merge methods: end points, symmetries, extremes, examples by hand (laws are in tests/testing)."""
 
 import textwrap
+from collections.abc import Mapping, Sequence
+from importlib.metadata import EntryPoint, EntryPoints
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +13,8 @@ from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evomerge.errors import CandidateError
+from evomerge import registry
+from evomerge.errors import CandidateError, RecipeError
 from evomerge.merging.kernels.noise import Noise
 from evomerge.merging.methods import get_method, method_names, task_vectors
 from evomerge.merging.methods.averages import slerp
@@ -28,6 +31,8 @@ NEEDED = {"t": 0.3, "density": 0.6}
 """Values of knobs without a default, and a density with which sparsifiers drop elements."""
 
 FEW = settings(max_examples=draws(10), deadline=None)
+
+Given = Sequence[Mapping[str, float]]
 
 
 def tensors(shape, count, seed, dtype=torch.float32):
@@ -143,6 +148,25 @@ def test_noise_belongs_to_the_parent_not_to_its_place(name):
     assert not torch.equal(results[0], results[2])
 
 
+def test_dare_keeps_density_and_divides_by_it():
+    parent = torch.full((1 << 18,), 0.25)
+    out = merged("dare_linear", [parent], torch.zeros(1 << 18), [{"density": 0.3}])
+    kept = out[out != 0]
+    assert abs(len(kept) / len(out) - 0.3) < 0.004
+    torch.testing.assert_close(kept, torch.full_like(kept, 0.25 / 0.3), rtol=1e-4, atol=0)
+
+
+def test_della_keeps_large_changes_of_a_row_more_often():
+    rows, width = 4096, 64
+    parent = torch.arange(1, width + 1) / width * torch.linspace(0.01, 1, rows)[:, None]
+    own = [{"density": 0.5, "epsilon": 0.2}]
+    out = merged("della_linear", [parent], torch.zeros_like(parent), own)
+    chances, expected = (out != 0).float().mean(0), torch.linspace(0.3, 0.7, width)
+    assert float((chances - expected).abs().max()) < 4 * (0.25 / rows) ** 0.5
+    norms = out.abs().sum(1).mean() / parent.abs().sum(1).mean()
+    assert abs(float(norms) - 1) < 0.01
+
+
 @FEW
 @given(case=cases)
 def test_all_weight_on_one_source_gives_that_source(case):
@@ -178,6 +202,14 @@ def test_merging_a_model_with_itself_gives_it_back(name, case):
         assert same_bits(result, base.float())
 
 
+@pytest.mark.parametrize("name", SUMS)
+def test_at_density_1_nothing_is_dropped(name):
+    base, *sources = tensors((30, 20), 3, 5)
+    own = [{"weight": w, "density": 1} for w in (0.5, -0.3, 0.8)]
+    expected = merged("task_arithmetic", sources, base, own)
+    assert same_bits(merged(name, sources, base, own), expected)
+
+
 @pytest.mark.parametrize("size", [1, 2, 50, 65_537, 200_003])
 @pytest.mark.parametrize("levels", [0, 1, 3, 1000, 1 << 23])
 @pytest.mark.parametrize("reuse", [False, True])
@@ -203,6 +235,13 @@ def test_a_nan_never_vanishes(name):
     sources[0][4, 5] = torch.nan
     for reuse in (False, True):
         assert merged(name, sources, base, reuse=reuse)[4, 5].isnan()
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_zeros_merge_to_zeros(name, shape):
+    zeros = [torch.zeros(shape)] * count_of(name)
+    assert not merged(name, zeros, torch.zeros(shape)).any()
 
 
 @pytest.mark.parametrize("name", ["linear", "dare_linear", "multislerp", "nuslerp"])
@@ -309,3 +348,19 @@ def test_fast_loops_compute_the_plain_form_in_their_docstrings(seed, eighths, re
         torch.testing.assert_close(result, torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
     result = merged("slerp", sources[:2], None, knobs={"t": density}).double()
     torch.testing.assert_close(result, torch.from_numpy(arc(*x[:2], density)), rtol=1e-4, atol=1e-5)
+
+
+def test_another_package_can_add_a_method(monkeypatch):
+    added = [
+        EntryPoint("mine", "evomerge.merging.methods.averages:linear", "evomerge.methods"),
+        EntryPoint("linear", "evomerge.merging.methods.averages:passthrough", "evomerge.methods"),
+        EntryPoint("broken", "no_such_module:METHOD", "evomerge.methods"),
+    ]
+    monkeypatch.setattr(
+        registry, "_entry_points", lambda group, *_: EntryPoints(added).select(group=group)
+    )
+    assert method_names()[-2:] == ("broken", "mine")
+    assert get_method("mine").name == "linear"
+    assert get_method("linear").name == "linear"  # what evomerge brings is not replaced
+    with pytest.raises(RecipeError, match="'broken' of the entry point 'no_such_module:METHOD'"):
+        get_method("broken")

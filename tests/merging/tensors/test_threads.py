@@ -3,11 +3,30 @@
 import threading
 
 import pytest
+import tiny
 import torch
+from merges import digest, every, of_method
 
 from evomerge.device import count_threads, torch_threads
 from evomerge.errors import CandidateError
+from evomerge.merging.resident import Resident
 from evomerge.merging.tensors.make import PreparedMerges, for_each
+from evomerge.merging.writer import write_model
+
+
+@pytest.mark.parametrize("method", ["linear", "ties", "dare_ties", "della", "slerp", "sce"])
+def test_any_number_of_threads_gives_the_same_bits(method, threads, family, tmp_path):
+    checkpoints, seen = family(hidden_size=64, vocab_size=700), set()
+    values = {"weight": 0.7, "t": 0.3, "density": 0.5, "lambda": 1.0, "select_topk": 0.5}
+    recipe = every(checkpoints["base"], lambda i: of_method(method, i, values), seed=3)
+    for count in (1, 2, 5):
+        threads(count)
+        resident = Resident(checkpoints, "base")
+        resident.apply(recipe)
+        write_model(recipe, checkpoints, tmp_path / f"out{count}", threads=count)
+        seen |= {digest(resident.module), digest(tiny.load(tmp_path / f"out{count}"))}
+        assert torch.get_num_threads() == count
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("count", [1, 3])

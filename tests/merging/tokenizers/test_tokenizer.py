@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from evomerge.errors import CheckpointError, RecipeError
+from evomerge.mergekit import express
 from evomerge.merging.backend import tokenizer
 from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.merging.writer import write_model
@@ -172,6 +173,18 @@ def test_a_named_tokenizer_gives_its_ids_and_other_tokens_are_lost(tmp_path):
     assert loaded(FRENCH[0]) == known(FRENCH[0]) and loaded.chat_template == "{{ 'b' }}"
 
 
+def test_padding_rows_never_have_the_highest_logit(tmp_path):
+    parents = pair(tmp_path, "words")
+    recipe = mix(parents, [0.5, 0.5], pad_to_multiple_of="64")
+    write_model(recipe, named(*parents), tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    count = len(vocabulary(tmp_path / "out"))
+    assert model.get_output_embeddings().weight.shape[0] == 64 == model.config.vocab_size > count
+    with torch.no_grad():
+        logits = model(torch.arange(count)[None]).logits[0]
+    assert int(logits.argmax(-1).max()) < count
+
+
 def test_rows_without_a_token_are_kept_and_tokens_without_a_row_are_missing(tmp_path):
     core = bpe(ENGLISH, 290)
     wide, b = save(tmp_path / "wide", core, rows=320), save(tmp_path / "b", core)
@@ -183,6 +196,29 @@ def test_rows_without_a_token_are_kept_and_tokens_without_a_row_are_missing(tmp_
     write_model(mix([a, c], [1, 0]), named(a, c), tmp_path / "more")
     ours, theirs = (weights_of(it)["lm_head.weight"] for it in (tmp_path / "more", c.folder))
     assert len(ours) == 291 and torch.equal(ours[290], theirs[290])
+
+
+def test_missing_rows_come_from_the_base_the_only_parent_or_the_average(tmp_path):
+    more, plain = bpe(ENGLISH, 290), bpe(ENGLISH, 290)
+    more.add_special_tokens(["<x>"])
+    a, b, c = (save(tmp_path / n, core) for n, core in zip("abc", (plain, more, more), strict=True))
+    heads = {it.reference: weights_of(it.folder)["lm_head.weight"] for it in (a, b, c)}
+    x, y, end = heads["b"][290], heads["c"][290], more.token_to_id("</s>")
+
+    def row(i, parents=(a, b, c), parent="a", base=None, **token):
+        options = {"tokens": json.dumps({"<x>" if i == 290 else "</s>": token})} if token else {}
+        recipe = mix(parents, [1] * len(parents), base=base, **options)
+        plan = plan_tokenizer(recipe, named(a, b, c))
+        return plan.rows.rows(parent, heads.__getitem__)[i]
+
+    torch.testing.assert_close(row(290), (x + y) / 2)
+    assert torch.equal(row(290, (a, c)), y)
+    assert torch.equal(row(290, (a, b), base=c), y)
+    assert not row(290, source={"kind": "zero"}).any()
+    seventh = {"kind": "model_token", "model": "b", "token_id": 7}
+    assert torch.equal(row(290, source=seventh), heads["b"][7])
+    for parent in "bc":
+        assert torch.equal(row(end, parent=parent, source="c", force=True), heads["c"][end])
 
 
 TOKEN = '{"<s>": {"source": {"kind": "model_token", "model": "a", "token": "q?"}}}'
@@ -299,3 +335,13 @@ def test_all_candidates_of_a_search_have_one_vocabulary(tmp_path):
         plan = plan_tokenizer(recipe, named(a, b, c))
         plans.append((plan.files, plan.rows.index, plan.rows.filling))
     assert all(plan == plans[0] for plan in plans)
+
+
+def test_mergekit_can_only_express_the_vocabulary_of_merged_parents(tmp_path):
+    a, b = (save(tmp_path / name, core) for name, core in zip("ab", PAIRS["bpe"], strict=True))
+    c = save(tmp_path / "c", PAIRS["bpe"][0])
+    fixed = replace(mix([c], [1.0]), host="a", vocabulary=("a", "c"))
+    assert "source: union" in express(fixed, named(a, c))
+    wider = replace(mix([c], [1.0]), host="a", vocabulary=("a", "b", "c"))
+    with pytest.raises(RecipeError, match="parents that it does not merge"):
+        express(wider, named(a, b, c))
