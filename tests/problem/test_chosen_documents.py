@@ -89,6 +89,14 @@ def test_a_second_data_set_is_not_read_whole_for_documents_that_both_have():
     assert len(set(read)) == 90
 
 
+def test_all_is_what_no_other_split_has_also_where_rows_repeat():
+    """Of 60 rows the last three repeat others."""
+    sizes = {"search": 20, "validation": 20, "test": "all"}
+    tasks = {"t": DocumentPool("t", 60, lambda i: [f"row {i % 57}"])}
+    chosen = choose_documents(sizes, dict.fromkeys(sizes, tasks), 3)
+    assert [len(chosen[split]["t"]) for split in sizes] == [20, 20, 17]
+
+
 @pytest.mark.parametrize("repeated", [1, 3, 30])
 def test_numbers_that_are_suggested_fit(repeated):
     tasks = {"t": DocumentPool("t", 60, lambda i: [f"row {i % (60 - repeated)}"])}

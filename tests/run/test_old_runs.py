@@ -59,9 +59,13 @@ def events(journal: bytes) -> list[str]:
 def unlike_here(old: Path) -> str:
     """Return what the last digits of numbers depend on, and is not as the run had it."""
     manifest = json.loads((old / "manifest.json").read_text())
-    then = {name: manifest[name] for name in ("processor", "linear_algebra", "instructions")}
-    here = (processor(), linear_algebra(), instruction_variables())
-    changed = [name for name, now in zip(then, here, strict=True) if now != then[name]]
+    here = {
+        "processor": processor(),
+        "linear_algebra": linear_algebra(),
+        "instructions": instruction_variables(),
+    }
+    # 6ea4dca7 noted the processor only.
+    changed = [name for name, now in here.items() if manifest.get(name, now) != now]
     for name, version in manifest["versions"].items():
         if name not in ("evomerge", "python") and package_version(name) != version:
             changed.append(name)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import random
 
 import pytest
@@ -14,14 +15,10 @@ from evomerge.execute.inline import InlineExecutor
 from evomerge.execute.protocol import MAX_ATTEMPTS, MAX_MACHINES, Attempts
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.scores import Expected, Failure, Scores
+from evomerge.run.ranking import WeightedSum
+from evomerge.scores import Failure, Scores
 from evomerge.searching.loop import MOST_HELD
 from evomerge.searching.session import SAME_FAILURES
-
-
-def one(value: float, expected: bool = False) -> Scores:
-    estimate = {"task/acc": Expected(value, 0.1)} if expected else {}
-    return Scores({"task": (0,)}, {}, {"task/acc": value}, expected=estimate)
 
 
 class AnsweringExecutor(ScriptedExecutor):
@@ -88,6 +85,15 @@ def test_no_parent_wins_where_nothing_can_be_validated(tmp_path):
     assert History(RunFolder(tmp_path / "run").events()).winner is None
     # The cause may be gone by now, so a resumed search tries again.
     assert search(tmp_path / "run", ScriptedExecutor(1, random.Random(0))).winner is not None
+
+
+def test_a_value_that_is_not_finite_is_a_failure(tmp_path):
+    nan = Scores({"task": (0,)}, {}, {"task/acc": math.nan})
+    executor = AnsweringExecutor(lambda job: nan if job.candidate == 5 else None)
+    history = search(tmp_path / "run", executor)
+    failed = history.candidates[5]
+    assert failed.status == "failed" and failed.values is None
+    assert failed not in WeightedSum(scripted.OBJECTIVES).finalists(history.candidates, 99)
 
 
 def test_processes_that_end_in_a_job_are_counted(tmp_path):

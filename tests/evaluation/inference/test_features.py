@@ -59,3 +59,21 @@ def test_kept_features_change_no_bit_and_save_the_tower(family):
         assert len(calls) == (0 if number % 2 else len(prompts)), "once for each tower"
         assert "get_image_features" not in vars(model.model)
     assert not torch.equal(*plain), "an image counts"
+
+
+def test_what_does_not_fit_is_computed_again(tmp_path):
+    parents = {name: seeing.make(tmp_path / name, "llava", seed) for seed, name in enumerate("ab")}
+    resident = Resident(parents, "a", "float32")
+    model = resident.apply(recipe_of(parents["a"], 0.3))
+    prompts = seeing.prompts(model, 3)
+    plain = [seeing.generate(model, prompt) for prompt in prompts]
+    size = 4 * 16 * 4  # tokens of an image, hidden size, bytes of a number
+    for memory, kept in ((0, 0), (size - 1, 0), (2 * size, 2)):
+        features = ImageFeatures(memory)
+        with features.kept(model, resident.tower):
+            for prompt in prompts:
+                seeing.generate(model, prompt)
+        with counted(model) as calls, features.kept(model, resident.tower):
+            found = [seeing.generate(model, prompt) for prompt in prompts]
+        assert all(map(torch.equal, found, plain))
+        assert len(calls) == 3 - kept
