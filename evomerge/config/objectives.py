@@ -16,7 +16,7 @@ class RowsKind(NamedTuple):
     Attributes:
         place: its class, a `RowsObjective`, as `module:Class`; all else is said there.
         key: `kind` and `encoder` are followed by its name, `classifier` by one of its metrics.
-        metrics: with the last two keys, its metrics, the default first.
+        metrics: its metrics, the default first.
     """
 
     place: str
@@ -33,10 +33,12 @@ ROWS = {
     "classification": RowsKind(f"{_TASKS}.encoders:Classification", "encoder", ("accuracy",)),
     "labels": RowsKind(f"{_TASKS}.classifiers:TextLabels", "classifier", ("accuracy", "f1")),
     "pairwise": RowsKind(f"{_TASKS}.classifiers:Pairwise", "classifier", ("pairwise",)),
+    "rerank": RowsKind(f"{_TASKS}.rerank:Rerank", "kind", ("ndcg@10", "mrr@10")),
 }
 """The built-in kinds of rows of a file, by name. A new one needs a row here, and its class."""
 
-_BY_NAME = {name: row.metrics[0] for name, row in ROWS.items() if row.key == "encoder"}
+_ENCODER = [name for name, row in ROWS.items() if row.key == "encoder"]
+_BY_NAME = {name: row.metrics[0] for name, row in ROWS.items() if row.key != "classifier"}
 _BY_METRIC = {m: name for name, row in ROWS.items() if row.key == "classifier" for m in row.metrics}
 
 _METRIC = (
@@ -44,7 +46,7 @@ _METRIC = (
     "reference answer, in nats; `tokens`: generated tokens of a document; "
     "with `encoder` spearman or pearson (sts), ndcg@10, recall@10 or mrr@10 (retrieval), accuracy "
     "(classification), of which the first is the default; with `classifier` what that says; with "
-    "`kind` one of its own; "
+    "`kind` one of its own (rerank: ndcg@10, the default, or mrr@10); "
     "without any of them `parameters` or `layers` of the merged model"
 )
 
@@ -70,7 +72,8 @@ class MeasuredConfig(Section):
         ]
         | None
     ) = None
-    """a kind of objective that an installed package adds, with rows of a `file`"""
+    """rerank, how well a cross-encoder orders the passages of a query; or a kind of objective that
+    an installed package adds; with rows of a `file`"""
     file: str | None = None
     """with `encoder`, `classifier` or `kind`: a file of rows, one JSON object in each line"""
     told: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None = None
@@ -97,8 +100,8 @@ class MeasuredConfig(Section):
     def _metric_of_rows(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        encoder, own = data.get("encoder"), data.get("classifier") or data.get("told")
-        metric = _BY_NAME[encoder] if encoder in [*_BY_NAME] else own
+        name, own = data.get("encoder") or data.get("kind"), data.get("classifier")
+        metric = _BY_NAME[name] if name in [*_BY_NAME] else own or data.get("told")
         return {"metric": metric, **data} if isinstance(metric, str) else data
 
     @property
@@ -130,8 +133,8 @@ class MeasuredConfig(Section):
         (
             lambda it: it.file is not None and not it.rows,
             "has the `file` {0.file!r} without an `encoder` or `classifier`; add `encoder`: "
-            f"{', '.join(_BY_NAME)}, or `classifier`: {', '.join(_BY_METRIC)}, or "
-            "the `kind` that a package adds",
+            f"{', '.join(_ENCODER)}, or `classifier`: {', '.join(_BY_METRIC)}, or "
+            "`kind`: rerank, or one that a package adds",
         ),
         (
             lambda it: it.kind in ROWS and ROWS[it.kind].key != "kind",

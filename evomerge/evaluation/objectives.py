@@ -55,8 +55,8 @@ def kinds_of(config: SearchConfig) -> list[type[Objective]]:
 
 
 def added_kinds() -> list[str]:
-    """Return the names of the kinds of rows that other packages add."""
-    added = []
+    """Return the names that `kind` can have: those of our own kinds, and what packages add."""
+    added = [name for name, row in ROWS.items() if row.key == "kind"]
     for name in dict.fromkeys(KINDS.names()).keys() - KINDS.builtin.keys():
         with suppress(ConfigError):  # it is a function, or of a broken package
             _kind(name)

@@ -140,7 +140,7 @@ class Head(Part):
         if (what := classified(model)) is None:
             return {}
         labels, is_body = labels_of(model), any(item.lacks for item in checkpoints.values())
-        score = "one score of a text (a reward model)"
+        score = "one score (a reward model, or a cross-encoder)"
         kind = score if len(labels) == 1 else f"{what} with the labels {in_words(labels)}"
         return {"classifier": f"{kind}; merged: the body{'' if is_body else ' and the head'}"}
 

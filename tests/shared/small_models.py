@@ -73,6 +73,13 @@ def make(folder: Path, name: str) -> None:
             tiny.make_classifier(out, labels=LABELS, **about)
         case "answers":
             tiny.make_classifier(out, "llama", ["score"], template=TALK, **about)
+        case "prompted":
+            from sentence_transformers import CrossEncoder
+
+            make(folder, "answers-plain")
+            prompt = {"prompts": {"query": "w1 "}, "default_prompt_name": "query"}
+            with tiny.quiet():
+                CrossEncoder(str(folder / "answers-plain"), **prompt).save_pretrained(str(out))
         case "llava":
             seeing.make(out, kind, seed)
             seeing.add_processor(out)

@@ -140,7 +140,7 @@ class ClassifierObjective(RowsObjective):
         problem = host.config.get("problem_type")
         several = problem in ("multi_label_classification", "regression") and not self.is_reward
         if not labels or several or self.is_reward != (len(labels) == 1):
-            one = "one output (a reward model)"
+            one = "one output (a reward model or a cross-encoder)"
             need = one if self.is_reward else "labels of which it chooses one"
             raise CheckpointError(
                 f"Parent {host.reference!r} is a {class_of(host)} with {len(labels)} outputs "

@@ -36,7 +36,7 @@ Encode: TypeAlias = Callable[[Sequence[str], Way], Tensor]
 
 _SETTINGS = ("max_seq_length", "do_lower_case")
 _ROWS = 32  # of a batch at least, sentence-transformers' own default
-_FIRST = 10  # passages that the metrics of retrieval look at
+_FIRST = 10  # passages that the metrics of rankings look at
 _DIGITS = 6  # decimals of similarities; further ones depend on a passage's place and batch
 
 
@@ -119,9 +119,40 @@ class EncoderObjective(RowsObjective):
         """Return what a model has on rows, by their texts' embeddings, and its `ANSWER`."""
 
 
-def _passages(value: Any, where: str) -> list[str]:
+def passages(value: Any, where: str) -> list[str]:
+    """Return the different texts of a column that has a text or a list of texts.
+
+    Raises:
+        ConfigError: a value is no text; the sentence begins with `where`.
+    """
     texts = value if isinstance(value, list) else [value]
     return list(dict.fromkeys(VALUES.text(text, where) for text in texts))
+
+
+def ranking_metrics(
+    scores: Sequence[float] | np.ndarray, is_right: Sequence[bool] | np.ndarray
+) -> tuple[int, dict[str, float]]:
+    """Return which passage a query ranks first, and how high it ranks the right ones.
+
+    Of passages with equal scores the wrong ones rank first, whatever their order in the file.
+
+    Args:
+        scores: of each passage; the largest ranks first. Decimals after the sixth do not count.
+        is_right: whether each passage is right; at least one is.
+
+    Returns:
+        The place of the passage in `scores`, and nDCG, recall and the reciprocal rank among the
+        first ten, as sentence-transformers' evaluators define them.
+    """
+    right = np.asarray(is_right, float)
+    first = np.lexsort((right, -np.asarray(scores).round(_DIGITS)))[:_FIRST]
+    hits, count = right[first], int(right.sum())
+    gains = 1 / np.log2(np.arange(2, _FIRST + 2))
+    return int(first[0]), {
+        "ndcg@10": float(hits @ gains[: len(hits)] / gains[:count].sum()),
+        "recall@10": float(hits.sum()) / count,
+        "mrr@10": 1 / (1 + float(np.argmax(hits))) if hits.any() else 0.0,
+    }
 
 
 class Sts(EncoderObjective):
@@ -169,8 +200,8 @@ class Retrieval(EncoderObjective):
     metrics, needed = ROWS["retrieval"].metrics, ("query", "positive")
     columns: ClassVar[Columns] = {
         "query": VALUES.text,
-        "positive": lambda value, where: VALUES.items(_passages(value, where), where, least=1),
-        "negative": lambda value, where: _passages(value or [], where),
+        "positive": lambda value, where: VALUES.items(passages(value, where), where, least=1),
+        "negative": lambda value, where: passages(value or [], where),
     }
     row_text = '{"query": "...", "positive": ["..."], "negative": ["..."]}, the last if wanted'
     compared = ("query",)
@@ -185,18 +216,14 @@ class Retrieval(EncoderObjective):
         queries = encode([row["query"] for row in rows], "encode_query")
         texts = list(self._passages)
         scores = self._library.similarity(queries, encode(texts, "encode_document"))
-        gains = 1 / np.log2(np.arange(2, _FIRST + 2))
         values: dict[str, list[Any]] = {metric: [] for metric in (*self.metrics, ANSWER)}
-        for row, similar in zip(rows, scores.numpy().round(_DIGITS), strict=True):
-            right = np.zeros(len(similar))
-            right[[self._passages[text] for text in row["positive"]]] = 1
-            first = np.lexsort((right, -similar))[:_FIRST]
-            values[ANSWER].append((texts[first[0]], "\n".join(row["positive"])))
-            hits = right[first]
-            count = int(right.sum())
-            values["ndcg@10"].append(float(hits @ gains[: len(hits)] / gains[:count].sum()))
-            values["recall@10"].append(float(hits.sum()) / count)
-            values["mrr@10"].append(1 / (1 + float(np.argmax(hits))) if hits.any() else 0.0)
+        for row, similar in zip(rows, scores.numpy(), strict=True):
+            right = np.zeros(len(similar), bool)
+            right[[self._passages[text] for text in row["positive"]]] = True
+            first, metrics = ranking_metrics(similar, right)
+            for metric, value in metrics.items():
+                values[metric].append(value)
+            values[ANSWER].append((texts[first], "\n".join(row["positive"])))
         return values
 
 
