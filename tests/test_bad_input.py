@@ -91,6 +91,13 @@ def command(line: str, models: Path) -> str:
     return line
 
 
+def questions(rows: Any, models: Path) -> str:
+    """Rows of own.jsonl, or the text of own.csv, for which `init` is to write a task."""
+    name = "own.csv" if isinstance(rows, str) else "own.jsonl"
+    write(rows if isinstance(rows, str) else "".join(f"{json.dumps(row)}\n" for row in rows), name)
+    return f"init x.yaml --parents zoo:maths zoo:facts --task {name}"
+
+
 def mergekit(change: dict[str, Any], models: Path) -> str:
     shutil.copytree(models, ".", dirs_exist_ok=True)
     merged = MERGEKIT | change
@@ -163,6 +170,7 @@ SECTIONS: dict[str, Callable[[Any, Path], str]] = {
     "set": set_,
     "text": text,
     "command": command,
+    "questions": questions,
     "mergekit": mergekit,
     "mergekit text": mergekit_text,
     "recipe": recipe,

@@ -144,7 +144,9 @@ def _print_run(view: View, rows: Sequence[dict[str, Any]] | None) -> None:
         terminal.print_rows(brief_rows(rows, view.ranking.objectives), "candidate")
         terminal.say("--csv and --json have more columns: the scores of each split and the genes")
     if view.history.winner is not None and (command := view.stock_command) is not None:
-        terminal.say("the test score of the model exported to MODEL_DIR, by lm-eval itself:")
+        terminal.say(
+            "the test score of the model exported to MODEL_DIR (a whole path), by lm-eval itself:"
+        )
         terminal.say(command, unbroken=True)
         if note := sampling_note(view.record.sampled):
             terminal.say(note)

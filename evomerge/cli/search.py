@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -51,14 +52,18 @@ def init(
     if not file.absolute().parent.is_dir():
         raise InputError(f"{file} cannot be written: there is no {file.parent}; give another name.")
     text, what = preset_text(preset), "check it with `evomerge validate"
+    notes: Sequence[str] = ()
     if parents or base or task or include:
         terminal.say("opening parents and tasks")
         from evomerge.problem.draft import draft
 
         allowed = Permissions(allow_code, trust_code)
-        text = draft(file, parents or [], base, task or [], include or [], allowed)
+        made = draft(file, parents or [], base, task or [], include or [], allowed)
+        text, notes = made.text, made.notes
         what = "see what it costs with `evomerge validate --time"
     write_output(file, text, "the search file")
+    for note in notes:
+        terminal.say(note)
     terminal.say(f"wrote {file}; {what} {shlex.quote(str(file))}`")
 
 

@@ -28,6 +28,41 @@ class Index:
         return None if entry is None else Entry(entry.yaml_path, tagged)
 
 
+def start_data_beside_yaml(manager: Any) -> Any:
+    """Return a `TaskManager` whose tasks find their `data_files` beside their YAML; see `beside`.
+
+    lm-eval itself looks for them only where the command is given.
+    """
+    factory = need("lm_eval", manager, "_factory")
+    need("lm_eval", factory, "_load_full_config")
+
+    class DataBesideYaml(type(factory)):  # type: ignore[misc]
+        def _load_full_config(self, entry: Any, overrides: Any = None) -> dict[str, Any]:
+            config: dict[str, Any] = super()._load_full_config(entry, overrides)
+            options = config.get("dataset_kwargs")
+            if entry.yaml_path and isinstance(options, dict) and "data_files" in options:
+                files = beside(options["data_files"], Path(entry.yaml_path).parent)
+                config["dataset_kwargs"] = {**options, "data_files": files}
+            return config
+
+    manager._factory = DataBesideYaml(meta=need("lm_eval", factory, "_meta"))
+    return manager
+
+
+def beside(files: Any, folder: Path) -> Any:
+    """Return the `data_files` of a task (paths or patterns, in lists or mappings) in a folder.
+
+    Those that are not there stay as they are, so they start where the command is given.
+    """
+    if isinstance(files, Mapping):
+        return {split: beside(value, folder) for split, value in files.items()}
+    if isinstance(files, (list, tuple)):
+        return [beside(value, folder) for value in files]
+    if not isinstance(files, str) or "://" in files or Path(files).is_absolute():
+        return files
+    return str(folder.resolve() / files) if any(folder.glob(files)) else files
+
+
 class Group(NamedTuple):
     """A group: the names of all tasks in it, and the settings of the metrics that it averages."""
 

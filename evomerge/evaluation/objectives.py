@@ -25,7 +25,7 @@ from evomerge.parsing.values import shown
 from evomerge.registry import Registry
 from evomerge.scores import MODEL, MODEL_METRICS, NLL, SPLITS, TOKENS, Split
 from evomerge.trust.code import NOTHING, Permissions, code_of_module
-from evomerge.trust.task_files import code_of_tasks
+from evomerge.trust.task_files import code_of_tasks, read_task_file, task_files
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
@@ -76,26 +76,26 @@ def _kind(name: str) -> type[RowsObjective]:
     return kind
 
 
-def measured_by(row: Mapping[str, Any], host: Checkpoint, where: str) -> dict[str, str]:
+def measured_by(row: Mapping[str, Any], host: Checkpoint) -> dict[str, str] | None:
     """Return the key and value of an objective that has rows like this, for models like a host.
 
-    ConfigError: none has; `where` names the rows.
+    None: no kind of objective has such rows.
     """
     kinds = {name: _kind(name) for name in KINDS.names()}
     fitting = [name for name, kind in kinds.items() if set(kind.needed) <= row.keys()]
     if not fitting:
-        rows = "; ".join(f"{key}: {', '.join(kind.needed)}" for key, kind in kinds.items())
-        raise ConfigError(
-            f"{where} is a file with rows of the columns {', '.join(row) or 'none'}, and not with "
-            f"those of encoders or classifiers ({rows}); for questions and answers write a task, "
-            "which YAML describes (docs/how-to/own-task.md), and name it."
-        )
+        return None
     # Texts with labels are for a head, or for a probe on the embeddings of a model without one.
     has_head = bool(classified(host))
     name = next((name for name in fitting if kinds[name].needs_head is has_head), fitting[0])
     key, metric = ROWS[name].key if name in ROWS else "kind", kinds[name].metrics[0]
     value: dict[str, str] = {key: metric if key == "classifier" else name}
     return {**value, "metric": metric} if key == "kind" else value
+
+
+def needed_columns() -> str:
+    """Return which columns the rows of each kind of objective need, as the end of a sentence."""
+    return "; ".join(f"{name}: {', '.join(_kind(name).needed)}" for name in KINDS.names())
 
 
 def needed_parts(config: SearchConfig) -> frozenset[str]:
@@ -169,10 +169,17 @@ def stock_command(
         words += ["--gen_kwargs", json.dumps(evaluation.generation.changes)]
     if evaluation.chat_template:
         words.append("--apply_chat_template")
+    files = map(read_task_file, task_files(run / folder for folder in _folders(config)))
+    starts = {str(file.path.parent) for file in files if file.data_files}
+    if len(starts) > 1:
+        return None  # lm_eval looks for relative data files in the working folder only
     start = ["OMP_NUM_THREADS=1", "lm_eval"] if single_thread else ["lm_eval"]
     if record.allow_code:
         start.insert(0, "HF_ALLOW_CODE_EVAL=1")  # Hugging Face's `code_eval` wants it
         words.append("--confirm_run_unsafe_code")
+    for where in starts:
+        start = ["cd", shlex.quote(where), "&&", *start]
+        run = run.absolute()
     results = f"evomerge results {shlex.quote(str(run))} --documents test"
     return " ".join([*start, *map(shlex.quote, words), "--samples", f'"$({results})"'])
 

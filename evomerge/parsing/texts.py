@@ -164,7 +164,7 @@ def yaml_text(data: Any, *, flow: bool | None = False, width: float = 110) -> st
     `flow`: whether lists and mappings are in brackets; None: those that hold no others. `width`:
     characters of a line, behind which a long value goes on in the next one.
     """
-    options: dict[str, Any] = {"default_flow_style": flow, "width": width}
+    options: dict[str, Any] = {"default_flow_style": flow, "width": width, "allow_unicode": True}
     return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, **options))
 
 

@@ -4,33 +4,46 @@ Parents and tasks are opened, so that the file has what suits them: space, docum
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from evomerge.config.evaluation import SearchSplit
 from evomerge.config.optimizer import with_fewer_candidates
 from evomerge.config.schema import SearchConfig, parse
-from evomerge.errors import ConfigError, printable
-from evomerge.evaluation.objectives import load, measured_by
+from evomerge.errors import ConfigError, listed, printable
+from evomerge.evaluation.objectives import load, measured_by, needed_columns
+from evomerge.evaluation.questions import ENOUGH, READERS, Questions, read_questions
 from evomerge.evaluation.tasks.info import TasksInfo
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.parts import kind_of
 from evomerge.models.references import is_file, open_parent, place, split_adapter
-from evomerge.parsing.texts import json_value, read_text, yaml_text
+from evomerge.parsing.texts import json_value, read_text
+from evomerge.problem.commented import COMMENTS, HEAD, commented
 from evomerge.problem.documents import FEW, MANY, fresh_documents
 from evomerge.problem.parents import absolute_config, absolute_parent
+from evomerge.problem.preflight import document_warnings
+from evomerge.problem.problem import Problem
 from evomerge.problem.resolve import read_search
 from evomerge.problem.runs import prepare, refuse_study
+from evomerge.run.atomic import write_output
 from evomerge.scores import NLL, TOKENS
 from evomerge.trust.code import NOTHING, Permissions
 from evomerge.words import size_text
 
 _SCORED = 200  # documents that finalists are scored on, if there are as many
 _TESTED = 2000  # documents at most of a test, which give an interval of ±2 points
+_TASKS = "tasks"  # the folder for tasks of questions, beside the search file
 _APART = 6  # parents at most that have knobs of their own in each of three groups of layers
+
+
+class Draft(NamedTuple):
+    """The text of a search file, and sentences about what it decides without being asked."""
+
+    text: str
+    notes: Sequence[str]
 
 
 def draft(
@@ -40,11 +53,13 @@ def draft(
     tasks: Sequence[str],
     include: Sequence[str],
     allowed: Permissions = NOTHING,
-) -> str:
-    """Return the commented text of a search file that runs as it is; `file` is where it will be.
+) -> Draft:
+    """Draft the commented text of a search file that runs as it is; `file` is where it will be.
 
     Relative paths start from where the command is given; `tasks` are names of tasks, some in the
-    folders `include`, of objective functions, or files of rows.
+    folders `include`, of objective functions, or files of rows. The task of a file of questions is
+    written into `tasks/` beside the search file.
+
     InputError: a parent or a task is missing, or they do not go together.
     """
     tasks = [*dict.fromkeys(tasks)]
@@ -69,6 +84,7 @@ def draft(
     rows = {
         item.tensors[item.embedding].shape[0] for item in checkpoints.values() if item.embedding
     }
+    questions = dict[str, Questions]()
     data: dict[str, Any] = {
         "seed": 0,
         "parents": [names[name] for name in parents],
@@ -77,24 +93,75 @@ def draft(
         **({"tokenizer": "union"} if len(rows) > 1 else {}),
         "space": _space([checkpoints[names[name]] for name in parents], base is not None),
         "optimizer": {"name": "auto"},
-        "objectives": [_objective(task, here, folder, host) for task in tasks],
+        "objectives": [_objective(task, here, folder, host, questions) for task in tasks],
     }
     folders = [item if item == "zoo:tasks" else _seen_from(folder, here, item) for item in include]
     if any(task.startswith("zoo_") for task in tasks) and "zoo:tasks" not in folders:
         folders.append("zoo:tasks")
-    evaluation: dict[str, Any] = {"include": folders} if folders else {}
+    if questions and not any(place(path, folder) == folder / _TASKS for path in folders):
+        folders.append(_TASKS)
+    with _tasks_written(folder / _TASKS, questions.values()):
+        return _drafted(file, data, folders, checkpoints, questions, allowed)
+
+
+@contextmanager
+def _tasks_written(folder: Path, questions: Iterable[Questions]) -> Iterator[None]:
+    """Write the tasks of files of questions into a folder; remove them if the context fails."""
+    texts = {folder / f"{one.task}.yaml": one.yaml for one in questions}
+    is_new = bool(texts) and not folder.exists()
+    for file, text in texts.items():
+        if file.exists() and read_text(file, ConfigError) != text:
+            raise ConfigError(
+                f"{file} is there already, and is not what `init` writes for the file of "
+                f"questions; name the task instead (--task {file.stem} --include {folder}), or "
+                "rename one of the two files."
+            )
+    written = [file for file in texts if not file.exists()]
+    try:
+        if is_new:
+            folder.mkdir()
+        for file in written:
+            write_output(file, texts[file], "the task")
+        yield
+    except BaseException:
+        for file in written:
+            file.unlink(missing_ok=True)
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _drafted(
+    file: Path,
+    data: dict[str, Any],
+    folders: Sequence[str],
+    checkpoints: Mapping[str, Checkpoint],
+    questions: Mapping[str, Questions],
+    allowed: Permissions,
+) -> Draft:
+    """Return the draft with metrics, documents and budget; `data` has the keys before them.
+
+    `questions` are the tasks of files, by name; `folders` are those of tasks.
+    """
+    folder = file.absolute().parent
+    host = checkpoints[data.get("base", data["parents"][0])]
+    evaluation: dict[str, Any] = {"include": [*folders]} if folders else {}
     config = absolute_config(read_search({**data, "evaluation": evaluation}, file), folder)
     refuse_study(config)
     evaluator = load(config, allowed)
     info = evaluator.info
     others = list[str]()
-    for item in data["objectives"]:
+    for objective in data["objectives"]:
         rest = list[str]()
-        if "task" in item:
-            item["metric"], *rest = _metrics(info, item["task"])
+        if (task := objective.get("task")) is not None:
+            metrics = _metrics(info, task)
+            best = questions[task].metric if task in questions else metrics[0]
+            objective["metric"], rest = best, [name for name in metrics if name != best]
         others.append(printable(f"or {', '.join(rest)}") if rest else "")
-    if host.chat_template is not None and any(item.has_answers for item in evaluator.every):
-        evaluation["chat_template"] = any(task.generates for task in info.tasks.values())
+    if host.chat_template is not None and any(it.has_answers for it in evaluator.every):
+        generates = any(task.generates for task in info.tasks.values())
+        evaluation["chat_template"] = generates or bool(questions)
     data["evaluation"] = evaluation | _splits(config, info, allowed)
     data["budget"] = {"candidates": MANY}
     problem = prepare(parse(data, str(file)), folder, allowed)
@@ -102,7 +169,7 @@ def draft(
         data["budget"] = {"candidates": FEW}
         problem = prepare(parse(data, str(file)), folder, allowed)
     comments: dict[str, Any] = {
-        **_COMMENTS,
+        **COMMENTS,
         "parents": [_parent_in_words(checkpoints[name]) for name in data["parents"]],
         "objectives": others,
     }
@@ -110,7 +177,24 @@ def draft(
         name = other.config.optimizer.name
         comments["optimizer"] = f"by genes and budget; {name} needs a tenth of the candidates"
     quoted = {"file": shlex.quote(str(file)), "run": shlex.quote(f"runs/{file.stem}")}
-    return _HEAD.format(**quoted) + _commented(data, comments)
+    return Draft(
+        HEAD.format(**quoted) + commented(data, comments),
+        [*_notes(problem, folder, questions), *document_warnings(problem)],
+    )
+
+
+def _notes(problem: Problem, folder: Path, questions: Mapping[str, Questions]) -> Iterator[str]:
+    """Yield what was decided without being asked."""
+    if problem.config.base is None and not problem.config.space.is_path:
+        yield (
+            f"no base is given, so the method is {problem.config.space.methods[0]}; with --base "
+            "MODEL it would be task_arithmetic, which merges what each parent has changed."
+        )
+    for task, asked in questions.items():
+        if asked.rows < ENOUGH:
+            counts = (f"{len(own[task])} for {split}" for split, own in problem.splits.items())
+            yield f"{task} has {asked.rows} rows, so the splits are small: {listed(counts)}."
+        yield f"{task}: {asked.about}; {folder / _TASKS / task}.yaml has it all, to change."
 
 
 def _parent_in_words(parent: Checkpoint) -> str:
@@ -142,23 +226,47 @@ def _space(parents: Sequence[Checkpoint], has_base: bool) -> dict[str, Any]:
     }
 
 
-def _objective(task: str, here: Path, folder: Path, host: Checkpoint) -> dict[str, Any]:
-    """Return what a task measures: the task itself, or the rows of a file."""
-    if not is_file(place(task, here)):
-        if task.endswith(".jsonl"):
+def _objective(
+    task: str, here: Path, folder: Path, host: Checkpoint, questions: dict[str, Questions]
+) -> dict[str, Any]:
+    """Return what a task measures: the task itself, or the rows of a file.
+
+    The task of a file of questions is added to `questions`.
+    """
+    file = place(task, here)
+    suffix = file.suffix.lower()
+    if not is_file(file):
+        if suffix in READERS:
             raise ConfigError(f"--task {task} is not there; give a file of rows, or name a task.")
         return {"task": task}
-    if task.endswith((".yaml", ".yml")):
+    if suffix in (".yaml", ".yml"):
         raise ConfigError(
             f"--task {task} is the file of a task; give the name that is in it (`task`), and its "
             "folder with --include."
         )
-    lines = [*filter(str.strip, read_text(place(task, here), ConfigError).splitlines())]
-    if not lines:
-        raise ConfigError(f"--task {task} has no rows; give a file with rows, or name a task.")
-    row = json_value(lines[0], f"{task}, line 1", ConfigError)
-    measure = measured_by(row if isinstance(row, dict) else {}, host, f"--task {task}")
-    return {**measure, "file": _seen_from(folder, here, task)}
+    if suffix not in READERS:
+        raise ConfigError(
+            f"--task {task} is a file that ends in {suffix or 'nothing'!r}; give rows in a file "
+            f"that ends in {', '.join(READERS)}, or name a task."
+        )
+    if suffix == ".jsonl":
+        lines = [*filter(str.strip, read_text(file, ConfigError).splitlines())]
+        if not lines:
+            raise ConfigError(f"--task {task} has no rows; give a file with rows, or name a task.")
+        value = json_value(lines[0], f"{task}, line 1", ConfigError)
+        row = value if isinstance(value, dict) else {}
+        measure = measured_by(row, host)
+        if measure is not None:
+            return {**measure, "file": _seen_from(folder, here, task)}
+    is_chat = host.chat_template is not None
+    kinds = needed_columns()
+    asked = read_questions(file, task, folder / _TASKS, is_chat=is_chat, others=kinds)
+    if asked.task in questions:
+        raise ConfigError(
+            f"--task {task} and another file would both be the task {asked.task!r}; rename one."
+        )
+    questions[asked.task] = asked
+    return {"task": asked.task}
 
 
 def _metrics(info: TasksInfo, task: str) -> list[str]:
@@ -199,53 +307,3 @@ def _splits(
         count = "auto" if split == "search" else count
         sections[split] = {"documents": count, **({"task_split": name} if name else {})}
     return sections
-
-
-_HEAD = """\
-# Checked with the models and tasks that it names.
-#   evomerge validate --time {file}
-#   evomerge search {file} --run {run}
-"""
-
-_COMMENTS = {
-    "seed": "of the optimizer, random methods and the choice of documents",
-    "base": "task vectors are parent - base; gives config and tokenizer",
-    "dtype": "of the merges, as of the host: bfloat16, float16 or float32",
-    "tokenizer": "union: the tokens of all parents, since their vocabularies differ",
-    "space": "what is searched",
-    "kind": "dataflow: a path through the layers, since parents differ in their number",
-    "variant": "each layer is in or out (docs/dataflow.md has other ones)",
-    "repeats": "how often the layers of all parents are laid out",
-    "method": "`evomerge list methods`; a list makes the method a gene",
-    "groups": "of layers, each with its own knobs: a number, each, or one",
-    "embeddings": "knobs of their own for embeddings and head",
-    "knobs": "a range is searched, a number is fixed; others have defaults",
-    "optimizer": "by genes and budget; `evomerge list optimizers` has the others",
-    "evaluation": "what is scored, on which documents",
-    "include": "folders with task YAML",
-    "chat_template": "of the host, for prompts; `validate --time` tries both",
-    "search": "candidates are scored on these; auto: few, which costs less",
-    "validation": "the winner is chosen on these",
-    "test": "the winner's result is measured on these",
-    "budget": "parents and averages among them; or hours, target, patience",
-}
-
-
-def _commented(data: Mapping[str, Any], comments: Mapping[str, Any]) -> str:
-    """Return a search file as YAML, with comments by key, and for each item of a list."""
-    rows = list[tuple[str, str]]()
-    for key, value in data.items():
-        if isinstance(value, list):
-            items = [f"  - {_flow(item)}" for item in value]
-            rows += [(f"{key}:", ""), *zip(items, comments[key], strict=True)]
-        elif key in ("space", "evaluation"):
-            rows.append((f"{key}:", comments[key]))
-            rows += [(f"  {name}: {_flow(item)}", comments[name]) for name, item in value.items()]
-        else:
-            rows.append((f"{key}: {_flow(value)}", comments[key]))
-    return "".join(f"{text:<34} # {said}\n" if said else f"{text}\n" for text, said in rows)
-
-
-def _flow(value: Any) -> str:
-    """Return a value as YAML in one line."""
-    return yaml_text([value], flow=True, width=inf).strip()[1:-1]

@@ -98,7 +98,7 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
         *part_notes(_parents(problem)),
         *fit_warnings(problem),
         *_template_warnings(problem),
-        *_document_warnings(problem),
+        *document_warnings(problem),
         *problem.config.optimizer.warnings(problem, count),
         *dict.fromkeys(text for item in every for text in item.warnings(problem.merges)),
         *(text for item in objectives if not allow_benchmarks for text in item.benchmarks()),
@@ -133,7 +133,8 @@ def _template_warnings(problem: Problem) -> Iterator[str]:
         )
 
 
-def _document_warnings(problem: Problem) -> Iterator[str]:
+def document_warnings(problem: Problem) -> Iterator[str]:
+    """Yield how far a score may be off where a split has few documents."""
     every = problem.evaluator.info
     warned = set[str]()
     for item in problem.objectives:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import yaml
 
-from evomerge.compat.lm_eval import Index
+from evomerge.compat.lm_eval import Index, beside
 from evomerge.models.references import is_file
 from evomerge.trust import task_code
 from evomerge.trust.code import files_of_module, is_installed
@@ -69,6 +69,7 @@ class TaskFile(NamedTuple):
         members: what it names, if it is a group.
         allows_code: whether it says that answers are run as code (`unsafe_code`).
         data_sets, metrics: the names of them that it has.
+        data_files: its files of documents with a relative path, such as are there beside it.
         runs: whether lm-eval runs code for the file itself, whoever wrote it.
     """
 
@@ -83,6 +84,7 @@ class TaskFile(NamedTuple):
     allows_code: bool = False
     data_sets: frozenset[str] = frozenset()
     metrics: frozenset[str] = frozenset()
+    data_files: frozenset[Path] = frozenset()
     runs: bool = False
 
     def modules(self) -> Iterator[tuple[str, Path | None]]:
@@ -154,6 +156,12 @@ def _read(file: Path, root: yaml.Node | None) -> TaskFile:
             text for node in nodes for text in task_code.texts_in(node, "dataset_path")
         ),
         metrics=frozenset(metrics),
+        data_files=frozenset(
+            Path(there)
+            for node in nodes
+            for text in task_code.texts_in(node, "data_files")
+            if (there := beside(text, file.parent)) != text
+        ),
         runs=any(map(_runs, nodes)),
     )
 

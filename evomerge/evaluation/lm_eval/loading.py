@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from evomerge.compat.lm_eval import Group, Index, load_tasks
+from evomerge.compat.lm_eval import Group, Index, load_tasks, start_data_beside_yaml
 from evomerge.errors import ConfigError, blaming, did_you_mean, one_line
 from evomerge.models.references import is_folder
 from evomerge.trust.code import NOTHING, Permissions, is_installed
@@ -93,7 +93,9 @@ class TaskLoader:
             if defaults not in self._managers:
                 try:
                     self._managers[defaults] = (
-                        TaskManager(include_path=[*self.include], include_defaults=defaults)
+                        start_data_beside_yaml(
+                            TaskManager(include_path=[*self.include], include_defaults=defaults)
+                        )
                         if self.include
                         else _built_in(TaskManager)
                     )
@@ -109,7 +111,8 @@ class TaskLoader:
         raise ConfigError(
             f"{where}: there is no task {missing[0]!r} in lm-eval"
             f"{' or in ' + ', '.join(self.include) if self.include else ''}; put its YAML into a "
-            f"folder named in evaluation.include.{did_you_mean(missing[0], known)}"
+            "folder named in evaluation.include (for `evomerge init` in --include)."
+            f"{did_you_mean(missing[0], known)}"
         )
 
     def _check_files(self, missing: Collection[str], where: str) -> None:
@@ -139,8 +142,8 @@ class TaskLoader:
         changed = {"group": "changed", "task": [{"task": name, **(changes or {})}]}
         why = (
             f"{where}: task {name!r} could not be loaded: {{error}}; check its YAML and that its "
-            "data set can be reached (relative `data_files` start where you give the command: "
-            f"{Path.cwd()})."
+            "data set can be reached (relative `data_files` start from the folder of the YAML, or "
+            f"else where you give the command: {Path.cwd()})."
         )
         # A SystemExit in a task's code would end evomerge silently.
         with blaming(ConfigError, why, BaseException):

@@ -35,6 +35,9 @@ from evomerge.scores import NLL, TOKENS, Example, Split
 _CUTTING = {"regexes_to_ignore", "kwargs"}
 """Settings of a metric by which it may look at a part of an answer."""
 
+_KEEPING = {"remove_whitespace", "take_first"}
+"""Filters that leave an answer whole."""
+
 _KNOWN = re.compile(
     r"^(mmlu|gsm8k|gsm_plus|mgsm|hellaswag|arc_(easy|challenge)|winogrande|truthfulqa|bbh|gpqa|"
     r"ifeval|humaneval|mbpp|piqa|boolq|openbookqa|lambada|triviaqa|nq_open|squad|drop|race|"
@@ -203,7 +206,9 @@ class LmEval(Objective):
         if (kind := self.info.tasks[task].kind) != "generate_until":
             return kind == "multiple_choice"
         asked = self.harness.tasks[task].get_config
-        cuts = asked("filter_list") or asked("process_results") or self.runner.reasoning.end
+        steps = (step for own in asked("filter_list") or () for step in own["filter"])
+        is_cut = not all(step["function"] in _KEEPING for step in steps)
+        cuts = is_cut or asked("process_results") or self.runner.reasoning.end
         metrics = [item for item in asked("metric_list") or () if item["metric"] == metric]
         is_exact = metric == "exact_match" and not any(map(_CUTTING.intersection, metrics))
         return is_exact and not cuts
