@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         plot_standings,
         results,
     )
-    from evomerge.api.search import resume, search, validate
+    from evomerge.api.search import documents, resume, search, validate
     from evomerge.api.study import Study
     from evomerge.errors import EvomergeError
     from evomerge.recipe import Layer, Recipe, Source
@@ -39,6 +39,7 @@ __all__ = [
     "Study",
     "__version__",
     "compare",
+    "documents",
     "evaluate",
     "merge",
     "plot_front",

@@ -76,6 +76,9 @@ def validate(
     time: Annotated[
         bool, typer.Option("--time", help="score a candidate, and estimate time and memory from it")
     ] = False,
+    show: Annotated[
+        int, typer.Option(min=0, help="print the prompts of this many documents of each task")
+    ] = 0,
     as_json: options.JsonOption = False,
 ) -> None:
     """Check a search file: parents, tasks, metrics, documents, memory."""
@@ -94,6 +97,7 @@ def validate(
     headers, rows = validation.gene_table()
     if rows:
         terminal.print_table(headers, rows)
+    terminal.print_examples(validation.prompts(show) if show else ())
     if time:
         terminal.print_values(validation.estimate(terminal.say).in_words())
     terminal.warn(validation.warnings)

@@ -131,7 +131,7 @@ def example_lines(example: Example) -> list[str]:
     return [
         f"{example.task}, document {example.document}: {values}".removesuffix(": "),
         f"  prompt: {example.prompt!r}",
-        f"  answer: {example.answer!r}",
+        *([f"  answer: {example.answer!r}"] if example.values else []),
         *parsed,
         *([f"  target: {example.target!r}"] if example.target else []),
     ]

@@ -245,6 +245,19 @@ class Evaluator:
                 examples.append(tasks.of(task).example(task, document, values))
         return tuple(filter(None, examples))
 
+    def prompts(
+        self, model: Any, tokenizer: Any, split: Split, documents: Documents, count: int
+    ) -> list[Example]:
+        """Return `count` documents of each task of a split as models get them; nothing is scored.
+
+        Of the model, only the configs are read.
+        """
+        tasks, prompts = self.tasks_of(split), list[Example]()
+        for objective in tasks.objectives:
+            own = {task: ids for task, ids in documents.items() if tasks.of(task) is objective}
+            prompts += objective.prompts(model, tokenizer, own, count)
+        return prompts
+
 
 def _parameters(model: Any) -> int:
     """Return the number of parameters of the model's checkpoint.

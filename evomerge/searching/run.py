@@ -24,7 +24,7 @@ from evomerge.problem.resolve import sample_recipes
 from evomerge.run.folder import MANIFEST, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.logbook import Follower, Logbook
-from evomerge.scores import SPLITS, Scores
+from evomerge.scores import SPLITS, Example, Scores
 from evomerge.searching.loop import Search
 from evomerge.searching.session import Session
 
@@ -122,6 +122,22 @@ def check_search_file(run: RunFolder, logbook: Logbook) -> None:
             f"{run.path / MANIFEST} is not the one that this run's journal was written with; put "
             "it back as it was, or start a new run."
         )
+
+
+def prompts(problem: Problem, count: int) -> list[Example]:
+    """Return the first `count` search documents of each task, as the merges get them.
+
+    No weights are read and nothing is scored.
+    InputError: the tokenizer or its chat template cannot be used.
+    """
+    from evomerge.merging.architecture.loading import without_weights
+    from evomerge.merging.backend import tokenizer
+
+    recipe = next(iter(problem.space.baselines().values()))
+    model = without_weights(problem.checkpoints[recipe.host].config)
+    documents = problem.splits["search"]
+    merged = tokenizer(problem.checkpoints, recipe)
+    return problem.evaluator.prompts(model, merged, "search", documents, count)
 
 
 def evaluate(problem: Problem, model: str, split: str, examples: int = 0) -> Scores:

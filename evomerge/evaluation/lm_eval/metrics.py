@@ -73,10 +73,6 @@ def example(
 ) -> Example:
     """Return one scored document of the task `name` as people read it, with long texts cut."""
     first = requests[0]
-    prompt = str(first.args[0])
-    with calling():
-        target = task.doc_to_target(first.doc)
-        choices = task.doc_to_choice(first.doc) if task.get_config("doc_to_choice") else None
     if first.request_type == "generate_until":
         answer = str(first.resps[0])
         parsed = str(next(iter(first.filtered_resps.values()), answer))
@@ -84,10 +80,25 @@ def example(
         best = max(requests, key=lambda request: float(request.resps[0][0]))
         answer = parsed = str(best.args[1]).strip()
     else:
-        answer = parsed = target = ""
-    if choices and isinstance(target, int) and 0 <= target < len(choices):
-        target = choices[target]
-    return in_short(name, document, (prompt, answer, parsed, str(target)), values)
+        answer = parsed = ""
+    texts = (str(first.args[0]), answer, parsed, _target(task, first))
+    return in_short(name, document, texts, values)
+
+
+def unanswered(task: Any, name: str, document: int, request: Instance) -> Example:
+    """Return a document of the task `name` that no model has answered, as people read it."""
+    return in_short(name, document, (str(request.args[0]), "", "", _target(task, request)), {})
+
+
+def _target(task: Any, request: Instance) -> str:
+    """Return the right answer of a request's document; empty: the text itself is scored."""
+    if request.request_type not in ("generate_until", "loglikelihood"):
+        return ""
+    with calling():
+        target = task.doc_to_target(request.doc)
+        choices = task.doc_to_choice(request.doc) if task.get_config("doc_to_choice") else ()
+    is_place = isinstance(target, int) and 0 <= target < len(choices)
+    return str(choices[target] if is_place else target)
 
 
 def describe(tasks: Mapping[str, Any], groups: Mapping[str, Group], measure: Measure) -> TasksInfo:

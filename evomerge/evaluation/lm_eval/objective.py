@@ -13,9 +13,9 @@ from typing import Any, Self
 
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.generation import unsupported_setting
-from evomerge.evaluation.inference.reference import processor_of
+from evomerge.evaluation.inference.reference import ReferenceLM, processor_of
 from evomerge.evaluation.lm_eval.code import has_bubblewrap
-from evomerge.evaluation.lm_eval.metrics import Instance, example
+from evomerge.evaluation.lm_eval.metrics import Instance, example, unanswered
 from evomerge.evaluation.lm_eval.requests import Requests, Runner, nll
 from evomerge.evaluation.lm_eval.tasks import Harness
 from evomerge.evaluation.tasks.info import TaskInfo, sampling_note
@@ -294,6 +294,20 @@ class LmEval(Objective):
         """Return a document as people read it, with the latest answer and these values."""
         answered = self._answered[task, document]
         return example(self.harness.tasks[task], task, document, answered, values)
+
+    def prompts(
+        self, model: Any, tokenizer: Any, documents: Documents, count: int
+    ) -> list[Example]:
+        """Return the first documents of each task with their prompts; see `Objective.prompts`."""
+        reference = ReferenceLM(model, tokenizer, self.runner.reasoning, sees=self.runner.sees)
+        return [
+            unanswered(self.harness.tasks[task], task, document, requests[0])
+            for task, ids in documents.items()
+            # All are built, since few-shot examples are drawn in the order of the documents.
+            for document, requests in list(
+                zip(ids, self.harness.build(task, ids, reference), strict=True)
+            )[:count]
+        ]
 
     def texts(self, task: str, documents: Sequence[int]) -> dict[int, str]:
         """Return the latest answers to documents that a model generates answers to."""

@@ -178,6 +178,15 @@ class Objective:
         """Return a document that was scored last, with the answer; None: it has nothing to show."""
         return None
 
+    def prompts(
+        self, model: Any, tokenizer: Any, documents: Documents, count: int
+    ) -> list[Example]:
+        """Return the first `count` documents of each task with prompt and target, not answered.
+
+        Of the model, only the configs are read. An objective without prompts returns none.
+        """
+        return []
+
     def texts(self, task: str, documents: Sequence[int]) -> dict[int, str]:
         """Return the latest answers to documents that a model generates answers to."""
         return {}

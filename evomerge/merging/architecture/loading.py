@@ -250,9 +250,7 @@ class Placement:
         """
         if self.attention is None and not self.spread:
             return
-        config = transformers_config(data)
-        with torch.device("meta"):
-            module = model_class(config)(config).to(getattr(torch, dtype))
+        module = without_weights(data).to(getattr(torch, dtype))
         self._set_attention(module)
         self.device_map(module)
 
@@ -289,6 +287,16 @@ class Placement:
             )
             with blaming(ConfigError, why, ImportError, ValueError):
                 module.set_attn_implementation(self.attention)
+
+
+def without_weights(data: Mapping[str, Any]) -> Any:
+    """Return the model of a `config.json` on the meta device, which takes no memory.
+
+    `CheckpointError`: transformers has no class for it.
+    """
+    config = transformers_config(data)
+    with torch.device("meta"):
+        return model_class(config)(config)
 
 
 def device_of(parameter: str, devices: Mapping[str, torch.device]) -> torch.device:

@@ -148,8 +148,12 @@ def make_what_is_used(text: str) -> None:
 
 
 def write_tasks(folder: Path) -> None:
-    """Write the tasks of the reader."""
+    """Write the tasks of the reader, and beside their folder a file of questions."""
     folder.mkdir()
+    rows = (
+        {"question": f"tom has {n} apples . howmany now ?", "answer": f"{n}"} for n in range(60)
+    )
+    (folder.parent / "my_qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = ROOT / "evomerge" / "zoo" / "tasks"
     shutil.copy(source / "documents.py", folder)
     for name, like in TASKS.items():
