@@ -23,8 +23,9 @@ if TYPE_CHECKING:
         plot_standings,
         results,
     )
-    from evomerge.api.search import documents, resume, search, validate
+    from evomerge.api.search import resume, search
     from evomerge.api.study import Study
+    from evomerge.api.validate import documents, validate
     from evomerge.errors import EvomergeError
     from evomerge.recipe import Layer, Recipe, Source
 
@@ -52,7 +53,7 @@ __all__ = [
     "validate",
 ]
 
-_MODULES = ("errors", "recipe", "api.run", "api.models", "api.search", "api.study")
+_MODULES = ("errors", "recipe", "api.run", "api.models", "api.search", "api.study", "api.validate")
 """The modules in which public names are, from the lightest on."""
 
 

@@ -83,7 +83,7 @@ def validate(
 ) -> None:
     """Check a search file: parents, tasks, metrics, documents, memory."""
     terminal.say(f"checking {file}, its parents and tasks")
-    from evomerge.api.search import check
+    from evomerge.api.validate import check
     from evomerge.config.schema import read
 
     data, allowed = read(file, set_), Permissions(allow_code, trust_code)

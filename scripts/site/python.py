@@ -13,8 +13,8 @@ from scripts.site.places import ROOT
 
 PUBLIC = {
     "Searches": (
-        *("api.search.search", "api.search.resume", "api.search.validate"),
-        *("api.search.documents", "api.run.Run", "api.run.results", "api.models.compare"),
+        *("api.search.search", "api.search.resume", "api.validate.validate"),
+        *("api.validate.documents", "api.run.Run", "api.run.results", "api.models.compare"),
     ),
     "Scores from your own code": ("api.study.Study", "api.study.Asked"),
     "Single models": ("api.models.merge", "api.models.evaluate"),

@@ -122,7 +122,7 @@ def test_validate_reads_the_weights_of_large_models_only_with_time(broken, tmp_p
     """It says in seconds what it says; to read 100 GB takes minutes."""
     file = tmp_path / "search.yaml"
     file.write_text(json.dumps(CONFIG | {"parents": [broken, "zoo:language"]}))
-    monkeypatch.setattr("evomerge.api.search.READ_IN_SECONDS", 1e6)
+    monkeypatch.setattr("evomerge.api.validate.READ_IN_SECONDS", 1e6)
     assert call(["validate", str(file)]) == 0
     with pytest.raises(CheckpointError, match="are NaN or infinite"):
         call(["validate", str(file), "--time"])
