@@ -37,6 +37,10 @@ def init(
     include: Annotated[
         list[str] | None, typer.Option(metavar="DIR", help="folder with task YAML of your own")
     ] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="file of mergekit or mergekit-evolve"),
+    ] = None,
     preset: Annotated[
         Preset, typer.Option(help="without parents: an example of what is searched")
     ] = Preset.parameters,
@@ -53,12 +57,12 @@ def init(
         raise InputError(f"{file} cannot be written: there is no {file.parent}; give another name.")
     text, what = preset_text(preset), "check it with `evomerge validate"
     notes: Sequence[str] = ()
-    if parents or base or task or include:
+    if parents or base or task or include or from_:
         terminal.say("opening parents and tasks")
         from evomerge.problem.draft import draft
 
         allowed = Permissions(allow_code, trust_code)
-        made = draft(file, parents or [], base, task or [], include or [], allowed)
+        made = draft(file, parents or [], base, task or [], include or [], allowed, from_)
         text, notes = made.text, made.notes
         what = "see what it costs with `evomerge validate --time"
     write_output(file, text, "the search file")

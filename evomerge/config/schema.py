@@ -244,10 +244,16 @@ def _check_kind(data: Mapping[str, Any], path: Path) -> None:
     mixture = f"`mergekit-moe {quoted} DIR` makes its mixture of experts, a parent"
     start = "`evomerge init` writes a search file to start from"
     keys_here = f"docs/from-other-tools.md has its keys beside those of a search file, and {start}"
+    drafted = f"`evomerge init search.yaml --from {quoted}"
     for kind, keys, fix in (
-        ("a config of mergekit-evolve", {"genome"}, keys_here),
+        ("a config of mergekit-evolve", {"genome"}, f"{drafted}` writes the search file for it"),
         ("a config of mergenetic", {"pop_size", "n_iter"}, keys_here),
-        ("a mergekit file", {"merge_method"}, f"{merge}, and {start}"),
+        (
+            "a mergekit file",
+            {"merge_method"},
+            f"{merge}, and {drafted} --task TASK` writes a search file with ranges around its "
+            "numbers",
+        ),
         ("a file of mergekit-moe", {"experts"}, f"{mixture}, and {start}"),
         ("a recipe", {"layers", "host"}, f"{merge}, and {start}"),
     ):

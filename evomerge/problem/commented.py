@@ -23,6 +23,13 @@ COMMENTS = {
     "repeats": "how often the layers of all parents are laid out",
     "method": "`evomerge list methods`; a list makes the method a gene",
     "groups": "of layers, each with its own knobs: a number, each, or one",
+    "smooth": "knobs are interpolated over depth between the groups",
+    "components": "kinds of tensors with their own knobs; each: every tensor",
+    "most_parents": "1 with one parent: how far to go to it from the base",
+    "slices": "[min, max] number of slices",
+    "layers": "[min, max] number of layers",
+    "scales": "factor on the hidden state before a layer: a range, or a number",
+    "fewshot": "few-shot examples of each prompt",
     "embeddings": "knobs of their own for embeddings and head",
     "knobs": "a range is searched, a number is fixed; others have defaults",
     "optimizer": "by genes and budget; `evomerge list optimizers` has the others",
@@ -34,6 +41,14 @@ COMMENTS = {
     "test": "the winner's result is measured on these",
     "budget": "parents and averages among them; or hours, target, patience",
 }
+
+COMMENTS_OF_OTHERS = {
+    "dtype": "of the merges: bfloat16, float16 or float32",
+    "tokenizer": "base: the host's; union: the tokens of all parents; or a parent",
+    "kind": "dataflow: a path through the layers",
+    "variant": "frankenmerge: a few contiguous slices",
+}
+"""Comments where the values are from another tool's file."""
 
 
 def commented(data: Mapping[str, Any], comments: Mapping[str, Any]) -> str:

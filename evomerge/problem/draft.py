@@ -17,13 +17,15 @@ from evomerge.errors import ConfigError, listed, printable
 from evomerge.evaluation.objectives import load, measured_by, needed_columns
 from evomerge.evaluation.questions import ENOUGH, READERS, Questions, read_questions
 from evomerge.evaluation.tasks.info import TasksInfo
+from evomerge.mergekit.ranges import SearchParts
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.parts import kind_of
 from evomerge.models.references import is_file, open_parent, place, split_adapter
 from evomerge.parsing.texts import json_value, read_text
-from evomerge.problem.commented import COMMENTS, HEAD, commented
+from evomerge.problem.commented import COMMENTS, COMMENTS_OF_OTHERS, HEAD, commented
 from evomerge.problem.documents import FEW, MANY, fresh_documents
-from evomerge.problem.parents import absolute_config, absolute_parent
+from evomerge.problem.other_tools import fill_in_evaluation, metric_of, parts_of, space_of
+from evomerge.problem.parents import absolute_config, absolute_parent, start_of
 from evomerge.problem.preflight import document_warnings
 from evomerge.problem.problem import Problem
 from evomerge.problem.resolve import read_search
@@ -53,17 +55,22 @@ def draft(
     tasks: Sequence[str],
     include: Sequence[str],
     allowed: Permissions = NOTHING,
+    source: Path | None = None,
 ) -> Draft:
     """Draft the commented text of a search file that runs as it is; `file` is where it will be.
 
     Relative paths start from where the command is given; `tasks` are names of tasks, some in the
     folders `include`, of objective functions, or files of rows. The task of a file of questions is
-    written into `tasks/` beside the search file.
+    written into `tasks/` beside the search file. `source`: a file of mergekit or mergekit-evolve,
+    which has the parents, and the tasks if it is the latter and `tasks` is empty.
 
     InputError: a parent or a task is missing, or they do not go together.
     """
     tasks = [*dict.fromkeys(tasks)]
-    if len(parents) < 2 or not tasks:
+    taken = None if source is None else parts_of(source, parents, base, tasks)
+    if taken is not None:
+        parents, base = taken.parents, taken.base
+    elif len(parents) < 2 or not tasks:
         raise ConfigError(
             f"`init` writes a search of your own models from two parents or more and a task, but "
             f"has {len(parents)} and {len(tasks)}; give --parents A B and --task T, or neither of "
@@ -75,11 +82,15 @@ def draft(
     models = {split_adapter(name, here)[0] for name in parents}
     if base is None and len(models) == 1 and models.isdisjoint(parents):
         (base,) = models  # all parents are adapters of it
-    names = {
-        name: name if folder == here else absolute_parent(name, here)
+    starts = {  # the folders that relative paths start from
+        name: start_of(name, source.absolute()) if source else here
         for name in [*parents, *([base] if base else [])]
     }
-    checkpoints = {names[name]: open_parent(name, here) for name in names}
+    names = {
+        name: name if folder == start else absolute_parent(name, start)
+        for name, start in starts.items()
+    }
+    checkpoints = {names[name]: open_parent(name, start) for name, start in starts.items()}
     host = checkpoints[names[base or parents[0]]]
     rows = {
         item.tensors[item.embedding].shape[0] for item in checkpoints.values() if item.embedding
@@ -91,17 +102,22 @@ def draft(
         **({"base": names[base]} if base else {}),
         "dtype": stored_dtype(replace(host, adapter=None), "bfloat16"),
         **({"tokenizer": "union"} if len(rows) > 1 else {}),
+        **({key: names.get(name, name) for key, name in taken.keys.items()} if taken else {}),
         "space": _space([checkpoints[names[name]] for name in parents], base is not None),
         "optimizer": {"name": "auto"},
-        "objectives": [_objective(task, here, folder, host, questions) for task in tasks],
+        "objectives": [_objective(task, here, folder, host, questions) for task in tasks]
+        or [*(taken.tasks if taken else ())],
     }
+    if taken is not None and taken.space:
+        data["space"] = space_of(taken, len(host.decoder_stack))
     folders = [item if item == "zoo:tasks" else _seen_from(folder, here, item) for item in include]
-    if any(task.startswith("zoo_") for task in tasks) and "zoo:tasks" not in folders:
+    named = [str(objective.get("task", "")) for objective in data["objectives"]]
+    if any(task.startswith("zoo_") for task in named) and "zoo:tasks" not in folders:
         folders.append("zoo:tasks")
     if questions and not any(place(path, folder) == folder / _TASKS for path in folders):
         folders.append(_TASKS)
     with _tasks_written(folder / _TASKS, questions.values()):
-        return _drafted(file, data, folders, checkpoints, questions, allowed)
+        return _drafted(file, data, folders, checkpoints, questions, allowed, taken)
 
 
 @contextmanager
@@ -139,10 +155,12 @@ def _drafted(
     checkpoints: Mapping[str, Checkpoint],
     questions: Mapping[str, Questions],
     allowed: Permissions,
+    taken: SearchParts | None,
 ) -> Draft:
     """Return the draft with metrics, documents and budget; `data` has the keys before them.
 
-    `questions` are the tasks of files, by name; `folders` are those of tasks.
+    `questions` are the tasks of files, by name; `folders` are those of tasks; `taken` is what
+    another tool's file gives.
     """
     folder = file.absolute().parent
     host = checkpoints[data.get("base", data["parents"][0])]
@@ -157,12 +175,16 @@ def _drafted(
         if (task := objective.get("task")) is not None:
             metrics = _metrics(info, task)
             best = questions[task].metric if task in questions else metrics[0]
+            if taken is not None:
+                best = metric_of(objective, metrics, taken.notes) or best
             objective["metric"], rest = best, [name for name in metrics if name != best]
         others.append(printable(f"or {', '.join(rest)}") if rest else "")
     if host.chat_template is not None and any(it.has_answers for it in evaluator.every):
         generates = any(task.generates for task in info.tasks.values())
         evaluation["chat_template"] = generates or bool(questions)
-    data["evaluation"] = evaluation | _splits(config, info, allowed)
+    if taken is not None:
+        fill_in_evaluation(evaluation, taken, has_template=host.chat_template is not None)
+    data["evaluation"] = evaluation | _splits(config, info, allowed, taken.limit if taken else None)
     data["budget"] = {"candidates": MANY}
     problem = prepare(parse(data, str(file)), folder, allowed)
     if fresh_documents(problem) is None:
@@ -173,23 +195,34 @@ def _drafted(
         "parents": [_parent_in_words(checkpoints[name]) for name in data["parents"]],
         "objectives": others,
     }
+    if taken is not None:
+        comments |= COMMENTS_OF_OTHERS
     if (other := with_fewer_candidates(problem)) is not None:
         name = other.config.optimizer.name
         comments["optimizer"] = f"by genes and budget; {name} needs a tenth of the candidates"
     quoted = {"file": shlex.quote(str(file)), "run": shlex.quote(f"runs/{file.stem}")}
     return Draft(
         HEAD.format(**quoted) + commented(data, comments),
-        [*_notes(problem, folder, questions), *document_warnings(problem)],
+        [
+            *(taken.notes if taken else ()),
+            *(() if taken and taken.space else _method_notes(problem)),
+            *_notes(problem, folder, questions),
+            *document_warnings(problem),
+        ],
     )
 
 
-def _notes(problem: Problem, folder: Path, questions: Mapping[str, Questions]) -> Iterator[str]:
-    """Yield what was decided without being asked."""
+def _method_notes(problem: Problem) -> Iterator[str]:
+    """Yield why the method is what it is, which nobody asked for."""
     if problem.config.base is None and not problem.config.space.is_path:
         yield (
             f"no base is given, so the method is {problem.config.space.methods[0]}; with --base "
             "MODEL it would be task_arithmetic, which merges what each parent has changed."
         )
+
+
+def _notes(problem: Problem, folder: Path, questions: Mapping[str, Questions]) -> Iterator[str]:
+    """Yield what was decided about files of questions without being asked."""
     for task, asked in questions.items():
         if asked.rows < ENOUGH:
             counts = (f"{len(own[task])} for {split}" for split, own in problem.splits.items())
@@ -277,9 +310,11 @@ def _metrics(info: TasksInfo, task: str) -> list[str]:
 
 
 def _splits(
-    config: SearchConfig, info: TasksInfo, allowed: Permissions
+    config: SearchConfig, info: TasksInfo, allowed: Permissions, limit: int | None
 ) -> dict[str, dict[str, Any]]:
     """Return where the documents of each split come from, and how many these are.
+
+    `limit` is the number of search documents that is asked for; None: a search takes few.
 
     The test has those that a task is evaluated on. The others are training and validation documents
     if all tasks have training documents, else all three splits share what there is.
@@ -299,11 +334,13 @@ def _splits(
         counts[split] = min(there[name].documents for name in names)
     sections, left = dict[str, dict[str, Any]](), dict(counts)
     for split, name in source.items():
-        count: int | str = min(_SCORED, max(1, counts[name] // [*source.values()].count(name)))
+        share = max(1, counts[name] // [*source.values()].count(name))
+        count: int | str = min(_SCORED, share)
         if split == "test":
             count = "all" if left[name] <= _TESTED else _TESTED
         else:
             left[name] -= int(count)
-        count = "auto" if split == "search" else count
+        if split == "search":
+            count = "auto" if limit is None else min(limit, share)
         sections[split] = {"documents": count, **({"task_split": name} if name else {})}
     return sections
