@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -239,8 +238,13 @@ def peak_memory() -> dict[str, int]:
     """
     import torch
 
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak = {"process": most if sys.platform == "darwin" else 1024 * most}
+    if sys.platform == "win32":
+        peak = {"process": int(psutil.Process().memory_info().peak_wset)}
+    else:
+        import resource
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = {"process": most if sys.platform == "darwin" else 1024 * most}
     with suppress(OSError, IndexError, ValueError):
         # The number of `getrusage` may be that of the process which has started this one.
         status = Path("/proc/self/status").read_text(encoding="utf-8")

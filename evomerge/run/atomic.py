@@ -8,7 +8,6 @@ The `check_` functions tell before a long computation whether its result can be 
 it, since permissions do not tell: root has all of them, and yet cannot write into /proc.
 """
 
-import fcntl
 import glob
 import os
 import secrets
@@ -19,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from evomerge import system
 from evomerge.errors import NO_ROOM, CheckpointError, DiskError, InputError, not_written
 from evomerge.parsing.texts import is_special
 
@@ -89,11 +89,12 @@ def replace_folder(new: Path, out: Path) -> None:
 
     OSError: it cannot be renamed; `out` is as before.
     """
-    lock = os.open(out, os.O_RDONLY)
+    old = out.with_name(f"{out.name}{_REPLACED}{secrets.token_hex(4)}")
+    lock = None
     with suppress(OSError):  # a file system without locks, where nothing is ever removed
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = system.lock(out, later=old)
     try:
-        old = out.rename(out.with_name(f"{out.name}{_REPLACED}{secrets.token_hex(4)}"))
+        out.rename(old)
         try:
             new.rename(out)
         except OSError:
@@ -101,7 +102,8 @@ def replace_folder(new: Path, out: Path) -> None:
             raise
         _remove(old)
     finally:
-        os.close(lock)
+        if lock is not None:
+            system.unlock(old, lock)
 
 
 def end_replacement(out: Path) -> None:
@@ -111,14 +113,14 @@ def end_replacement(out: Path) -> None:
     """
     for old in out.parent.glob(f"{glob.escape(out.name)}{_REPLACED}*"):
         with suppress(OSError):  # its writer is running, or this process may not rename it
-            lock = _lock_abandoned(old)
+            lock = system.lock(old)
             try:
                 if os.path.lexists(out):
                     _remove(old)
                 else:
                     old.rename(out)
             finally:
-                os.close(lock)
+                system.unlock(old, lock)
 
 
 class TemporaryFolder:
@@ -140,10 +142,11 @@ class TemporaryFolder:
         self.close()
 
 
-def _remove_own(path: Path, lock: int, owner: int) -> None:
+def _remove_own(path: Path, lock: int | None, owner: int) -> None:
     if os.getpid() == owner:  # a fork of the process ends earlier
         _remove(path)
-        os.close(lock)
+        if lock is not None:
+            system.unlock(path, lock)
 
 
 @contextmanager
@@ -153,18 +156,22 @@ def _unfinished(path: Path, *, folder: bool) -> Iterator[Path]:
     try:
         yield partial
         for item in (*sorted(partial.rglob("*")), partial):
-            _sync(item)
+            system.flush(item)
         partial.replace(path)
     except BaseException:
         _remove(partial)
         raise
     finally:
-        os.close(lock)
-    _sync(path.parent)
+        if lock is not None:
+            system.unlock(partial, lock)
+    system.flush(path.parent)
 
 
-def _begin(path: Path, *, folder: bool, mode: int = 0o777) -> tuple[Path, int]:
-    """Create an empty hidden file or folder beside `path`; return it, and what locks it."""
+def _begin(path: Path, *, folder: bool, mode: int = 0o777) -> tuple[Path, int | None]:
+    """Create an empty hidden file or folder beside `path`; return it, and what locks it.
+
+    None: the file system has no locks, and nothing is ever removed there.
+    """
     remove_abandoned(path.parent, path.name)
     while True:
         partial = path.with_name(f".{path.name}{MARK}{secrets.token_hex(4)}")
@@ -173,35 +180,26 @@ def _begin(path: Path, *, folder: bool, mode: int = 0o777) -> tuple[Path, int]:
         else:
             partial.touch(exist_ok=False)
         # If another process takes it for abandoned before it is locked, a new one is made.
-        with suppress(FileNotFoundError):
-            lock = os.open(partial, os.O_RDONLY)
-            with suppress(OSError):  # a file system without locks, where nothing is ever removed
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            if partial.exists():
-                return partial, lock
-            os.close(lock)
+        lock = None
+        with suppress(OSError):
+            lock = system.lock(partial, wait=True)
+        if partial.exists():
+            return partial, lock
+        if lock is not None:
+            system.unlock(partial, lock)
 
 
 def remove_abandoned(folder: Path, name: str | None = None) -> None:
     """Remove what killed writers have left in a folder, of this final name or of any."""
     for partial in folder.glob(f".{'*' if name is None else glob.escape(name)}{MARK}*"):
+        if system.is_lock_file(partial):
+            continue
         with suppress(OSError):  # its writer is running, or this process may not remove it
-            lock = _lock_abandoned(partial)
+            lock = system.lock(partial)
             try:
                 _remove(partial)
             finally:
-                os.close(lock)
-
-
-def _lock_abandoned(path: Path) -> int:
-    """Return a lock on a file or folder; OSError: another process has one, or there are none."""
-    lock = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise
-    return lock
+                system.unlock(partial, lock)
 
 
 def _remove(partial: Path) -> None:
@@ -209,14 +207,6 @@ def _remove(partial: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
     else:
         partial.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def check_writable(path: Path, what: str, fix: str, error: type[InputError]) -> None:

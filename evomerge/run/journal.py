@@ -7,7 +7,6 @@ There are no clock times in it, so two runs of the same search write the same by
 memory are in a file of their own, `timings.jsonl`.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ from typing import Annotated, Any, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from evomerge import system
 from evomerge.errors import RunFolderError, RunInUseError, SearchError
 from evomerge.parsing.texts import json_value
 
@@ -107,11 +107,12 @@ def read(path: Path) -> list[Event]:
 
 def is_held(path: Path) -> bool:
     """Return whether a process writes to a journal now."""
-    with suppress(FileNotFoundError), path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    try:
+        system.unlock(path, system.lock(path, shared=True))
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        pass
     return False
 
 
@@ -119,8 +120,8 @@ class Journal:
     """A journal that is open for writing; meanwhile no other process can write to it.
 
     `events` are those that it had when it was opened; later ones are not kept in memory, where
-    those of a long search take gigabytes. The lock is on the journal itself, since a lock file can
-    be removed, and ends with the process.
+    those of a long search take gigabytes. The lock is on the journal itself where that keeps no
+    reader out, since a lock file can be removed; it ends with the process.
 
     Raises:
         RunFolderError: the file is damaged or of another format.
@@ -131,9 +132,10 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path, self._flushed_at = path, 0.0
         self._handle: int | None = os.open(path, os.O_RDWR | os.O_APPEND)
+        self._lock: int | None = None
         _open.add(self)
         try:
-            _lock(self._handle, path.parent)
+            self._lock = _locked(path)
             self.events, self._size, self._lines = _scan(path.read_bytes(), path)
             os.ftruncate(self._handle, self._size)
             os.fsync(self._handle)
@@ -180,6 +182,12 @@ class Journal:
                 os.fsync(handle)
             finally:
                 os.close(handle)
+                self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            system.unlock(self.path, self._lock)
+            self._lock = None
 
     def __enter__(self) -> Self:
         return self
@@ -188,15 +196,17 @@ class Journal:
         self.close()
 
 
-def _lock(handle: int, folder: Path) -> None:
-    """Lock an open journal. It is tried for a second, since `is_held` has locks for a moment."""
+def _locked(path: Path) -> int:
+    """Lock a journal. It is tried for a second, since `is_held` has locks for a moment."""
+    folder = path.parent
     for _ in range(_TRIES):
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            (folder / "lock").write_text(f"{os.getpid()}\n", encoding="utf-8")
-            return
+            lock = system.lock(path)
         except BlockingIOError:
             time.sleep(_PAUSE)
+            continue
+        (folder / "lock").write_text(f"{os.getpid()}\n", encoding="utf-8")
+        return lock
     owner = "another process"
     with suppress(OSError, ValueError):
         owner = f"process {int((folder / 'lock').read_text(encoding='utf-8'))}"
@@ -211,12 +221,12 @@ _open: weakref.WeakSet[Journal] = weakref.WeakSet()
 def _leave_to_parent() -> None:
     """Close what a forked child has inherited, so that the lock ends with the parent process."""
     for journal in _open:
-        if journal._handle is not None:
-            os.close(journal._handle)
-            journal._handle = None
+        for handle in filter(None, (journal._handle, journal._lock)):
+            os.close(handle)
+        journal._handle = journal._lock = None
 
 
-os.register_at_fork(after_in_child=_leave_to_parent)
+system.after_fork(_leave_to_parent)
 
 
 PHASES = ("propose", "descend", "prepare", "merge", "evaluate")

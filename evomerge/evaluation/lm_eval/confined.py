@@ -10,7 +10,6 @@ descendants. The limits stop accidents, and namespaces hide processes, not files
 
 import ctypes
 import os
-import resource
 import signal
 import sys
 import tempfile
@@ -21,6 +20,9 @@ from functools import cache
 from pathlib import Path
 
 import psutil
+
+if sys.platform != "win32":  # where `needs_posix` refuses tasks that need this module
+    import resource
 
 _MEMORY = 2 << 30  # bytes of address space of a process, besides what libraries have taken
 _MEMORY_TOGETHER = 4 << 30  # bytes of memory of all processes

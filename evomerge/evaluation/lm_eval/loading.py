@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from evomerge.compat.lm_eval import Group, Index, load_tasks, start_data_beside_yaml
 from evomerge.errors import ConfigError, blaming, did_you_mean, one_line
 from evomerge.models.references import is_folder
+from evomerge.system import needs_posix
 from evomerge.trust.code import NOTHING, Permissions, is_installed
 from evomerge.trust.task_files import (
     TaskFile,
@@ -212,6 +213,7 @@ class TaskLoader:
     def _consented(self, task: str, where: str, reason: str) -> str:
         """Return the name of a task that runs text as code; ConfigError: that is not allowed."""
         if self.allowed.allow_code:
+            needs_posix(f"{where}: task {task!r} runs code that the model writes, which")
             return task
         raise ConfigError(
             f"{where}: task {task!r} runs code that the model writes, or may do so ({reason}); "
