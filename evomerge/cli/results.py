@@ -122,6 +122,8 @@ def results(
 
 
 def _run_answer(view: View, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    from evomerge.report.papers import papers_of
+
     winner = view.history.winner
     return {
         "candidates": rows,
@@ -130,12 +132,14 @@ def _run_answer(view: View, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "times": {phase: asdict(time) for phase, time in view.run.timings.spent().items()},
         "lm_eval": view.stock_command,
         "not_in_mergekit": view.run.why_not_in_mergekit,
+        "papers": [paper._asdict() for paper in papers_of(view)],
     }
 
 
 def _print_run(view: View, rows: Sequence[dict[str, Any]] | None) -> None:
     from evomerge.evaluation.tasks.info import sampling_note
     from evomerge.report.facts import brief_rows, progress
+    from evomerge.report.papers import papers_of
 
     if view.history.finished:
         terminal.print_standings(view.table)
@@ -151,6 +155,9 @@ def _print_run(view: View, rows: Sequence[dict[str, Any]] | None) -> None:
         if note := sampling_note(view.record.sampled):
             terminal.say(note)
     terminal.say_why_not_in_mergekit(view.run)
+    if papers := papers_of(view):
+        cited = "; ".join(paper.text for paper in papers)
+        terminal.say(f"to cite (docs/how-to/cite.md): {cited}")
     if "go_on" in (state := progress(view.run)):
         terminal.say(f"the search is not at its end; `{state['go_on']}` goes on with it")
     if spent := view.run.timings.spent():

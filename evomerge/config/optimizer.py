@@ -42,6 +42,11 @@ class OptimizerConfig(Kind):
     """Whether `space` returns a space, so that the section `space` says nothing."""
 
     @property
+    def papers(self) -> tuple[str, ...]:
+        """The publications of the algorithm, for `evomerge results`."""
+        return ()
+
+    @property
     def size(self) -> int | None:
         """The population; None: as the optimizer recommends."""
         return None if self.population == "auto" else self.population

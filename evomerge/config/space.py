@@ -19,6 +19,7 @@ class SpaceKind(Kind):
     """What is searched: one way to fill the section `space`.
 
     Attributes:
+        papers: publications of this way to search merges.
         is_path: whether candidates differ in their layers rather than in weights.
         keeps_depth: whether each layer of a candidate is at the depth that it has in its parent.
     """
@@ -26,6 +27,7 @@ class SpaceKind(Kind):
     kind: str
     host: str | None = None
     """parent that gives config and tokenizer; null: the first, or in a parameter space the base"""
+    papers: ClassVar[tuple[str, ...]] = ("Akiba et al. 2025, arXiv 2403.13187",)
     is_path: ClassVar[bool] = True
     keeps_depth: ClassVar[bool] = False
 

@@ -41,6 +41,7 @@ class Builtin:
         documents: documents of all tasks together that are enough where all candidates have the
             same (docs/documents.md). None: it lost by fewer than usual, or was not measured.
         packages: names of the packages whose versions may change its proposals.
+        papers: the publications of the algorithm.
     """
 
     about: str
@@ -54,9 +55,10 @@ class Builtin:
     is_believing: bool = False
     documents: int | None = None
     packages: tuple[str, ...] = ()
+    papers: tuple[str, ...] = ()
 
 
-def _cma(about: str, factory: str, package: str) -> Builtin:
+def _cma(about: str, factory: str, package: str, *papers: str) -> Builtin:
     return Builtin(
         about=about,
         factory=factory,
@@ -65,6 +67,7 @@ def _cma(about: str, factory: str, package: str) -> Builtin:
         is_believing=True,
         documents=50,
         packages=(package,),
+        papers=papers,
     )
 
 
@@ -97,15 +100,26 @@ BUILTIN: Mapping[str, Builtin] = {
         most_objectives=GP_OBJECTIVES,
         first=GP_FIRST,
         packages=("optuna", "scipy"),
+        papers=("Ament et al. 2023, arXiv 2310.20708", "Akiba et al. 2019, arXiv 1907.10902"),
     ),
-    "cma": _cma("CMA-ES with full covariance, as in arXiv 2403.13187", "cma:CMA", "cma"),
+    "cma": _cma(
+        "CMA-ES with full covariance, as in arXiv 2403.13187",
+        "cma:CMA",
+        "cma",
+        "Hansen and Ostermeier 2001, doi 10.1162/106365601750190398",
+    ),
     "diagonal-cma": _cma(
-        "CMA-ES that learns variances only; for many genes", "cma:DiagonalCMA", "cma"
+        "CMA-ES that learns variances only; for many genes",
+        "cma:DiagonalCMA",
+        "cma",
+        "Ros and Hansen 2008, doi 10.1007/978-3-540-87700-4_30",
     ),
     "cma-margin": _cma(
         "CMA-ES with margin, and with probabilities of choices; for many discrete genes",
         "margin:create_margin",
         "cmaes",
+        "Hamano et al. 2025, arXiv 2504.07884",
+        "Hamano et al. 2022, arXiv 2205.13482",
     ),
     "two-points-de": Builtin(
         about="differential evolution with two-point crossover",
@@ -114,6 +128,7 @@ BUILTIN: Mapping[str, Builtin] = {
         most_workers=16,
         documents=50,
         packages=("nevergrad",),
+        papers=("Storn and Price 1997, doi 10.1023/A:1008202821328",),
     ),
     "discrete-lengler": Builtin(
         about="(1+1) with a decreasing mutation rate; for choices rather than numbers",
@@ -121,12 +136,14 @@ BUILTIN: Mapping[str, Builtin] = {
         most_workers=4,
         documents=50,
         packages=("nevergrad",),
+        papers=("Einarsson et al. 2018, arXiv 1808.05566",),
     ),
     "nsga2": Builtin(
         about="NSGA-II, for `mode: pareto`",
         factory="pareto:NondominatedSorting",
         has_population=True,
         objectives="several",
+        papers=("Deb et al. 2002, doi 10.1109/4235.996017",),
     ),
     "nevergrad:NAME": Builtin(
         about="an optimizer of nevergrad by its name there, such as nevergrad:OnePlusOne",

@@ -48,6 +48,11 @@ class GenomeOptimizer(OptimizerConfig):
         return optimize.builtin(self.name)
 
     @property
+    def papers(self) -> tuple[str, ...]:
+        """The publications of the algorithm."""
+        return self.row.papers if self.row else ()
+
+    @property
     def few_documents(self) -> int | None:
         """Documents, of all tasks together, that are enough if all candidates have the same."""
         return self.row.documents if self.row else None

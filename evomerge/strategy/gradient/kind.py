@@ -84,6 +84,11 @@ class Gradient(OptimizerConfig):
     )
 
     @property
+    def papers(self) -> tuple[str, ...]:
+        """The publications of the algorithm."""
+        return ("Kingma and Ba 2015, arXiv 1412.6980", "Yang et al. 2024, arXiv 2310.02575")
+
+    @property
     def forms(self) -> dict[str, FormConfig]:
         """The forms of answers that are given, by task; `*` stands for all of them."""
         return {ANY: self.form} if isinstance(self.form, FormConfig) else self.form or {}
