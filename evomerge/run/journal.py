@@ -136,6 +136,7 @@ class Journal:
         _open.add(self)
         try:
             self._lock = _locked(path)
+            (path.parent / "lock").write_text(f"{os.getpid()}\n", encoding="utf-8")
             self.events, self._size, self._lines = _scan(path.read_bytes(), path)
             os.ftruncate(self._handle, self._size)
             os.fsync(self._handle)
@@ -201,12 +202,9 @@ def _locked(path: Path) -> int:
     folder = path.parent
     for _ in range(_TRIES):
         try:
-            lock = system.lock(path)
+            return system.lock(path)
         except BlockingIOError:
             time.sleep(_PAUSE)
-            continue
-        (folder / "lock").write_text(f"{os.getpid()}\n", encoding="utf-8")
-        return lock
     owner = "another process"
     with suppress(OSError, ValueError):
         owner = f"process {int((folder / 'lock').read_text(encoding='utf-8'))}"

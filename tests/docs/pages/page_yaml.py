@@ -10,6 +10,7 @@ from page_stand_ins import MERGE, SEARCH, make_what_is_used
 
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.mergekit import reading as mergekit
+from evomerge.mergekit.into_search import search_parts
 
 
 class _Loader(yaml.SafeLoader):
@@ -60,6 +61,12 @@ def _merge(data: Any, text: str, path: Path, shown: bool) -> None:
     parents = _read_without_doubts(text).parents if "layers" not in data else ()
     if all(name.startswith("zoo:") or Path(name).is_dir() for name in parents):
         page_commands.evomerge(["merge", str(path), "--out", f"{path}.model"])
+
+
+def _evolve(data: Any, text: str, path: Path, shown: bool) -> None:
+    """A config of mergekit-evolve; the page's commands draft a search from it."""
+    path.write_text(text)
+    search_parts(text, str(path))
 
 
 def _part_of_a_mergekit_file(data: Any, text: str, path: Path, shown: bool) -> None:
@@ -119,6 +126,7 @@ KINDS: list[
         lambda data: "merge_method" in data or "slices" in data or "modules" in data,
         _merge,
     ),
+    ("a config of mergekit-evolve", lambda data: "genome" in data, _evolve),
     (
         "a part of a mergekit file",
         lambda data: {*data} <= {"models", "parameters", "tokenizer", "tokenizer_source", "dtype"},
