@@ -16,8 +16,11 @@ from types import SimpleNamespace
 
 import page_commands
 import page_yaml
+import yaml
 from page_stand_ins import make_what_is_used, small_searches
 from pages import ROOT, Block, blocks_of
+
+import evomerge
 
 
 class Reader:
@@ -47,6 +50,13 @@ class Reader:
         with contextlib.redirect_stdout(printed), small_searches():
             exec(code, self.names)
         self.printed = printed.getvalue(), True
+
+    def citation(self, block: Block) -> None:
+        """Check that a BibTeX entry and CITATION.cff have the version of this package."""
+        file = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+        entry = dict(re.findall(r"(\w+) *= \{(.*)\}", block.text))
+        assert entry["version"] == file["version"] == evomerge.__version__
+        assert entry["title"] == file["title"]
 
     def yaml(self, block: Block) -> None:
         """Check YAML, and write it into the file that the page names."""
@@ -113,6 +123,7 @@ KINDS: dict[str, Callable[[Reader, Block], None]] = {
     "": Reader.shell,
     "sh": Reader.shell,
     "text": Reader.output,
+    "bibtex": Reader.citation,
 }
 """Language of a block -> what a reader does with it."""
 
