@@ -19,7 +19,7 @@ from evomerge.problem import parents, parents_as_themselves
 from evomerge.problem.problem import load_single
 from evomerge.problem.runs import problem_of
 from evomerge.recipe import Recipe
-from evomerge.report import facts, page, pictures
+from evomerge.report import columns, facts, page, pictures
 from evomerge.report.view import View, run_rows, searches_of
 from evomerge.run.atomic import TemporaryFolder
 from evomerge.run.folder import RunFolder
@@ -35,13 +35,15 @@ if TYPE_CHECKING:
 class Run:
     """The run in a folder: its candidates, the best of them, the standings.
 
-    The properties read the journal each time, so they are up to date while the search runs.
+    The properties read the journal when it has grown, so they are up to date while the search
+    runs, and `run.best is run.winner` once there is a winner.
     RunFolderError: it is no run folder.
     """
 
     def __init__(self, folder: str | PathLike[str]) -> None:
         self._run = RunFolder(path_of(folder, "folder"))
         self.folder: Path = self._run.path
+        self._read: tuple[int, View] | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.folder)!r})"
@@ -62,7 +64,11 @@ class Run:
 
     @property
     def _view(self) -> View:
-        return View.of(self._run)
+        """The run as it is now; the same object as before if its journal has not grown."""
+        size = self._run.journal_path.stat().st_size if self._run.journal_path.exists() else -1
+        if self._read is None or self._read[0] != size:
+            self._read = size, View.of(self._run)
+        return self._read[1]
 
     @property
     def config(self) -> SearchConfig:
@@ -86,7 +92,7 @@ class Run:
     @property
     def history(self) -> History:
         """All candidates with their outcomes, and the winner."""
-        return History(self._run.events())
+        return self._view.history
 
     @property
     def status(self) -> dict[str, Any]:
@@ -95,8 +101,40 @@ class Run:
 
     @property
     def candidates(self) -> pd.DataFrame:
-        """One row for each candidate: origin, fitness, scores by split, genes, failure."""
+        """One row for each candidate: origin, fitness, scores by split, genes, seconds, failure.
+
+        `scores` and `gene_values` have scores and genes in rows, with a column for each part of
+        their names.
+        """
         return _table(self._view.candidates(), "candidate")
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """One row for each score of a candidate, and of the base.
+
+        The columns are `candidate` (-1 is the base, if it is no parent), `origin`, `split`, `task`,
+        `metric`, `value` (in the metric's own sign and unit), `documents` (how many it is of; 0 if
+        not of documents) and `is_estimate` (whether of a part of the search documents).
+
+        Example:
+            >>> run.scores.query("split == 'test'").pivot(  # doctest: +SKIP
+            ...     index="origin", columns="metric", values="value")
+        """
+        import pandas as pd
+
+        return pd.DataFrame(columns.score_rows(self._view), columns=columns.SCORE_COLUMNS)
+
+    @property
+    def gene_values(self) -> pd.DataFrame:
+        """One row for each gene of each candidate that the optimizer proposed.
+
+        The columns are `candidate`, `gene` (its whole name), `place` (a layer group, `embeddings`,
+        a slice; empty for a gene of the whole model), `component` (empty if the place has one
+        value), `parent` (empty for a knob of the merge), `knob` and `value`.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(columns.gene_rows(self._view), columns=columns.GENE_COLUMNS)
 
     @property
     def best(self) -> Candidate | None:

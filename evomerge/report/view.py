@@ -19,6 +19,7 @@ from evomerge.config.schema import SearchConfig
 from evomerge.errors import InputError, RecipeError
 from evomerge.evaluation.objectives import stock_command
 from evomerge.recipe import Recipe
+from evomerge.report.columns import with_seconds
 from evomerge.report.confidence import Interval, factor_of_fitness, fitness_interval, mean_of_runs
 from evomerge.report.facts import Facts, candidate_rows
 from evomerge.report.pictures import candidates_charts, standings_chart
@@ -129,7 +130,8 @@ class View:
 
     def candidates(self) -> list[dict[str, Any]]:
         """Return a row for each candidate; see `candidate_rows`."""
-        return candidate_rows(self.history, measured(self.ranking), self.genes)
+        rows = candidate_rows(self.history, measured(self.ranking), self.genes)
+        return with_seconds(rows, self.run.timings.of_candidates())
 
     @cached_property
     def recipe(self) -> Recipe | None:

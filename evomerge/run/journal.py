@@ -264,6 +264,7 @@ class _Line(BaseModel):
     session: _Time | None = None
     elapsed: _Time = 0.0
     event: str | None = None
+    candidate: int | None = None
     seconds: dict[str, _Time] = {}
     cpu_seconds: dict[str, _Time] = {}
     peak: dict[str, Annotated[int, Field(ge=0, lt=10**18)]] = {}  # bytes
@@ -306,6 +307,16 @@ class Timings:
                 cpu = line.cpu_seconds.get(phase, 0.0)
                 spent[phase] = Spent(before.seconds + seconds, before.cpu_seconds + cpu)
         return {phase: spent[phase] for phase in PHASES if phase in spent}
+
+    def of_candidates(self) -> dict[int, dict[str, float]]:
+        """Return the wall-clock seconds of each candidate by phase, final scores among them."""
+        candidates = dict[int, dict[str, float]]()
+        for line in self._lines():
+            if line.candidate is not None:
+                spent = candidates.setdefault(line.candidate, {})
+                for phase, seconds in line.seconds.items():
+                    spent[phase] = spent.get(phase, 0.0) + seconds
+        return candidates
 
     def peak(self) -> dict[str, int]:
         """Return the largest memory of `process` and `accelerator` in bytes, as far as known."""

@@ -14,7 +14,8 @@ from scripts.site.places import ROOT
 PUBLIC = {
     "Searches": (
         *("api.search.search", "api.search.resume", "api.validate.validate"),
-        *("api.validate.documents", "api.run.Run", "api.run.results", "api.models.compare"),
+        *("api.validate.documents", "api.run.Run", "run.history.Candidate"),
+        *("api.run.results", "api.models.compare"),
     ),
     "Scores from your own code": ("api.study.Study", "api.study.Asked"),
     "Single models": ("api.models.merge", "api.models.evaluate"),
