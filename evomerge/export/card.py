@@ -80,6 +80,13 @@ class Merge:
         return f"merge-{self.recipe.digest[:8]}"
 
     @property
+    def mergekit_command(self) -> str:
+        """The command that builds `mergekit_config.yml`; mergekit merges adapters into a folder."""
+        parents = [split_adapter(name, Path.cwd()) for name in self.recipe.parents]
+        adapters = " --lora-merge-cache CACHE" if any(adapter for *_, adapter in parents) else ""
+        return f"mergekit-yaml mergekit_config.yml DIR{adapters}"
+
+    @property
     def names(self) -> dict[str, str]:
         """Reference of a parent -> published name."""
         return {reference: parent.name for reference, parent in self.parents.items()}

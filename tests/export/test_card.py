@@ -5,13 +5,16 @@ import re
 import shutil
 from pathlib import Path
 
+import peft
 import pytest
+import tiny
 import yaml
 from huggingface_hub import ModelCard, metadata_load
 from merges import mix
 from run_folders import KEY, append, asked, scores, told
 from search_run import SMALL, write_search
 
+import evomerge
 from evomerge import zoo
 from evomerge.__main__ import run as call
 from evomerge.config.record import Record
@@ -272,3 +275,21 @@ def test_the_command_of_a_card_works_in_any_folder(tmp_path, monkeypatch):
         merge_recipe(Path("evomerge_recipe.yaml"), away / f"{name}-model", "8GB", "5GB")
         folders = (model, away / f"{name}-model")
         assert len({(folder / "model.safetensors").read_bytes() for folder in folders}) == 1, name
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_the_card_has_the_command_with_which_mergekit_builds_its_file(adapter, tmp_path):
+    """mergekit stops without `--lora-merge-cache` where a parent has an adapter."""
+    references = []
+    for seed, name in enumerate("ab"):
+        folder = tiny.make(tmp_path / name, "llama", seed=seed)
+        model = peft.get_peft_model(tiny.load(folder), peft.LoraConfig(target_modules=["q_proj"]))
+        model.save_pretrained(tmp_path / f"{name}-adapter")
+        references.append(f"{folder}+{tmp_path}/{name}-adapter" if adapter else str(folder))
+    file = tmp_path / "merge.yml"
+    models = [{"model": name, "parameters": {"weight": 0.5}} for name in references]
+    file.write_text(yaml.safe_dump({"merge_method": "linear", "models": models}))
+    evomerge.merge(file, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    options = " --lora-merge-cache CACHE" if adapter else ""
+    assert f"`mergekit-yaml mergekit_config.yml DIR{options}` builds it" in card
