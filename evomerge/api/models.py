@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from evomerge.api.search import content_of
 from evomerge.errors import InputError
@@ -26,6 +26,7 @@ from evomerge.run.atomic import TemporaryFolder
 from evomerge.run.ranking import measured
 from evomerge.scores import Scores
 from evomerge.searching.run import evaluate as score_documents
+from evomerge.searching.run import evaluate_recipes
 from evomerge.trust.code import Permissions
 from evomerge.words import short_names
 
@@ -107,35 +108,81 @@ def score_model(problem: Problem, model: str, split: str, examples: int = 0) -> 
     return Evaluation(model, split, scores, intervals(measured(problem.ranking), scores), note)
 
 
+@overload
 def evaluate(
-    model: str | PathLike[str],
+    model: str | PathLike[str] | Recipe,
+    config: str | PathLike[str] | Mapping[str, Any],
+    split: str = ...,
+    *,
+    allow_code: bool = ...,
+    trust_code: bool = ...,
+) -> dict[str, Interval]: ...
+
+
+@overload
+def evaluate(
+    model: Sequence[Recipe],
+    config: str | PathLike[str] | Mapping[str, Any],
+    split: str = ...,
+    *,
+    allow_code: bool = ...,
+    trust_code: bool = ...,
+) -> list[dict[str, Interval]]: ...
+
+
+def evaluate(
+    model: str | PathLike[str] | Recipe | Sequence[Recipe],
     config: str | PathLike[str] | Mapping[str, Any],
     split: str = "test",
     *,
     allow_code: bool = False,
     trust_code: bool = False,
-) -> dict[str, Interval]:
-    """Score any model (folder, Hub id, `zoo:NAME`) on the documents of a search.
+) -> dict[str, Interval] | list[dict[str, Interval]]:
+    """Score any model (folder, Hub id, `zoo:NAME`), or recipes, on the documents of a search.
 
     Args:
+        model: a model, or recipes of the search's parents, such as `run.recipe()`: they are built
+            in memory, one after the other, as a search builds candidates. Give those of a landscape
+            in one list, since each call loads the parents and tasks.
         config: path of a search file or of a run's `search.yaml`, or its content.
         split: `search`, `validation` or `test`.
         allow_code: see `search`.
         trust_code: see `search`.
 
     Returns:
-        `task/metric` -> the score with its 95 % interval (`value`, `low`, `high`).
+        `task/metric` -> the score with its 95 % interval (`value`, `low`, `high`); of several
+        recipes a list.
 
     Raises:
-        InputError: there is no such model or split, or the search file is wrong.
+        InputError: there is no such model or split, the search file is wrong, or a recipe has a
+            parent that the search does not have.
+        CandidateError: a recipe's model cannot be built or scored.
     """
+    recipes = None if isinstance(model, str | PathLike) else _recipes(model)
     allowed = Permissions(allow_code, trust_code)
     if isinstance(config, Mapping):
         problem = prepare(read_search(*content_of(config)), Path.cwd(), allowed)
     else:
         file = path_of(config, "config", ", or a mapping")
         problem = prepare(load_any(file), file.parent, allowed)
-    return score_model(problem, str(model), split).intervals
+    if recipes is None:
+        return score_model(problem, str(model), split).intervals
+    objectives = measured(problem.ranking)
+    every = [intervals(objectives, one) for one in evaluate_recipes(problem, recipes, split)]
+    return every[0] if isinstance(model, Recipe) else every
+
+
+def _recipes(model: Any) -> list[Recipe]:
+    """Return the recipes that `evaluate` was given; InputError: something else."""
+    recipes = list(model) if isinstance(model, Sequence) else [model]
+    others = [one for one in recipes if not isinstance(one, Recipe)]
+    if others or not recipes:
+        what = f"{shown(others[0])} in place of a recipe" if others else "no recipe"
+        raise InputError(
+            f"model has {what}; give one model (a folder, a Hub id, `zoo:NAME`), a recipe, or a "
+            "list of recipes."
+        )
+    return recipes
 
 
 def compare(

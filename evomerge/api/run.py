@@ -115,10 +115,6 @@ class Run:
         The columns are `candidate` (-1 is the base, if it is no parent), `origin`, `split`, `task`,
         `metric`, `value` (in the metric's own sign and unit), `documents` (how many it is of; 0 if
         not of documents) and `is_estimate` (whether of a part of the search documents).
-
-        Example:
-            >>> run.scores.query("split == 'test'").pivot(  # doctest: +SKIP
-            ...     index="origin", columns="metric", values="value")
         """
         import pandas as pd
 

@@ -9,22 +9,25 @@ from pathlib import Path
 
 from evomerge.device import use_threads
 from evomerge.errors import (
+    CandidateError,
     CheckpointError,
     ConfigError,
     RecipeError,
     RunFolderError,
     SearchError,
     among,
+    listed,
 )
 from evomerge.execute.devices import device_change
 from evomerge.models.references import open_parent
 from evomerge.problem.parents_as_themselves import parent_notes
 from evomerge.problem.problem import Problem, changes_since, load_single, threads_of
 from evomerge.problem.resolve import sample_recipes
+from evomerge.recipe import Recipe
 from evomerge.run.folder import MANIFEST, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.logbook import Follower, Logbook
-from evomerge.scores import SPLITS, Example, Scores
+from evomerge.scores import SPLITS, Example, Scores, Split
 from evomerge.searching.loop import Search
 from evomerge.searching.session import Session
 
@@ -148,9 +151,7 @@ def evaluate(problem: Problem, model: str, split: str, examples: int = 0) -> Sco
     from evomerge.evaluation.evaluator import score_single
     from evomerge.evaluation.tasks.objective import Merges
 
-    split_of = next((name for name in SPLITS if name == split), None)
-    if split_of is None:
-        raise ConfigError(f"split is {split!r}; allowed are {among(split, SPLITS)}")
+    split_of = _split(split)
     checkpoint = open_parent(model, Path.cwd())
     problem.evaluator.check(Merges(host=checkpoint), {})
     return score_single(
@@ -161,3 +162,46 @@ def evaluate(problem: Problem, model: str, split: str, examples: int = 0) -> Sco
         examples=examples,
         ready=lambda model: use_threads(threads_of(problem.config, checkpoint)),
     )
+
+
+def evaluate_recipes(problem: Problem, recipes: Sequence[Recipe], split: str) -> list[Scores]:
+    """Build recipes of the parents of a search one after the other in memory, and score each.
+
+    Raises:
+        RecipeError: a recipe has a parent that the search does not have, or another host or dtype.
+        CandidateError: a model cannot be built or scored.
+    """
+    from evomerge.execute.protocol import Job
+    from evomerge.execute.worker import Worker
+
+    split_of, known = _split(split), problem.checkpoints
+    usual = (problem.host, problem.config.dtype)
+    for recipe in recipes:
+        if others := [name for name in recipe.parents if name not in known]:
+            raise RecipeError(
+                f"The recipe {recipe.digest[:8]} has the parent {others[0]!r}, which the search "
+                f"does not have (it has {listed(known)}); merge it into a folder, and give that."
+            )
+        if (recipe.host, recipe.dtype) != usual:
+            raise RecipeError(
+                f"The recipe {recipe.digest[:8]} has the host {recipe.host!r} and the dtype "
+                f"{recipe.dtype}, the candidates of the search {usual[0]!r} and {usual[1]}; merge "
+                "it into a folder, and give that, or of a parent itself its name."
+            )
+    worker, scores = Worker(problem), list[Scores]()
+    try:
+        for number, recipe in enumerate(recipes):
+            outcome = worker(Job(number, recipe, split_of))
+            if not isinstance(outcome, Scores):
+                raise CandidateError(f"The recipe {recipe.digest[:8]} has no scores: {outcome}.")
+            scores.append(outcome)
+    finally:
+        problem.evaluator.release(engine=True)
+    return scores
+
+
+def _split(name: str) -> Split:
+    """Return the split of a name; ConfigError: there is none."""
+    if (split := next((one for one in SPLITS if one == name), None)) is None:
+        raise ConfigError(f"split is {name!r}; allowed are {among(name, SPLITS)}")
+    return split

@@ -150,7 +150,9 @@ def test_after_three_processes_that_ended_a_candidate_has_failed(tmp_path: Path)
         "lost: 3 processes ended while this candidate was scored (without an error)."
     )
     assert theirs[5]["failure"].endswith("cannot be judged")
-    assert [row | {"failure": None} for row in rows] == [row | {"failure": None} for row in theirs]
+    differing = {"failure", *(key for key in rows[0] if key.startswith("seconds "))}
+    alike = [[row | dict.fromkeys(differing) for row in every] for every in (rows, theirs)]
+    assert alike[0] == alike[1]
     ours, others = RunFolder(run).events(), RunFolder(whole).events()
     assert sum(one != other for one, other in zip(ours, others, strict=True)) == 1
 
