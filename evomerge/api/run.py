@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from evomerge.config.record import Record
 from evomerge.config.schema import SearchConfig
@@ -19,7 +19,7 @@ from evomerge.problem import parents, parents_as_themselves
 from evomerge.problem.problem import load_single
 from evomerge.problem.runs import problem_of
 from evomerge.recipe import Recipe
-from evomerge.report import columns, facts, page, pictures
+from evomerge.report import columns, facts, fronts, page, pictures
 from evomerge.report.view import View, run_rows, searches_of
 from evomerge.run.atomic import TemporaryFolder
 from evomerge.run.folder import RunFolder
@@ -148,6 +148,22 @@ class Run:
         view = self._view
         return front_of(view.history, view.ranking)
 
+    def hypervolume(self, box: Mapping[str, tuple[float, float]] | None = None) -> float:
+        """Return the share of a box of scores that the front dominates, from 0 to 1.
+
+        It is of test documents if the whole front was tried there, else of search documents.
+
+        Args:
+            box: `task/metric` -> (worst, best), the same for fronts that are compared; None: from
+                the worst to the best score of all candidates of this run.
+
+        Raises:
+            InputError: the run is for a single fitness, or the box does not fit its objectives.
+        """
+        searched = (view := self._view_of_front()).history, view.ranking
+        split = fronts.split_of_front(*searched)
+        return fronts.hypervolume(*searched, box or fronts.box_of([searched], split), split)
+
     @property
     def standings(self) -> pd.DataFrame:
         """Parents, uniform merge and searched merge, with 95 % intervals.
@@ -247,6 +263,11 @@ class Run:
         page.write_page(self._run, target)
         return target
 
+    def _view_of_front(self) -> View:
+        if (view := self._view).ranking.has_front:
+            return view
+        raise InputError(f"{self.folder} has no front, since its `mode` is not 'pareto'.")
+
     def _candidate(self, which: int | str) -> Candidate:
         view = self._view
         return view.history.chosen(str(which), view.best)
@@ -305,15 +326,25 @@ def plot_standings(run: Run) -> Figure:
     return pictures.standings_chart(run._view.table)
 
 
-def plot_front(run: Run) -> Figure:
+def plot_front(
+    run: Run,
+    labels: Literal["knee", "front", "all"] | None = "knee",
+    split: Literal["search", "test"] | None = None,
+) -> Figure:
     """Return a figure of all candidates and of the front, the first objective against the others.
 
-    InputError: the search is one for a single fitness.
+    Args:
+        labels: which candidates have their numbers beside them: the knee, which is the winner, the
+            whole front, all candidates, or none.
+        split: `test` has intervals, but only what was tested; `search` has all candidates. None:
+            the test, if the whole front was tested.
+
+    Raises:
+        InputError: the search is one for a single fitness, or there are no such labels or split.
     """
-    view = run._view
-    charts = pictures.candidates_charts(view.history, view.ranking)
-    if "front" not in charts:
-        raise InputError(
-            f"{run.folder} has no front, since its `mode` is not 'pareto'; see `plot_history`."
-        )
-    return charts["front"]
+    view = run._view_of_front()
+    if labels not in ("knee", "front", "all", None):
+        raise InputError(f"labels is {labels!r}; give 'knee', 'front', 'all' or None.")
+    if split not in ("search", "test", None):
+        raise InputError(f"split is {split!r}; give 'search', 'test' or None.")
+    return pictures.front_chart(view.history, view.ranking, labels, split)

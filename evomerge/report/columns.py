@@ -1,12 +1,11 @@
-"""Scores, genes and seconds of candidates, with a column for each part of their names."""
+"""Scores and genes of candidates, with a column for each part of their names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from evomerge.run.journal import PHASES
 from evomerge.scores import SPLITS
 
 if TYPE_CHECKING:
@@ -16,25 +15,6 @@ SCORE_COLUMNS = (
     *("candidate", "origin", "split", "task", "metric", "value", "documents", "is_estimate"),
 )
 GENE_COLUMNS = ("candidate", "gene", "place", "component", "parent", "knob", "value")
-
-_SCORING = "evaluate"
-_BUILDING = ("prepare", "merge")
-
-
-def with_seconds(
-    rows: list[dict[str, Any]], seconds: Mapping[int, Mapping[str, float]]
-) -> list[dict[str, Any]]:
-    """Add the wall-clock seconds of each candidate to rows; None where they are not known.
-
-    `seconds optimizer` is what its proposal took, and the steps of a descent before it.
-    """
-    for row in rows:
-        spent = seconds.get(row["candidate"], {})
-        others = [name for name in PHASES if name not in (*_BUILDING, _SCORING)]
-        for name, phases in (("merge", _BUILDING), ("score", [_SCORING]), ("optimizer", others)):
-            total = round(sum(spent.get(phase, 0.0) for phase in phases), 4)
-            row[f"seconds {name}"] = total if spent else None
-    return rows
 
 
 def score_rows(view: View) -> list[tuple[Any, ...]]:

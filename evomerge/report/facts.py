@@ -12,7 +12,7 @@ from evomerge.recipe import Recipe
 from evomerge.report.confidence import Interval, factor_of, factor_of_fitness, fitness_interval
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
-from evomerge.run.journal import Event
+from evomerge.run.journal import PHASES, Event
 from evomerge.run.ranking import Ranking, front_of, has_nats, ranking_of, to_test
 from evomerge.scores import SPLITS, Objective, Scores, Split, fitness_error
 from evomerge.space.baselines import UNIFORM
@@ -29,6 +29,10 @@ _NO_TEXTS = (None,) * 3
 
 _BRIEF = ("candidate", "origin", "generation", "status", "fitness", "error", "documents", "failure")
 """Columns that fit a terminal."""
+
+_SCORING = "evaluate"
+_BUILDING = ("prepare", "merge")
+"""Phases of a candidate in the journal that score and build it; the optimizer has the others."""
 
 _LATEST = 4  # candidates that are shown with their fitness or failure
 
@@ -235,6 +239,22 @@ def candidate_rows(
         genome = candidate.genome if has_genes else [None] * len(genes)
         row |= {f"gene {name}": value for name, value in zip(genes, genome, strict=True)}
         rows.append(row)
+    return rows
+
+
+def with_seconds(
+    rows: list[dict[str, Any]], seconds: Mapping[int, Mapping[str, float]]
+) -> list[dict[str, Any]]:
+    """Add the wall-clock seconds of each candidate to rows; None where they are not known.
+
+    `seconds optimizer` is what its proposal took, and the steps of a descent before it.
+    """
+    for row in rows:
+        spent = seconds.get(row["candidate"], {})
+        others = [name for name in PHASES if name not in (*_BUILDING, _SCORING)]
+        for name, phases in (("merge", _BUILDING), ("score", [_SCORING]), ("optimizer", others)):
+            total = round(sum(spent.get(phase, 0.0) for phase in phases), 4)
+            row[f"seconds {name}"] = total if spent else None
     return rows
 
 

@@ -12,7 +12,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import accumulate, cycle
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from evomerge.errors import printable, without_controls
 from evomerge.report.confidence import Interval, factor_of, factor_of_fitness, intervals
 from evomerge.report.standings import Standings
 from evomerge.run.history import Candidate, History
-from evomerge.run.ranking import Ranking, front_of
+from evomerge.run.ranking import Ranking, best_of, front_of
 from evomerge.scores import SPLITS, Scores, Split
 
 if TYPE_CHECKING:
@@ -188,16 +188,23 @@ def _course(history: History) -> list[float]:
     return list(accumulate(sure, np.fmax))
 
 
-def front_chart(history: History, ranking: Ranking) -> Figure:
+def front_chart(
+    history: History,
+    ranking: Ranking,
+    labels: str | None = "knee",
+    split: Split | None = None,
+) -> Figure:
     """Plot candidates and the front: the first objective against each other one.
 
-    On the test documents, with 95 % intervals, as soon as all members of the front were tried
-    there; else on the search documents.
+    Args:
+        labels: `knee`, `front` or `all` candidates have their numbers beside them.
+        split: the documents; None: the test's, with 95 % intervals, as soon as all members of the
+            front were tried there, else the search documents, on which all candidates are.
     """
     first, *others = ranking.objectives
     front = front_of(history, ranking)
     is_tested = bool(front) and all("test" in one.outcomes for one in front)
-    split: Split = "test" if is_tested else "search"
+    split = split or ("test" if is_tested else "search")
     scored = [(i, scores) for i in history.candidates if (scores := i.scores(split)) is not None]
     merges = [(one, scores) for one, scores in scored if one.label is None]
     groups: list[tuple[str, str, str, float, list[Scores]]] = [
@@ -205,6 +212,9 @@ def front_chart(history: History, ranking: Ranking) -> Figure:
         ("parents, uniform", "D", WARM, 5, [s for one, s in scored if one.label is not None]),
         ("merge on the front", "o", ACCENT, 6, [s for one, s in merges if one in front]),
     ]
+    members = [(one, scores) for one, scores in scored if one in front]
+    middle = [pair for pair in members if pair[0] is best_of(history, ranking)]
+    named = {"knee": middle, "front": members, "all": scored}.get(labels or "", [])
     figure, panels = new_figure(3.6 * len(others), [1.0] * len(others))
     for axes, other in zip(panels, others, strict=True):
         pair, factors = (other, first), list[float]()
@@ -220,13 +230,28 @@ def front_chart(history: History, ranking: Ranking) -> Figure:
                 _with_bars([one[objective.key] for one in estimates], factor)
                 for objective, factor in zip(pair, factors, strict=True)
             )
-            bars = {"xerr": across, "yerr": up, "elinewidth": 1} if is_tested else {}
+            bars = {"xerr": across, "yerr": up, "elinewidth": 1} if split == "test" else {}
             if group:
                 axes.errorbar(x, y, fmt=mark, color=colour, ms=size, label=label, **bars)
+        place = partial(_point, (other.key, first.key), factors)
+        if len(others) == 1:  # of more objectives a projection is no line
+            line = sorted(place(scores) for _, scores in members)
+            axes.plot(*zip(*line, strict=True) if line else ((), ()), color=ACCENT, lw=1, zorder=1)
+        for _, scores in middle:
+            knee = {"ms": 11, "mfc": "none", "label": "knee"}
+            axes.plot(*place(scores), "o", color=ACCENT, **knee)
+        for one, scores in named:
+            beside = {"xytext": (6, 5), "textcoords": "offset points"}
+            axes.annotate(str(one.number), place(scores), fontsize=9, color=INK, **beside)
         axes.grid(axis="y", color=LINE)
         axes.set_title(f"on {split} documents", loc="left", fontsize=10, color=SOFT)
     add_legend(figure)
     return figure
+
+
+def _point(keys: Sequence[str], factors: Sequence[float], scores: Scores) -> list[float]:
+    """Return where scores are in a chart of two of them."""
+    return [scores.aggregates[key] * factor for key, factor in zip(keys, factors, strict=True)]
 
 
 def add_legend(figure: Any) -> None:

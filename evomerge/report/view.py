@@ -19,17 +19,17 @@ from evomerge.config.schema import SearchConfig
 from evomerge.errors import InputError, RecipeError
 from evomerge.evaluation.objectives import stock_command
 from evomerge.recipe import Recipe
-from evomerge.report.columns import with_seconds
 from evomerge.report.confidence import Interval, factor_of_fitness, fitness_interval, mean_of_runs
-from evomerge.report.facts import Facts, candidate_rows
+from evomerge.report.facts import Facts, candidate_rows, with_seconds
+from evomerge.report.fronts import box_of, hypervolume, split_of_front
 from evomerge.report.pictures import candidates_charts, standings_chart
 from evomerge.report.recipe_picture import recipe_picture
 from evomerge.report.standings import Standings, Verdict
 from evomerge.report.tables import level, standings
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import Candidate, History
-from evomerge.run.ranking import Ranking, best_of, measured, ranking_of
-from evomerge.scores import TOKENS
+from evomerge.run.ranking import Ranking, best_of, front_of, measured, ranking_of
+from evomerge.scores import TOKENS, Split
 from evomerge.space.baselines import UNIFORM
 from evomerge.space.knobs import is_smooth
 from evomerge.words import renamed, short_names
@@ -39,8 +39,11 @@ _OF_A_RUN = {"seed", "executor"}
 
 _HEADS = {"search": "search", "seeds": "seeds", "merges_won": "merges won", "score": "test score"}
 _HEADS |= {"best_parent": "best parent", "uniform": "uniform"}
+_HEADS |= {"front": "front", "hypervolume": "hypervolume"}
 _HEADS |= {"candidates": "candidates", "cpu_seconds": "CPU s"}
 """Key of a row of `run_rows` -> header of its column for people."""
+
+_OF_ONE_FITNESS, _OF_FRONTS = ("score", "best_parent", "uniform"), ("front", "hypervolume")
 
 
 @dataclass(frozen=True)
@@ -216,10 +219,40 @@ def run_rows(folders: Sequence[Path]) -> list[Facts]:
 
     `seeds` is the number of runs that have ended. `score` is the mean of their winners' fitness on
     test documents with its 95 % interval (`mean_of_runs`), None for searches for a front.
-    `percent` says whether scores are shares, which people read in per cent. InputError: as for
-    `searches_of`.
+    `percent` says whether scores are shares, which people read in per cent. Searches for a front
+    have `front`, the mean number of its members, and `hypervolume`, the mean share that it
+    dominates of the box from the worst to the best score of all runs with these objectives.
+    InputError: as for `searches_of`.
     """
-    return [_row(name, views) for name, views in searches_of(folders).items()]
+    searches = searches_of(folders)
+    rows = [_row(name, views) for name, views in searches.items()]
+    for row, views in zip(rows, searches.values(), strict=True):
+        if views[0].config.mode == "pareto":
+            alike = [others for others in searches.values() if _has_objectives_of(others, views)]
+            _add_front(row, views, [view for others in alike for view in others])
+    return rows
+
+
+def _has_objectives_of(views: Sequence[View], others: Sequence[View]) -> bool:
+    one, other = views[0], others[0]
+    keys = [{objective.key for objective in view.ranking.objectives} for view in (one, other)]
+    return one.config.mode == other.config.mode and keys[0] == keys[1]
+
+
+def _add_front(row: Facts, views: Sequence[View], alike: Sequence[View]) -> None:
+    """Add what is known of fronts to a row of runs; `alike` are all runs with these objectives."""
+    splits = {split_of_front(view.history, view.ranking) for view in alike}
+    split: Split = "test" if splits == {"test"} else "search"
+    box = box_of([(view.history, view.ranking) for view in alike], split)
+    members = fmean(len(front_of(view.history, view.ranking)) for view in views)
+    row.add("front", members, f"{members:.1f}".removesuffix(".0"))
+    has_range = bool(box) and all(worst != best for worst, best in box.values())
+    volume = (
+        fmean(hypervolume(view.history, view.ranking, box, split) for view in views)
+        if has_range
+        else None
+    )
+    row.add("hypervolume", volume, "-" if volume is None else f"{100 * volume:.1f} % on {split}")
 
 
 def _name(view: View) -> str:
@@ -277,5 +310,9 @@ def runs_in_words(rows: Sequence[Facts]) -> tuple[Sequence[str], list[list[str]]
         metric = "fitness" if ", " in row["objective"] else row["objective"].rpartition("/")[2]
         metrics[f"{metric} in %" if row["percent"] else metric] = None
     heads = _HEADS | {"score": f"test {' or '.join(metrics)}"}
-    lines = [[row.texts.get(key, str(row[key])) for key in heads] for row in rows]
+    if (fronts := sum("front" in row for row in rows)) == len(rows):  # their scores are many
+        heads = {key: head for key, head in heads.items() if key not in _OF_ONE_FITNESS}
+    if fronts == 0:
+        heads = {key: head for key, head in heads.items() if key not in _OF_FRONTS}
+    lines = [[row.texts.get(key, str(row.get(key, "-"))) for key in heads] for row in rows]
     return [*heads.values()], lines
