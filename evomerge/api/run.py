@@ -335,7 +335,7 @@ def plot_front(
 
     Args:
         labels: which candidates have their numbers beside them: the knee, which is the winner, the
-            whole front, all candidates, or none.
+            whole front, all, or none. `7 +2` is candidate 7 and two others at the same point.
         split: `test` has intervals, but only what was tested; `search` has all candidates. None:
             the test, if the whole front was tested.
 

@@ -240,9 +240,14 @@ def front_chart(
         for _, scores in middle:
             knee = {"ms": 11, "mfc": "none", "label": "knee"}
             axes.plot(*place(scores), "o", color=ACCENT, **knee)
+        numbers: dict[tuple[float, ...], list[int]] = {}
         for one, scores in named:
+            numbers.setdefault(tuple(place(scores)), []).append(one.number)
+        for point, (number, *more) in numbers.items():
             beside = {"xytext": (6, 5), "textcoords": "offset points"}
-            axes.annotate(str(one.number), place(scores), fontsize=9, color=INK, **beside)
+            text = f"{number} +{len(more)}" if more else str(number)
+            axes.annotate(text, point, fontsize=9, color=INK, **beside)
+        axes.margins(x=0.1)
         axes.grid(axis="y", color=LINE)
         axes.set_title(f"on {split} documents", loc="left", fontsize=10, color=SOFT)
     add_legend(figure)
