@@ -151,7 +151,7 @@ class Run:
     def hypervolume(self, box: Mapping[str, tuple[float, float]] | None = None) -> float:
         """Return the share of a box of scores that the front dominates, from 0 to 1.
 
-        It is of test documents if the whole front was tried there, else of search documents.
+        It uses test scores if every member of the front has them, else search scores.
 
         Args:
             box: `task/metric` -> (worst, best), the same for fronts that are compared; None: from

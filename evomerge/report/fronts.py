@@ -1,4 +1,4 @@
-"""The hypervolume of fronts: how much of a box of scores their candidates reach or beat."""
+"""The hypervolume of fronts: the share of a box of scores that their candidates dominate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Box = Mapping[str, tuple[float, float]]
 
 
 def split_of_front(history: History, ranking: Ranking) -> Split:
-    """Return the documents that a front is compared on: of the test, if all of it was there."""
+    """Return `test` if every member of the front has test scores, else `search`."""
     front = front_of(history, ranking)
     return "test" if front and all("test" in one.outcomes for one in front) else "search"
 
@@ -24,16 +24,16 @@ def split_of_front(history: History, ranking: Ranking) -> Split:
 def box_of(runs: Iterable[tuple[History, Ranking]], split: Split) -> Box:
     """Return the box from the worst to the best score of all candidates of runs."""
     values: dict[str, list[float]] = {}
-    turned = set[str]()
+    minimized = set[str]()
     for history, ranking in runs:
         for objective in ranking.objectives:
             scores = (one.scores(split) for one in history.candidates)
             values.setdefault(objective.key, []).extend(
                 one.aggregates[objective.key] for one in scores if one is not None
             )
-            turned |= set() if objective.higher_is_better else {objective.key}
+            minimized |= set() if objective.higher_is_better else {objective.key}
     return {
-        key: (max(column), min(column)) if key in turned else (min(column), max(column))
+        key: (max(column), min(column)) if key in minimized else (min(column), max(column))
         for key, column in values.items()
         if column
     }

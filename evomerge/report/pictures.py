@@ -20,6 +20,7 @@ import numpy as np
 
 from evomerge.errors import printable, without_controls
 from evomerge.report.confidence import Interval, factor_of, factor_of_fitness, intervals
+from evomerge.report.fronts import split_of_front
 from evomerge.report.standings import Standings
 from evomerge.run.history import Candidate, History
 from evomerge.run.ranking import Ranking, best_of, front_of
@@ -203,8 +204,7 @@ def front_chart(
     """
     first, *others = ranking.objectives
     front = front_of(history, ranking)
-    is_tested = bool(front) and all("test" in one.outcomes for one in front)
-    split = split or ("test" if is_tested else "search")
+    split = split or split_of_front(history, ranking)
     scored = [(i, scores) for i in history.candidates if (scores := i.scores(split)) is not None]
     merges = [(one, scores) for one, scores in scored if one.label is None]
     groups: list[tuple[str, str, str, float, list[Scores]]] = [
@@ -213,8 +213,8 @@ def front_chart(
         ("merge on the front", "o", ACCENT, 6, [s for one, s in merges if one in front]),
     ]
     members = [(one, scores) for one, scores in scored if one in front]
-    middle = [pair for pair in members if pair[0] is best_of(history, ranking)]
-    named = {"knee": middle, "front": members, "all": scored}.get(labels or "", [])
+    knees = [pair for pair in members if pair[0] is best_of(history, ranking)]
+    labelled = {"knee": knees, "front": members, "all": scored}.get(labels or "", [])
     figure, panels = new_figure(3.6 * len(others), [1.0] * len(others))
     for axes, other in zip(panels, others, strict=True):
         pair, factors = (other, first), list[float]()
@@ -233,20 +233,20 @@ def front_chart(
             bars = {"xerr": across, "yerr": up, "elinewidth": 1} if split == "test" else {}
             if group:
                 axes.errorbar(x, y, fmt=mark, color=colour, ms=size, label=label, **bars)
-        place = partial(_point, (other.key, first.key), factors)
+        point_of = partial(_point, (other.key, first.key), factors)
         if len(others) == 1:  # of more objectives a projection is no line
-            line = sorted(place(scores) for _, scores in members)
+            line = sorted(point_of(scores) for _, scores in members)
             axes.plot(*zip(*line, strict=True) if line else ((), ()), color=ACCENT, lw=1, zorder=1)
-        for _, scores in middle:
+        for _, scores in knees:
             knee = {"ms": 11, "mfc": "none", "label": "knee"}
-            axes.plot(*place(scores), "o", color=ACCENT, **knee)
+            axes.plot(*point_of(scores), "o", color=ACCENT, **knee)
         numbers: dict[tuple[float, ...], list[int]] = {}
-        for one, scores in named:
-            numbers.setdefault(tuple(place(scores)), []).append(one.number)
+        for one, scores in labelled:
+            numbers.setdefault(tuple(point_of(scores)), []).append(one.number)
         for point, (number, *more) in numbers.items():
-            beside = {"xytext": (6, 5), "textcoords": "offset points"}
+            offset: Any = {"xytext": (6, 5), "textcoords": "offset points"}
             text = f"{number} +{len(more)}" if more else str(number)
-            axes.annotate(text, point, fontsize=9, color=INK, **beside)
+            axes.annotate(text, point, fontsize=9, color=INK, **offset)
         axes.margins(x=0.1)
         axes.grid(axis="y", color=LINE)
         axes.set_title(f"on {split} documents", loc="left", fontsize=10, color=SOFT)
@@ -255,7 +255,7 @@ def front_chart(
 
 
 def _point(keys: Sequence[str], factors: Sequence[float], scores: Scores) -> list[float]:
-    """Return where scores are in a chart of two of them."""
+    """Return the point of scores in a chart of two objectives, as x and y."""
     return [scores.aggregates[key] * factor for key, factor in zip(keys, factors, strict=True)]
 
 
@@ -275,7 +275,7 @@ def _unit(factor: float) -> str:
 
 
 def label_text(label: str, most: int = 34) -> str:
-    """Return a label as `plain_text`; the middle of a long one is left out."""
+    """Return a label as `plain_text`; the knees of a long one is left out."""
     if len(label) > most:
         label = f"{label[: most // 2 - 1]}…{label[-(most // 2) :]}"
     return plain_text(label)

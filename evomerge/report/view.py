@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from statistics import NormalDist, fmean
 from typing import Any, Self
@@ -227,20 +228,20 @@ def run_rows(folders: Sequence[Path]) -> list[Facts]:
     searches = searches_of(folders)
     rows = [_row(name, views) for name, views in searches.items()]
     for row, views in zip(rows, searches.values(), strict=True):
-        if views[0].config.mode == "pareto":
-            alike = [others for others in searches.values() if _has_objectives_of(others, views)]
-            _add_front(row, views, [view for others in alike for view in others])
+        if views[0].ranking.has_front:
+            keys, all_views = _front_keys(views[0]), chain.from_iterable(searches.values())
+            _add_front(row, views, [view for view in all_views if _front_keys(view) == keys])
     return rows
 
 
-def _has_objectives_of(views: Sequence[View], others: Sequence[View]) -> bool:
-    one, other = views[0], others[0]
-    keys = [{objective.key for objective in view.ranking.objectives} for view in (one, other)]
-    return one.config.mode == other.config.mode and keys[0] == keys[1]
+def _front_keys(view: View) -> set[str]:
+    """Return the objectives of a search for a front; none of a search for one fitness."""
+    ranking = view.ranking
+    return {objective.key for objective in ranking.objectives} if ranking.has_front else set()
 
 
 def _add_front(row: Facts, views: Sequence[View], alike: Sequence[View]) -> None:
-    """Add what is known of fronts to a row of runs; `alike` are all runs with these objectives."""
+    """Add the size and hypervolume of fronts to a row; `alike` has all runs that share its box."""
     splits = {split_of_front(view.history, view.ranking) for view in alike}
     split: Split = "test" if splits == {"test"} else "search"
     box = box_of([(view.history, view.ranking) for view in alike], split)
@@ -310,7 +311,7 @@ def runs_in_words(rows: Sequence[Facts]) -> tuple[Sequence[str], list[list[str]]
         metric = "fitness" if ", " in row["objective"] else row["objective"].rpartition("/")[2]
         metrics[f"{metric} in %" if row["percent"] else metric] = None
     heads = _HEADS | {"score": f"test {' or '.join(metrics)}"}
-    if (fronts := sum("front" in row for row in rows)) == len(rows):  # their scores are many
+    if (fronts := sum("front" in row for row in rows)) == len(rows):  # a front has no single score
         heads = {key: head for key, head in heads.items() if key not in _OF_ONE_FITNESS}
     if fronts == 0:
         heads = {key: head for key, head in heads.items() if key not in _OF_FRONTS}

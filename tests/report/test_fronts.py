@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from run_folders import append, asked, write_run
 
+from evomerge.report.fronts import hypervolume
 from evomerge.report.view import View
 from evomerge.run.history import outcome_fields
 from evomerge.scores import Failure, Objective, Scores
@@ -85,6 +86,27 @@ def test_each_merge_is_compared_with_each_parent(tmp_path):
     assert later.use_of_documents.endswith(" They had measured another front before.")
     plain = view.table.to_dict()["front"]["candidate 4"]["zoo:maths"]
     assert plain[TOKENS.key]["difference"]["value"] == -1.0
+
+
+def test_the_hypervolume_of_three_merges_is_the_area_under_their_steps(tmp_path):
+    points = [
+        (300, 9, 0.55),
+        (196, 6, 0.7),
+        (360, 15, 0.25),
+    ]  # right of 400, tokens, share below 20
+    merges = [scores(answers(right, 400), (tokens,) * 400) for right, tokens, _ in points]
+    beaten = scores(answers(190, 400), (10,) * 400)
+    view = front_with(tmp_path, [PARENT] * 3, [*merges, beaten])
+    box = {ACC.key: (0.0, 1.0), TOKENS.key: (20.0, 0.0)}
+    steps = 0.9 * 0.25 + 0.75 * (0.55 - 0.25) + 0.49 * (0.7 - 0.55)
+    assert hypervolume(view.history, view.ranking, box, "test") == pytest.approx(steps)
+    half = {
+        ACC.key: (0.5, 1.0),
+        TOKENS.key: (20.0, 10.0),
+    }  # two merges reach beyond its best tokens
+    assert hypervolume(view.history, view.ranking, half, "test") == pytest.approx(
+        0.8 * 0.5 + 0.5 * (1.0 - 0.5)
+    )
 
 
 LATE = Failure("timeout", "It took longer than executor.timeout, 60 seconds.")

@@ -6,6 +6,7 @@ from search_run import searched, write_search
 
 import evomerge
 from evomerge.errors import InputError
+from evomerge.report.view import run_rows, runs_in_words
 
 KEYS = ("zoo_l2_maths/exact_match", "model/layers")
 
@@ -57,12 +58,10 @@ def test_a_wrong_box_is_refused(run, box, says):
         run.hypervolume(box)
 
 
-def test_the_table_of_runs_has_fronts_in_place_of_a_score(run, capsys):
+def test_the_table_of_runs_has_fronts_in_place_of_a_score(run):
     row = evomerge.results([run]).iloc[0]
     assert row["front"] == len(run.front)
     assert row["hypervolume"] == pytest.approx(run.hypervolume())
-    from evomerge.report.view import run_rows, runs_in_words
-
     heads, lines = runs_in_words(run_rows([run.folder]))
     assert {"front", "hypervolume"} <= {*heads} and "best parent" not in heads
     assert lines[0][heads.index("hypervolume")].endswith("% on test")
