@@ -279,9 +279,10 @@ def results(runs: Iterable[Run | str | PathLike[str]]) -> pd.DataFrame:
     The index is the name of the folders without the seed. `score` is the winners' mean fitness on
     test documents, with its 95 % interval (`low`, `high`) over the `seeds` runs that have ended;
     `merges_won` of these winners are merges. `best_parent` and `uniform` are in the same unit:
-    fractions, not per cent. `cpu_seconds` is the time of proposing, merging and scoring, with the
-    final scores (runs of older versions: without proposing). InputError: a folder is no run, or two
-    are the same search with the same seed.
+    fractions, not per cent. Fronts have `front`, their size, and `hypervolume`. `cpu_seconds` is
+    the time of proposing, merging and scoring, with the final scores (runs of older versions:
+    without proposing). InputError: a folder is no run, or two are the same search with the same
+    seed.
     """
     return _table(run_rows(_folders(runs)), "search")
 
@@ -336,8 +337,7 @@ def plot_front(
     Args:
         labels: which candidates have their numbers beside them: the knee, which is the winner, the
             whole front, all, or none. `7 +2` is candidate 7 and two others at the same point.
-        split: `test` has intervals, but only what was tested; `search` has all candidates. None:
-            the test, if the whole front was tested.
+        split: `test` has intervals, `search` all candidates; None: `test` if the front was tested.
 
     Raises:
         InputError: the search is one for a single fitness, or there are no such labels or split.
