@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from evomerge.errors import without_controls
 from evomerge.evaluation.tasks.info import sampling_note
 from evomerge.report.facts import candidate_rows, filled, progress, rows_in_per_cent
+from evomerge.report.lost import lost_documents
 from evomerge.report.pictures import PALETTE, inline_svg
 from evomerge.report.recipe_picture import path_text
 from evomerge.report.view import View
@@ -71,6 +72,7 @@ def page(run: RunFolder) -> str:
         marked=marked,
         path_text=path_text,
         reasons=reasons.most_common(10),
+        lost=lost_documents(view),
         answers=_answers(view),
         documents=_documents(history),
         duration=duration,

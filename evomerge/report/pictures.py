@@ -89,6 +89,9 @@ def standings_chart(table: Standings) -> Figure:
         axes.errorbar(values, heights, xerr=bars, fmt="o", lw=2, **style)
     estimates = (item for row in table.rows for item in row.estimates.items())
     _keep_whole(axes.xaxis, (item.value for (_, key), item in estimates if key == column))
+    low, high = axes.get_xlim()
+    if factor == 100 and high > 90:  # a share ends at a tick, with room for a mark on it
+        axes.set_xlim(right=100 + 0.02 * (100 - low))
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_xlabel(label_text(column, 80) + _unit(factor), **TEXT)

@@ -70,10 +70,10 @@ def _knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     blocks = [str(block) for stack in _stacks(recipe).values() for block in range(len(stack))]
     depth = ["E", *blocks, *(name[0].upper() for name in outside[1:])]
     step = math.ceil(len(depth) / 10)
-    last = len(blocks) - step // 2  # whose number does not touch the letter of the head
-    columns = [
-        x for x, name in enumerate(depth) if name.isalpha() or (x <= last and not int(name) % step)
-    ]
+    columns = [x for x, name in enumerate(depth) if name.isalpha()]
+    for x, name in enumerate(depth):  # a number needs the room of a step
+        if not name.isalpha() and not int(name) % step:
+            columns += [x] * all(abs(x - other) >= step for other in columns)
     heights = [len(grid) + 1.2 for grid in knobs.values()]
     figure, panels = new_figure(0.4 * len(knobs) + 0.3 * sum(heights), heights)
     for axes, (knob, grid) in zip(panels, knobs.items(), strict=True):

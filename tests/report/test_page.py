@@ -126,3 +126,24 @@ def test_runs_without_a_winner_have_a_page_too(tmp_path, state):
     assert f"{asks} candidates" in parsed.text
     assert len(parsed.tables[-1]) == asks + 1
     assert parsed.tags.count("svg") >= 1
+
+
+def test_documents_that_a_parent_gets_right_and_the_winner_wrong_are_listed(tmp_path):
+    key = "zoo_l2_maths/exact_match"
+
+    def of_test(*values):
+        ids = {"zoo_l2_maths": tuple(range(7, 7 + len(values)))}
+        example = Example("zoo_l2_maths", 8, "two <and> two", "5", "5", "4", {})
+        mean = sum(values) / len(values)
+        return Scores(ids, {key: values}, {key: mean}, examples=(example,))
+
+    models = [("parent", scores(6)), ("uniform", scores(3)), (None, scores(21))]
+    finals = {0: of_test(0, 1, 1, 0), 1: of_test(1, 1, 1, 1), 2: of_test(1, 0, 0, 1)}
+    run = finished(tmp_path / "run", models, finals, winner=2)
+    parsed = Page(page(run))
+    assert "On 2 of 4 test documents a parent scores better in" in parsed.text
+    (table,) = (rows for rows in parsed.tables if rows[0][0] == "document")
+    assert table[0] == ["document", "searched", "parent", "prompt"]
+    assert table[1:] == [["8", "0", "1", "two <and> two"], ["9", "0", "1", ""]]
+    finals[2] = of_test(1, 1, 1, 0)
+    assert "still get wrong" not in page(finished(tmp_path / "no", models, finals, winner=2))
