@@ -80,6 +80,10 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "qwen3_moe": lambda: transformers.Qwen3MoeConfig(
         **_MIXTURE, num_experts=3, moe_intermediate_size=8, decoder_sparse_step=1
     ),
+    "gpt_oss": lambda: transformers.GptOssConfig(
+        **{**_MIXTURE, "intermediate_size": 16}, num_local_experts=3, sliding_window=8,
+        layer_types=_LAYER_TYPES,
+    ),
     "bert": lambda: transformers.BertConfig(**_ENCODER),
     "t5": lambda: transformers.T5Config(
         vocab_size=VOCABULARY, d_model=16, d_ff=24, d_kv=8, num_layers=3, num_decoder_layers=3,

@@ -37,6 +37,22 @@ KINDS = {
     "saved_modules": ("llama", {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
     "biases": ("gpt2", {"target_modules": ["c_fc"], "bias": "all"}),
 }
+EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+FUSED = {
+    "stored one by one": (
+        "qwen3_moe",
+        {
+            "target_modules": ["q_proj"],
+            "target_parameters": EXPERTS,
+            "rank_pattern": {"gate_up_proj": 2},
+            "alpha_pattern": {"layers.1.mlp.experts.down_proj": 5},
+        },
+    ),
+    "a router, too": ("qwen3_moe", {"target_parameters": [EXPERTS[1], "mlp.gate.weight"]}),
+    "transposed squares": ("gpt_oss", {"target_parameters": EXPERTS, "use_rslora": True}),
+}
+"""Adapters on parameters that hold all experts of a layer."""
+
 SAVED = {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}
 RUN = {
     "saved embeddings": ("llama", SAVED),
@@ -77,9 +93,19 @@ def by_peft(folder, architecture):
         return peft.PeftModel.from_pretrained(model, folder / "adapter")
 
 
+@tiny.since_transformers_5  # before, each expert of Qwen3-MoE is a module
+@pytest.mark.parametrize("kind", FUSED)
+def test_every_tensor_of_fused_experts_equals_that_of_a_merge_by_peft(kind, tmp_path):
+    architecture, options = FUSED[kind]
+    compare_with_peft(tmp_path, architecture, {"target_modules": [], **options})
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_tensor_equals_that_of_a_merge_by_peft(kind, tmp_path):
-    architecture, options = KINDS[kind]
+    compare_with_peft(tmp_path, *KINDS[kind])
+
+
+def compare_with_peft(tmp_path, architecture, options):
     parent = adapted(tmp_path, architecture, options, tied=False)
     by_peft(tmp_path, architecture).merge_and_unload().save_pretrained(tmp_path / "merged")
     reader = TensorReader({NAME: parent})
@@ -140,6 +166,14 @@ REFUSED = [
     ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa'"),
     ({"lora_alpha": "much"}, "lora_alpha` is 'much'; it must be a number"),
 ]
+FUSED_LAYER = "base_model.model.model.layers.0.mlp.experts"
+FUSED_MISFITS = [
+    ({}, {f"{FUSED_LAYER}.lora_A.weight": (13, 16)}, r"gate_up_proj' has shapes A \[13, 16\], B"),
+    ({}, {f"{FUSED_LAYER}.lora_B.weight": (9, 12)}, r"do not fit .* \[3, 16, 16\]; give the model"),
+    ({}, {f"{FUSED_LAYER}.base_layer.lora_A.weight": (4, 16)}, "which the model does not have"),
+    ({"target_parameters": ["q_norm.weight"]}, {}, "which the model does not have"),
+    ({"target_parameters": "experts"}, {}, "target_parameters` is 'experts'; it must be a list"),
+]
 LAYER = "base_model.model.model.layers.0"
 TOKENS = r"'model.embed_tokens' has .* \[30, 16\]"
 MISFITS = [
@@ -172,6 +206,20 @@ def test_what_is_not_supported_or_does_not_fit_is_refused(tmp_path):
     for file in (weights, config):
         file.rename(file.with_suffix(".bin"))
         with pytest.raises(CheckpointError, match=f"has no {file.name}; save .* as safetensors"):
+            adapter_changes({NAME: parent})
+
+
+@tiny.since_transformers_5  # before, each expert of Qwen3-MoE is a module
+def test_matrices_that_do_not_fit_fused_experts_are_refused(tmp_path):
+    options = {"target_modules": [], "target_parameters": EXPERTS[:1]}
+    parent = adapted(tmp_path, "qwen3_moe", options)
+    names = ("adapter_config.json", "adapter_model.safetensors")
+    config, weights = (tmp_path / "adapter" / name for name in names)
+    settings, tensors = json.loads(config.read_text()), load_file(weights)
+    for change, shapes, message in FUSED_MISFITS:
+        config.write_text(json.dumps(settings | change))
+        save_file(tensors | {name: torch.zeros(shape) for name, shape in shapes.items()}, weights)
+        with pytest.raises(CheckpointError, match=message):
             adapter_changes({NAME: parent})
 
 
