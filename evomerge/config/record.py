@@ -43,6 +43,7 @@ class Record(Section):
         parents: parent -> fingerprint.
         unlike_merges: parents that differ from the merges in more than weights: on validation and
             test documents they are scored as themselves.
+        in_fp8: parents whose matrices are stored in FP8; they are scored and merged as bfloat16.
         documents: split -> task -> document ids, of the task and split in `sources`.
         tasks: split -> task -> digest of its documents, prompts and settings (of a run of an older
             version: a digest of each).
@@ -64,6 +65,7 @@ class Record(Section):
     instructions: dict[str, str] | None = None
     parents: dict[str, str] = {}
     unlike_merges: list[str] = []
+    in_fp8: list[str] = []
     documents: dict[str, dict[str, list[Annotated[int, Field(ge=0)]]]] = {}
     sources: dict[str, dict[str, str]] = {}
     tasks: dict[str, dict[str, str | dict[str, str]]] = {}

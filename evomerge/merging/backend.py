@@ -13,7 +13,7 @@ from evomerge.errors import CheckpointError, blaming
 from evomerge.merging.tensors.make import TensorMaker, for_each
 from evomerge.merging.tensors.plan import Planner
 from evomerge.merging.tokenizers.plan import plan_tokenizer
-from evomerge.merging.writer import unchanged
+from evomerge.merging.writer import stored_dtype, unchanged
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.parts import check_causal
 from evomerge.recipe import Recipe
@@ -83,9 +83,10 @@ def load(
 ) -> Any:
     """Load a model for scoring.
 
-    One with an adapter is built as in a search, in `dtype`; one without is loaded by transformers,
-    in the dtype that it is stored in. `causal`: whether it must be a model that writes texts, as
-    lm-eval's tasks need it. `parts`: those that it gets besides what transformers builds.
+    One with an adapter is built as in a search, in `dtype`, and one in FP8 as well, in the dtype of
+    its config; another is loaded by transformers, in the dtype that it is stored in. `causal`:
+    whether it must be a model that writes texts, as lm-eval's tasks need it. `parts`: those that it
+    gets besides what transformers builds.
 
     Raises:
         CheckpointError: it does not write texts though it must, transformers cannot load it, it
@@ -93,12 +94,12 @@ def load(
     """
     if causal:
         check_causal(checkpoint)
-    if checkpoint.adapter is not None:
+    if checkpoint.adapter is not None or checkpoint.is_in_fp8:
         from evomerge.merging.resident import Resident
 
-        recipe = unchanged(checkpoint, dtype)
+        recipe = unchanged(checkpoint, stored_dtype(checkpoint, dtype))
         parents = {checkpoint.reference: checkpoint}
-        return Resident(parents, recipe.host, dtype, placement, parts=parts).apply(recipe)
+        return Resident(parents, recipe.host, recipe.dtype, placement, parts=parts).apply(recipe)
     from evomerge.merging.architecture.attach import attach
     from evomerge.merging.architecture.loading import (
         Placement,

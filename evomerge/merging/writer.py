@@ -153,7 +153,7 @@ def unchanged(checkpoint: Checkpoint, dtype: str) -> Recipe:
 def _is_stored(recipe: Recipe, host: Checkpoint) -> bool:
     """Whether the files in a parent's folder have the model of a recipe."""
     has_files = all(file.is_relative_to(host.folder) for file in host.weight_files)
-    if host.adapter is not None or not has_files:
+    if host.adapter is not None or host.is_in_fp8 or not has_files:
         return False
     plain = replace(recipe, vocabulary=(), tokenizer="base", options={})
     return plain == unchanged(host, stored_dtype(host, recipe.dtype))

@@ -4,6 +4,7 @@ There is no list of architectures: names of tensors show the block stacks (`mode
 `model.layers.1.`, ...), and whether others belong to the embeddings, the head or another modality.
 """
 
+import hashlib
 import re
 import shlex
 from collections.abc import Iterable, Mapping
@@ -15,7 +16,6 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 from evomerge.errors import CheckpointError
 from evomerge.models.files import (
-    FULL,
     GGUF_ADVICE,
     check_files,
     companion_files,
@@ -23,6 +23,7 @@ from evomerge.models.files import (
     read_tensors,
     without_code,
 )
+from evomerge.models.fp8 import VERSION, as_stored, without_quantisation
 from evomerge.models.modules import ModuleStack, read_stack
 from evomerge.models.safetensors import TensorInfo, content_digest, read_json
 from evomerge.models.stacks import (
@@ -92,7 +93,7 @@ class Checkpoint:
         """Read the config and the headers of the weight files of a model folder.
 
         CheckpointError: it is not a model folder, a file is damaged or a link out of the folder, or
-        the weights are quantised.
+        the weights are quantised in a way that is not read.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -106,11 +107,7 @@ class Checkpoint:
             raise CheckpointError(f"Parent {reference!r}{_why_no_model(folder, reference)}")
         config = read_json(folder / "config.json")
         _check_types(config, f"{folder / 'config.json'}: ")
-        if config.get("quantization_config"):
-            raise CheckpointError(
-                f"Parent {reference!r} is quantised (config.json has quantization_config); {FULL}"
-            )
-        tensors = read_tensors(folder, reference)
+        tensors, config = read_tensors(folder, reference, config), without_quantisation(config)
         predictions = prediction_tensors(tensors)
         kept = {name: info for name, info in tensors.items() if name not in predictions}
         if modules is not None:
@@ -243,7 +240,14 @@ class Checkpoint:
         """The files that have the tensors, and those of the adapter."""
         if self.original is not None:
             return self.original.weight_files
-        return (*sorted({info.file for info in self.tensors.values()}), *self._adapter_files)
+        files = {info.file for info in as_stored(self.tensors).values()}
+        return (*sorted(files), *self._adapter_files)
+
+    @property
+    def is_in_fp8(self) -> bool:
+        """Whether matrices are stored in FP8, and so have other bits in a merge."""
+        tensors = (self.original or self).tensors
+        return any(info.scale is not None for info in tensors.values())
 
     @property
     def as_stored(self) -> Self:
@@ -295,7 +299,11 @@ class Checkpoint:
         if self.original is not None:
             return self.original.fingerprint
         config = filter(Path.is_file, [self.folder / "config.json"])  # a tokenizer may have none
-        return content_digest([*config, *self.companions, *self._adapter_files], self.tensors)
+        files = [*config, *self.companions, *self._adapter_files]
+        digest = content_digest(files, as_stored(self.tensors))
+        if self.is_in_fp8:
+            digest = hashlib.sha256(f"{digest} FP8 {VERSION}".encode()).hexdigest()
+        return digest
 
 
 def _why_no_model(folder: Path, reference: str) -> str:

@@ -16,11 +16,13 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 
 from safetensors import SafetensorError
 
 from evomerge.errors import CheckpointError, blaming, one_line
+from evomerge.models.fp8 import with_scales
 from evomerge.models.modules import KINDS, ModuleStack
 from evomerge.models.safetensors import INDEX, TensorInfo, read_folder, read_json
 from evomerge.parsing.texts import check_inside, check_ordinary, entries
@@ -132,22 +134,20 @@ GGUF_ADVICE = (
     "checkpoint that the file was made from."
 )
 
-FULL = "merge the full-precision checkpoint it was made from."
 
+def read_tensors(
+    folder: Path, reference: str, config: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, TensorInfo]:
+    """Return all tensors of a model folder by name, whichever kind of file they are in.
 
-def read_tensors(folder: Path, reference: str) -> dict[str, TensorInfo]:
-    """Return all tensors of a model folder by name, whichever kind of file they are in."""
+    `config`: its `config.json`, which says how weights are quantised.
+    """
     pickles = sorted(folder.glob("pytorch_model*.bin"))
     has_safetensors = any(folder.glob("*.safetensors"))
     if any(folder.glob("*.gguf")) and not (has_safetensors or pickles):
         raise CheckpointError(f"Parent {reference!r}: {GGUF_ADVICE}")
     tensors = read_folder(converted(pickles) if pickles and not has_safetensors else folder)
-    for name, info in tensors.items():
-        if info.dtype.startswith("F8"):
-            raise CheckpointError(
-                f"Parent {reference!r} is quantised (tensor {name!r} is {info.dtype}); {FULL}"
-            )
-    return tensors
+    return with_scales(tensors, config, reference)
 
 
 def module_tensors(folder: Path, reference: str, stack: ModuleStack) -> dict[str, TensorInfo]:

@@ -69,7 +69,20 @@ class Predictions(Part):
             )
 
 
-PARTS: tuple[Part, ...] = (Towers(), Modules(), Head(), Predictions())
+class InFp8(Part):
+    """Matrices in FP8, which every model that is built has in another dtype."""
+
+    def notes(self, parents: Parents) -> Iterator[str]:
+        """Yield whose matrices are read in another dtype than they are stored in."""
+        models = parents.checkpoints.items()
+        if owners := [parents.names[name] for name, parent in models if parent.is_in_fp8]:
+            yield (
+                f"{listed(owners)} {'is' if len(owners) == 1 else 'are'} stored in FP8; merges, "
+                "scores and exports have the weights as bfloat16, also of a parent as itself."
+            )
+
+
+PARTS: tuple[Part, ...] = (Towers(), Modules(), Head(), Predictions(), InFp8())
 
 
 def parts_of(model: Checkpoint) -> set[str]:

@@ -65,11 +65,20 @@ def inside(start: tuple[int, ...], size: tuple[int, ...]) -> tuple[slice, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class Scale:
+    """The factors of a matrix in FP8: one for each block of `block` (rows, columns)."""
+
+    info: "TensorInfo"
+    block: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
 class TensorInfo:
     """Where one tensor is stored: in bytes `begin` to before `end` of a file.
 
     `dtype` is as in the header (`BF16`, `F32`, ...). `boxes` are those of stored tensors that
-    it is assembled from, if the file stores it in another form.
+    it is assembled from, if the file stores it in another form. `scale`: the file has it in FP8,
+    and `dtype` is what it becomes.
     """
 
     dtype: str
@@ -78,6 +87,7 @@ class TensorInfo:
     begin: int
     end: int
     boxes: tuple[Box, ...] = ()
+    scale: Scale | None = None
 
     @property
     def nbytes(self) -> int:

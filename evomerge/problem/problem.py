@@ -143,6 +143,7 @@ def record_of(problem: Problem, folder: str = "") -> Record:
         instructions=instruction_variables(),
         parents={name: parent.fingerprint for name, parent in problem.checkpoints.items()},
         unlike_merges=list(problem.unlike_merges),
+        in_fp8=[name for name, parent in problem.checkpoints.items() if parent.is_in_fp8],
         documents={
             split: {task: list(ids) for task, ids in documents.items()}
             for split, documents in problem.splits.items()

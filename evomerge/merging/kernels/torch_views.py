@@ -32,6 +32,24 @@ def as_tensor(array: Array, dtype: str | None = None) -> Tensor:
     return torch.from_numpy(array).view(wanted)
 
 
+def multiplied(stored: Array, scales: Array, block: tuple[int, int]) -> Array:
+    """Return a matrix in FP8 times its scales, computed in float32 and rounded to bfloat16.
+
+    Args:
+        stored: bits of the numbers (float8_e4m3fn), of shape (..., rows, columns).
+        scales: a factor for each block, of shape (..., rows / block, columns / block), rounded up.
+        block: rows and columns of a block; the last ones may have fewer.
+    """
+    rows, columns = stored.shape[-2:]
+    result = torch.from_numpy(stored).view(torch.float8_e4m3fn).float()
+    factors = as_tensor(scales).float()
+    factors = factors.repeat_interleave(block[0], dim=-2)[..., :rows, :]
+    for column in range(factors.shape[-1]):
+        inside = slice(column * block[1], min(columns, (column + 1) * block[1]))
+        result[..., inside] *= factors[..., column : column + 1]
+    return as_array(result.bfloat16())
+
+
 def as_array(tensor: Tensor) -> Array:
     """Return an array of a tensor's bits that shares its memory (on the CPU)."""
     array: Array = tensor.detach().view(_BITS.get(tensor.dtype, tensor.dtype)).numpy()

@@ -4,6 +4,7 @@ import mmap
 import os
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -63,11 +64,21 @@ class TensorReader:
 
     def _stored(self, source: SourceTensor) -> Array:
         checkpoint = self.checkpoints[source.parent]
-        return self._mapped((checkpoint.original or checkpoint).tensors[source.name])
+        info = (checkpoint.original or checkpoint).tensors[source.name]
+        if info.scale is None:
+            return self._mapped(info)
+        from evomerge.merging.kernels.torch_views import multiplied
+
+        stored = self._mapped(replace(info, dtype="F8_E4M3", scale=None))
+        scales = self._mapped(info.scale.info)
+        return multiplied(stored, scales, info.scale.block)
 
     def is_copied(self, source: SourceTensor) -> bool:
         """Whether `read` returns memory of its own, not a view of a mapped file."""
-        return any(source in changes for changes in self._changes)
+        checkpoint = self.checkpoints[source.parent]
+        info = (checkpoint.original or checkpoint).tensors.get(source.name)
+        is_scaled = info is not None and info.scale is not None
+        return is_scaled or any(source in changes for changes in self._changes)
 
     def release(self, source: SourceTensor) -> None:
         """Free the memory of a tensor's mapped pages, which may be in use.
