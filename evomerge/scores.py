@@ -20,6 +20,9 @@ MODEL = "model"
 TOLD = "told"
 """The task of scores that are told by whoever asks for candidates; they have no documents."""
 
+BASE_TEXTS = "base_texts"
+"""The task of texts that the base of a search has written itself."""
+
 MODEL_METRICS = ("parameters", "layers")
 """Properties of a merged model: how many of these it has."""
 

@@ -107,7 +107,8 @@ def results(
             return
         rows = view.candidates() if top is None else best_rows(view.candidates(), top)
         answer = _run_answer(view, rows)
-        tables = [(table.heads, table.texts, table.title) for table in view.table.tables()]
+        parts = [*view.table.tables(), *(measure.table() for measure in view.kept)]
+        tables = [(table.heads, table.texts, table.title) for table in parts]
     if csv_ is not None:
         write_csv(rows, csv_)
         terminal.say(f"wrote {len(rows)} rows to {csv_}")
@@ -129,6 +130,7 @@ def _run_answer(view: View, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "candidates": rows,
         "winner": winner.number if winner else None,
         "standings": view.table.to_dict(),
+        "also": [measure.to_dict() for measure in view.kept],
         "times": {phase: asdict(time) for phase, time in view.run.timings.spent().items()},
         "lm_eval": view.stock_command,
         "not_in_mergekit": view.run.why_not_in_mergekit,
@@ -143,6 +145,7 @@ def _print_run(view: View, rows: Sequence[dict[str, Any]] | None) -> None:
 
     if view.history.finished:
         terminal.print_standings(view.table)
+        terminal.print_kept(view.kept)
     terminal.say(view.verdict.text)
     if rows is not None:
         terminal.print_rows(brief_rows(rows, view.ranking.objectives), "candidate")

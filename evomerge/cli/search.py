@@ -211,6 +211,7 @@ def _run(opened: OpenRun, tracker: options.Tracker | None) -> None:
     view = View.of(run)
     history = view.history
     terminal.print_standings(view.table)
+    terminal.print_kept(view.kept)
     terminal.say(view.verdict.text)
     terminal.say_why_not_in_mergekit(run)
     what = f"the winner is {named(history, winner.number)}; export it with"

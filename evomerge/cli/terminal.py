@@ -22,6 +22,7 @@ from evomerge.parsing.values import replaced
 from evomerge.scores import Example
 
 if TYPE_CHECKING:
+    from evomerge.report.also import Kept
     from evomerge.report.standings import Standings
     from evomerge.run.folder import RunFolder
 
@@ -116,6 +117,13 @@ def print_standings(table: Standings) -> None:
         say(f"{models} on {table.compared_on}: {comparison.text}")
     if differences := table.differences():
         print_table(*differences, title="differences of merges and parents")
+
+
+def print_kept(measures: Iterable[Kept]) -> None:
+    """Print what was measured besides the objectives, in a table for each."""
+    for part in (measure.table() for measure in measures):
+        heads = part.heads if out.is_terminal else (part.title, *part.heads[1:])
+        print_table(heads, part.texts, title=f"{part.title}, with 95 % intervals")
 
 
 def print_examples(examples: Iterable[Example]) -> None:

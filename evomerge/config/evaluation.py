@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from evomerge.config.fields import Documents, FilePath, Rule, Section
+from evomerge.config.objectives import AlsoConfig
 from evomerge.registry import Registry
 
 
@@ -170,6 +171,9 @@ class EvaluationConfig(Section):
     """the winner is chosen on these"""
     test: TestSplit = TestSplit()
     """nothing is chosen on these"""
+    also: list[AlsoConfig] = Field(default_factory=list)
+    """what winner, parents and base are scored on besides, to see what was lost; only on test
+    documents, and nothing is chosen by it"""
     fewshot: int | None = Field(None, ge=0, le=1000)
     """few-shot examples; null: the number in the task"""
     chat_template: bool = False

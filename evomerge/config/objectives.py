@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from evomerge.config.fields import Names, Rule, Section
-from evomerge.scores import MODEL, MODEL_METRICS, NLL, TOLD, Objective
+from evomerge.scores import BASE_TEXTS, MODEL, MODEL_METRICS, NLL, TOLD, Objective
 
 
 class RowsKind(NamedTuple):
@@ -182,6 +182,48 @@ class ObjectiveConfig(MeasuredConfig):
         """Return the objective, with the full name of its metric."""
         ties = self.tie_breaker
         return Objective(self.source, metric, self.weight, higher_is_better, tie_breaker=ties)
+
+
+class AlsoConfig(MeasuredConfig):
+    """What is scored on test documents besides the objectives; nothing is chosen by it."""
+
+    texts: Annotated[int, Field(ge=8, le=10_000)] | None = None
+    """instead of a task: texts that the base writes before the test, at most so many (in a search
+    of few documents fewer); a model is scored by its negative log-likelihood of a token, in nats"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _metric_of_texts(cls, data: Any) -> Any:
+        is_of_texts = isinstance(data, Mapping) and data.get("texts") is not None
+        return {"metric": NLL, **data} if is_of_texts else data
+
+    @property
+    def source(self) -> str:
+        """The task; `base_texts` for texts of the base."""
+        return BASE_TEXTS if self.texts is not None else super().source
+
+    @property
+    def measured(self) -> list[str]:
+        """The keys that say what is scored, with their values."""
+        texts = [] if self.texts is None else [f"`texts` {self.texts}"]
+        return super().measured + texts
+
+    rules = (
+        *MeasuredConfig.rules,
+        (
+            lambda it: not it.measured,
+            "has the metric {0.metric!r} without a `task`, and what a model is, which costs no "
+            "scoring, can be a constraint; name a task",
+        ),
+        (
+            lambda it: it.told is not None,
+            "has the {0.measured[0]}, but no score is told in the end; name a task",
+        ),
+        (
+            lambda it: it.texts is not None and it.metric != NLL,
+            "has the `texts` {0.texts} and the `metric` {0.metric}; remove `metric`",
+        ),
+    )
 
 
 class ConstraintConfig(MeasuredConfig):

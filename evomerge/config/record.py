@@ -89,6 +89,18 @@ class Record(Section):
         )
 
     @property
+    def also(self) -> tuple[Objective, ...]:
+        """What is scored on test documents besides the objectives."""
+        return tuple(
+            Objective(
+                each.source,
+                each.metric,
+                higher_is_better=f"{each.source}/{each.metric}" not in self.lower_is_better,
+            )
+            for each in self.config.evaluation.also
+        )
+
+    @property
     def constraints(self) -> tuple[Constraint, ...]:
         """The constraints."""
         return tuple(

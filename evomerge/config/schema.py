@@ -4,7 +4,7 @@
 """
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -117,12 +117,30 @@ class SearchConfig(Section):
             "has `budget.target` {0.budget.target:g}, which is a fitness, but with `mode` 'pareto' "
             "there is none; remove it",
         ),
+        (
+            lambda it: it.evaluation.also and it.is_study,
+            "has `evaluation.also`, but a study scores nothing in the end; remove it",
+        ),
+        (
+            lambda it: it.also_texts and it.base is None,
+            "has `texts` {0.also_texts} in `evaluation.also`, which the base writes, and no "
+            "`base`; name one, or remove it",
+        ),
+        (
+            lambda it: it.also_texts and it.evaluation.engine.is_separate,
+            "has `texts` {0.also_texts} in `evaluation.also`, which only `backend: hf` scores, and "
+            "`evaluation.backend` {0.evaluation.backend}; remove one of the two",
+        ),
+        (
+            lambda it: it.twice,
+            "has {0.twice[1]!r} of {0.twice[0]!r} in `evaluation.also` and once more; name it once",
+        ),
     )
 
     @model_validator(mode="after")
     def _distinct_files(self) -> Self:
         known: dict[str, MeasuredConfig] = {}
-        for item in (*self.objectives, *self.constraints):
+        for item in self.every_measured:
             first = known.setdefault(item.source, item)
             if first.file != item.file:
                 raise ValueError(
@@ -176,8 +194,29 @@ class SearchConfig(Section):
     @property
     def tasks(self) -> list[str]:
         """What the objectives and constraints are scored on, each once; see `rows`."""
-        sources = (item.source for item in (*self.objectives, *self.constraints))
-        return [name for name in dict.fromkeys(sources) if name not in (MODEL, TOLD)]
+        return _sources((*self.objectives, *self.constraints))
+
+    @property
+    def every_task(self) -> list[str]:
+        """The tasks of objectives, constraints and `evaluation.also`, each once."""
+        return _sources(self.every_measured)
+
+    @property
+    def every_measured(self) -> tuple[MeasuredConfig, ...]:
+        """The objectives, the constraints and `evaluation.also`."""
+        return (*self.objectives, *self.constraints, *self.evaluation.also)
+
+    @property
+    def also_texts(self) -> int | None:
+        """Number of texts that the base writes; None: it writes none."""
+        return next((each.texts for each in self.evaluation.also if each.texts is not None), None)
+
+    @property
+    def twice(self) -> tuple[str, str] | None:
+        """Task and metric of `evaluation.also` that are named twice; None: there are no such."""
+        pairs = [(each.source, each.metric) for each in self.every_measured]
+        of_also = [(each.source, each.metric) for each in self.evaluation.also]
+        return next((pair for pair in of_also if pairs.count(pair) > 1), None)
 
     @property
     def is_study(self) -> bool:
@@ -186,10 +225,10 @@ class SearchConfig(Section):
 
     @property
     def rows(self) -> dict[str, tuple[str, str]]:
-        """Those of `tasks` whose documents are rows -> what these are; their file."""
+        """Those of `every_task` whose documents are rows -> what these are; their file."""
         return {
             item.source: (item.rows, file)
-            for item in (*self.objectives, *self.constraints)
+            for item in self.every_measured
             if item.rows is not None and (file := item.file) is not None
         }
 
@@ -202,6 +241,12 @@ class SearchConfig(Section):
     def fitness_values(self) -> int:
         """How many values an optimizer learns of a candidate; of a front one an objective."""
         return len(self.objectives) if self.mode == "pareto" else 1
+
+
+def _sources(measured: Iterable[MeasuredConfig]) -> list[str]:
+    """Return the tasks of what is measured, each once."""
+    sources = (each.source for each in measured)
+    return [name for name in dict.fromkeys(sources) if name not in (MODEL, TOLD)]
 
 
 def parse(data: Any, source: str) -> SearchConfig:

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from evomerge.device import is_device_failure, is_exhausted
 from evomerge.errors import CandidateError, EvomergeError, one_line
+from evomerge.evaluation.tasks.base_texts import BaseTexts
 from evomerge.evaluation.tasks.info import TasksInfo
 from evomerge.evaluation.tasks.objective import DocumentMetrics, Documents, Merges, Objective
 from evomerge.scores import MODEL, Example, Scores, Split
@@ -108,6 +109,12 @@ class Evaluator:
     def tasks_of(self, split: Split) -> TaskSet:
         """Return the objectives that supply a split's documents."""
         return self.by_split.get(split, self.default)
+
+    def give_texts(self, texts: Sequence[Any]) -> None:
+        """Set the texts of the base that are scored next."""
+        for objective in self.every:
+            if isinstance(objective, BaseTexts):
+                objective.written = texts
 
     def check(self, merges: Merges, splits: Mapping[Split, Documents]) -> None:
         """Raise an `InputError` unless models can be measured, on the documents of all splits."""

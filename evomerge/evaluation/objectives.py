@@ -23,7 +23,7 @@ from evomerge.models.heads import classified
 from evomerge.models.references import is_file
 from evomerge.parsing.values import shown
 from evomerge.registry import Registry
-from evomerge.scores import MODEL, MODEL_METRICS, NLL, SPLITS, TOKENS, Split
+from evomerge.scores import BASE_TEXTS, MODEL, MODEL_METRICS, NLL, SPLITS, TOKENS, Split
 from evomerge.trust.code import NOTHING, Permissions, code_of_module
 from evomerge.trust.task_files import code_of_tasks, read_task_file, task_files
 
@@ -41,16 +41,19 @@ KINDS: Registry[type[RowsObjective]] = Registry(
 
 
 def kinds_of(config: SearchConfig) -> list[type[Objective]]:
-    """Return the classes of the objectives and constraints of a search file.
+    """Return the classes of objectives, constraints and `evaluation.also` of a search file.
 
     ConfigError: there is no such kind, or it cannot be imported.
     """
     from evomerge.evaluation.lm_eval.objective import LmEval
+    from evomerge.evaluation.tasks.base_texts import BaseTexts
     from evomerge.evaluation.tasks.functions import ObjectiveFunction
 
     kinds: list[type[Objective]] = [_kind(name) for name, _ in config.rows.values()]
     kinds += [LmEval] if (tasks := stock_tasks(config)) else []
-    kinds += [ObjectiveFunction] if set(config.tasks) - {*tasks, *config.rows} else []
+    kinds += [BaseTexts] if config.also_texts else []
+    others = set(config.every_task) - {*tasks, *config.rows, BASE_TEXTS}
+    kinds += [ObjectiveFunction] if others else []
     return list(dict.fromkeys(kinds))
 
 
@@ -117,7 +120,8 @@ def code_files(config: SearchConfig) -> list[Path]:
         for name, item in getattr(config.evaluation, split).tasks.items()
         if name not in config.rows
     ]
-    names = [*(name for name in config.tasks if name not in config.rows), *supplied]
+    named = (name for name in config.every_task if name not in (*config.rows, BASE_TEXTS))
+    names = [*named, *supplied]
     files = [file for name in names if ":" in name for file in code_of_module(name.split(":")[0])]
     if not all(map(_is_function, names)):
         files += code_of_tasks(_folders(config))
@@ -135,7 +139,8 @@ def _folders(config: SearchConfig) -> list[Path]:
 
 def stock_tasks(config: SearchConfig) -> list[str]:
     """Return the tasks that lm_eval scores."""
-    return [n for n in config.tasks if n not in config.rows and not _is_function(n)]
+    others = (*config.rows, BASE_TEXTS)
+    return [name for name in config.every_task if name not in others and not _is_function(name)]
 
 
 def stock_command(
@@ -149,6 +154,7 @@ def stock_command(
     files.
     """
     config = record.config
+    config = config.with_values("evaluation", also=[])
     evaluation, tasks = config.evaluation, stock_tasks(config)
     test, are_all = evaluation.test, bool(tasks) and tasks == config.tasks
     usual = test.task_split in (None, "test")  # what lm-eval takes by itself
@@ -186,7 +192,7 @@ def stock_command(
 
 def function_names(config: SearchConfig) -> list[str]:
     """Return the names of the objective functions of a search file, also of single splits."""
-    names = [n for n in config.tasks if n not in config.rows and _is_function(n)]
+    names = [n for n in config.every_task if n not in config.rows and _is_function(n)]
     splits = [getattr(config.evaluation, split).tasks for split in SPLITS]
     names += [tasks[name] for tasks in splits for name in tuple(names) if name in tasks]
     return list(dict.fromkeys(names))
@@ -229,6 +235,7 @@ def load(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluator:
     allowed, or the backend is not installed.
     """
     from evomerge.evaluation.evaluator import Evaluator
+    from evomerge.evaluation.tasks.base_texts import BaseTexts
     from evomerge.evaluation.tasks.functions import find
 
     evaluation, rows = config.evaluation, config.rows
@@ -237,8 +244,10 @@ def load(config: SearchConfig, allowed: Permissions = NOTHING) -> Evaluator:
     tasks = stock_tasks(config)
     lm_eval = _load_lm_eval(config, tasks, allowed) if tasks else None
     by_name: dict[str, Objective] = {
-        name: find(name) for name in config.tasks if name not in (*tasks, *rows)
+        name: find(name) for name in config.every_task if name not in (*tasks, *rows, BASE_TEXTS)
     }
+    if (texts := config.also_texts) is not None:
+        by_name[BASE_TEXTS] = BaseTexts(texts)
     for name, (kind, file) in rows.items():
         by_name[name] = _kind(kind).load(kind, file, evaluation.batch_size, name)
     by_split: dict[Split, list[Objective]] = {}
@@ -285,7 +294,7 @@ def _load_lm_eval(config: SearchConfig, tasks: Sequence[str], allowed: Permissio
             "that generates texts, or set `enable_thinking` to false."
         )
     reasoning = Reasoning(evaluation.enable_thinking, evaluation.think_end_token)
-    measured = (*config.objectives, *config.constraints)
+    measured = config.every_measured
     return LmEval(
         harness,
         Runner(
@@ -303,17 +312,20 @@ def _load_lm_eval(config: SearchConfig, tasks: Sequence[str], allowed: Permissio
 def _referenced(config: SearchConfig, info: TasksInfo) -> set[str]:
     """Return the tasks whose reference answers are scored."""
     wanted = [item.source for item in config.objectives if NLL in (item.metric, item.tie_breaker)]
-    wanted += [item.source for item in config.constraints if item.metric == NLL]
+    others = (*config.constraints, *config.evaluation.also)
+    wanted += [item.source for item in others if item.metric == NLL]
     known = {*info.tasks, *info.groups}
     return {task for name in wanted if name in known for task in info.leaves(name)}
 
 
 def _task_splits(config: SearchConfig, split: Split) -> Mapping[str, str]:
     """Check where a split's documents come from; return task -> its split in lm-eval, if wanted."""
+    if split != "test":  # what is scored on test documents only needs no others
+        config = config.with_values("evaluation", also=[])
     section, tasks = getattr(config.evaluation, split), stock_tasks(config)
     wanted = section.task_split or {}
     by_task = {} if isinstance(wanted, str) else wanted
-    keys = {"tasks": (section.tasks, config.tasks), "task_split": (by_task, tasks)}
+    keys = {"tasks": (section.tasks, config.every_task), "task_split": (by_task, tasks)}
     for key, (named, names) in keys.items():
         for name in (name for name in named if name not in names):
             raise ConfigError(

@@ -67,6 +67,7 @@ class Job:
         as_itself: whether the host of the recipe, which is the host unchanged, is scored with its
             own config, tokenizer and chat template, as `evomerge evaluate` does it.
         work: what is done instead of scoring, before this candidate.
+        texts: those of the base, if its `documents` have some.
     """
 
     candidate: int
@@ -78,6 +79,7 @@ class Job:
     oom_backoffs: int = 0
     as_itself: bool = False
     work: Work | None = None
+    texts: Sequence[Any] = ()
 
 
 Result: TypeAlias = Outcome | WorkResult

@@ -131,6 +131,7 @@ class Worker:
         if job.work is not None:
             with _phase(times, job.work.phase):
                 return WorkResult(fields=job.work.run(self))
+        self.evaluator.give_texts(job.texts)
         if job.as_itself:
             with _phase(times, "evaluate"):
                 return self._score_parent(job)
@@ -224,7 +225,7 @@ class Worker:
                 self.evaluator,
                 partial(load_parent, self.problem, job.recipe.host),
                 job.split,
-                self.problem.splits[job.split],
+                job.documents or self.problem.splits[job.split],
                 examples=job.examples,
                 ready=lambda model: self.evaluator.halve_batches(job.oom_backoffs),
             )
@@ -234,6 +235,11 @@ class Worker:
             ) from error
         finally:
             self.evaluator.release(engine=True)
+
+    def load_alone(self, reference: str) -> tuple[Any, Any]:
+        """Return model and tokenizer of a parent as itself; until then the others are dropped."""
+        self._drop(engine=True)
+        return load_parent(self.problem, reference)
 
     def _drop(self, *, engine: bool = False) -> None:
         self.evaluator.release(engine=engine)

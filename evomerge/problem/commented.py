@@ -39,6 +39,7 @@ COMMENTS = {
     "search": "candidates are scored on these; auto: few, which costs less",
     "validation": "the winner is chosen on these",
     "test": "the winner's result is measured on these",
+    "also": "what was lost: texts of the base, or tasks; nothing is chosen by it",
     "budget": "parents and averages among them; or hours, target, patience",
 }
 

@@ -19,6 +19,7 @@ from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.objectives import kinds_of
+from evomerge.evaluation.tasks.objective import Objective as Kind
 from evomerge.problem.problem import Problem
 from evomerge.problem.tasks import USUAL, find_splits, in_order, leaves_of
 from evomerge.scores import Documents, Expected, Objective, Scores, Split
@@ -93,7 +94,7 @@ def resolve_documents(
 
 def _search_size(config: SearchConfig, evaluator: Evaluator) -> int:
     """Return how many documents of each task `documents: auto` takes, if they are not fresh."""
-    suits = not config.is_study and all(kind.is_divisible for kind in kinds_of(config))
+    suits = not config.is_study and all(kind.is_divisible for kind in _steering(config))
     count = config.optimizer.few_documents if suits else None
     return USUAL if count is None else _of_each(count, config, evaluator)
 
@@ -203,15 +204,20 @@ def _sample(config: SearchConfig, evaluator: Evaluator) -> int:
 
 def _of_each(count: int, config: SearchConfig, evaluator: Evaluator) -> int:
     """Return the documents of each task, if there are so many of all tasks together."""
-    tasks = leaves_of(config, evaluator.tasks_of("search").info)
+    tasks = leaves_of(config, evaluator.tasks_of("search").info, "search")
     return max(_LEAST, -(-count // max(1, len(tasks))))
+
+
+def _steering(config: SearchConfig) -> list[type[Kind]]:
+    """Return the classes of what candidates are compared by."""
+    return kinds_of(config.with_values("evaluation", also=[]))
 
 
 def _fixed(
     config: SearchConfig, objectives: Sequence[Objective], evaluator: Evaluator
 ) -> Iterator[str]:
     """Yield why all candidates of a search must be scored on the same documents."""
-    kinds = kinds_of(config)
+    kinds = _steering(config)
     if config.is_study:
         yield "its scores are told"
     if (reason := config.optimizer.needs_same_documents) is not None:

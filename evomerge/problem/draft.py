@@ -38,6 +38,7 @@ from evomerge.words import size_text
 _SCORED = 200  # documents that finalists are scored on, if there are as many
 _TESTED = 2000  # documents at most of a test, which give an interval of ±2 points
 _TASKS = "tasks"  # the folder for tasks of questions, beside the search file
+_TEXTS = 64  # that the base writes, by which a search says what was lost
 _APART = 6  # parents at most that have knobs of their own in each of three groups of layers
 
 
@@ -185,6 +186,8 @@ def _drafted(
     if taken is not None:
         fill_in_evaluation(evaluation, taken, has_template=host.chat_template is not None)
     data["evaluation"] = evaluation | _splits(config, info, allowed, taken.limit if taken else None)
+    if data.get("base") and any(it.has_answers for it in evaluator.every):
+        data["evaluation"]["also"] = [{"texts": _TEXTS}]
     data["budget"] = {"candidates": MANY}
     problem = prepare(parse(data, str(file)), folder, allowed)
     if fresh_documents(problem) is None:

@@ -6,11 +6,12 @@ has pins, the fingerprints of its parents, since what has a name may change.
 
 import json
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from evomerge.config.objectives import MeasuredConfig
 from evomerge.config.record import Record
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import CheckpointError, RecipeError
@@ -24,6 +25,8 @@ from evomerge.parsing.texts import json_value, read_text, yaml_mapping
 from evomerge.parsing.values import replaced
 from evomerge.recipe import Pin, Recipe
 from evomerge.scores import SPLITS
+
+_Measured = TypeVar("_Measured", bound=MeasuredConfig)
 
 
 def open_parents(config: SearchConfig, relative_to: Path) -> tuple[dict[str, Checkpoint], str]:
@@ -73,9 +76,15 @@ def absolute_config(config: SearchConfig, relative_to: Path) -> SearchConfig:
     def file(path: str) -> str:
         return _absolute(path, relative_to, is_file)
 
+    def with_files(measured: Sequence[_Measured]) -> list[_Measured]:
+        return [
+            each.model_copy(update={"file": each.file and file(each.file)}) for each in measured
+        ]
+
     tokenizer = config.tokenizer
     evaluation: dict[str, Any] = {
-        "include": [_absolute(item, relative_to) for item in config.evaluation.include]
+        "include": [_absolute(item, relative_to) for item in config.evaluation.include],
+        "also": with_files(config.evaluation.also),
     }
     for split in SPLITS:
         section = getattr(config.evaluation, split)
@@ -89,10 +98,7 @@ def absolute_config(config: SearchConfig, relative_to: Path) -> SearchConfig:
         "evaluation": config.evaluation.model_copy(update=evaluation),
     }
     for key in ("objectives", "constraints"):
-        update[key] = [
-            item.model_copy(update={"file": item.file and file(item.file)})
-            for item in getattr(config, key)
-        ]
+        update[key] = with_files(getattr(config, key))
     return config.model_copy(update=update)
 
 

@@ -39,7 +39,7 @@ def recipe_to_write(problem: Problem, candidate: Candidate) -> Recipe:
 
     if not is_itself(problem, candidate):
         return recipe_of(problem.space, candidate)
-    recipe, giver = _unchanged_parent(problem, str(candidate.label)), problem.tokenizer_giver
+    recipe, giver = unchanged_parent(problem, str(candidate.label)), problem.tokenizer_giver
     part = _lent_part(problem, recipe.host)
     if part == "tokenizer":  # only `tokenizer: base` takes parents without one
         return replace(recipe, tokenizer=giver, vocabulary=(giver,))
@@ -64,7 +64,7 @@ def _borrows(problem: Problem, reference: str) -> bool:
     return bool(missing) and any(missing & it.needed_parts() for it in problem.evaluator.every)
 
 
-def _unchanged_parent(problem: Problem, reference: str) -> Recipe:
+def unchanged_parent(problem: Problem, reference: str) -> Recipe:
     """Return the recipe of a parent itself, in the dtype that it is stored in."""
     from evomerge.merging.writer import stored_dtype, unchanged
 
@@ -80,7 +80,7 @@ def parent_itself(problem: Problem, candidate: Candidate) -> Recipe | None:
     label = candidate.label
     if label is None or not (label in problem.unlike_merges or candidate.number == BASE):
         return None
-    return _unchanged_parent(problem, label)
+    return unchanged_parent(problem, label)
 
 
 def base_to_test(problem: Problem) -> list[Candidate]:
@@ -88,7 +88,7 @@ def base_to_test(problem: Problem) -> list[Candidate]:
     base = problem.config.base
     if base is None or base in problem.config.parents or _borrows(problem, base):
         return []
-    return [Candidate(BASE, base, _unchanged_parent(problem, base).digest)]
+    return [Candidate(BASE, base, unchanged_parent(problem, base).digest)]
 
 
 def _lent_part(problem: Problem, reference: str) -> str | None:

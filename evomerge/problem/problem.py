@@ -43,6 +43,7 @@ class Problem:
     objectives: tuple[Objective, ...]  # with full metric names, as constraints
     splits: Mapping[Split, Documents]
     constraints: tuple[Constraint, ...] = ()
+    also: tuple[Objective, ...] = ()  # what is scored on test documents besides
     fewer_documents: str = ""  # on which documents a candidate is scored, and why
     loaded: Evaluator | None = field(default=None, compare=False, repr=False)
     start: tuple[Genome, ...] = ()  # what the search tries first
@@ -134,9 +135,11 @@ def record_of(problem: Problem, folder: str = "") -> Record:
         ]
         for key in ("objectives", "constraints")
     }
+    named = zip(config.evaluation.also, problem.also, strict=True)
+    also = [section.model_copy(update={"metric": each.metric}) for section, each in named]
     return Record(
         folder=folder,
-        config=config.model_copy(update=full_names),
+        config=config.model_copy(update=full_names).with_values("evaluation", also=also),
         versions=installed_versions(config),
         processor=processor(),
         linear_algebra=linear_algebra(),
@@ -157,7 +160,9 @@ def record_of(problem: Problem, folder: str = "") -> Record:
         start=[list(genome) for genome in problem.start],
         allow_code=problem.allowed.allow_code,
         trust_code=problem.allowed.trust_code,
-        lower_is_better=[o.key for o in problem.objectives if not o.higher_is_better],
+        lower_is_better=[
+            each.key for each in (*problem.objectives, *problem.also) if not each.higher_is_better
+        ],
     )
 
 

@@ -29,7 +29,7 @@ from evomerge.problem.memory import check_fit
 from evomerge.problem.parents import absolute_config, open_parents, plan_tokenizers
 from evomerge.problem.parents_as_themselves import differences
 from evomerge.problem.problem import Problem, place, resolve_float32, serves_paths
-from evomerge.problem.tasks import find_constraints, find_objectives
+from evomerge.problem.tasks import find_also, find_constraints, find_objectives
 from evomerge.recipe import Recipe
 from evomerge.run.folder import CONFIG, MANIFEST, RunFolder
 from evomerge.space.protocol import Gene, Space
@@ -193,7 +193,8 @@ def resolve(config: SearchConfig, relative_to: Path, allowed: Permissions = NOTH
     config, splits, policy = resolve_documents(config, objectives, evaluator)
     problem = Problem(
         config=config, checkpoints=checkpoints, host=host, space=space, objectives=objectives,
-        splits=splits, constraints=constraints, loaded=evaluator,
+        splits=splits, constraints=constraints, also=find_also(config, evaluator),
+        loaded=evaluator,
         fewer_documents=policy, allowed=allowed,
     )  # fmt: skip
     config.optimizer.check(problem)

@@ -115,6 +115,7 @@ def reopen(record: Record, folder: Path, allowed: Permissions = NOTHING) -> Prob
         objectives=record.objectives,
         splits=record.splits,
         constraints=record.constraints,
+        also=record.also,
         fewer_documents=record.fewer_documents,
         start=record.starts,
         unlike_merges=tuple(record.unlike_merges),

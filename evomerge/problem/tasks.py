@@ -9,13 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig
+from evomerge.config.objectives import MeasuredConfig
 from evomerge.config.record import Record
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.tasks.info import TaskInfo, TasksInfo
-from evomerge.scores import MODEL, SPLITS, TOLD, Constraint, Documents, Objective, Split
+from evomerge.scores import BASE_TEXTS, MODEL, SPLITS, TOLD, Constraint, Documents, Objective, Split
 
 _DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
@@ -49,9 +49,16 @@ def find_constraints(config: SearchConfig, evaluator: Evaluator) -> tuple[Constr
     return tuple(Constraint(i.source, metric, i.at_least, i.at_most) for i, metric in found)
 
 
-def _metric(
-    item: ObjectiveConfig | ConstraintConfig, evaluator: Evaluator, where: str
-) -> tuple[str, bool]:
+def find_also(config: SearchConfig, evaluator: Evaluator) -> tuple[Objective, ...]:
+    """Return what is scored on test documents besides; ConfigError: as for `find_objectives`."""
+    found = []
+    for place, section in enumerate(config.evaluation.also):
+        metric, higher = _metric(section, evaluator, f"evaluation.also[{place}]")
+        found.append(Objective(section.source, metric, higher_is_better=higher))
+    return tuple(found)
+
+
+def _metric(item: MeasuredConfig, evaluator: Evaluator, where: str) -> tuple[str, bool]:
     """Return the full name of a metric, and whether higher values are better."""
     if item.source in (MODEL, TOLD):
         return item.metric, item.source == TOLD
@@ -77,7 +84,7 @@ def find_splits(config: SearchConfig, evaluator: Evaluator, size: int) -> Mappin
 
     def pools(split: Split) -> dict[str, DocumentPool]:
         found, tasks = {}, evaluator.tasks_of(split)
-        for task in leaves_of(config, tasks.info):
+        for task in leaves_of(config, tasks.info, split):
             # Documents of different tasks are compared by their rendered text.
             forms = cache(tasks.of(task).forms(task, rendered=bool(evaluator.by_split)))
             info = tasks.info.tasks[task]
@@ -88,9 +95,14 @@ def find_splits(config: SearchConfig, evaluator: Evaluator, size: int) -> Mappin
     return choose_documents(sizes, {split: pools(split) for split in SPLITS}, config.seed, size)
 
 
-def leaves_of(config: SearchConfig, info: TasksInfo) -> list[str]:
-    """Return the tasks that have documents: those of the objectives, or the members of groups."""
-    return list(dict.fromkeys(task for name in config.tasks for task in info.leaves(name)))
+def leaves_of(config: SearchConfig, info: TasksInfo, split: Split) -> list[str]:
+    """Return the tasks that have documents in a split: named ones, or the members of groups.
+
+    Texts of the base have none before they are written.
+    """
+    names = config.every_task if split == "test" else config.tasks
+    named = (name for name in names if name != BASE_TEXTS)
+    return list(dict.fromkeys(task for name in named for task in info.leaves(name)))
 
 
 def task_digests(
@@ -110,7 +122,7 @@ def task_facts(config: SearchConfig, evaluator: Evaluator) -> dict[str, dict[str
     facts: dict[str, dict[str, Any]] = {"sources": {}, "datasets": {}, "sampled": {}}
     for split in SPLITS:
         info = evaluator.tasks_of(split).info
-        tasks = {task: info.tasks[task] for task in leaves_of(config, info)}
+        tasks = {task: info.tasks[task] for task in leaves_of(config, info, split)}
         facts["sources"][split] = {name: task.source for name, task in tasks.items()}
         data = {name: _hub_dataset(task) for name, task in tasks.items()}
         facts["datasets"][split] = {name: found for name, found in data.items() if found}

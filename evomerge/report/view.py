@@ -20,6 +20,7 @@ from evomerge.config.schema import SearchConfig
 from evomerge.errors import InputError, RecipeError
 from evomerge.evaluation.objectives import stock_command
 from evomerge.recipe import Recipe
+from evomerge.report.also import Kept, kept_measures, with_losses
 from evomerge.report.confidence import Interval, factor_of_fitness, fitness_interval, mean_of_runs
 from evomerge.report.facts import Facts, candidate_rows, with_seconds
 from evomerge.report.fronts import box_of, hypervolume, split_of_front
@@ -83,7 +84,13 @@ class View:
     @cached_property
     def verdict(self) -> Verdict:
         """Whether the search worked, and what to do next if there is no evidence."""
-        return self.table.verdict(self.best, self.advice)
+        verdict = self.table.verdict(self.best, self.advice)
+        return with_losses(verdict, self.kept)
+
+    @cached_property
+    def kept(self) -> list[Kept]:
+        """What the winner has kept and lost of what the base can do; see `evaluation.also`."""
+        return kept_measures(self.record.also, self.history, self.ranking, self.config.base)
 
     @property
     def advice(self) -> str:

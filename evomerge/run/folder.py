@@ -36,6 +36,7 @@ JOURNAL = "journal.jsonl"
 MODELS = "models"
 MERGEKIT = "best.mergekit.yaml"
 NOT_IN_MERGEKIT = "best.not-in-mergekit.txt"
+TEXTS = "base_texts.jsonl"
 STOP = "stop"
 _DIGEST = "digest"  # of the search file and the rest of the manifest
 _WRITE = "name a folder that can be written"

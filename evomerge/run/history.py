@@ -137,6 +137,7 @@ class History:
         budget: the latest bounds that `resume` has set, by name.
         oom_backoffs: how often the batch size was halved because memory ran out.
         threads: number of CPU threads that score models.
+        texts: the event of the texts of the base; None: it has written none.
         preparations: the results of what was done before the proposal of their `candidate`.
     """
 
@@ -148,6 +149,7 @@ class History:
         self.front, self.preparations = list[Candidate](), list[Event]()
         self.budget, self.oom_backoffs = dict[str, Any](), 0
         self.threads: int | None = None
+        self.texts: Event | None = None
         self._open = dict[int, Candidate]()
         self._by_digest: dict[str, list[Candidate]] = {}
         for event in events:
@@ -195,6 +197,8 @@ class History:
                 self.budget.update({k: v for k, v in event.items() if k != "event"})
             case kind if kind == PREPARED:
                 self.preparations.append(event)
+            case "texts":
+                self.texts = event
             case "memory":
                 self.oom_backoffs = int(event["halvings"])
             case "threads":

@@ -227,9 +227,10 @@ def _leave_to_parent() -> None:
 system.after_fork(_leave_to_parent)
 
 
-PHASES = ("propose", "descend", "prepare", "merge", "evaluate")
+PHASES = ("propose", "descend", "prepare", "merge", "evaluate", "write")
 """What a search spends time in: the optimizer, the steps of descents, then the phases of a
-candidate. A preparation is kept for later candidates, such as the order of all magnitudes."""
+candidate, and the texts of the base. A preparation is kept for later
+candidates, such as the order of all magnitudes."""
 
 _RECENT = 100  # candidates that the speed of a search is computed from, at most
 

@@ -62,7 +62,10 @@ class Search:
             else:
                 self.search_by_generation()
         winner = _choose_winner(self.session)
-        self.session.score(_untested(self.session), "test")
+        untested = _untested(self.session)
+        if untested:
+            self.session.write_texts()
+        self.session.score(untested, "test")
         return winner
 
     def search_by_generation(self) -> None:

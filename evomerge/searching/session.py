@@ -9,19 +9,26 @@ from functools import cached_property
 from itertools import chain
 
 from evomerge.errors import RecipeError, SearchError
+from evomerge.evaluation.tasks.base_texts import Text, digest_of
 from evomerge.execute.protocol import Executor, Job, Work, WorkResult
 from evomerge.mergekit import express
 from evomerge.problem.documents import fresh_documents
 from evomerge.problem.parents import pinned
-from evomerge.problem.parents_as_themselves import base_to_test, parent_itself, recipe_to_write
+from evomerge.problem.parents_as_themselves import (
+    base_to_test,
+    parent_itself,
+    recipe_to_write,
+    unchanged_parent,
+)
 from evomerge.problem.problem import Problem, recipe_of
 from evomerge.recipe import Recipe
-from evomerge.run.folder import MERGEKIT, NOT_IN_MERGEKIT
+from evomerge.run.folder import MERGEKIT, NOT_IN_MERGEKIT, TEXTS
 from evomerge.run.history import BASE, PREPARED, Candidate, outcome_fields
 from evomerge.run.journal import Event
 from evomerge.run.logbook import Logbook
 from evomerge.run.ranking import best_of, front_of, leading
-from evomerge.scores import Failure, Outcome, Scores, Split, violation
+from evomerge.scores import BASE_TEXTS, Documents, Failure, Outcome, Scores, Split, violation
+from evomerge.searching.texts import WriteTexts, count_texts, read_texts
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +48,7 @@ class Session:
         fresh: draws the search documents of each generation; None: all candidates have all.
         bases: the base, numbered `BASE`, if it is tested besides the winner.
         incumbents: the best candidate so far, or the front.
+        texts: those of the base, which models are tested with.
         most_failures: number of equal failures in a row at which the search stops.
     """
 
@@ -51,6 +59,7 @@ class Session:
         self.incumbents = leading(self.ranking, self.history.candidates)
         # A study is told failures, and its user sees them.
         self.most_failures = math.inf if problem.config.is_study else SAME_FAILURES
+        self.texts: Sequence[Text] = ()
         self._failures: list[Failure] = []
 
     @cached_property
@@ -164,6 +173,35 @@ class Session:
             self.logbook.write(event, result)
             yield slot, event
 
+    def write_texts(self) -> None:
+        """Let a worker write the texts of the base, once in a run, before anything is tested.
+
+        RunFolderError: the file of texts is not the one that the journal names.
+        """
+        base = self.problem.config.base
+        if self.problem.config.also_texts is None or base is None:
+            return
+        run, event = self.logbook.run, self.history.texts
+        if event is None:
+            work = WriteTexts(
+                recipe=unchanged_parent(self.problem, base),
+                count=count_texts(self.problem, self.history),
+                seed=self.problem.config.seed,
+            )
+            number = len(self.history.candidates)
+            for _, result in self.executor.run([Job(number, work.recipe, work=work)]):
+                if isinstance(result, Failure):
+                    result = WorkResult(fields=work.failed(outcome_text(result)))
+                assert isinstance(result, WorkResult)
+                fields = dict(result.fields)
+                if lines := fields.pop("lines", ""):
+                    run.write(TEXTS, lines)
+                    fields["digest"] = digest_of(lines)
+                self.logbook.write({"event": "texts", "candidate": BASE, **fields}, result)
+            event = self.history.texts
+        if event is not None and "digest" in event:
+            self.texts = read_texts(run, event["digest"])
+
     def recipe(self, candidate: Candidate) -> Recipe:
         """Return the recipe of a candidate."""
         return candidate.recipe or recipe_of(self.problem.space, candidate)
@@ -172,7 +210,9 @@ class Session:
         """Return the job that scores a candidate."""
         itself = self._itself(candidate, split)
         is_baseline = split == "search" and candidate.label is not None
-        documents = None
+        documents: Documents | None = None
+        if split == "test" and self.texts:
+            documents = {**self.problem.splits[split], BASE_TEXTS: range(len(self.texts))}
         if self.fresh is not None and split == "search" and candidate.fresh is not None:
             documents = self.fresh.sample(candidate.generation or 0, candidate.fresh)
         return Job(
@@ -183,6 +223,7 @@ class Session:
             examples=EXAMPLES if is_baseline or split == "test" else 0,
             oom_backoffs=self.history.oom_backoffs,
             as_itself=itself is not None,
+            texts=self.texts if split == "test" else (),
         )
 
     def _itself(self, candidate: Candidate, split: Split) -> Recipe | None:

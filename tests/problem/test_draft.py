@@ -43,6 +43,7 @@ def test_a_file_is_written_that_is_a_valid_search_with_a_comment_for_each_key(tm
         "evaluation": {
             "include": ["zoo:tasks"],
             **splits({"documents": "auto"}, {"documents": 200}, {"documents": "all"}),
+            "also": [{"texts": 64}],
         },
         "budget": {"candidates": 400},
     }  # fmt: skip

@@ -176,6 +176,7 @@ def search(
         make = make or (lambda: strategy(optimizer, ranking, searched, **how))
         config = SimpleNamespace(
             optimizer=SimpleNamespace(make=lambda problem: make()),
+            also_texts=None,
             executor=SimpleNamespace(make=lambda problem, logbook: executor, order=order),
             evaluation=SimpleNamespace(
                 search=SimpleNamespace(fresh=fresh), validation=SimpleNamespace(finalists=3)
