@@ -36,12 +36,19 @@ def _shortened(reference: str, count: int) -> str:
     return "+".join(map(short, reference.split("+")))
 
 
+def shown_score(key: str) -> str:
+    """Return `task/metric` as people read it: a function without its module, `short/score`."""
+    task, slash, metric = key.rpartition("/")
+    return f"{task.rpartition(':')[2]}{slash}{metric}"
+
+
 def short_scores(columns: Sequence[str]) -> dict[str, str]:
     """Return a short name for each score: `task/metric` -> `metric`, if all metrics differ."""
     metrics = [column.rpartition("/")[2] for column in columns]
+    shown = [shown_score(column) for column in columns]
     return {
-        column: metric if metrics.count(metric) == 1 else column
-        for column, metric in zip(columns, metrics, strict=True)
+        column: metric if metrics.count(metric) == 1 else name if shown.count(name) == 1 else column
+        for column, metric, name in zip(columns, metrics, shown, strict=True)
     }
 
 

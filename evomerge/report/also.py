@@ -10,7 +10,7 @@ from evomerge.run.history import Candidate, History
 from evomerge.run.ranking import Ranking, to_test
 from evomerge.scores import BASE_TEXTS, Objective
 from evomerge.space.baselines import UNIFORM
-from evomerge.words import short_names
+from evomerge.words import short_names, shown_score
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,11 @@ class Kept:
     @property
     def name(self) -> str:
         """What the measure is, in words."""
-        return "the base's own texts" if self.objective.task == BASE_TEXTS else self.objective.key
+        return (
+            "the base's own texts"
+            if self.objective.task == BASE_TEXTS
+            else shown_score(self.objective.key)
+        )
 
     def change(self, name: str) -> str:
         """Return a model's difference to the base, with its unit."""

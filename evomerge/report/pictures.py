@@ -25,6 +25,7 @@ from evomerge.report.standings import Standings
 from evomerge.run.history import Candidate, History
 from evomerge.run.ranking import Ranking, best_of, front_of
 from evomerge.scores import SPLITS, Scores, Split
+from evomerge.words import shown_score
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,7 +95,7 @@ def standings_chart(table: Standings) -> Figure:
         axes.set_xlim(right=100 + 0.02 * (100 - low))
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.set_xlabel(label_text(column, 80) + _unit(factor), **TEXT)
+    axes.set_xlabel(label_text(shown_score(column), 80) + _unit(factor), **TEXT)
     add_legend(figure)
     return figure
 
@@ -226,7 +227,9 @@ def front_chart(
             factors.append(factor := factor_of(values, objective.key))
             _keep_whole(axis, values)
             better = "" if objective.higher_is_better else " (less is better)"
-            axis.set_label_text(label_text(objective.key, 60) + _unit(factor) + better, **TEXT)
+            axis.set_label_text(
+                label_text(shown_score(objective.key), 60) + _unit(factor) + better, **TEXT
+            )
         for label, mark, colour, size, group in groups:
             estimates = [intervals(pair, scores) for scores in group]
             (x, across), (y, up) = (

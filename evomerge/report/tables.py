@@ -14,7 +14,7 @@ from evomerge.run.history import BASE, Candidate, History
 from evomerge.run.ranking import Ranking, best_merge, best_of, front_of
 from evomerge.scores import SPLITS, TOLD, Failure, Objective, Split
 from evomerge.space.baselines import UNIFORM
-from evomerge.words import short_scores
+from evomerge.words import short_scores, shown_score
 
 _OF_STUDY = (
     "Each candidate has the score that the study was told. There are no documents, so nothing says "
@@ -76,7 +76,7 @@ class Winner(Standings):
         """Return a table for each column; the split that nothing was chosen on comes first."""
         return [
             self.table(
-                f"{column} in %" if self.factor(column) == 100 else column,
+                shown_score(column) + " in %" * (self.factor(column) == 100),
                 {(split, column): split for split in reversed(SPLITS)},
             )
             for column in sorted(self.columns, key=lambda column: column != self.main_column)
@@ -86,7 +86,7 @@ class Winner(Standings):
         """Return whether the searched merge is better than all baselines."""
         names, compared, missing = self.names, self.comparisons, self.not_compared
         losses = _lost(self, self.compared_on) if self.compared_on else ""
-        keys = [objective.key for objective in self.objectives]
+        keys = [shown_score(objective.key) for objective in self.objectives]
         mean = f" in the weighted mean of {listed(keys)}" if len(keys) > 1 else ""
         besides = f" Besides, {missing}." if missing else ""
         none = "No evidence of improvement"
@@ -316,7 +316,7 @@ def _lost(table: Standings, split: Split) -> str:
         least = sign * ours.estimates[at].value
         better = [row for row in rows if sign * row.estimates[at].value > least]
         cells = [f"{table.names[r.label]} {table.cell(r, *at)[0]}" for r in (*better, ours)]
-        parts += [f"{objective.key} ({', '.join(cells)})"] if better else []
+        parts += [f"{shown_score(objective.key)} ({', '.join(cells)})"] if better else []
     return f" A parent has a better score in {listed(parts)}." if parts else ""
 
 

@@ -147,3 +147,16 @@ def test_documents_that_a_parent_gets_right_and_the_winner_wrong_are_listed(tmp_
     assert table[1:] == [["8", "0", "1", "two <and> two"], ["9", "0", "1", ""]]
     finals[2] = of_test(1, 1, 1, 0)
     assert "still get wrong" not in page(finished(tmp_path / "no", models, finals, winner=2))
+
+
+def test_an_objective_function_is_called_by_its_short_name(tmp_path):
+    def of_function(value):
+        key = "my_scores:short/score"
+        return Scores({"my_scores:short": (0, 1)}, {key: (value, value + 1)}, {key: value + 0.5})
+
+    objectives = [{"task": "my_scores:short", "metric": "score"}]
+    models = [("parent", of_function(1.0)), (None, of_function(3.0))]
+    run = finished(tmp_path / "run", models, objectives=objectives)
+    parsed = Page(page(run))
+    assert "short/score" in parsed.text.split("How did it go?")[0]
+    assert "my_scores" not in parsed.text.split("How did it go?")[0].split("search over")[1]

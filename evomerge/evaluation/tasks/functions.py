@@ -9,20 +9,28 @@ number of documents that it has:
 
     politeness.documents = len(QUESTIONS)
 
+A causal language model continues texts on the fast path, and scores answers:
+
+    texts = model.generate(prompts, max_new_tokens=20)
+    nats = model.loglikelihood(prompts, answers)
+
 If it returns several metrics, or if lower is better, it also has an attribute `metrics`: metric ->
 whether higher is better. A search file names a function as `module:function`, or by a name that a
 package registers in the entry-point group `evomerge.objectives`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from evomerge.errors import ConfigError, blaming
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 from evomerge.evaluation.tasks.objective import Measured, SingleTask
 from evomerge.registry import Registry
+
+if TYPE_CHECKING:
+    from evomerge.evaluation.inference.answering import Answering
 
 Body: TypeAlias = Callable[
     [Any, Any, Sequence[int]], Sequence[float] | Mapping[str, Sequence[float]]
@@ -52,11 +60,29 @@ class ObjectiveFunction(SingleTask):
     def __init__(self, body: Body, task: TaskInfo) -> None:
         super().__init__(task)
         self.body = body
+        self._answers: Answering | None = None
 
     def measure(self, model: Any, tokenizer: Any, documents: Sequence[int]) -> Measured:
         """Return metric -> what the function gives for each document."""
-        scores = self.body(model, tokenizer, documents)
+        with self._answering(model, tokenizer):
+            scores = self.body(model, tokenizer, documents)
         return scores if isinstance(scores, Mapping) else {"score": scores}
+
+    def _answering(self, model: Any, tokenizer: Any) -> AbstractContextManager[None]:
+        """Return what lets a model answer texts, if it is one that writes them."""
+        config = getattr(model, "config", None)
+        can_generate = getattr(model, "can_generate", lambda: False)()
+        if config is None or config.is_encoder_decoder or not can_generate:
+            return nullcontext()
+        from evomerge.evaluation.inference.answering import Answering, answering
+
+        if self._answers is None:
+            self._answers = Answering(model, tokenizer)
+        return answering(model, self._answers)
+
+    def release(self, *, engine: bool = False) -> None:
+        """Drop the references to the model that was scored first."""
+        self._answers = None
 
 
 def find(name: str) -> ObjectiveFunction:
