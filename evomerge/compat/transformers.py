@@ -1,13 +1,16 @@
 """What is private in transformers, or differs between its versions from 4.56 on."""
 
 import inspect
+import logging
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 from evomerge.compat import need
+from evomerge.compat import quiet as silence
 
 
 @cache
@@ -109,3 +112,20 @@ def compiling_chat_templates_by(compiled: Callable[[Any, str], Any]) -> Iterator
         yield
     finally:
         setattr(module, name, stock)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence messages of transformers and accelerate; callers check what they warn of."""
+    from transformers.utils import logging as reports
+
+    bars = reports.is_progress_bar_enabled()
+    if bars:
+        reports.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        silent = silence("transformers", "accelerate", level=logging.CRITICAL)
+        with silent, warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        if bars:
+            reports.enable_progress_bar()  # type: ignore[no-untyped-call]

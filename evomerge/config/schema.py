@@ -51,7 +51,7 @@ class SearchConfig(Section):
     """of the optimizer, of random methods, of document choice"""
     parents: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1)
     """models that are merged: folders, Hub ids (`org/name@revision`), either plus a LoRA adapter
-    (`model+adapter`), `zoo:NAME`"""
+    (`model+adapter`), `file.gguf`, `zoo:NAME`"""
     base: str | None = None
     """model that task vectors are measured from; some methods need one"""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"

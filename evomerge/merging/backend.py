@@ -100,11 +100,11 @@ def load(
         recipe = unchanged(checkpoint, stored_dtype(checkpoint, dtype))
         parents = {checkpoint.reference: checkpoint}
         return Resident(parents, recipe.host, recipe.dtype, placement, parts=parts).apply(recipe)
+    from evomerge.compat.transformers import quiet
     from evomerge.merging.architecture.attach import attach
     from evomerge.merging.architecture.loading import (
         Placement,
         model_class,
-        quiet,
         transformers_config,
     )
 

@@ -130,8 +130,8 @@ def _cleaned(value: Any, keys: set[str]) -> Any:
 
 
 GGUF_ADVICE = (
-    "GGUF files have weights that are quantised for llama.cpp and cannot be merged; give the "
-    "checkpoint that the file was made from."
+    "it has GGUF files; name one of them, `FOLDER/FILE.gguf`, or give the checkpoint "
+    "that it was made from."
 )
 
 

@@ -7,6 +7,7 @@ from evomerge.errors import CheckpointError, listed
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap
 from evomerge.models.files import TOKENIZER_FILES
+from evomerge.models.gguf import ENDING, memory_text
 from evomerge.models.heads import Head, Modules, class_of, modules_of
 from evomerge.models.part import Parents, Part
 from evomerge.models.stacks import Modality, Stack
@@ -82,7 +83,21 @@ class InFp8(Part):
             )
 
 
-PARTS: tuple[Part, ...] = (Towers(), Modules(), Head(), Predictions(), InFp8())
+class InGguf(Part):
+    """Weights in a GGUF file, which were converted when it was opened first."""
+
+    def notes(self, parents: Parents) -> Iterator[str]:
+        """Yield what the conversion of each file took."""
+        for reference, parent in parents.checkpoints.items():
+            if reference.partition("+")[0].endswith(ENDING):
+                yield (
+                    f"{parents.names[reference]} was converted from GGUF into {parent.folder}, "
+                    f"once, in {memory_text(parent.parameters)} of memory; its weights are those "
+                    "of the file, rounded to the dtype of the checkpoint there."
+                )
+
+
+PARTS: tuple[Part, ...] = (Towers(), Modules(), Head(), Predictions(), InFp8(), InGguf())
 
 
 def parts_of(model: Checkpoint) -> set[str]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from evomerge.errors import CheckpointError, one_line
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.files import GGUF_ADVICE, TOKENIZER_FILES, is_from_hub
+from evomerge.models.files import TOKENIZER_FILES, is_from_hub
+from evomerge.models.gguf import ENDING, check_file, converted_file, split_file
 
 RUN = "run:"
 """Prefix of a run that a search starts from; see `evomerge.strategy.optimizers`."""
@@ -27,6 +28,11 @@ def is_folder(path: Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112 - Path's raises for names that are too long
 
 
+def is_there(path: Path) -> bool:
+    """Whether a path is the folder of a model or adapter, or a GGUF file, and exists."""
+    return is_folder(path) or (path.suffix == ENDING and is_file(path))
+
+
 def is_file(path: Path) -> bool:
     """Whether a path is an existing file; False for a text that cannot be the name of a file."""
     return os.path.isfile(path)  # noqa: PTH113 - Path's raises for names that are too long
@@ -37,14 +43,15 @@ def split_adapter(reference: str, relative_to: Path) -> tuple[str, str, str]:
 
     A `+` can also be part of the name of a folder, if no adapter follows.
     """
-    is_model = is_folder(place(reference, relative_to))
+    is_model = is_there(place(reference, relative_to))
     return (reference, "", "") if is_model else reference.partition("+")
 
 
 def open_parent(reference: str, relative_to: Path) -> Checkpoint:
     """Open the checkpoint of a reference; a model on the Hub is downloaded.
 
-    A reference is `zoo:NAME`, a folder, or `org/name[@revision]`; `+ADAPTER` may follow.
+    A reference is `zoo:NAME`, a folder, `org/name[@revision]`, a GGUF file or
+    `org/name:file.gguf`; `+ADAPTER` may follow.
     CheckpointError: the model or adapter does not exist, or it is damaged.
     """
     check_reference(reference, relative_to)
@@ -58,13 +65,19 @@ def open_parent(reference: str, relative_to: Path) -> Checkpoint:
 
 def resolve(reference: str, relative_to: Path, wanted: Sequence[str] = _WANTED) -> Path:
     """Return the local folder of a model or adapter. What is on the Hub is downloaded."""
-    if (local := local_folder(reference, relative_to)) is not None:
+    repository, file = split_file(reference)
+    if not repository and (local := local_folder(reference, relative_to)) is not None:
         return local
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import hf_hub_download, snapshot_download
 
-    name, _, revision = reference.partition("@")
+    name, _, revision = (repository or reference).partition("@")
     try:
+        if repository:
+            found = hf_hub_download(name, file, revision=revision or None)
+            return converted_file(Path(found), reference)
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(wanted)))
+    except CheckpointError:
+        raise
     except Exception as error:  # the client of the Hub raises errors of many unrelated types
         raise CheckpointError(
             f"Parent {reference!r} is not a local folder, and {_why_not_fetched(error)}"
@@ -79,7 +92,10 @@ def check_reference(reference: str, relative_to: Path) -> None:
             f"Parent {reference!r} has no adapter after the `+`; add one, or remove the `+`."
         )
     for part in filter(None, (model, adapter)):
-        local_folder(part, relative_to)
+        if is_file(file := place(part, relative_to)) and file.suffix == ENDING:
+            check_file(file, reference)
+        elif not split_file(part)[0]:
+            local_folder(part, relative_to)
 
 
 def local_folder(reference: str, relative_to: Path) -> Path | None:
@@ -94,9 +110,9 @@ def local_folder(reference: str, relative_to: Path) -> Path | None:
     local = place(reference, relative_to)
     if is_folder(local):
         return local
+    if local.suffix == ENDING and is_file(local):
+        return converted_file(local, reference)
     if reference.startswith((".", "/", "~")) or not _HUB.fullmatch(reference):
-        if local.suffix == ".gguf":
-            raise CheckpointError(f"Parent {reference!r}: {GGUF_ADVICE}")
         why = "is a file" if is_file(local) else "does not exist"
         raise CheckpointError(
             f"Parent {reference!r} is not a folder ({str(local)!r} {why}); give a folder, such as "

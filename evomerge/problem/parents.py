@@ -20,7 +20,7 @@ from evomerge.merging.architecture.naming import fitting
 from evomerge.merging.tokenizers.plan import TokenizerPlan, plan_tokenizer
 from evomerge.merging.tokenizers.rows import TRUNCATE
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.references import is_file, is_folder, open_parent, place, split_adapter
+from evomerge.models.references import is_file, is_there, open_parent, place, split_adapter
 from evomerge.parsing.texts import json_value, read_text, yaml_mapping
 from evomerge.parsing.values import replaced
 from evomerge.recipe import Pin, Recipe
@@ -115,17 +115,17 @@ def renamed_recipe(recipe: Recipe, names: Mapping[str, str]) -> Recipe:
     return Recipe.from_dict(replaced(recipe.to_dict(), new, new))
 
 
-def _absolute(path: str, relative_to: Path, is_there: Callable[[Path], bool] = is_folder) -> str:
+def _absolute(path: str, relative_to: Path, exists: Callable[[Path], bool] = is_there) -> str:
     """Return the absolute path of a folder; the text itself, such as a Hub id, if there is none."""
     places = (place(path, folder) for folder in (relative_to, Path.cwd()))
-    return next((str(item.resolve()) for item in places if is_there(item)), path)
+    return next((str(item.resolve()) for item in places if exists(item)), path)
 
 
 def absolute_parent(reference: str, relative_to: Path) -> str:
     """Return the reference of a parent with absolute paths of local folders."""
     for folder in (relative_to, Path.cwd()):
         model, plus, adapter = split_adapter(reference, folder)
-        if is_folder(place(model, folder)):
+        if is_there(place(model, folder)):
             break
     end = _absolute(adapter, relative_to) if adapter else ""
     return f"{_absolute(model, relative_to)}{plus}{end}"
@@ -196,7 +196,7 @@ def read_recipe_file(file: Path, *, truncate: bool = False) -> RecipeFile:
 def start_of(reference: str, file: Path) -> Path:
     """Return the folder that a relative path of a parent in a file starts from."""
     there = place(split_adapter(reference, Path.cwd())[0], Path.cwd())
-    return Path.cwd() if is_folder(there) else file.parent
+    return Path.cwd() if is_there(there) else file.parent
 
 
 def _check_pins(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> None:

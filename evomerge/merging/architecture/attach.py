@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Mapping
 
 from torch import nn
 
+from evomerge.compat.transformers import quiet
 from evomerge.errors import CheckpointError, ConfigError, blaming
 from evomerge.merging.architecture.layout import Location
-from evomerge.merging.architecture.loading import quiet
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.modules import STACK
 

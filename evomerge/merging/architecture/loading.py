@@ -6,10 +6,7 @@ the same parameters, wherever these are.
 """
 
 import copy
-import logging
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -17,10 +14,10 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from evomerge.compat import quiet as silence
 from evomerge.compat.transformers import (
     generation_config_of,
     keeps_settings_of_old_configs,
+    quiet,
     undivided_modules,
     unmoved_arguments,
 )
@@ -178,23 +175,6 @@ def generation_config(config: Mapping[str, Any], generation: str | None) -> Any:
         if data is None:
             return transformers.GenerationConfig.from_model_config(dict(config))
         return generation_config_of(data)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence messages of transformers and accelerate; callers check what they warn of."""
-    from transformers.utils import logging as reports
-
-    bars = reports.is_progress_bar_enabled()
-    if bars:
-        reports.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        silent = silence("transformers", "accelerate", level=logging.CRITICAL)
-        with silent, warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        if bars:
-            reports.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 _SHARE = 0.8

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from evomerge.compat.transformers import quiet
 from evomerge.merging.architecture.layout import build_layout
-from evomerge.merging.architecture.loading import model_class, quiet, transformers_config
+from evomerge.merging.architecture.loading import model_class, transformers_config
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.run.atomic import TemporaryFolder
 

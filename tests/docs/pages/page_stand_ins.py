@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import lm_eval.tasks
 import pytest
 import tiny
 import yaml
+from gguf_files import write_gguf
 from lm_tasks import only
 from pages import ROOT
 from search_run import SMALL
@@ -127,11 +129,14 @@ def _run(path: Path) -> None:
         evomerge.search(SEARCH, path, progress=False)
 
 
-THINGS: dict[str, Callable[[Path], None]] = {
+THINGS: dict[str, Callable[[Path], object]] = {
     "my-model": lambda path: path.symlink_to(zoo.path("language")),
     "search.yaml": _search,
     "recipe.yaml": lambda path: path.write_text(yaml.safe_dump(MERGE)),
     "runs/mine": _run,
+    "mine.gguf": write_gguf,
+    "other.gguf": partial(write_gguf, seed=1),
+    "coarse.gguf": partial(write_gguf, kind="Q4_0"),
 }
 """What a page may use without making it -> what makes it."""
 
