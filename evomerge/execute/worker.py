@@ -131,7 +131,8 @@ class Worker:
         if job.work is not None:
             with _phase(times, job.work.phase):
                 return WorkResult(fields=job.work.run(self))
-        self.evaluator.give_texts(job.texts)
+        if job.texts:
+            self.evaluator.give_texts(job.texts)
         if job.as_itself:
             with _phase(times, "evaluate"):
                 return self._score_parent(job)

@@ -29,7 +29,7 @@ def plain(name: str) -> str:
 def test_every_import_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    names = ("vllm", "ray", "trackio", "wandb", "encoders")
+    names = ("vllm", "ray", "trackio", "wandb", "encoders", "gguf")
     optional = [item for name in names for item in extras[name]]
     declared = {plain(item) for item in (*project["dependencies"], *optional)}
     providers = packages_distributions()

@@ -4,7 +4,7 @@ An objective function gets a model with two more ways to be used: `model.generat
 a list of texts, besides what transformers takes, and `model.loglikelihood(prompts, answers)`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -73,10 +73,10 @@ class Answering:
 
 
 @contextmanager
-def answering(model: Any, answers: Answering) -> Iterator[None]:
+def answering(model: Any, answers: Callable[[], Answering]) -> Iterator[None]:
     """Let a model generate from texts and score answers until the block ends.
 
-    The model has a class of its own meanwhile, so that copies of it answer as themselves.
+    `answers` is called when the model is asked first: most code does not ask it. The model has a class of its own meanwhile, so that copies of it answer as themselves.
     """
     kind: Any = type(model)
 
@@ -84,12 +84,12 @@ def answering(model: Any, answers: Answering) -> Iterator[None]:
         def generate(self, inputs: Any = None, *arguments: Any, **options: Any) -> Any:
             """Continue texts; anything else is transformers'."""
             if isinstance(inputs, (list, tuple)) and all(isinstance(one, str) for one in inputs):
-                return answers.generate(self, inputs, *arguments, **options)
+                return answers().generate(self, inputs, *arguments, **options)
             return super().generate(inputs, *arguments, **options)
 
         def loglikelihood(self, prompts: Sequence[str], answers_: Sequence[str]) -> list[float]:
             """Return the log-likelihood of each answer after its prompt, in nats."""
-            return answers.loglikelihood(self, prompts, answers_)
+            return answers().loglikelihood(self, prompts, answers_)
 
     Answers.__name__, Answers.__qualname__ = kind.__name__, kind.__qualname__
     Answers.__module__ = kind.__module__

@@ -76,9 +76,12 @@ class ObjectiveFunction(SingleTask):
             return nullcontext()
         from evomerge.evaluation.inference.answering import Answering, answering
 
-        if self._answers is None:
-            self._answers = Answering(model, tokenizer)
-        return answering(model, self._answers)
+        def answers() -> Answering:
+            if self._answers is None:
+                self._answers = Answering(model, tokenizer)
+            return self._answers
+
+        return answering(model, answers)
 
     def release(self, *, engine: bool = False) -> None:
         """Drop the references to the model that was scored first."""
