@@ -103,7 +103,9 @@ def results(
         view = View.of(RunFolder(runs[0]))
         if documents is not None:
             by_split: dict[str, Any] = dict(view.record.splits.items())
-            sys.stdout.write(json.dumps(by_split[documents]) + "\n")
+            searched = by_split["search"]  # what else is tested, the command of lm_eval leaves out
+            ids = {task: ids for task, ids in by_split[documents].items() if task in searched}
+            sys.stdout.write(json.dumps(ids) + "\n")
             return
         rows = view.candidates() if top is None else best_rows(view.candidates(), top)
         answer = _run_answer(view, rows)

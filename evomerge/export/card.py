@@ -27,6 +27,7 @@ from evomerge.models.parts import kind_of
 from evomerge.models.references import hub_id, split_adapter
 from evomerge.recipe import Recipe
 from evomerge.report import recipe_picture as pictures
+from evomerge.report.also import kept_measures, with_losses
 from evomerge.report.pictures import svg_text
 from evomerge.report.tables import alone, standings
 from evomerge.run.history import Candidate, History
@@ -116,7 +117,8 @@ def search_card(
     scores = candidate.scores("test") if is_winner and as_scored else None
     table = standings(history, ranking) if is_winner else alone(candidate, ranking)
     table = replace(table, published=merge.names)
-    told = table.verdict(best).text if is_winner else ""
+    kept = kept_measures(record.also, history, ranking, config.base) if is_winner else []
+    told = with_losses(table.verdict(best), kept).text if is_winner else ""
     search = {
         "candidate": candidate,
         "config": config,

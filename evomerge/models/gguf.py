@@ -58,8 +58,8 @@ def check_file(file: Path, reference: str) -> None:
     if coarse := sorted(header.kinds - _DTYPES.keys()):
         raise CheckpointError(
             f"Parent {reference!r} has weights in {', '.join(coarse)}, which have lost what merges "
-            f"add up (allowed are {', '.join(_DTYPES)}); give the checkpoint that it was made from, "
-            "or convert it by the three lines of docs/how-to/gguf.md."
+            f"add up (allowed are {', '.join(_DTYPES)}); give the checkpoint that it was made "
+            "from, or convert it by the three lines of docs/how-to/gguf.md."
         )
     from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 

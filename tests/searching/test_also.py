@@ -39,6 +39,8 @@ def test_texts_and_tasks_are_scored_on_test_documents_and_change_nothing_else(tm
     assert by_hand(out, rows) == pytest.approx(nats(run.winner), abs=1e-5)
     told = evomerge("results", run.folder).stdout
     assert "the base's own texts in nats a token" in told and "minus base" in told
+    asked = json.loads(evomerge("results", run.folder, "--documents", "test").stdout)
+    assert asked.keys() == {"zoo_l2_maths"}  # as in the command of lm_eval
     assert "What was lost?" in page(RunFolder(run.folder))
 
 

@@ -76,7 +76,8 @@ class Answering:
 def answering(model: Any, answers: Callable[[], Answering]) -> Iterator[None]:
     """Let a model generate from texts and score answers until the block ends.
 
-    `answers` is called when the model is asked first: most code does not ask it. The model has a class of its own meanwhile, so that copies of it answer as themselves.
+    `answers` is called when the model is asked first: most code does not ask it. The model has a
+    class of its own meanwhile, so that copies of it answer as themselves.
     """
     kind: Any = type(model)
 
