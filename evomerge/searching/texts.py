@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from evomerge.errors import RunFolderError, SearchError
+from evomerge.errors import RunFolderError, SearchError, blaming
 from evomerge.evaluation.tasks.base_texts import (
     Text,
     digest_of,
@@ -90,4 +90,5 @@ def read_texts(run: RunFolder, digest: str) -> tuple[Text, ...]:
             f"{file} was changed after the base wrote it; restore it from a copy, since what was "
             "scored on it would not be comparable."
         )
-    return from_lines(content)
+    with blaming(RunFolderError, f"{file} has no texts ({{error}}); restore it from a copy."):
+        return from_lines(content)

@@ -8,10 +8,12 @@ from search_run import SMALL, events_of, evomerge, searched, write_search
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge import zoo
-from evomerge.evaluation.tasks.base_texts import from_lines, to_lines, write_texts
+from evomerge.errors import RunFolderError
+from evomerge.evaluation.tasks.base_texts import digest_of, from_lines, to_lines, write_texts
 from evomerge.report.page import page
 from evomerge.run.folder import RunFolder
 from evomerge.run.journal import read
+from evomerge.searching.texts import read_texts
 
 TEXTS = "base_texts.jsonl"
 ALSO = [{"texts": 12}, {"task": "zoo_maths", "metric": "exact_match"}]
@@ -96,3 +98,11 @@ def test_a_base_with_a_chat_template_writes_what_is_asked_and_the_answer(tmp_pat
     assert len({text.text for text in texts}) > 5
     assert from_lines(to_lines(texts)) == texts
     assert write_texts(model, tokenizer, 10, 3) == texts != write_texts(model, tokenizer, 10, 4)
+
+
+def test_a_file_of_texts_from_a_stranger_that_fits_its_digest_is_no_traceback(tmp_path):
+    run = RunFolder.create(tmp_path / "run", "{}", {"config": SMALL})
+    for content in ('{"prompt": "a"}\n', "[1]\n", '{"prompt": "a", "text": "b", "before": 3}\n'):
+        run.write(TEXTS, content)
+        with pytest.raises(RunFolderError, match=f"{TEXTS} has no texts"):
+            read_texts(run, digest_of(content))
