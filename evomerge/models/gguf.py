@@ -7,6 +7,7 @@ merges add up. The reader builds the whole model in memory, in float32.
 import hashlib
 import json
 import os
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -45,16 +46,18 @@ def split_file(reference: str) -> tuple[str, str]:
 
 
 def check_file(file: Path, reference: str) -> None:
-    """Check that a file can be converted; of its weights only the header is read.
+    """Check that a file can be converted, if it was not yet; its weights are not read.
 
     CheckpointError: it is damaged, quantised in a coarser way, or of another architecture.
     """
+    if _target(file).is_dir():
+        return
     if find_spec("gguf") is None:
         raise CheckpointError(
             f"Parent {reference!r} is a GGUF file, which the package gguf reads; install it with "
             "`pip install 'evomerge[gguf]'`."
         )
-    header = _header(file, reference)
+    header = _header(file, file.stat().st_mtime_ns, reference)
     if coarse := sorted(header.kinds - _DTYPES.keys()):
         raise CheckpointError(
             f"Parent {reference!r} has weights in {', '.join(coarse)}, which have lost what merges "
@@ -76,10 +79,8 @@ def converted_file(file: Path, reference: str) -> Path:
 
     CheckpointError: as `check_file`, or the cache cannot be written.
     """
-    state = file.stat()
-    about = ["gguf", str(file.resolve()), state.st_size, state.st_mtime_ns]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "evomerge", "weights")
-    target = cache / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
+    target = _target(file)
+    cache = target.parent
     if target.is_dir():
         return target
     check_file(file, reference)
@@ -102,7 +103,17 @@ def memory_text(weights: int) -> str:
     return size_text(_BYTES * weights)
 
 
-def _header(file: Path, reference: str) -> _Header:
+def _target(file: Path) -> Path:
+    """Return the folder in the cache that has the model of a file as it is now."""
+    state = file.stat()
+    about = ["gguf", str(file.resolve()), state.st_size, state.st_mtime_ns]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "evomerge", "weights")
+    return cache / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
+
+
+@lru_cache(8)
+def _header(file: Path, changed: int, reference: str) -> _Header:
+    """Return the header of a file, `changed` at this time; a large vocabulary takes seconds."""
     import gguf
 
     why = f"Parent {reference!r} cannot be read as GGUF ({{reason}}); download it again."
@@ -119,7 +130,7 @@ def _convert(file: Path, folder: Path, reference: str) -> None:
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    kinds = _header(file, reference).kinds
+    kinds = _header(file, file.stat().st_mtime_ns, reference).kinds
     dtypes = {_DTYPES[kind] for kind in kinds if kind != "F32"} or {"float32"}
     dtype = dtypes.pop() if len(dtypes) == 1 else "bfloat16"
     how: Any = {"gguf_file": file.name, "trust_remote_code": False}
