@@ -31,11 +31,10 @@ _BYTES = 4  # of a number while the model is in memory
 
 
 class _Header(NamedTuple):
-    """What the header of a file says: architecture, kinds of tensors, number of weights."""
+    """What the header of a file says: its architecture, and how its tensors are stored."""
 
     architecture: str
     kinds: set[str]
-    weights: int
 
 
 def split_file(reference: str) -> tuple[str, str]:
@@ -120,9 +119,8 @@ def _header(file: Path, changed: int, reference: str) -> _Header:
     with blaming(CheckpointError, why):
         reader: Any = gguf.GGUFReader(file)
         kinds = {tensor.tensor_type.name for tensor in reader.tensors}
-        weights = sum(int(tensor.n_elements) for tensor in reader.tensors)
         architecture = str(reader.fields["general.architecture"].contents())
-    return _Header(architecture, kinds, weights)
+    return _Header(architecture, kinds)
 
 
 def _convert(file: Path, folder: Path, reference: str) -> None:

@@ -40,24 +40,25 @@ class Kept:
 
     def change(self, name: str) -> str:
         """Return a model's difference to the base, with its unit."""
-        unit = " nats a token" if self.objective.task == BASE_TEXTS else ""
-        value, bounds = self.changes[name].raw_difference.texts(self.changes[name].factor, "+")
-        points = " points" if self.changes[name].factor == 100 else unit
-        return f"{value}{points} {bounds}".rstrip()
+        value, bounds = self._difference(self.changes[name])
+        unit = "nats a token" if self.objective.task == BASE_TEXTS else ""
+        unit = "points" if self.changes[name].factor == 100 else unit
+        return " ".join(filter(None, (value, unit, bounds)))
+
+    @staticmethod
+    def _difference(change: Comparison) -> tuple[str, str]:
+        return change.raw_difference.texts(change.factor, "+")
 
     def table(self) -> ScoreTable:
         """Return the table of the models."""
-        title = f"{self.name} in %" if self.factor == 100 else f"{self.name} in nats a token"
-        if self.factor != 100 and self.objective.task != BASE_TEXTS:
-            title = self.name
+        unit = " in nats a token" if self.objective.task == BASE_TEXTS else ""
+        title = self.name + (" in %" if self.factor == 100 else unit)
         rows = []
         for name, value in self.values.items():
             cells = [value.texts(self.factor)]
             if self.changes:
                 change = self.changes.get(name)
-                cells.append(
-                    change.raw_difference.texts(change.factor, "+") if change else ("-", "")
-                )
+                cells.append(self._difference(change) if change else ("-", ""))
             rows.append((name, cells))
         heads = ("model", "test", *(["minus base"] if self.changes else []))
         return ScoreTable(title, heads, rows)

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge import zoo
 from evomerge.errors import RunFolderError
-from evomerge.evaluation.tasks.base_texts import digest_of, from_lines, to_lines, write_texts
+from evomerge.evaluation.tasks.base_texts import Text, digest_of, from_lines, to_lines, write_texts
 from evomerge.report.page import page
 from evomerge.run.folder import RunFolder
 from evomerge.run.journal import read
@@ -96,7 +96,8 @@ def test_a_base_with_a_chat_template_writes_what_is_asked_and_the_answer(tmp_pat
     assert texts and all(text.before[0] == "anna" for text in texts)
     assert all(text.before[-1] == "has" for text in texts)
     assert len({text.text for text in texts}) > 5
-    assert from_lines(to_lines(texts)) == texts
+    odd = Text("\u2028", "a\u0085b\r", ("\u2028",), ("a", "\n"))  # ends of lines for `splitlines`
+    assert from_lines(to_lines([*texts, odd])) == (*texts, odd)
     assert write_texts(model, tokenizer, 10, 3) == texts != write_texts(model, tokenizer, 10, 4)
 
 
@@ -106,3 +107,11 @@ def test_a_file_of_texts_from_a_stranger_that_fits_its_digest_is_no_traceback(tm
         run.write(TEXTS, content)
         with pytest.raises(RunFolderError, match=f"{TEXTS} has no texts"):
             read_texts(run, digest_of(content))
+
+
+def test_a_tokenizer_without_these_tokens_cuts_a_text_anew():
+    tokenizer = AutoTokenizer.from_pretrained(zoo.path("base"))
+    own = Text("anna", "has 9 items", ("anna",), ("has", "9", "items"))
+    assert own.ids(tokenizer)[1] == tokenizer.encode("has 9 items", add_special_tokens=False)
+    foreign = Text("anna", "has 9 items", ("anna",), ("ha", "s9", "items"))
+    assert foreign.ids(tokenizer) == own.ids(tokenizer)

@@ -39,7 +39,7 @@ class Answering:
         """
         options = {"until": list(stop), "max_gen_toks": max_new_tokens, "do_sample": False}
         requests = [self._request("generate_until", prompt, options) for prompt in prompts]
-        self._answer(model, ("generate", *prompts, max_new_tokens, *stop), requests)
+        self._answer(model, "generate", requests)
         return [str(request.instance.resps[0]) for request in requests]
 
     def loglikelihood(
@@ -53,7 +53,7 @@ class Answering:
         """
         pairs = [*zip(prompts, answers, strict=True)]
         requests = [self._request("loglikelihood", *pair) for pair in pairs]
-        self._answer(model, ("loglikelihood", *pairs), requests)
+        self._answer(model, "loglikelihood", requests)
         return [float(request.instance.resps[0][0]) for request in requests]
 
     def _request(self, kind: str, *arguments: Any) -> Request:
@@ -63,9 +63,8 @@ class Answering:
         )  # fmt: skip
         return self._reference.request(instance)
 
-    def _answer(self, model: Any, key: tuple[Any, ...], requests: Sequence[Request]) -> None:
+    def _answer(self, model: Any, kind: str, requests: Sequence[Request]) -> None:
         documents = [[request] for request in requests]
-        kind = str(key[0])
         if kind not in self._checked and documents:
             self._forward.check(model, [documents[:_TRIED]])
             self._checked.add(kind)
@@ -73,10 +72,10 @@ class Answering:
 
 
 @contextmanager
-def answering(model: Any, answers: Callable[[], Answering]) -> Iterator[None]:
+def answering(model: Any, make: Callable[[], Answering]) -> Iterator[None]:
     """Let a model generate from texts and score answers until the block ends.
 
-    `answers` is called when the model is asked first: most code does not ask it. The model has a
+    `make` is called when the model is asked first: most code does not ask it. The model has a
     class of its own meanwhile, so that copies of it answer as themselves.
     """
     kind: Any = type(model)
@@ -85,12 +84,12 @@ def answering(model: Any, answers: Callable[[], Answering]) -> Iterator[None]:
         def generate(self, inputs: Any = None, *arguments: Any, **options: Any) -> Any:
             """Continue texts; anything else is transformers'."""
             if isinstance(inputs, (list, tuple)) and all(isinstance(one, str) for one in inputs):
-                return answers().generate(self, inputs, *arguments, **options)
+                return make().generate(self, inputs, *arguments, **options)
             return super().generate(inputs, *arguments, **options)
 
-        def loglikelihood(self, prompts: Sequence[str], answers_: Sequence[str]) -> list[float]:
+        def loglikelihood(self, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
             """Return the log-likelihood of each answer after its prompt, in nats."""
-            return answers().loglikelihood(self, prompts, answers_)
+            return make().loglikelihood(self, prompts, answers)
 
     Answers.__name__, Answers.__qualname__ = kind.__name__, kind.__qualname__
     Answers.__module__ = kind.__module__

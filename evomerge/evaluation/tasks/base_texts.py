@@ -1,9 +1,10 @@
 """Texts that the base of a search has written itself: how much worse a merge predicts them.
 
-The base draws them at temperature 1, so the mean of log p(token | base) - log p(token | merge) is
-an estimate of the Kullback-Leibler divergence of the merge from the base, in nats a token, on what
-the base would say. A base with a chat template first writes what a person asks, after the
-beginning of the template, and then the answer (Xu et al. 2024, Magpie, arXiv 2406.08464).
+The base draws them at temperature 1, so the mean of log p(token | base) - log p(token | merge)
+estimates the Kullback-Leibler divergence of the merge from the base, in nats a token, on what the
+base would say; every text counts alike, a short one too. A base with a chat template first writes
+what a person asks, after the beginning of the template, and then the answer (Xu et al. 2024,
+Magpie, arXiv 2406.08464).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Text:
         parts = []
         for text, tokens in ((self.prompt, self.before), (self.text, self.tokens)):
             ids = tokenizer.convert_tokens_to_ids(list(tokens))
-            if tokenizer.convert_ids_to_tokens(ids) != list(tokens):
+            if None in ids or tokenizer.convert_ids_to_tokens(ids) != list(tokens):
                 ids = tokenizer.encode(text, add_special_tokens=False)
             parts.append(ids)
         return parts[0], parts[1]
@@ -62,7 +63,7 @@ def to_lines(texts: Sequence[Text]) -> str:
 
 def from_lines(content: str) -> tuple[Text, ...]:
     """Return the texts in lines of `to_lines`."""
-    rows = (json.loads(line) for line in content.splitlines() if line)
+    rows = (json.loads(line) for line in content.split("\n") if line)
     return tuple(
         Text(row["prompt"], row["text"], tuple(row["before"]), tuple(row["tokens"])) for row in rows
     )

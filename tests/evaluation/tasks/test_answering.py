@@ -62,7 +62,9 @@ def test_stop_texts_end_an_answer(model, tokenizer):
 
 
 def test_log_likelihoods_are_those_of_lm_eval(model, tokenizer):
-    found = called(lambda m, *_: m.loglikelihood(PROMPTS, ANSWERS), model, tokenizer)
+    found = called(
+        lambda m, *_: m.loglikelihood(prompts=PROMPTS, answers=ANSWERS), model, tokenizer
+    )
     stock = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1)
     pairs = zip(PROMPTS, ANSWERS, strict=True)
     asked = [Instance("loglikelihood", {}, pair, 0) for pair in pairs]
